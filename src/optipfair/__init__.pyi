@@ -1,0 +1,44 @@
+from ._version import __version__ as __version__
+from .errors import (
+    ArgumentError as ArgumentError,
+    CheckpointError as CheckpointError,
+    DataError as DataError,
+    OptiPFairError as OptiPFairError,
+    OutputError as OutputError,
+    PruningWarning as PruningWarning,
+    UnknownNameError as UnknownNameError,
+    UnsupportedModelError as UnsupportedModelError,
+    VerificationError as VerificationError,
+)
+from .pruning.api import (
+    get_model_layers as get_model_layers,
+    plan_pruning as plan_pruning,
+    prune_model as prune_model,
+    prune_model_depth as prune_model_depth,
+    prune_model_mlp_glu as prune_model_mlp_glu,
+    remove_layers_from_model as remove_layers_from_model,
+    validate_layer_removal_params as validate_layer_removal_params,
+    validate_model_for_glu_pruning as validate_model_for_glu_pruning,
+)
+from .pruning.importance import (
+    compute_neuron_pair_importance_l2 as compute_neuron_pair_importance_l2,
+    compute_neuron_pair_importance_maw as compute_neuron_pair_importance_maw,
+    compute_neuron_pair_importance_pon as compute_neuron_pair_importance_pon,
+    compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
+)
+from .pruning.neurons import (
+    prune_neuron_pairs as prune_neuron_pairs,
+    zero_neurons_mlp as zero_neurons_mlp,
+)
+from .pruning.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
+from .pruning.selection import select_layers_to_remove as select_layers_to_remove
+from .pruning.statistics import (
+    ModelSummary as ModelSummary,
+    count_parameters as count_parameters,
+    get_pruning_statistics as get_pruning_statistics,
+    summarize as summarize,
+)
+from .pruning.surgery import apply_plan as apply_plan
+from .pruning.targets import (
+    calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,
+)

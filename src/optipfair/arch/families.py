@@ -1,0 +1,233 @@
+"""THE table: `model_type` → `ArchSpec`. All knowledge of model families is data in this file.
+
+To add a family, add one entry with its tiny config; width and depth pruning, calibration,
+`analyze`, the parity tests and the docs table find it by themselves. A model type that is not
+listed but is built exactly like a listed one is served by structure (`view.py`).
+
+Tensor names are those of the live modules of transformers 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from .spec import ArchSpec, MLPSpec, Role, TensorSlot
+
+
+def _linear(path: str, role: Role, *, axis: int = 0, blocks: int = 1) -> tuple[TensorSlot, ...]:
+    """Weight and optional bias of a projection into the neurons."""
+    return (
+        TensorSlot(f"{path}.weight", role, axis, blocks),
+        TensorSlot(f"{path}.bias", "bias", 0, blocks),
+    )
+
+
+def _down(path: str, *, axis: int = 1) -> tuple[TensorSlot, ...]:
+    """Weight of the projection out of the neurons; its bias belongs to the hidden axis."""
+    return (TensorSlot(f"{path}.weight", "down", axis),)
+
+
+def _gated(prefix: str = "mlp.") -> tuple[TensorSlot, ...]:
+    return (
+        *_linear(f"{prefix}gate_proj", "gate"),
+        *_linear(f"{prefix}up_proj", "up"),
+        *_down(f"{prefix}down_proj"),
+    )
+
+
+def _plain(up: str, down: str) -> tuple[TensorSlot, ...]:
+    return (*_linear(up, "up"), *_down(down))
+
+
+GATED = MLPSpec("mlp", _gated(), "intermediate_size")
+BARE_GATED = MLPSpec("mlp", _gated(""), None)  # a gated MLP module by itself
+FUSED = MLPSpec(
+    "mlp",
+    (*_linear("mlp.gate_up_proj", "gate+up", blocks=2), *_down("mlp.down_proj")),
+    "intermediate_size",
+)
+
+
+def _experts(width_key: str) -> MLPSpec:
+    """Fused experts as transformers 5 keeps them: (E, 2I, H) and (E, H, I).
+
+    Grouped matrix products want rows of 16 bytes: an odd width loads and then fails in forward,
+    so kept widths are multiples of 8 (16 bytes of a 16-bit dtype).
+    """
+    slots = (
+        TensorSlot("mlp.experts.gate_up_proj", "gate+up", 1, 2),
+        TensorSlot("mlp.experts.down_proj", "down", 2),
+    )
+    return MLPSpec("experts", slots, width_key, experts=True, width_multiple=8)
+
+
+_TINY = {"vocab_size": 272, "max_position_embeddings": 128}
+_TINY_LLAMA = {
+    **_TINY,
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+_TINY_HEAD_DIM = {**_TINY_LLAMA, "head_dim": 8}
+_TINY_EXPERTS = {**_TINY_LLAMA, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
+_SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2}
+
+_ENTRIES = (
+    ArchSpec("llama", "layers", (GATED,), _TINY_LLAMA, "Llama 2, 3, 3.2; SmolLM2; TinyLlama"),
+    ArchSpec("mistral", "layers", (GATED,), _TINY_LLAMA, "Mistral 7B, Mistral Nemo"),
+    ArchSpec(
+        "qwen2",
+        "layers",
+        (GATED,),
+        {**_TINY_LLAMA, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
+        "Qwen2, Qwen2.5",
+    ),
+    ArchSpec(
+        "qwen3",
+        "layers",
+        (GATED,),
+        {
+            **_TINY_HEAD_DIM,
+            "use_sliding_window": True,
+            "sliding_window": 16,
+            "max_window_layers": 3,
+        },
+        "Qwen3 0.6B to 32B",
+    ),
+    ArchSpec(
+        "gemma2",
+        "layers",
+        (GATED,),
+        {**_TINY_HEAD_DIM, **_SLIDING, "query_pre_attn_scalar": 8},
+        "Gemma 2 2B, 9B, 27B",
+    ),
+    ArchSpec(
+        "gemma3_text",
+        "layers",
+        (GATED,),
+        {**_TINY_HEAD_DIM, **_SLIDING, "query_pre_attn_scalar": 8},
+        "Gemma 3 270M, 1B",
+    ),
+    ArchSpec(
+        "phi3",
+        "layers",
+        (FUSED,),
+        {**_TINY_LLAMA, "pad_token_id": 0, "original_max_position_embeddings": 128},
+        "Phi-3, Phi-3.5, Phi-4 mini",
+    ),
+    ArchSpec(
+        "mixtral",
+        "layers",
+        (_experts("intermediate_size"),),
+        {**_TINY_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
+        "Mixtral 8x7B, 8x22B",
+    ),
+    ArchSpec(
+        "qwen2_moe",
+        "layers",
+        (
+            _experts("moe_intermediate_size"),
+            MLPSpec(
+                "shared_expert", _gated("mlp.shared_expert."), "shared_expert_intermediate_size"
+            ),
+            GATED,  # layers in `mlp_only_layers`
+        ),
+        {
+            **_TINY_EXPERTS,
+            "shared_expert_intermediate_size": 32,
+            "num_experts": 4,
+            "mlp_only_layers": [2],
+        },
+        "Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
+    ),
+    ArchSpec(
+        "qwen3_moe",
+        "layers",
+        (_experts("moe_intermediate_size"), GATED),
+        {
+            **_TINY_EXPERTS,
+            "head_dim": 8,
+            "num_experts": 4,
+            "mlp_only_layers": [],
+            "decoder_sparse_step": 2,
+        },
+        "Qwen3-30B-A3B, Qwen3-235B-A22B",
+    ),
+    ArchSpec(
+        "gpt2",
+        "h",
+        # Conv1D keeps its weight as (in, out): the neurons of c_fc are columns.
+        (
+            MLPSpec(
+                "mlp",
+                (*_linear("mlp.c_fc", "up", axis=1), *_down("mlp.c_proj", axis=0)),
+                "n_inner",
+            ),
+        ),
+        {"vocab_size": 272, "n_positions": 128, "n_embd": 16, "n_layer": 4, "n_head": 4},
+        "GPT-2, DistilGPT-2",
+    ),
+    ArchSpec(
+        "opt",
+        "decoder.layers",
+        (MLPSpec("mlp", _plain("fc1", "fc2"), "ffn_dim"),),  # on the layer itself, no `mlp`
+        {
+            **_TINY,
+            "hidden_size": 16,
+            "ffn_dim": 40,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "word_embed_proj_dim": 16,
+            "dropout": 0.0,
+        },
+        "OPT 125M to 66B",
+    ),
+    ArchSpec(
+        "gpt_neox",
+        "layers",
+        (MLPSpec("mlp", _plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), "intermediate_size"),),
+        {k: v for k, v in _TINY_LLAMA.items() if k != "num_key_value_heads"},
+        "Pythia, GPT-NeoX 20B",
+    ),
+    ArchSpec(
+        "falcon",
+        "h",
+        (MLPSpec("mlp", _plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), "ffn_hidden_size"),),
+        {
+            **_TINY,
+            "hidden_size": 16,
+            "ffn_hidden_size": 40,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "alibi": False,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+        },
+        "Falcon 7B, 40B",
+    ),
+    ArchSpec(
+        "bloom",
+        "h",
+        (
+            MLPSpec(
+                "mlp",
+                _plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+                None,
+                why_not="its config has no intermediate size (fixed at 4 x hidden)",
+            ),
+        ),
+        {"vocab_size": 272, "hidden_size": 16, "n_layer": 4, "n_head": 4},
+        "BLOOM 560M to 176B",
+    ),
+)
+
+FAMILIES: Mapping[str, ArchSpec] = MappingProxyType({spec.model_type: spec for spec in _ENTRIES})
+
+# Which tokens open and close a text is the same for all toy models (see `optipfair.testing`).
+TINY_TOKENS: Mapping[str, Any] = MappingProxyType(
+    {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+)

@@ -1,0 +1,63 @@
+"""The only axis arithmetic: the neurons of a stored tensor, read, taken or zeroed by slot.
+
+Axes: `H` hidden, `I` intermediate (neurons), `E` experts, `k` kept neurons.
+A kept set is a sorted index tensor of shape (k,), or (E, k) where each expert keeps its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .spec import TensorSlot
+
+
+def width(tensor: Tensor, slot: TensorSlot) -> int:
+    """Number of neurons `I` along the slot's axis."""
+    return int(tensor.shape[slot.axis]) // slot.blocks
+
+
+def read(tensor: Tensor, slot: TensorSlot) -> dict[str, Tensor]:
+    """Return the slot's matrices by role, each a view of shape (I, H), or (E, I, H) for experts.
+
+    A fused `gate+up` tensor gives two entries, any other role one. Biases are not read.
+    """
+    matrix = tensor.movedim(slot.axis, -2)  # (.., blocks * I, H)
+    parts = matrix.chunk(slot.blocks, dim=-2)
+    return dict(zip(slot.role.split("+"), parts, strict=True))
+
+
+def take(tensor: Tensor, slot: TensorSlot, keep: Tensor) -> Tensor:
+    """Return a new tensor that holds only the kept neurons.
+
+    Args:
+        tensor: the stored tensor.
+        slot: where its neurons lie.
+        keep: sorted kept indices, (k,), or (E, k) for a tensor with an expert axis.
+    """
+    if keep.dim() == 2:  # one set for each expert
+        inner = TensorSlot(slot.name, slot.role, slot.axis - 1, slot.blocks)
+        shape = list(tensor.shape)
+        shape[slot.axis] = slot.blocks * keep.shape[1]
+        out = tensor.new_empty(shape)
+        for expert, kept in enumerate(keep):
+            out[expert] = take(tensor[expert], inner, kept)
+        return out
+    index = _stored_index(tensor, slot, keep)
+    if slot.axis == 1 and tensor.dim() == 2 and tensor.device.type == "cpu":
+        # index_select along the last axis is slow for 16-bit types on CPU (34 ms against 15 ms
+        # for 2048 x 8192 bfloat16) and fast for float32 (0.25 ms against 0.8 ms for 576 x 1536).
+        return tensor[:, index] if tensor.element_size() < 4 else tensor.index_select(1, index)
+    return tensor.index_select(slot.axis, index)
+
+
+def zero_(tensor: Tensor, slot: TensorSlot, drop: Tensor) -> None:
+    """Set the neurons in `drop`, (n,), to zero, in place (in every expert, where there are)."""
+    tensor.index_fill_(slot.axis, _stored_index(tensor, slot, drop), 0)
+
+
+def _stored_index(tensor: Tensor, slot: TensorSlot, neurons: Tensor) -> Tensor:
+    """Neuron numbers → positions along the stored axis, repeated for each block."""
+    neurons = neurons.to(tensor.device)
+    size = width(tensor, slot)
+    return torch.cat([neurons + block * size for block in range(slot.blocks)])

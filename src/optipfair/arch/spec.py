@@ -1,0 +1,91 @@
+"""The words in which a model family is described. Frozen data, no torch.
+
+    ArchSpec     where the decoder layers are, and the MLPs a layer may have
+    MLPSpec      the tensors of one MLP and the config field that holds its width
+    TensorSlot   one tensor, and along which axis its neurons lie
+
+Axes: `H` hidden, `I` intermediate (neurons), `E` experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["gate", "up", "gate+up", "down", "bias"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlot:
+    """One tensor of an MLP.
+
+    Attributes:
+        name: path of the tensor below the decoder layer, `mlp.gate_proj.weight`.
+        role: what it is; a `bias` is cut but never scored, and may be absent.
+        axis: the axis of the stored tensor along which the neurons lie.
+        blocks: how often the `I` neurons repeat along `axis` (2 where gate and up are fused,
+            gate first).
+    """
+
+    name: str
+    role: Role
+    axis: int
+    blocks: int = 1
+
+    @property
+    def optional(self) -> bool:
+        return self.role == "bias"
+
+    @property
+    def module(self) -> str:
+        """Path of the module that owns the tensor."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class MLPSpec:
+    """One MLP of a decoder layer.
+
+    Attributes:
+        name: what the plan and the reports call it: `mlp`, `experts`, `shared_expert`.
+        slots: its tensors.
+        width_key: config field with the number of neurons; None where the code fixes it.
+        why_not: why its width cannot be pruned, for the user; empty where it can.
+        experts: whether its tensors carry a leading expert axis `E`.
+        width_multiple: kept widths are rounded down to a multiple of this.
+    """
+
+    name: str
+    slots: tuple[TensorSlot, ...]
+    width_key: str | None
+    why_not: str = ""
+    experts: bool = False
+    width_multiple: int = 1
+
+    @property
+    def gated(self) -> bool:
+        return any(slot.role in ("gate", "gate+up") for slot in self.slots)
+
+    @property
+    def down(self) -> TensorSlot:
+        return next(slot for slot in self.slots if slot.role == "down")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchSpec:
+    """One model family.
+
+    Attributes:
+        model_type: the `model_type` of its config.
+        layers: path of the decoder layers below the base model (`model.base_model`).
+        mlps: the MLPs a layer may have; a layer has those whose tensors it holds.
+        tiny: keyword arguments of a toy config, used by `optipfair.testing` and the parity tests.
+        examples: well-known models of the family, for the docs.
+    """
+
+    model_type: str
+    layers: str
+    mlps: tuple[MLPSpec, ...]
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    examples: str = ""

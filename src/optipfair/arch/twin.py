@@ -1,0 +1,196 @@
+"""Twins: what transformers would build from a config, without weights, and how two differ.
+
+Before anything is cut, the rewritten config is used to build a twin on the `meta` device. What
+differs from the twin of the old config must be explained by the cut; anything else would make
+the saved model reload as another one. This module knows nothing of plans.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.initialization import no_init_weights
+
+from ..errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ShapeChange = tuple[tuple[int, ...], tuple[int, ...]]  # (old, new)
+
+_MODULE_INTERNALS = frozenset(vars(nn.Module())) | {"training"}
+
+
+@dataclass(frozen=True)
+class AttributeChange:
+    """An attribute of a module that differs between two twins."""
+
+    module: str  # path in the new twin
+    name: str
+    old: object
+    new: object
+
+
+@dataclass(frozen=True)
+class PresenceChange:
+    """A module or tensor that only one of two twins has, or that is of another class."""
+
+    path: str
+    what: str  # "appears", "disappears", "becomes a ..."
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+@dataclass(frozen=True)
+class TwinDifference:
+    """All that differs between the modules two twins share, and those only one has."""
+
+    attributes: tuple[AttributeChange, ...]
+    shapes: Mapping[str, ShapeChange]  # by the tensor's name in the new twin
+    presence: tuple[PresenceChange, ...]
+
+
+def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of `config` with the decoder's fields changed, as it would be read back."""
+    changed = copy.deepcopy(config)
+    apply_config(changed.get_text_config(), changes)
+    return type(config).from_dict(changed.to_dict())
+
+
+def apply_config(text_config: Any, changes: Mapping[str, Any]) -> None:
+    """Set the fields, in place."""
+    for name, value in changes.items():
+        setattr(text_config, name, value)
+
+
+def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
+    """Build the model's class from its changed config, on `meta`.
+
+    Raises:
+        UnsupportedModelError: transformers refuses the changed config.
+    """
+    try:
+        config = changed_config(model.config, changes)
+        with torch.device("meta"), no_init_weights():
+            return type(model)(config)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as exc:
+        what = f"with {dict(changes)}" if changes else "as it is"
+        raise UnsupportedModelError(
+            f"The config of {type(model).__name__} cannot be built {what}, so the result would "
+            f"not load again: {exc}"
+        ) from exc
+
+
+def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter and buffer by name, shared ones under each of their names."""
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: tuple(tensor.shape) for name, tensor in named}
+
+
+def compare_twins(old: nn.Module, new: nn.Module, renamed: Mapping[str, str]) -> TwinDifference:
+    """Compare two twins module by module.
+
+    Args:
+        old: twin of the config as it was.
+        new: twin of the changed config.
+        renamed: path of a layer in `new` → its path in `old`; an old layer that is no value
+            here is expected to be gone.
+    """
+    old_modules = dict(old.named_modules(remove_duplicate=False))
+    pairs: dict[str, tuple[nn.Module, nn.Module]] = {}
+    presence: list[PresenceChange] = []
+    for name, module in new.named_modules(remove_duplicate=False):
+        source = _renamed(name, renamed)
+        if source not in old_modules:
+            presence.append(PresenceChange(name, "appears"))
+        elif type(module) is not type(old_modules[source]):
+            was = type(old_modules[source]).__name__
+            what = f"becomes a {type(module).__name__} (was {was})"
+            presence.append(PresenceChange(name, what))
+        else:
+            pairs[name] = (old_modules[source], module)
+    reached = {_renamed(name, renamed) for name in pairs}
+    gone = set(old_modules) - reached - set(_dropped(old_modules, renamed))
+    presence += [PresenceChange(name, "disappears") for name in sorted(gone)]
+    attributes = [change for name, pair in pairs.items() for change in _attributes(name, *pair)]
+    shapes, extra = _shapes(pairs)
+    return TwinDifference(tuple(attributes), shapes, (*presence, *extra))
+
+
+def _renamed(name: str, renamed: Mapping[str, str]) -> str:
+    for new, old in _layer_of(name, renamed):
+        return old + name[len(new) :]
+    return name
+
+
+def _layer_of(name: str, renamed: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        head = ".".join(parts[:end])
+        if head in renamed:
+            yield head, renamed[head]
+
+
+def _dropped(old_modules: Mapping[str, nn.Module], renamed: Mapping[str, str]) -> Iterator[str]:
+    """Names in layers of the old twin that no layer of the new one stands for."""
+    if not renamed:
+        return
+    container = next(iter(renamed)).rpartition(".")[0]
+    kept = set(renamed.values())
+    for name in old_modules:
+        head = ".".join(name.split(".")[: container.count(".") + 2])
+        if name.startswith(f"{container}.") and head not in kept:
+            yield name
+
+
+def _attributes(name: str, old: nn.Module, new: nn.Module) -> Iterator[AttributeChange]:
+    before, after = _plain(old), _plain(new)
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            yield AttributeChange(name, key, before.get(key), after.get(key))
+
+
+def _plain(module: nn.Module) -> dict[str, object]:
+    """The numbers, strings and sequences of them among a module's own attributes."""
+    own = ((k, v) for k, v in vars(module).items() if k not in _MODULE_INTERNALS)
+    return {key: value for key, value in own if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(entry) for entry in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _shapes(
+    pairs: Mapping[str, tuple[nn.Module, nn.Module]],
+) -> tuple[dict[str, ShapeChange], list[PresenceChange]]:
+    changed: dict[str, ShapeChange] = {}
+    extra: list[PresenceChange] = []
+    for name, (old, new) in pairs.items():
+        before, after = _own_shapes(old), _own_shapes(new)
+        for key in sorted(before.keys() | after.keys()):
+            path = f"{name}.{key}".lstrip(".")
+            if key not in before or key not in after:
+                what = "appears" if key in after else "disappears"
+                extra.append(PresenceChange(path, what))
+            elif before[key] != after[key]:
+                changed[path] = (before[key], after[key])
+    return changed, extra
+
+
+def _own_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    own = [
+        *module.named_parameters(recurse=False, remove_duplicate=False),
+        *module.named_buffers(recurse=False, remove_duplicate=False),
+    ]
+    return {name: tuple(tensor.shape) for name, tensor in own}

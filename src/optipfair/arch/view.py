@@ -1,0 +1,199 @@
+"""`describe(model)`: a live model as a `ModelView` of layers and MLPs. It only reads.
+
+This is the only place that finds layers and MLPs in a model, by the table or by structure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+from .families import FAMILIES
+from .slots import read, width
+from .spec import ArchSpec, MLPSpec, TensorSlot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MLPView:
+    """One MLP of one layer: its spec and its tensors, by slot."""
+
+    layer: int
+    spec: MLPSpec
+    owner: nn.Module
+    tensors: Mapping[TensorSlot, nn.Parameter]
+
+    @property
+    def width(self) -> int:
+        """Number of neurons `I`."""
+        return width(self.tensors[self.spec.down], self.spec.down)
+
+    @property
+    def hidden_size(self) -> int:
+        down = read(self.tensors[self.spec.down], self.spec.down)["down"]
+        return int(down.shape[-1])
+
+    @property
+    def experts(self) -> int | None:
+        """Number of experts `E`, or None for a dense MLP."""
+        return int(self.tensors[self.spec.down].shape[0]) if self.spec.experts else None
+
+    @property
+    def expansion_rate(self) -> float:
+        """Width in percent of the hidden size."""
+        return 100 * self.width / self.hidden_size
+
+    def matrices(self) -> dict[str, Tensor]:
+        """The scored matrices `gate` (if any), `up`, `down`: (I, H) or (E, I, H), as views."""
+        found: dict[str, Tensor] = {}
+        for slot, tensor in self.tensors.items():
+            if slot.role != "bias":
+                found |= read(tensor.detach(), slot)
+        return found
+
+    def tensor_name(self, slot: TensorSlot) -> str:
+        return f"layer {self.layer}, {slot.name}"
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One decoder layer and its MLPs (none in a layer without)."""
+
+    index: int
+    module: nn.Module
+    mlps: tuple[MLPView, ...]
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """A model as its decoder layers."""
+
+    model: PreTrainedModel
+    spec: ArchSpec
+    layers_path: str  # from the model's root
+    container: nn.ModuleList
+    layers: tuple[LayerView, ...]
+
+    @property
+    def mlps(self) -> list[MLPView]:
+        return [mlp for layer in self.layers for mlp in layer.mlps]
+
+    @property
+    def text_config(self) -> Any:
+        """The config of the decoder (one level down in multimodal models)."""
+        return self.model.config.get_text_config()
+
+
+def describe(model: PreTrainedModel) -> ModelView:
+    """Find the decoder layers and MLPs of a model.
+
+    Raises:
+        UnsupportedModelError: `model` is not a transformers model, or its layers are not found.
+    """
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise UnsupportedModelError(
+            f"Cannot read a {type(model).__name__}: a transformers model (PreTrainedModel) is "
+            "needed. Load one with AutoModelForCausalLM.from_pretrained."
+        )
+    spec = _find_spec(model)
+    base = _base_model(model)
+    container = base.get_submodule(spec.layers)
+    assert isinstance(container, nn.ModuleList)
+    prefix = next((name for name, module in model.named_modules() if module is base), "")
+    layers = tuple(
+        LayerView(index, module, _find_mlps(index, module, spec))
+        for index, module in enumerate(container)
+    )
+    path = f"{prefix}.{spec.layers}" if prefix else spec.layers
+    return ModelView(model, spec, path, container, layers)
+
+
+def _base_model(model: nn.Module) -> nn.Module:
+    """The model without its head; the model itself where there is none."""
+    base = getattr(model, "base_model", model)
+    return base if isinstance(base, nn.Module) else model
+
+
+def _find_spec(model: nn.Module) -> ArchSpec:
+    """The family's entry, or the first entry that the model is built exactly like."""
+    model_type = str(getattr(model.config, "model_type", "") or type(model).__name__)
+    base = _base_model(model)
+    if model_type in FAMILIES:
+        spec = FAMILIES[model_type]
+        if _holds_layers(base, spec):
+            return spec
+        raise UnsupportedModelError(
+            f"Cannot find the decoder layers of this {type(model).__name__} ({model_type!r}): "
+            f"expected a non-empty list at {spec.layers!r} of its base model{_adapter_hint(model)}."
+        )
+    for spec in FAMILIES.values():
+        if _built_like(base, spec):
+            logger.info("%s is not listed; it is built like %s", model_type, spec.model_type)
+            return replace(spec, model_type=model_type)
+    raise UnsupportedModelError(
+        f"Cannot find decoder layers with a known MLP in {model_type!r} ({type(model).__name__}). "
+        f"Known families: {', '.join(sorted(FAMILIES))}, and models built exactly like one."
+    )
+
+
+def _adapter_hint(model: nn.Module) -> str:
+    if getattr(model, "peft_config", None) is None:
+        return ""
+    return ". It carries adapters: merge them first (merge_and_unload())"
+
+
+def _holds_layers(base: nn.Module, spec: ArchSpec) -> bool:
+    try:
+        container = base.get_submodule(spec.layers)
+    except AttributeError:
+        return False
+    return isinstance(container, nn.ModuleList) and len(container) > 0
+
+
+def _built_like(base: nn.Module, spec: ArchSpec) -> bool:
+    """Whether every layer has an MLP of `spec`, of the width that the config states."""
+    if not _holds_layers(base, spec):
+        return False
+    container = base.get_submodule(spec.layers)
+    assert isinstance(container, nn.ModuleList)
+    layers = [_find_mlps(index, module, spec) for index, module in enumerate(container)]
+    return all(mlps and all(_width_is_stated(base, mlp) for mlp in mlps) for mlps in layers)
+
+
+def _width_is_stated(base: nn.Module, mlp: MLPView) -> bool:
+    config: Any = base.config
+    key = mlp.spec.width_key
+    return key is not None and getattr(config.get_text_config(), key, None) == mlp.width
+
+
+def _find_mlps(index: int, layer: nn.Module, spec: ArchSpec) -> tuple[MLPView, ...]:
+    views = (find_mlp(index, layer, mlp) for mlp in spec.mlps)
+    return tuple(view for view in views if view is not None)
+
+
+def find_mlp(index: int, layer: nn.Module, spec: MLPSpec) -> MLPView | None:
+    """The layer's MLP of this spec, or None if one of its tensors is missing."""
+    tensors: dict[TensorSlot, nn.Parameter] = {}
+    for slot in spec.slots:
+        parameter = _parameter(layer, slot.name)
+        if parameter is not None:
+            tensors[slot] = parameter
+        elif not slot.optional:
+            return None
+    return MLPView(index, spec, layer, tensors)
+
+
+def _parameter(layer: nn.Module, name: str) -> nn.Parameter | None:
+    try:
+        return layer.get_parameter(name)
+    except AttributeError:
+        return None

@@ -1,0 +1,304 @@
+"""The pruning functions of the specification: tables of contents over the other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..arch.view import ModelView, describe
+from ..errors import ArgumentError, UnsupportedModelError
+from .importance import CRITERIA, Criterion
+from .plan import PruningPlan
+from .planning import plan_depth, plan_width
+from .statistics import get_pruning_statistics, summarize
+from .surgery import apply_plan
+from .targets import (
+    DEFAULT_PERCENTAGE,
+    PRUNING_TYPES,
+    depth_target,
+    explicit_percentage,
+    one_depth_percentage,
+    refuse_foreign,
+    width_target,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def prune_model(
+    model: PreTrainedModel,
+    pruning_type: str = "MLP_GLU",
+    neuron_selection_method: str = "MAW",
+    pruning_percentage: float | None = DEFAULT_PERCENTAGE,
+    expansion_rate: float | None = None,
+    dataloader: Iterable[Any] | None = None,
+    show_progress: bool = True,
+    return_stats: bool = False,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Sequence[int] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: str = "last",
+    *,
+    expansion_divisor: int | None = None,
+) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
+    """Prune a model in place: neurons of its MLPs, or whole decoder layers.
+
+    Args:
+        model: a transformers model of a supported family, on any device, in any float dtype.
+        pruning_type: `"MLP_GLU"` (width; plain MLPs too) or `"DEPTH"`.
+        neuron_selection_method: importance criterion, `"MAW"` (alias `"PPM"`), `"VOW"`, `"PON"`
+            or `"L2"`; width only.
+        pruning_percentage: share of neurons to remove, [0, 100); with `"DEPTH"`, when given,
+            share of layers. The default of 10 beside another target counts as absent, since it
+            cannot be told from an explicit 10.
+        expansion_rate: width to reach, in percent of the hidden size; width only.
+        dataloader: calibration batches (dicts, tuples or tensors) for data-driven scores; only
+            with `"MAW"`. The result depends on neither batch size, order nor padding.
+        show_progress: whether to show progress bars.
+        return_stats: whether to return statistics too (`get_pruning_statistics`).
+        num_layers_to_remove: depth only.
+        layer_indices: the layers to remove; depth only.
+        depth_pruning_percentage: share of layers to remove, [0, 100); depth only.
+        layer_selection_method: `"last"`, `"first"` or `"custom"` (implied by `layer_indices`).
+        expansion_divisor: round the kept width down to a multiple of 32, 64, 128 or 256.
+
+    Returns:
+        The same model object; with `return_stats`, `(model, statistics)`.
+
+    Raises:
+        ArgumentError: (a ValueError) wrong or conflicting arguments.
+        UnsupportedModelError: (a ValueError) the model cannot be pruned this way.
+        DataError: (a ValueError) the calibration data cannot be used.
+        After any of them the model is exactly as it was.
+
+    Example:
+        >>> from optipfair.testing import tiny_model
+        >>> model, stats = prune_model(
+        ...     tiny_model("llama"), pruning_percentage=20, show_progress=False, return_stats=True
+        ... )
+        >>> model.config.intermediate_size, stats["expansion_rate"]
+        (32, 200.0)
+    """
+    plan = plan_pruning(
+        model,
+        pruning_type,
+        neuron_selection_method,
+        explicit_percentage(pruning_type, pruning_percentage, expansion_rate),
+        expansion_rate,
+        dataloader=dataloader,
+        show_progress=show_progress,
+        num_layers_to_remove=num_layers_to_remove,
+        layer_indices=layer_indices,
+        depth_pruning_percentage=depth_pruning_percentage,
+        layer_selection_method=layer_selection_method,
+        expansion_divisor=expansion_divisor,
+    )
+    before = summarize(model) if return_stats else None
+    apply_plan(model, plan, show_progress=show_progress)
+    return model if before is None else (model, get_pruning_statistics(before, model))
+
+
+def plan_pruning(
+    model: PreTrainedModel,
+    pruning_type: str = "MLP_GLU",
+    neuron_selection_method: str = "MAW",
+    pruning_percentage: float | None = None,
+    expansion_rate: float | None = None,
+    *,
+    dataloader: Iterable[Any] | None = None,
+    show_progress: bool = False,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Sequence[int] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: str = "last",
+    expansion_divisor: int | None = None,
+) -> PruningPlan:
+    """Decide what `prune_model` would do, without changing the model.
+
+    Arguments and errors are those of `prune_model`, except that `pruning_percentage` has no
+    default here: exactly one target must be given. `apply_plan(model, plan)` carries it out.
+
+    Example:
+        >>> from optipfair.testing import tiny_model
+        >>> plan = plan_pruning(tiny_model("llama"), "DEPTH", num_layers_to_remove=1)
+        >>> plan.drop_layers
+        (3,)
+    """
+    kind = PRUNING_TYPES.canonical(pruning_type)
+    width_only = {
+        "neuron_selection_method": (neuron_selection_method, "MAW"),
+        "expansion_rate": (expansion_rate, None),
+        "expansion_divisor": (expansion_divisor, None),
+        "dataloader": (dataloader, None),
+    }
+    depth_only = {
+        "num_layers_to_remove": (num_layers_to_remove, None),
+        "layer_indices": (layer_indices, None),
+        "depth_pruning_percentage": (depth_pruning_percentage, None),
+        "layer_selection_method": (layer_selection_method, "last"),
+    }
+    if kind == "MLP_GLU":
+        refuse_foreign(kind, depth_only)
+        criterion = _criterion(neuron_selection_method, dataloader)
+        width = width_target(pruning_percentage, expansion_rate, expansion_divisor)
+        request = {
+            "pruning_type": kind,
+            "neuron_selection_method": criterion.name,
+            "data_driven": dataloader is not None,
+            "pruning_percentage": width.percentage,
+            "expansion_rate": width.expansion_rate,
+            "expansion_divisor": width.divisor,
+        }
+        return plan_width(
+            describe(model),
+            width,
+            criterion,
+            batches=dataloader,
+            show_progress=show_progress,
+            request=request,
+        )
+    refuse_foreign(kind, width_only)
+    view = describe(model)
+    depth = depth_target(
+        len(view.layers),
+        num_layers_to_remove,
+        layer_indices,
+        one_depth_percentage(pruning_percentage, depth_pruning_percentage),
+        layer_selection_method,
+    )
+    return plan_depth(view, depth, _depth_request(depth.method, depth.drop))
+
+
+def prune_model_mlp_glu(
+    model: PreTrainedModel,
+    neuron_selection_method: str = "MAW",
+    pruning_percentage: float | None = DEFAULT_PERCENTAGE,
+    expansion_rate: float | None = None,
+    show_progress: bool = True,
+    *,
+    dataloader: Iterable[Any] | None = None,
+    expansion_divisor: int | None = None,
+) -> PreTrainedModel:
+    """Prune the MLP neurons of a model in place and return it (see `prune_model`)."""
+    plan = plan_pruning(
+        model,
+        "MLP_GLU",
+        neuron_selection_method,
+        explicit_percentage("MLP_GLU", pruning_percentage, expansion_rate),
+        expansion_rate,
+        dataloader=dataloader,
+        show_progress=show_progress,
+        expansion_divisor=expansion_divisor,
+    )
+    return apply_plan(model, plan, show_progress=show_progress)
+
+
+def prune_model_depth(
+    model: PreTrainedModel,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Sequence[int] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: str = "last",
+    show_progress: bool = True,
+) -> PreTrainedModel:
+    """Remove whole decoder layers in place and return the model (see `prune_model`).
+
+    Exactly one of the count, the indices and the percentage must be given.
+    """
+    plan = plan_pruning(
+        model,
+        "DEPTH",
+        num_layers_to_remove=num_layers_to_remove,
+        layer_indices=layer_indices,
+        depth_pruning_percentage=depth_pruning_percentage,
+        layer_selection_method=layer_selection_method,
+    )
+    return apply_plan(model, plan, show_progress=show_progress)
+
+
+def remove_layers_from_model(
+    model: PreTrainedModel, layer_indices_to_remove: Sequence[int], show_progress: bool = True
+) -> PreTrainedModel:
+    """Remove the decoder layers with these indices, in place, and return the model.
+
+    Raises:
+        ArgumentError: an index is unknown or repeated, or no layer would stay.
+        UnsupportedModelError: the result would not reload as itself.
+    """
+    return prune_model_depth(
+        model, layer_indices=layer_indices_to_remove, show_progress=show_progress
+    )
+
+
+def validate_layer_removal_params(
+    model: PreTrainedModel,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Sequence[int] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: str = "last",
+) -> dict[str, Any]:
+    """Check the arguments of a layer removal against a model, without changing it.
+
+    Returns:
+        `total_layers`, `num_layers_to_remove`, `layer_indices` (sorted, the layers that would
+        go), `layer_selection_method` (`"custom"` where indices were given), `remaining_layers`.
+
+    Raises:
+        ArgumentError: wrong or conflicting arguments.
+    """
+    target = depth_target(
+        len(describe(model).layers),
+        num_layers_to_remove,
+        layer_indices,
+        depth_pruning_percentage,
+        layer_selection_method,
+    )
+    return {
+        "total_layers": target.total_layers,
+        "num_layers_to_remove": len(target.drop),
+        "layer_indices": list(target.drop),
+        "layer_selection_method": target.method,
+        "remaining_layers": target.total_layers - len(target.drop),
+    }
+
+
+def get_model_layers(model: PreTrainedModel) -> list[Any]:
+    """Return the decoder layers of a model, in order.
+
+    Raises:
+        UnsupportedModelError: they are not found.
+    """
+    return [layer.module for layer in describe(model).layers]
+
+
+def validate_model_for_glu_pruning(model: PreTrainedModel) -> bool:
+    """Whether the model's MLPs are gated (dense, fused or experts) and their width is prunable.
+
+    Plain MLPs (GPT-2, OPT, ...) give False here; `prune_model` prunes them all the same.
+    """
+    try:
+        view: ModelView = describe(model)
+    except UnsupportedModelError:
+        return False
+    return bool(view.mlps) and all(
+        mlp.spec.gated and mlp.spec.width_key is not None for mlp in view.mlps
+    )
+
+
+def _criterion(name: str, dataloader: object) -> Criterion:
+    entry = CRITERIA[name]
+    if dataloader is not None and not entry.accepts_data:
+        raise ArgumentError(
+            f"dataloader does not go with neuron_selection_method={name!r}: only 'MAW' (PPM) has "
+            "a data-driven form. Use 'MAW', or leave the dataloader out."
+        )
+    return entry
+
+
+def _depth_request(method: str, drop: Sequence[int]) -> Mapping[str, Any]:
+    return {
+        "pruning_type": "DEPTH",
+        "layer_selection_method": method,
+        "layer_indices": list(drop),
+    }

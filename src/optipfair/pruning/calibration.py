@@ -1,0 +1,144 @@
+"""Statistics of what flows through the MLPs on calibration data. It never changes the model.
+
+Only real tokens count, sums are kept in float64, and neither batch size, batch order nor padding
+side changes the result.
+
+Axes: `B` batch, `S` sequence, `T` real tokens, `I` neurons, `E` experts, `H` hidden.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arch.view import MLPView, ModelView
+from ..batches import Batch, read_batch
+from ..errors import DataError
+from ..hooks import evaluating, recording_inputs
+from ..progress import track
+
+Update = Callable[[tuple[Any, ...], Tensor], None]
+
+
+class SquareSums:
+    """Running sums of squares of one MLP's neuron outputs, (I,) or (E, I), float64."""
+
+    def __init__(self, mlp: MLPView) -> None:
+        self.mlp = mlp
+        shape = (mlp.width,) if mlp.experts is None else (mlp.experts, mlp.width)
+        device = mlp.tensors[mlp.spec.down].device
+        self.total = torch.zeros(shape, dtype=torch.float64, device=device)
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose forward is watched: the down projection, or the experts."""
+        return self.mlp.owner.get_submodule(self.mlp.spec.down.module)
+
+    def update(self, args: tuple[Any, ...], mask: Tensor) -> None:
+        """Add what entered the module. `mask` (B*S,) says which tokens are real."""
+        if self.mlp.spec.experts:
+            self._update_experts(args[0], args[1], mask)
+        else:
+            self.total += _square_sum(args[0].flatten(0, -2), mask)  # (B*S, I)
+
+    def _update_experts(self, hidden: Tensor, chosen: Tensor, mask: Tensor) -> None:
+        """Run each expert's first half on its routed tokens: (B*S, H), (B*S, top_k)."""
+        experts: Any = self.module
+        real = mask.to(hidden.device)
+        for expert in torch.unique(chosen[real]).tolist():
+            tokens = hidden[real & (chosen == expert).any(dim=-1)]  # (T, H)
+            gate_up = nn.functional.linear(tokens, experts.gate_up_proj[expert])
+            self.total[expert] += _square_sum(experts._apply_gate(gate_up), None)
+
+
+def neuron_input_norms(
+    view: ModelView, batches: Iterable[object], show_progress: bool = False
+) -> dict[tuple[int, str], Tensor]:
+    """L2 norm, over all real calibration tokens, of each neuron's input to its down projection.
+
+    Args:
+        view: the model; it runs in eval mode, without its head, and is left as it was.
+        batches: a DataLoader or any iterable of what `read_batch` understands.
+        show_progress: whether to show a bar.
+
+    Returns:
+        (layer, MLP name) → (I,), or (E, I) for experts, float64.
+
+    Raises:
+        DataError: no batch, a batch of an unknown kind, or activations that are NaN or Inf.
+    """
+    sums = [SquareSums(mlp) for mlp in view.mlps]
+    run_batches(view, batches, [(each.module, each.update) for each in sums], show_progress)
+    for each in sums:
+        if not bool(torch.isfinite(each.total).all()):
+            raise DataError(
+                f"The activations of {each.mlp.spec.name} in layer {each.mlp.layer} are NaN or "
+                "Inf on the calibration data. Try a wider dtype (bfloat16 or float32)."
+            )
+    return {(each.mlp.layer, each.mlp.spec.name): each.total.sqrt() for each in sums}
+
+
+def run_batches(
+    view: ModelView,
+    batches: Iterable[object],
+    updates: Sequence[tuple[nn.Module, Update]],
+    show_progress: bool,
+) -> int:
+    """Run the model without its head over all batches and call each module's update.
+
+    Returns:
+        The number of real tokens.
+    """
+    base: Any = view.model.base_model
+    parameters = inspect.signature(base.forward).parameters
+    extra = {"use_cache": False} if "use_cache" in parameters else {}
+    embeddings: Any = view.model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    real: Tensor = torch.empty(0, dtype=torch.bool)
+
+    def callback(update: Update) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        return lambda _module, args: update(args, real)
+
+    tokens = 0
+    with (
+        evaluating(view.model),
+        recording_inputs([(module, callback(update)) for module, update in updates]),
+    ):
+        for item in track(_iterate(batches), "calibrating", show_progress, unit="batch"):
+            batch = read_batch(item)
+            real = batch.attention_mask.flatten()
+            base(**model_inputs(batch, device), **extra)
+            tokens += batch.tokens
+    if tokens == 0:
+        raise DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
+    return tokens
+
+
+def model_inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """The keyword arguments of a forward; the mask only where something is padded."""
+    inputs = {"input_ids": batch.input_ids.to(device)}
+    if batch.padded:
+        inputs["attention_mask"] = batch.attention_mask.to(device, torch.int64)
+    return inputs
+
+
+def _iterate(batches: Iterable[object]) -> Iterable[object]:
+    if isinstance(batches, dict | str | bytes) or not isinstance(batches, Iterable):
+        raise DataError(
+            f"dataloader is a {type(batches).__name__}. Give a DataLoader or another iterable of "
+            "batches, for example [tokenizer(texts, return_tensors='pt', padding=True)]."
+        )
+    return batches
+
+
+def _square_sum(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum of squares over the tokens: (T, I) → (I,), float64. `mask` (T,) picks the real ones."""
+    if mask is not None and not bool(mask.all()):
+        values = values[mask.to(values.device)]
+    # The L2 norm accumulates without a squared copy of the activations.
+    norms: Tensor = torch.linalg.vector_norm(values, dim=0, dtype=torch.float32)
+    return norms.double().square()

@@ -1,0 +1,253 @@
+"""What a plan does to the config and to the modules' bookkeeping, proved before anything is cut.
+
+Twins built on `meta` from the old and the rewritten config may differ only in what the plan
+explains: widths, layer numbers and the number of layers. Then the saved model loads again as the
+same model; anything else is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..arch.config_rules import config_after_depth
+from ..arch.spec import MLPSpec
+from ..arch.twin import (
+    AttributeChange,
+    PresenceChange,
+    ShapeChange,
+    build_twin,
+    compare_twins,
+    tensor_shapes,
+)
+from ..arch.view import MLPView, ModelView
+from ..errors import ArgumentError, UnsupportedModelError
+from .plan import PruningPlan, WidthCut
+
+_LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number")
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What to set beside the tensors: config fields and attributes of modules."""
+
+    config: Mapping[str, Any]
+    attributes: tuple[AttributeChange, ...]
+
+
+def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
+    """Return what to rewrite for `plan`; refuse where the result would not reload as itself.
+
+    Raises:
+        UnsupportedModelError: naming what would differ.
+    """
+    changes = config_changes(view, plan)
+    old, new = build_twin(view.model, {}), build_twin(view.model, changes)
+    _check_live_model(view, tensor_shapes(old))
+    path = view.layers_path
+    renamed = {f"{path}.{i}": f"{path}.{keep}" for i, keep in enumerate(plan.keep_layers)}
+    difference = compare_twins(old, new, renamed)
+    gone = vanished_types(view.text_config, changes)
+    problems = [
+        *(str(change) for change in difference.presence if not _is_of(change, gone)),
+        *_unexplained_shapes(view, plan, difference.shapes),
+        *_unexplained_attributes(view, plan, difference.attributes, gone),
+        *_missing_cuts(view, plan, new),
+    ]
+    if problems:
+        shown = "; ".join(problems[:3]) + (" ..." if len(problems) > 3 else "")
+        raise UnsupportedModelError(
+            f"The config of {view.spec.model_type!r} cannot express this pruning, so the result "
+            f"would load as another model: {shown}."
+        )
+    return Rewrite(changes, tuple(c for c in difference.attributes if not _serves(c.name, gone)))
+
+
+def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
+    """The config fields that the plan changes.
+
+    Raises:
+        UnsupportedModelError: MLPs that share one config field would differ in width.
+    """
+    changes: dict[str, Any] = {}
+    if plan.drop_layers:
+        changes |= config_after_depth(view.text_config, plan.keep_layers)
+    widths: defaultdict[str, set[int]] = defaultdict(set)
+    cuts = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
+    kept_layers = set(plan.keep_layers)
+    for mlp in view.mlps:
+        if mlp.layer in kept_layers and mlp.spec.width_key:
+            kept = cuts.get((mlp.layer, mlp.spec.name), mlp.width)
+            widths[mlp.spec.width_key].add(kept)
+    for key, values in widths.items():
+        if len(values) > 1:
+            raise UnsupportedModelError(
+                f"The layers would have different widths ({sorted(values)}), which the config "
+                f"field {key!r} of {view.spec.model_type!r} cannot express. Prune all layers alike."
+            )
+    if plan.width_cuts:
+        cut_keys = {_spec_of(view, cut).width_key for cut in plan.width_cuts}
+        changes |= {key: widths[key].pop() for key in cut_keys if key}
+    return changes
+
+
+def _spec_of(view: ModelView, cut: WidthCut) -> MLPSpec:
+    return next(spec for spec in view.spec.mlps if spec.name == cut.mlp)
+
+
+def _check_live_model(view: ModelView, described: Mapping[str, tuple[int, ...]]) -> None:
+    """The model in memory must be what its config describes, or nothing proved here holds."""
+    live = tensor_shapes(view.model)
+    path = f"{view.layers_path}."
+    wrong = [f"{name} is missing" for name in described if name not in live]
+    wrong += [
+        f"{name} has shape {shape}, not {described[name]}"
+        for name, shape in live.items()
+        if name in described and shape != described[name]
+    ]
+    wrong += [
+        f"{name} is not part of it"
+        for name in live
+        if name.startswith(path) and name not in described
+    ]
+    if wrong:
+        raise UnsupportedModelError(
+            f"This {type(view.model).__name__} is not what its config describes, so it would not "
+            f"load again: {'; '.join(wrong[:3])}. Merge adapters or reload the model first."
+        )
+
+
+def _unexplained_shapes(
+    view: ModelView,
+    plan: PruningPlan,
+    shapes: Mapping[str, ShapeChange],
+) -> list[str]:
+    expected = _cut_shapes(view, plan)
+    return [
+        f"{name} would have shape {new} instead of {expected.get(name, old)}"
+        for name, (old, new) in shapes.items()
+        if expected.get(name) != new
+    ]
+
+
+def _missing_cuts(view: ModelView, plan: PruningPlan, new: Any) -> list[str]:
+    """Tensors that the plan cuts but the new config builds as they were."""
+    built = tensor_shapes(new)
+    return [
+        f"{name} would have shape {built.get(name)} instead of {shape}"
+        for name, shape in _cut_shapes(view, plan).items()
+        if built.get(name) != shape
+    ]
+
+
+def _cut_shapes(view: ModelView, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """Names in the pruned model of the tensors that are cut → their shapes."""
+    number = {old: new for new, old in enumerate(plan.keep_layers)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for cut in plan.width_cuts:
+        for slot, tensor in _mlp_of(view, cut).tensors.items():
+            shape = list(tensor.shape)
+            shape[slot.axis] = slot.blocks * cut.kept
+            shapes[f"{view.layers_path}.{number[cut.layer]}.{slot.name}"] = tuple(shape)
+    return shapes
+
+
+def _mlp_of(view: ModelView, cut: WidthCut) -> MLPView:
+    return next(mlp for mlp in view.layers[cut.layer].mlps if mlp.spec.name == cut.mlp)
+
+
+def vanished_types(config: Any, changes: Mapping[str, Any]) -> set[str]:
+    """Layer types (`sliding_attention`, ...) that no kept layer has."""
+    before = getattr(config, "layer_types", None) or ()
+    return set(before) - set(changes.get("layer_types", before))
+
+
+def _is_of(change: PresenceChange, gone: set[str]) -> bool:
+    """Whether a tensor disappears because it served a layer type that is gone."""
+    return change.what == "disappears" and _serves(change.path.rpartition(".")[2], gone)
+
+
+def _serves(name: str, gone: set[str]) -> bool:
+    """Whether a buffer or attribute is named after a layer type that is gone."""
+    return any(name.startswith(kind) for kind in gone)
+
+
+def _unexplained_attributes(
+    view: ModelView, plan: PruningPlan, changes: Sequence[AttributeChange], gone: set[str]
+) -> list[str]:
+    widths = {(cut.width, cut.kept) for cut in plan.width_cuts}
+    widths |= {(2 * old, 2 * new) for old, new in widths}  # fused gate and up
+    prefix = f"{view.layers_path}."
+
+    def explained(change: AttributeChange) -> bool:
+        if any((change.old, change.new) == width for width in widths):
+            return True
+        if change.module.startswith(prefix):
+            number = int(change.module[len(prefix) :].split(".")[0])
+            renumbered = (change.old, change.new) == (plan.keep_layers[number], number)
+            return renumbered and change.name in _LAYER_NUMBERS
+        return (
+            _counts_layers(plan, change)
+            or _lists_types(change, gone)
+            or (change.new is None and _serves(change.name, gone))
+        )
+
+    return [
+        f"{change.module or 'the model'}.{change.name} would change from {change.old!r} to "
+        f"{change.new!r}"
+        for change in changes
+        if not explained(change)
+    ]
+
+
+def _counts_layers(plan: PruningPlan, change: AttributeChange) -> bool:
+    """Outside the layers: their number, or a list with an entry for each."""
+    old, new = change.old, change.new
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return len(old) == plan.num_layers and list(new) == [old[i] for i in plan.keep_layers]
+    return "layers" in change.name and (old, new) == (plan.num_layers, len(plan.keep_layers))
+
+
+def _lists_types(change: AttributeChange, gone: set[str]) -> bool:
+    """Outside the layers: which layer types there are, or whether there is one of a kind."""
+    old, new = change.old, change.new
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return bool(gone) and list(new) == [kind for kind in old if kind not in gone]
+    stems = {kind.split("_")[0] for kind in gone}
+    return old is True and new is False and any(stem in change.name for stem in stems)
+
+
+def check_cuttable(view: ModelView) -> None:
+    """Refuse models whose weights cannot be cut: on `meta`, or quantized."""
+    model: Any = view.model
+    quantized = getattr(model.config, "quantization_config", None) is not None
+    if quantized or getattr(model, "hf_quantizer", None) is not None:
+        raise UnsupportedModelError(
+            "The model is quantized, so its weights cannot be cut. Load it unquantized (a GGUF "
+            "file: optipfair.load_model), prune it, and quantize the result."
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta":
+            raise UnsupportedModelError(
+                f"{name} is on the 'meta' device: it has a shape but no values. Load the model "
+                "with its weights (without disk offload) before pruning it."
+            )
+
+
+def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
+    """Refuse a plan that was made for another model."""
+    have = (view.spec.model_type, len(view.layers))
+    if have != (plan.model_type, plan.num_layers):
+        raise ArgumentError(
+            f"The plan is for a {plan.model_type!r} of {plan.num_layers} layers; this is a "
+            f"{have[0]!r} of {have[1]}."
+        )
+    found = {(mlp.layer, mlp.spec.name): mlp.width for mlp in view.mlps}
+    for cut in plan.width_cuts:
+        if found.get((cut.layer, cut.mlp)) != cut.width:
+            raise ArgumentError(
+                f"The plan cuts {cut.mlp} of layer {cut.layer} from {cut.width} neurons; the "
+                f"model has {found.get((cut.layer, cut.mlp))} there."
+            )

@@ -1,0 +1,115 @@
+"""Scores of one MLP: its matrices in row chunks of float32, through a criterion.
+
+Criteria score each row by itself, so a chunk at a time is enough: the memory stays small and the
+chunk stays in the cache. It also finds NaN and Inf, in what is scored and in what is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..arch.view import MLPView
+from ..errors import UnsupportedModelError
+from .importance import Criterion, hybrid, ppm_rows
+
+CHUNK_ELEMENTS = {"cpu": 2**18}  # 1 MiB of float32 stays in the cache
+DEVICE_CHUNK_ELEMENTS = 2**26
+
+RowFunction = Callable[[Sequence["Tensor | None"]], Tensor]
+
+
+def score_mlp(mlp: MLPView, criterion: Criterion) -> Tensor:
+    """Score the neurons of an MLP by its weights.
+
+    Returns:
+        (I,), or (E, I) for experts, float32 on the weights' device.
+
+    Raises:
+        UnsupportedModelError: a tensor that is scored or cut holds NaN or Inf.
+    """
+    matrices = mlp.matrices()
+    sources = [matrices.get("gate"), matrices["up"]]
+    scores = _by_expert(lambda rows: criterion.function(rows[0], _some(rows[1]), None), sources)
+    scored = {"gate", "up", "gate+up"}
+    if not bool(torch.isfinite(scores).all()):
+        check_finite(mlp, scored)
+        raise UnsupportedModelError(
+            f"{criterion.name} scores of {mlp.spec.name} in layer {mlp.layer} overflow float32, "
+            "though its weights are finite. Use another importance criterion."
+        )
+    check_finite(mlp, {"down", "bias"})
+    return scores
+
+
+def score_mlp_with_data(mlp: MLPView, input_norms: Tensor) -> Tensor:
+    """Score the neurons by weights and activations (the hybrid of PPM).
+
+    Args:
+        mlp: the MLP.
+        input_norms: L2 norm of each neuron's input to the down projection, (I,) or (E, I).
+
+    Returns:
+        (I,) or (E, I), float32.
+    """
+    check_finite(mlp, {"gate", "up", "gate+up", "down", "bias"})
+    matrices = mlp.matrices()
+    parts = {
+        role: _by_expert(lambda rows: ppm_rows(_some(rows[0])), [matrix])
+        for role, matrix in matrices.items()
+    }
+    norms = input_norms.to(parts["down"].device, torch.float32)
+    if not mlp.spec.experts:
+        return hybrid(parts.get("gate"), parts["up"], parts["down"], norms)
+    gates = parts.get("gate", [None] * len(norms))
+    experts = zip(gates, parts["up"], parts["down"], norms, strict=True)
+    return torch.stack([hybrid(*expert) for expert in experts])
+
+
+def check_finite(mlp: MLPView, roles: set[str]) -> None:
+    """Refuse NaN and Inf in the MLP's tensors of these roles, naming the tensor."""
+    for slot, tensor in mlp.tensors.items():
+        if slot.role in roles and not is_finite(tensor.detach()):
+            raise UnsupportedModelError(
+                f"{mlp.tensor_name(slot)} holds NaN or Inf, so its neurons cannot be ranked. "
+                "Repair or reload the weights first."
+            )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    # aminmax keeps NaN and Inf and reads once, without the temporary that isfinite() makes.
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def _by_expert(function: RowFunction, sources: Sequence[Tensor | None]) -> Tensor:
+    """Apply a row function to (I, H) matrices, or to each expert of (E, I, H) ones."""
+    first = next(source for source in sources if source is not None)
+    if first.dim() == 2:
+        return _in_chunks(function, sources)
+    return torch.stack(
+        [
+            _in_chunks(function, [None if source is None else source[expert] for source in sources])
+            for expert in range(first.shape[0])
+        ]
+    )
+
+
+def _in_chunks(function: RowFunction, sources: Sequence[Tensor | None]) -> Tensor:
+    first = next(source for source in sources if source is not None)
+    elements = CHUNK_ELEMENTS.get(first.device.type, DEVICE_CHUNK_ELEMENTS)
+    rows = max(elements // first.shape[1], 1)
+    chunks = [
+        function(
+            [None if source is None else source[start : start + rows].float() for source in sources]
+        )
+        for start in range(0, first.shape[0], rows)
+    ]
+    return torch.cat(chunks)
+
+
+def _some(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor

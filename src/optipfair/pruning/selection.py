@@ -1,0 +1,142 @@
+"""Which neurons and layers: scores → kept units, strategy → removed layers. Pure functions."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from ..errors import ArgumentError
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LAYER_STRATEGIES: Registry[Callable[[int, int], list[int]]] = Registry("layer_selection_method")
+
+
+@LAYER_STRATEGIES.register("last")
+def last_layers(total: int, count: int) -> list[int]:
+    """Remove the last layers."""
+    return list(range(total - count, total))
+
+
+@LAYER_STRATEGIES.register("first")
+def first_layers(total: int, count: int) -> list[int]:
+    """Remove the first layers."""
+    return list(range(count))
+
+
+@LAYER_STRATEGIES.register("custom")
+def custom_layers(total: int, count: int) -> list[int]:
+    """Remove the layers given as indices."""
+    raise ArgumentError(
+        f"layer_selection_method='custom' needs the indices of the layers to remove, not a count "
+        f"({count}). Give layer_indices, for example [{max(total - 2, 0)}], or use 'last'."
+    )
+
+
+def select_neurons(scores: Tensor, kept: int) -> Tensor:
+    """Return the sorted indices of the `kept` highest scores; ties go to the lower index.
+
+    Args:
+        scores: (I,), or (E, I) to choose for each expert apart.
+        kept: how many stay, 1 to I.
+
+    Returns:
+        (kept,) or (E, kept), int64.
+    """
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    return order[..., :kept].sort(dim=-1).values
+
+
+def select_layers_to_remove(
+    total_layers: int,
+    num_layers_to_remove: int,
+    layer_selection_method: str,
+    custom_indices: list[int] | None = None,
+) -> list[int]:
+    """Select which layers to remove.
+
+    Args:
+        total_layers: number of decoder layers.
+        num_layers_to_remove: how many go, 1 to `total_layers - 1`.
+        layer_selection_method: `last`, `first` or `custom`.
+        custom_indices: the layers themselves when the method is `custom`.
+
+    Returns:
+        Sorted layer indices.
+
+    Raises:
+        ArgumentError: an unknown method, an impossible count, or indices that do not fit.
+
+    Example:
+        >>> select_layers_to_remove(30, 2, "last")
+        [28, 29]
+    """
+    method = LAYER_STRATEGIES.canonical(layer_selection_method)
+    total = check_layer_count("total_layers", total_layers)
+    count = check_layer_count("num_layers_to_remove", num_layers_to_remove, total)
+    if method != "custom":
+        if custom_indices is not None:
+            raise ArgumentError(
+                f"custom_indices excludes layer_selection_method={method!r}. "
+                "Use 'custom', or leave the indices out."
+            )
+        return LAYER_STRATEGIES[method](total, count)
+    if custom_indices is None:
+        return custom_layers(total, count)
+    indices = check_layer_indices("custom_indices", custom_indices, total)
+    if len(indices) != count:
+        raise ArgumentError(
+            f"custom_indices names {len(indices)} layers, num_layers_to_remove says {count}. "
+            "Give one of them, or make them agree."
+        )
+    return indices
+
+
+def check_layer_count(name: str, value: object, total: int | None = None) -> int:
+    """Return a number of layers as an int, at least 1 and below `total`."""
+    allowed = f"1 to {total - 1}" if total is not None else "1 or more"
+    if total == 1:
+        raise ArgumentError("The model has one layer; removing it would leave none.")
+    count = whole_number(value)
+    if count is None:
+        raise ArgumentError(f"{name}={value!r} is no whole number. Give one from {allowed}.")
+    if count < 1 or (total is not None and count >= total):
+        raise ArgumentError(f"{name}={count} is outside what is possible: {allowed}.")
+    return count
+
+
+def check_layer_indices(name: str, values: object, total: int) -> list[int]:
+    """Return layer indices as sorted ints: in range, distinct, and not all of them."""
+    way_out = f"Give distinct indices from 0 to {total - 1}, for example [{total - 1}]."
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ArgumentError(f"{name}={values!r} is no sequence of layer indices. {way_out}")
+    given = list(values)
+    indices = [whole_number(value) for value in given]
+    wrong = [value for value, index in zip(given, indices, strict=True) if index is None]
+    if wrong:
+        raise ArgumentError(f"{name} holds {wrong[0]!r}, which is no whole number. {way_out}")
+    found = sorted(index for index in indices if index is not None)
+    if not found:
+        raise ArgumentError(f"{name} is empty. {way_out}")
+    outside = [index for index in found if not 0 <= index < total]
+    if outside:
+        raise ArgumentError(f"{name} holds {outside}, but the model has {total} layers. {way_out}")
+    repeated = sorted({index for index in found if found.count(index) > 1})
+    if repeated:
+        raise ArgumentError(f"{name} names {repeated} more than once. {way_out}")
+    if len(found) == total:
+        raise ArgumentError(f"{name} names all {total} layers; at least one must stay. {way_out}")
+    return found
+
+
+def whole_number(value: object) -> int | None:
+    """The value as an int if it is one (Python, numpy or tensor), not a bool or a float."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None

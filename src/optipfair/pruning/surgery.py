@@ -1,0 +1,102 @@
+"""`apply_plan`: the only code that changes a live model.
+
+Everything is checked and proved before the first tensor is replaced. Then one layer at a time is
+cut, so that no more than one layer's new weights exist beside the old ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..arch.slots import take, zero_
+from ..arch.twin import apply_config
+from ..arch.view import MLPView, ModelView, describe
+from ..progress import track
+from .guard import Rewrite, check_cuttable, check_plan_fits, prove
+from .plan import PruningPlan, WidthCut
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def apply_plan(
+    model: PreTrainedModel, plan: PruningPlan, *, show_progress: bool = False
+) -> PreTrainedModel:
+    """Carry out a plan on a live model, in place.
+
+    Parameters keep their identity, dtype, device and `requires_grad`; hooks stay; gradients are
+    cut along. The config and the modules' own bookkeeping follow.
+
+    Args:
+        model: the model that the plan was made for.
+        plan: what stays.
+        show_progress: whether to show a bar.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ArgumentError: the plan is for another model.
+        UnsupportedModelError: the result would not reload as itself; nothing was changed.
+    """
+    if plan.empty:
+        return model
+    view = describe(model)
+    check_plan_fits(view, plan)
+    check_cuttable(view)
+    carry_out(view, plan, prove(view, plan), show_progress=show_progress)
+    return model
+
+
+def carry_out(
+    view: ModelView, plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = False
+) -> None:
+    """Cut, drop and rewrite. Every check has been made."""
+    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
+    done: set[int] = set()
+    for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
+        _cut_mlp(mlps[cut.layer, cut.mlp], cut, done)
+    for index in reversed(plan.drop_layers):
+        del view.container[index]
+    for change in rewrite.attributes:
+        module = view.model.get_submodule(change.module)
+        if getattr(module, change.name, None) == change.old:
+            setattr(module, change.name, change.new)
+    apply_config(view.text_config, rewrite.config)
+
+
+@torch.no_grad()
+def _cut_mlp(mlp: MLPView, cut: WidthCut, done: set[int]) -> None:
+    """Replace the tensors of one MLP; all new ones exist before the first old one goes.
+
+    Tensors that two MLPs share are cut once: `done` holds the identities of those already cut.
+    """
+    keep = torch.tensor(cut.keep if mlp.spec.experts else cut.keep[0])
+    parameters = {
+        slot: parameter for slot, parameter in mlp.tensors.items() if id(parameter) not in done
+    }
+    new = {slot: take(parameter.data, slot, keep) for slot, parameter in parameters.items()}
+    gradients = {
+        slot: take(parameter.grad, slot, keep)
+        for slot, parameter in parameters.items()
+        if parameter.grad is not None
+    }
+    for slot, parameter in parameters.items():
+        _replace(parameter, new[slot], gradients.get(slot))
+        done.add(id(parameter))
+
+
+def _replace(parameter: nn.Parameter, data: Tensor, gradient: Tensor | None) -> None:
+    parameter.grad = None
+    parameter.data = data
+    parameter.grad = gradient
+
+
+@torch.no_grad()
+def zero_mlp(mlp: MLPView, neurons: Tensor) -> None:
+    """Set the rows and columns of these neurons to zero, in place."""
+    for slot, parameter in mlp.tensors.items():
+        zero_(parameter.data, slot, neurons)

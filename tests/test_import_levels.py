@@ -1,0 +1,105 @@
+"""A module imports only from lower levels, as `docs/architecture.md` draws them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "optipfair"
+
+# Module (or package, which then covers what is not named) → level. A module may import from a
+# lower level, and from its own level inside one package.
+LEVELS = {
+    "errors": 0,
+    "_version": 0,
+    "progress": 0,
+    "registry": 1,
+    "batches": 1,
+    "hooks": 1,
+    "arch.spec": 1,
+    "arch.config_rules": 1,
+    "arch.families": 2,
+    "arch.slots": 2,
+    "arch.twin": 2,
+    "arch.view": 3,
+    "loading": 4,
+    "testing": 4,
+    "checkpoint": 4,
+    "pruning.importance": 4,
+    "pruning.selection": 4,
+    "pruning.targets": 4,
+    "pruning.scoring": 4,
+    "pruning.calibration": 4,
+    "pruning.statistics": 4,
+    "pruning.plan": 5,
+    "pruning.guard": 6,
+    "pruning.planning": 6,
+    "pruning.surgery": 6,
+    "pruning.neurons": 7,
+    "pruning.api": 7,
+    "evaluation": 5,
+    "report": 7,
+    "analysis": 7,
+    "pipeline": 8,
+    "demo": 8,
+    "cli": 9,
+}
+
+MODULES = sorted(
+    path
+    for path in SOURCE.rglob("*.py")
+    if path.relative_to(SOURCE).parts not in (("__init__.py",), ("__main__.py",))
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def level_of(module: str) -> int | None:
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        if ".".join(parts[:end]) in LEVELS:
+            return LEVELS[".".join(parts[:end])]
+    return None
+
+
+def imported(path: Path) -> set[str]:
+    """Names below `optipfair` that a module imports anywhere, types aside."""
+    package = list(path.relative_to(SOURCE).with_suffix("").parts[:-1])
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in typing_only or not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = package[: len(package) - node.level + 1]
+        target = [*base, *(node.module.split(".") if node.module else [])]
+        for alias in node.names:
+            whole = ".".join([*target, alias.name])
+            is_module = (SOURCE / Path(*target) / f"{alias.name}.py").exists()
+            found.add(whole if is_module else ".".join(target))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_module_has_a_level_and_imports_from_below(path: Path) -> None:
+    name = module_name(path)
+    if path.name == "__init__.py" and name not in LEVELS:
+        assert imported(path) == set(), "a package's __init__ only lists its names"
+        return
+    level = level_of(name)
+    assert level is not None, f"{name} has no level: add it to LEVELS and docs/architecture.md"
+    for target in imported(path):
+        below = level_of(target)
+        assert below is not None, f"{name} imports {target}, which has no level"
+        same_package = name.split(".")[0] == target.split(".")[0]
+        assert below < level or (below == level and same_package), f"{name} imports {target}"

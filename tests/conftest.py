@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
 
+from oracles import model_state
+
 ROOT = Path(__file__).parents[1]
+
+hypothesis.settings.register_profile("fast", max_examples=60, deadline=None, database=None)
+hypothesis.settings.load_profile("fast")
+torch.set_num_threads(1)  # toy models: threads only wait for each other
 
 
 @pytest.fixture
@@ -38,3 +48,56 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared folder at {folder}: set OPTIPFAIR_DATA to its data folder")
     return folder
+
+
+@pytest.fixture
+def reloaded(tmp_path: Path) -> Callable[[Any], Any]:
+    """Save a model and load it with plain transformers; every tensor must find its place."""
+    from transformers import AutoModelForCausalLM
+
+    def load(model: Any) -> Any:
+        folder = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
+        model.save_pretrained(folder)
+        loaded, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert not any(info.values()), info
+        return loaded.eval()
+
+    return load
+
+
+@pytest.fixture
+def unchanged() -> Callable[[Any], AbstractContextManager[None]]:
+    """`with unchanged(model):` the block leaves the model and the random states as they were."""
+
+    @contextmanager
+    def check(model: Any) -> Iterator[None]:
+        before, random_before = model_state(model), _random_state()
+        yield
+        assert model_state(model) == before
+        assert _random_state() == random_before, "the global random state has moved"
+
+    return check
+
+
+@pytest.fixture
+def refused(
+    unchanged: Callable[[Any], AbstractContextManager[None]],
+) -> Callable[..., AbstractContextManager[None]]:
+    """`with refused(model, match):` a ValueError of ours, and the model stays as it was."""
+    from optipfair import OptiPFairError
+
+    @contextmanager
+    def check(model: Any, match: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+        with unchanged(model), pytest.raises(kind, match=match) as caught:
+            yield
+        assert isinstance(caught.value, OptiPFairError)
+        assert isinstance(caught.value, ValueError)
+
+    return check
+
+
+def _random_state() -> tuple[int, ...]:
+    import numpy as np
+
+    states = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state())
+    return tuple(hash(repr(state)) for state in states)

@@ -1,4 +1,5 @@
 from ._version import __version__ as __version__
+from .analysis import Analysis as Analysis, analyze_model as analyze_model
 from .errors import (
     ArgumentError as ArgumentError,
     CheckpointError as CheckpointError,
@@ -10,6 +11,10 @@ from .errors import (
     UnsupportedModelError as UnsupportedModelError,
     VerificationError as VerificationError,
 )
+from .evaluation.quality import Perplexity as Perplexity, perplexity as perplexity
+from .evaluation.timing import time_inference as time_inference
+from .loading import load_model as load_model, load_tokenizer as load_tokenizer
+from .pipeline import PruneResult as PruneResult, prune_checkpoint as prune_checkpoint
 from .pruning.api import (
     get_model_layers as get_model_layers,
     plan_pruning as plan_pruning,

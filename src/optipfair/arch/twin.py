@@ -87,6 +87,25 @@ def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrained
         ) from exc
 
 
+def build_on_meta(config: Any) -> PreTrainedModel:
+    """Build the causal language model of a config, without weights.
+
+    Raises:
+        UnsupportedModelError: transformers has no such model, or refuses the config.
+    """
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    try:
+        with torch.device("meta"), no_init_weights():
+            model: PreTrainedModel = auto.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as exc:
+        raise UnsupportedModelError(
+            f"transformers cannot build a causal language model from this config: {exc}"
+        ) from exc
+    return model
+
+
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter and buffer by name, shared ones under each of their names."""
     named = [

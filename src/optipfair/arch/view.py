@@ -82,6 +82,7 @@ class ModelView:
     layers_path: str  # from the model's root
     container: nn.ModuleList
     layers: tuple[LayerView, ...]
+    served_as: str | None  # the entry it is built like, if it has none of its own
 
     @property
     def mlps(self) -> list[MLPView]:
@@ -105,6 +106,7 @@ def describe(model: PreTrainedModel) -> ModelView:
             "needed. Load one with AutoModelForCausalLM.from_pretrained."
         )
     spec = _find_spec(model)
+    model_type = _model_type(model)
     base = _base_model(model)
     container = base.get_submodule(spec.layers)
     assert isinstance(container, nn.ModuleList)
@@ -114,7 +116,9 @@ def describe(model: PreTrainedModel) -> ModelView:
         for index, module in enumerate(container)
     )
     path = f"{prefix}.{spec.layers}" if prefix else spec.layers
-    return ModelView(model, spec, path, container, layers)
+    named = replace(spec, model_type=model_type)
+    served_as = None if spec.model_type == model_type else spec.model_type
+    return ModelView(model, named, path, container, layers, served_as)
 
 
 def _base_model(model: nn.Module) -> nn.Module:
@@ -123,9 +127,14 @@ def _base_model(model: nn.Module) -> nn.Module:
     return base if isinstance(base, nn.Module) else model
 
 
+def _model_type(model: nn.Module) -> str:
+    config: Any = model.config
+    return str(getattr(config, "model_type", "") or type(model).__name__)
+
+
 def _find_spec(model: nn.Module) -> ArchSpec:
     """The family's entry, or the first entry that the model is built exactly like."""
-    model_type = str(getattr(model.config, "model_type", "") or type(model).__name__)
+    model_type = _model_type(model)
     base = _base_model(model)
     if model_type in FAMILIES:
         spec = FAMILIES[model_type]
@@ -138,7 +147,7 @@ def _find_spec(model: nn.Module) -> ArchSpec:
     for spec in FAMILIES.values():
         if _built_like(base, spec):
             logger.info("%s is not listed; it is built like %s", model_type, spec.model_type)
-            return replace(spec, model_type=model_type)
+            return spec
     raise UnsupportedModelError(
         f"Cannot find decoder layers with a known MLP in {model_type!r} ({type(model).__name__}). "
         f"Known families: {', '.join(sorted(FAMILIES))}, and models built exactly like one."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..arch.view import ModelView, describe
@@ -15,7 +16,9 @@ from .surgery import apply_plan
 from .targets import (
     DEFAULT_PERCENTAGE,
     PRUNING_TYPES,
-    depth_target,
+    DepthRequest,
+    WidthTarget,
+    depth_request,
     explicit_percentage,
     one_depth_percentage,
     refuse_foreign,
@@ -24,6 +27,17 @@ from .targets import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class WidthRequest:
+    """How many neurons go, and by which criterion."""
+
+    target: WidthTarget
+    criterion: Criterion
+
+
+PruningRequest = WidthRequest | DepthRequest
 
 
 def prune_model(
@@ -125,49 +139,80 @@ def plan_pruning(
         >>> plan.drop_layers
         (3,)
     """
+    request = check_request(
+        pruning_type,
+        neuron_selection_method,
+        pruning_percentage,
+        expansion_rate,
+        dataloader=dataloader,
+        num_layers_to_remove=num_layers_to_remove,
+        layer_indices=layer_indices,
+        depth_pruning_percentage=depth_pruning_percentage,
+        layer_selection_method=layer_selection_method,
+        expansion_divisor=expansion_divisor,
+    )
+    return make_plan(describe(model), request, dataloader, show_progress=show_progress)
+
+
+def check_request(
+    pruning_type: str = "MLP_GLU",
+    neuron_selection_method: str = "MAW",
+    pruning_percentage: float | None = None,
+    expansion_rate: float | None = None,
+    *,
+    dataloader: Iterable[Any] | None = None,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Sequence[int] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: str = "last",
+    expansion_divisor: int | None = None,
+) -> PruningRequest:
+    """Check the arguments of `plan_pruning` as far as that goes without a model."""
     kind = PRUNING_TYPES.canonical(pruning_type)
-    width_only = {
-        "neuron_selection_method": (neuron_selection_method, "MAW"),
-        "expansion_rate": (expansion_rate, None),
-        "expansion_divisor": (expansion_divisor, None),
-        "dataloader": (dataloader, None),
-    }
-    depth_only = {
-        "num_layers_to_remove": (num_layers_to_remove, None),
-        "layer_indices": (layer_indices, None),
-        "depth_pruning_percentage": (depth_pruning_percentage, None),
-        "layer_selection_method": (layer_selection_method, "last"),
-    }
     if kind == "MLP_GLU":
-        refuse_foreign(kind, depth_only)
-        criterion = _criterion(neuron_selection_method, dataloader)
-        width = width_target(pruning_percentage, expansion_rate, expansion_divisor)
-        request = {
-            "pruning_type": kind,
-            "neuron_selection_method": criterion.name,
-            "data_driven": dataloader is not None,
-            "pruning_percentage": width.percentage,
-            "expansion_rate": width.expansion_rate,
-            "expansion_divisor": width.divisor,
-        }
-        return plan_width(
-            describe(model),
-            width,
-            criterion,
-            batches=dataloader,
-            show_progress=show_progress,
-            request=request,
+        refuse_foreign(
+            kind,
+            {
+                "num_layers_to_remove": (num_layers_to_remove, None),
+                "layer_indices": (layer_indices, None),
+                "depth_pruning_percentage": (depth_pruning_percentage, None),
+                "layer_selection_method": (layer_selection_method, "last"),
+            },
         )
-    refuse_foreign(kind, width_only)
-    view = describe(model)
-    depth = depth_target(
-        len(view.layers),
+        criterion = _criterion(neuron_selection_method, dataloader)
+        return WidthRequest(
+            width_target(pruning_percentage, expansion_rate, expansion_divisor), criterion
+        )
+    refuse_foreign(
+        kind,
+        {
+            "neuron_selection_method": (neuron_selection_method, "MAW"),
+            "expansion_rate": (expansion_rate, None),
+            "expansion_divisor": (expansion_divisor, None),
+            "dataloader": (dataloader, None),
+        },
+    )
+    return depth_request(
         num_layers_to_remove,
         layer_indices,
         one_depth_percentage(pruning_percentage, depth_pruning_percentage),
         layer_selection_method,
     )
-    return plan_depth(view, depth, _depth_request(depth.method, depth.drop))
+
+
+def make_plan(
+    view: ModelView,
+    request: PruningRequest,
+    dataloader: Iterable[Any] | None = None,
+    *,
+    show_progress: bool = False,
+) -> PruningPlan:
+    """Decide what a checked request means for a model."""
+    if isinstance(request, DepthRequest):
+        return plan_depth(view, request.resolve(len(view.layers)))
+    return plan_width(
+        view, request.target, request.criterion, batches=dataloader, show_progress=show_progress
+    )
 
 
 def prune_model_mlp_glu(
@@ -247,13 +292,10 @@ def validate_layer_removal_params(
     Raises:
         ArgumentError: wrong or conflicting arguments.
     """
-    target = depth_target(
-        len(describe(model).layers),
-        num_layers_to_remove,
-        layer_indices,
-        depth_pruning_percentage,
-        layer_selection_method,
+    request = depth_request(
+        num_layers_to_remove, layer_indices, depth_pruning_percentage, layer_selection_method
     )
+    target = request.resolve(len(describe(model).layers))
     return {
         "total_layers": target.total_layers,
         "num_layers_to_remove": len(target.drop),
@@ -294,11 +336,3 @@ def _criterion(name: str, dataloader: object) -> Criterion:
             "a data-driven form. Use 'MAW', or leave the dataloader out."
         )
     return entry
-
-
-def _depth_request(method: str, drop: Sequence[int]) -> Mapping[str, Any]:
-    return {
-        "pruning_type": "DEPTH",
-        "layer_selection_method": method,
-        "layer_indices": list(drop),
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -27,7 +26,6 @@ def plan_width(
     *,
     batches: Iterable[object] | None = None,
     show_progress: bool = False,
-    request: Mapping[str, Any] | None = None,
 ) -> PruningPlan:
     """Decide which neurons of every MLP stay.
 
@@ -37,7 +35,6 @@ def plan_width(
         criterion: what scores them.
         batches: calibration data; with it the criterion's hybrid form scores.
         show_progress: whether to show bars.
-        request: what was asked for, for the record.
 
     Raises:
         UnsupportedModelError: the width cannot be pruned, or a tensor holds NaN or Inf.
@@ -58,19 +55,28 @@ def plan_width(
             decided[shared] = _keep(mlp, kept, criterion, norms)
         cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, decided[shared]))
     layers = range(len(view.layers))
-    return PruningPlan(
-        view.spec.model_type, len(layers), tuple(layers), tuple(cuts), dict(request or {})
-    )
+    request = {
+        "pruning_type": "MLP_GLU",
+        "neuron_selection_method": criterion.name,
+        "data_driven": batches is not None,
+        "pruning_percentage": target.percentage,
+        "expansion_rate": target.expansion_rate,
+        "expansion_divisor": target.divisor,
+    }
+    return PruningPlan(view.spec.model_type, len(layers), tuple(layers), tuple(cuts), request)
 
 
-def plan_depth(
-    view: ModelView, target: DepthTarget, request: Mapping[str, Any] | None = None
-) -> PruningPlan:
+def plan_depth(view: ModelView, target: DepthTarget) -> PruningPlan:
     """Decide which layers stay."""
     check_cuttable(view)
     drop = set(target.drop)
     keep = tuple(i for i in range(target.total_layers) if i not in drop)
-    return PruningPlan(view.spec.model_type, target.total_layers, keep, request=dict(request or {}))
+    request = {
+        "pruning_type": "DEPTH",
+        "layer_selection_method": target.method,
+        "layer_indices": list(target.drop),
+    }
+    return PruningPlan(view.spec.model_type, target.total_layers, keep, request=request)
 
 
 def width_refusal(view: ModelView) -> str:

@@ -108,9 +108,10 @@ def check_layer_count(name: str, value: object, total: int | None = None) -> int
     return count
 
 
-def check_layer_indices(name: str, values: object, total: int) -> list[int]:
-    """Return layer indices as sorted ints: in range, distinct, and not all of them."""
-    way_out = f"Give distinct indices from 0 to {total - 1}, for example [{total - 1}]."
+def check_layer_indices(name: str, values: object, total: int | None = None) -> list[int]:
+    """Return layer indices as sorted ints: distinct, in range, and not all of `total`."""
+    last = "the last layer" if total is None else total - 1
+    way_out = f"Give distinct indices from 0 to {last}, for example [0, 1]."
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise ArgumentError(f"{name}={values!r} is no sequence of layer indices. {way_out}")
     given = list(values)
@@ -121,9 +122,10 @@ def check_layer_indices(name: str, values: object, total: int) -> list[int]:
     found = sorted(index for index in indices if index is not None)
     if not found:
         raise ArgumentError(f"{name} is empty. {way_out}")
-    outside = [index for index in found if not 0 <= index < total]
+    outside = [index for index in found if index < 0 or (total is not None and index >= total)]
     if outside:
-        raise ArgumentError(f"{name} holds {outside}, but the model has {total} layers. {way_out}")
+        layers = "" if total is None else f", but the model has {total} layers"
+        raise ArgumentError(f"{name} holds {outside}{layers}. {way_out}")
     repeated = sorted({index for index in found if found.count(index) > 1})
     if repeated:
         raise ArgumentError(f"{name} names {repeated} more than once. {way_out}")

@@ -15,6 +15,7 @@ from .selection import (
     LAYER_STRATEGIES,
     check_layer_count,
     check_layer_indices,
+    custom_layers,
     select_layers_to_remove,
 )
 
@@ -68,6 +69,27 @@ class DepthTarget:
     total_layers: int
     drop: tuple[int, ...]
     method: str
+
+
+@dataclass(frozen=True)
+class DepthRequest:
+    """How many layers go, or which: one of the first three is given."""
+
+    count: int | None
+    indices: tuple[int, ...] | None
+    percentage: float | None
+    method: str
+
+    def resolve(self, total_layers: int) -> DepthTarget:
+        """Say which layers of a model go; of a percentage p, floor(L * p / 100 + 1e-9 * L)."""
+        if self.indices is not None:
+            drop = check_layer_indices("layer_indices", self.indices, total_layers)
+            return DepthTarget(total_layers, tuple(drop), self.method)
+        count = self.count
+        if count is None:
+            count = _count_from_percentage(self.percentage or 0.0, total_layers)
+        drop = select_layers_to_remove(total_layers, count, self.method)
+        return DepthTarget(total_layers, tuple(drop), self.method)
 
 
 def removed_count(units: int, percentage: float) -> int:
@@ -143,14 +165,13 @@ def width_target(
     return WidthTarget(None, check_expansion_rate(expansion_rate), divisor)
 
 
-def depth_target(
-    total_layers: int,
+def depth_request(
     num_layers_to_remove: object = None,
     layer_indices: object = None,
     depth_pruning_percentage: object = None,
     layer_selection_method: str = "last",
-) -> DepthTarget:
-    """Check a depth target against a model of `total_layers`. Exactly one of three is given."""
+) -> DepthRequest:
+    """Check a depth target as far as that goes without a model. Exactly one of three is given."""
     method = LAYER_STRATEGIES.canonical(layer_selection_method)
     given = {
         "num_layers_to_remove": num_layers_to_remove,
@@ -165,14 +186,15 @@ def depth_target(
             raise ArgumentError(
                 "layer_indices excludes layer_selection_method='first'. Leave one of them out."
             )
-        drop = check_layer_indices("layer_indices", layer_indices, total_layers)
-        return DepthTarget(total_layers, tuple(drop), "custom")
+        indices = check_layer_indices("layer_indices", layer_indices)
+        return DepthRequest(None, tuple(indices), None, "custom")
     if num_layers_to_remove is not None:
-        count = check_layer_count("num_layers_to_remove", num_layers_to_remove, total_layers)
-    else:
-        count = _count_from_percentage(depth_pruning_percentage, total_layers)
-    drop = select_layers_to_remove(total_layers, count, method)
-    return DepthTarget(total_layers, tuple(drop), method)
+        count = check_layer_count("num_layers_to_remove", num_layers_to_remove)
+        if method == "custom":
+            custom_layers(count + 1, count)
+        return DepthRequest(count, None, None, method)
+    share = check_percentage("depth_pruning_percentage", depth_pruning_percentage)
+    return DepthRequest(None, None, share, method)
 
 
 def explicit_percentage(pruning_type: object, percentage: Any, expansion_rate: object) -> Any:
@@ -254,13 +276,12 @@ def _check_divisor(value: object) -> int | None:
     return int(value)
 
 
-def _count_from_percentage(percentage: object, total_layers: int) -> int:
-    share = check_percentage("depth_pruning_percentage", percentage)
-    count = removed_count(total_layers, share)
+def _count_from_percentage(percentage: float, total_layers: int) -> int:
+    count = removed_count(total_layers, percentage)
     if count == 0:
         smallest = math.ceil(1e4 / total_layers) / 100
         raise ArgumentError(
-            f"depth_pruning_percentage={percentage!r} of {total_layers} layers is no whole layer. "
+            f"depth_pruning_percentage={percentage:g} of {total_layers} layers is no whole layer. "
             f"The smallest that removes one is {smallest:g}."
         )
     return count

@@ -1,0 +1,182 @@
+"""What a safetensors checkpoint holds, from its headers alone: names, dtypes, shapes, places.
+
+Nothing is unpickled and no tensor is read. Without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format itself
+
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint: what it is and where its bytes lie (offsets in the file)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    end: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a folder, by name."""
+
+    folder: Path
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the folder's `config.json`.
+
+    Raises:
+        CheckpointError: no folder, no config, or one that is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        empty = folder.is_dir() and not any(folder.iterdir())
+        what = "is empty" if empty else "holds no config.json"
+        raise CheckpointError(
+            f"{folder} {what}. Give the folder of a model in transformers format, as "
+            "save_pretrained writes it."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+        raise CheckpointError(f"{path} is not valid JSON ({exc}). Restore or download it.") from exc
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{path} names no model_type. Restore or download it.")
+    return config
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read and check all headers of a folder's weights.
+
+    Raises:
+        CheckpointError: no safetensors weights, a missing or truncated file, or an index that
+            does not agree with its files.
+    """
+    index, single = folder / INDEX_FILE, folder / SINGLE_FILE
+    if index.is_file():
+        return Checkpoint(folder, _read_sharded(folder, index))
+    if single.is_file():
+        return Checkpoint(folder, read_header(single))
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{folder} holds pickled weights only ({', '.join(pickled[:3])}), which are not read: "
+            "they can run code. Convert them once with model.save_pretrained(folder), which "
+            "writes safetensors."
+        )
+    raise CheckpointError(
+        f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE} is there. "
+        "Download the model completely."
+    )
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read the header of one safetensors file and check it against the file's size.
+
+    Raises:
+        CheckpointError: the file is truncated or no safetensors file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            raise CheckpointError(_damaged(path, "its header is cut off"))
+        text = file.read(length)
+    try:
+        entries = json.loads(text, object_pairs_hook=_without_duplicates)
+        entries.pop("__metadata__", None)
+        tensors = {name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise CheckpointError(_damaged(path, f"its header cannot be read ({exc})")) from exc
+    _check_offsets(path, tensors, 8 + length, size)
+    return tensors
+
+
+def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> TensorInfo:
+    start, end = entry["data_offsets"]
+    shape = tuple(int(size) for size in entry["shape"])
+    return TensorInfo(name, entry["dtype"], shape, path, data_start + start, data_start + end)
+
+
+def _check_offsets(path: Path, tensors: dict[str, TensorInfo], start: int, size: int) -> None:
+    position = start
+    for tensor in sorted(tensors.values(), key=lambda each: each.start):
+        bits = DTYPE_BITS.get(tensor.dtype)
+        if bits is not None and tensor.nbytes != -(-tensor.numel * bits // 8):
+            raise CheckpointError(
+                _damaged(path, f"{tensor.name} takes {tensor.nbytes} bytes, which its shape is not")
+            )
+        if tensor.start != position:
+            raise CheckpointError(_damaged(path, f"{tensor.name} does not follow its predecessor"))
+        position = tensor.end
+    if position != size:
+        raise CheckpointError(
+            _damaged(path, f"its tensors end at byte {position}, the file at {size}")
+        )
+
+
+def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise CheckpointError(_damaged(index, f"it is no index ({exc!r})")) from exc
+    shards: dict[str, dict[str, TensorInfo]] = {}
+    for file in sorted(set(weight_map.values())):
+        if Path(file).name != file:
+            raise CheckpointError(_damaged(index, f"it points outside the folder ({file})"))
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{folder} lacks the shard {file} that its index names.")
+        shards[file] = read_header(folder / file)
+    absent = [name for name, file in weight_map.items() if name not in shards[file]]
+    if absent:
+        raise CheckpointError(_damaged(index, f"{absent[0]} is not in {weight_map[absent[0]]}"))
+    return {name: shards[file][name] for name, file in weight_map.items()}
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{repeated} is there twice")
+    return found
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return f"{path} is damaged: {reason}. Download or write it again."

@@ -1,0 +1,39 @@
+"""The command line: parse, call, print. No rule of its own; errors become exit codes.
+
+0 done   1 failed while working   2 refused before anything changed   130 interrupted
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ..errors import OptiPFairError
+from .app import app
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; never a traceback for a user's mistake."""
+    try:
+        code = app.main(arguments, prog_name="optipfair", standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("Interrupted.", INTERRUPTED)
+    except OptiPFairError as exc:
+        return _fail(str(exc), REFUSED if isinstance(exc, ValueError) else FAILED)
+    except MemoryError:
+        return _fail("Out of memory. Try a smaller --dtype or a machine with more.", FAILED)
+    except (OSError, RuntimeError) as exc:  # disk and device; nothing half done is left
+        return _fail(f"{type(exc).__name__}: {' '.join(str(exc).split())}", FAILED)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"Error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+model_option = click.option(
+    "--model-path",
+    required=True,
+    help='Folder, hub id, .gguf file, or "demo" for the embedded model.',
+)
+device_option = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Where to work: cpu, cuda, cuda:1, mps, or auto for an accelerator if there is one.",
+)
+dtype_option = click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    metavar="auto|float32|float16|bfloat16",
+    help="Type of the weights; auto keeps the checkpoint's.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+trust_option = click.option(
+    "--trust-remote-code", is_flag=True, help="Allow code from the model's repository to run."
+)

@@ -1,0 +1,136 @@
+"""`optipfair prune`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..pruning.importance import CRITERIA
+from ..pruning.selection import LAYER_STRATEGIES
+from ..pruning.targets import EXPANSION_DIVISORS, PRUNING_TYPES
+from .options import device_option, dtype_option, json_option, model_option, trust_option
+from .output import print_json, print_table, show_bars, showing_warnings
+
+if TYPE_CHECKING:
+    from ..pipeline import PruneResult
+
+
+def _names(registry: Any) -> str:
+    return "|".join(registry.names())
+
+
+@click.command()
+@model_option
+@click.option("--output-path", required=True, help="Folder to write; appears when complete.")
+@click.option(
+    "--pruning-type",
+    default="MLP_GLU",
+    show_default=True,
+    metavar=_names(PRUNING_TYPES),
+    help="Remove MLP neurons, or whole decoder layers.",
+)
+@click.option(
+    "--method",
+    default="MAW",
+    show_default=True,
+    metavar=_names(CRITERIA),
+    help="Importance criterion of neurons; MAW and PPM are the same.",
+)
+@click.option(
+    "--pruning-percentage",
+    type=float,
+    metavar="PERCENT",
+    help="Share of neurons (or layers) to remove, 0-100. [width without a target: 10]",
+)
+@click.option(
+    "--expansion-rate",
+    type=float,
+    metavar="PERCENT",
+    help="MLP width to reach, in percent of the hidden size.",
+)
+@click.option(
+    "--expansion-divisor",
+    type=int,
+    metavar="|".join(map(str, EXPANSION_DIVISORS)),
+    help="Round the kept width down to a multiple.",
+)
+@click.option("--num-layers-to-remove", type=int, metavar="NUM", help="How many layers to remove.")
+@click.option("--layer-indices", metavar="I,J,...", help='Layers to remove, for example "2,5,8".')
+@click.option(
+    "--layer-selection-method",
+    default="last",
+    show_default=True,
+    metavar=_names(LAYER_STRATEGIES),
+    help="Which layers to remove.",
+)
+@device_option
+@dtype_option
+@click.option("--overwrite", is_flag=True, help="Replace a model that is in the output folder.")
+@click.option("--no-verify", is_flag=True, help="Do not reload the result and compare logits.")
+@trust_option
+@json_option
+@click.option("--verbose/--quiet", default=True, help="Show progress and results, or nothing.")
+def prune(**options: Any) -> None:
+    """Prune a model and write it with its plan and card to a new folder.
+
+    \b
+    Examples:
+      optipfair prune --model-path demo --output-path smaller --pruning-percentage 20
+      optipfair prune --model-path org/name --output-path smaller --pruning-type DEPTH \\
+          --num-layers-to-remove 4
+    """
+    from ..pipeline import prune_checkpoint
+
+    quiet = not options["verbose"]
+    with showing_warnings(quiet):
+        result = prune_checkpoint(
+            options["model_path"],
+            options["output_path"],
+            options["pruning_type"],
+            options["method"],
+            options["pruning_percentage"],
+            expansion_rate=options["expansion_rate"],
+            expansion_divisor=options["expansion_divisor"],
+            num_layers_to_remove=options["num_layers_to_remove"],
+            layer_indices=_indices(options["layer_indices"]),
+            layer_selection_method=options["layer_selection_method"],
+            device=options["device"],
+            dtype=options["dtype"],
+            overwrite=options["overwrite"],
+            verify=not options["no_verify"],
+            trust_remote_code=options["trust_remote_code"],
+            show_progress=show_bars(quiet),
+            command=shlex.join(["optipfair", *sys.argv[1:]]),
+        )
+    if options["as_json"]:
+        print_json(result.to_dict())
+    elif not quiet:
+        _print(result)
+
+
+def _indices(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f'{text!r} is no list of layer numbers. Give them with commas, for example "2,5,8".',
+            param_hint="--layer-indices",
+        ) from None
+
+
+def _print(result: PruneResult) -> None:
+    from ..report.card import figures
+
+    print_table("Pruned", ["", "before", "after"], figures(result.statistics))
+    if result.logits_difference is None:
+        click.echo("Not verified (--no-verify).")
+    else:
+        click.echo(f"Reloaded: logits differ by {result.logits_difference:.1g} at most.")
+    if not result.has_tokenizer:
+        click.echo("The model has no tokenizer; none was written.")
+    click.echo(f"Written to {result.output_path} in {result.seconds:.1f} s.")

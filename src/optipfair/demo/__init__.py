@@ -1,0 +1,1 @@
+"""The demonstration: a real model gets smaller, loads again and still answers."""

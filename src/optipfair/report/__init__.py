@@ -1,0 +1,1 @@
+"""Results for people: model cards (more formats follow the results that need them)."""

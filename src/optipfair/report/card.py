@@ -1,0 +1,154 @@
+"""The model card of a pruned model: Hub metadata, what was done, the figures, how to load it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..pruning.plan import PruningPlan
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that was pruned, as far as it is known."""
+
+    name: str
+    hub_id: str | None = None
+    license: str | None = None
+
+
+def base_of_folder(folder: Path) -> Base:
+    """Read the licence of a model from its card, if it has one."""
+    from huggingface_hub.repocard import metadata_load
+
+    card = folder / "README.md"
+    metadata = metadata_load(card) if card.is_file() else None
+    found = (metadata or {}).get("license")
+    return Base(folder.resolve().name, license=found if isinstance(found, str) else None)
+
+
+def model_card(
+    base: Base, plan: PruningPlan, statistics: Mapping[str, Any], name: str, command: str
+) -> str:
+    """Write the card as Markdown with YAML front matter.
+
+    Args:
+        base: the model before.
+        plan: what was decided.
+        statistics: of `get_pruning_statistics`, with `original_file_bytes` and
+            `pruned_file_bytes` where known.
+        name: of the new model.
+        command: that made it.
+    """
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        base_model=base.hub_id,
+        license=base.license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["optipfair", "pruned", "width-pruning" if plan.width_cuts else "depth-pruning"],
+    )
+    return "\n".join(
+        [
+            "---",
+            data.to_yaml(),
+            "---",
+            "",
+            f"# {name}",
+            "",
+            f"{base.name}, pruned with [OptiPFair](https://pypi.org/project/optipfair/) "
+            f"{__version__}.",
+            "",
+            _what_was_done(plan),
+            "",
+            *_table(statistics),
+            "",
+            "Pruning costs quality. Unless figures for quality and bias stand here, none were "
+            "measured: evaluate the model on your own task before you use it.",
+            "",
+            "```python",
+            "from transformers import AutoModelForCausalLM",
+            "",
+            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
+            "```",
+            "",
+            f"Made with `{command}`. The plan is in `pruning_plan.json` ({plan.digest}).",
+            f"Versions: {versions()}.",
+            "",
+        ]
+    )
+
+
+def versions() -> str:
+    """The versions that a result depends on, in one line."""
+    import torch
+    import transformers
+
+    return (
+        f"optipfair {__version__}, transformers {transformers.__version__}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def _what_was_done(plan: PruningPlan) -> str:
+    lines = []
+    if plan.drop_layers:
+        listed = ", ".join(map(str, plan.drop_layers))
+        lines.append(
+            f"Removed {len(plan.drop_layers)} of {plan.num_layers} decoder layers ({listed})."
+        )
+    widths = sorted({(cut.mlp, cut.width, cut.kept) for cut in plan.width_cuts})
+    lines += [f"Kept {kept} of {width} neurons in each {mlp}." for mlp, width, kept in widths]
+    if plan.width_cuts:
+        method = plan.request.get("neuron_selection_method", "?")
+        data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"
+        lines.append(f"Neurons were chosen by {method}, from {data}.")
+    return " ".join(lines) or "Nothing was removed."
+
+
+def _table(statistics: Mapping[str, Any]) -> list[str]:
+    rows = ["| | before | after |", "|---|---|---|"]
+    for label, before, after in figures(statistics):
+        rows.append(f"| {label} | {before} | {after} |")
+    return rows
+
+
+def figures(statistics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of the table before/after, for the card and the terminal."""
+    rows = [
+        (
+            "parameters",
+            f"{statistics['original_parameters']:,}",
+            f"{statistics['pruned_parameters']:,} (-{statistics['percentage_reduction']:.2f} %)",
+        ),
+        (
+            "weights in memory",
+            size(statistics["original_bytes"]),
+            size(statistics["pruned_bytes"]),
+        ),
+    ]
+    if "original_layer_count" in statistics:
+        before, after = statistics["original_layer_count"], statistics["final_layer_count"]
+        rows.append(("decoder layers", str(before), str(after)))
+    if statistics.get("original_expansion_rate") is not None:
+        before, after = statistics["original_expansion_rate"], statistics["expansion_rate"]
+        rows.append(("MLP width, % of hidden size", f"{before:.1f}", f"{after:.1f}"))
+    if "pruned_file_bytes" in statistics:
+        stored = statistics.get("original_file_bytes")
+        after = size(statistics["pruned_file_bytes"])
+        rows.append(("weights on disk", size(stored) if stored else "-", after))
+    return rows
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as disks and hubs state them: 538.1 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

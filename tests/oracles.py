@@ -1,0 +1,99 @@
+"""What results are compared with: the state of a model, and models changed the obvious way."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optipfair import PruningPlan, get_model_layers
+from optipfair.arch.slots import zero_
+from optipfair.arch.view import describe
+
+
+def model_state(model: Any) -> dict[str, Any]:
+    """Everything of a model that a call which only reads must leave alone."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {
+        "tensors": {name: (id(tensor), *_bits(tensor)) for name, tensor in tensors.items()},
+        "requires_grad": {name: tensor.requires_grad for name, tensor in parameters.items()},
+        "gradients": {name: _bits(tensor.grad) for name, tensor in parameters.items()},
+        "modules": {name: (type(module), id(module)) for name, module in modules.items()},
+        "attributes": {name: plain_attributes(module) for name, module in modules.items()},
+        "hooks": {
+            name: [*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks]
+            for name, module in modules.items()
+        },
+        "config": model.config.to_dict() if hasattr(model, "config") else None,
+    }
+
+
+def _bits(tensor: Tensor | None) -> tuple[object, ...]:
+    """Shape, type and bytes, so that NaN equals NaN and -0 differs from 0."""
+    if tensor is None or tensor.is_meta:
+        return (None if tensor is None else tuple(tensor.shape),)
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tuple(tensor.shape), tensor.dtype, data
+
+
+def plain_attributes(module: nn.Module) -> dict[str, object]:
+    """Numbers, flags and strings among a module's own attributes, `training` included.
+
+    `name_or_path`, where transformers notes what a model was loaded from, is left out.
+    """
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if (value is None or isinstance(value, bool | int | float | str)) and key != "name_or_path"
+    }
+
+
+def with_zeroed_neurons(model: Any, plan: PruningPlan) -> Any:
+    """A copy in which the neurons that a plan removes are zero, expert by expert."""
+    zeroed = copy.deepcopy(model)
+    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in describe(zeroed).mlps}
+    for cut in plan.width_cuts:
+        for slot, tensor in mlps[cut.layer, cut.mlp].tensors.items():
+            for expert, keep in enumerate(cut.keep):
+                drop = torch.tensor(sorted(set(range(cut.width)) - set(keep)))
+                if mlps[cut.layer, cut.mlp].spec.experts:
+                    zero_(tensor.data[expert], replace(slot, axis=slot.axis - 1), drop)
+                else:
+                    zero_(tensor.data, slot, drop)
+    return zeroed
+
+
+def with_skipped_layers(model: Any, drop: list[int]) -> Any:
+    """A copy whose dropped layers pass their input on, in the form of their own output."""
+    skipped = copy.deepcopy(model)
+    for index in drop:
+        layer = get_model_layers(skipped)[index]
+        layer.forward = MethodType(_passing_on(layer.forward), layer)
+    return skipped
+
+
+def _passing_on(run: Any) -> Any:
+    def forward(_self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = run(hidden_states, *args, **kwargs)
+        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
+    return forward
+
+
+def greedy(model: Any, token_ids: Tensor, *, cache: bool) -> list[list[int]]:
+    """Five more tokens, so that the text outgrows the toy models' sliding window of 16."""
+    generated: Tensor = model.generate(
+        token_ids,
+        attention_mask=torch.ones_like(token_ids),
+        max_new_tokens=5,
+        min_new_tokens=5,
+        do_sample=False,
+        use_cache=cache,
+    )
+    return generated.tolist()  # type: ignore[no-any-return]

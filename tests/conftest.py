@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -101,3 +102,42 @@ def _random_state() -> tuple[int, ...]:
 
     states = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state())
     return tuple(hash(repr(state)) for state in states)
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy Llama with a tokenizer and a licence, in a folder that no test changes."""
+    from optipfair.testing import byte_tokenizer, tiny_model
+
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    tiny_model("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    (folder / "LICENSE").write_text("Do what you like.\n")
+    return folder
+
+
+@pytest.fixture
+def llama_copy(llama_folder: Path, tmp_path: Path) -> Path:
+    """The toy Llama's folder, to be damaged."""
+    return Path(shutil.copytree(llama_folder, tmp_path / "model"))
+
+
+@pytest.fixture
+def untouched() -> Callable[[Path], AbstractContextManager[None]]:
+    """`with untouched(folder):` the block leaves everything below the folder as it was."""
+
+    def snapshot(folder: Path) -> dict[str, bytes | None]:
+        return {
+            str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in sorted(folder.rglob("*"))
+        }
+
+    @contextmanager
+    def check(folder: Path) -> Iterator[None]:
+        before = snapshot(folder)
+        yield
+        after = snapshot(folder)
+        assert sorted(after) == sorted(before)
+        assert after == before
+
+    return check

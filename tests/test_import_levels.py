@@ -26,7 +26,7 @@ LEVELS = {
     "arch.view": 3,
     "loading": 4,
     "testing": 4,
-    "checkpoint": 4,
+    "checkpoint": 3,
     "pruning.importance": 4,
     "pruning.selection": 4,
     "pruning.targets": 4,
@@ -43,8 +43,8 @@ LEVELS = {
     "report": 7,
     "analysis": 7,
     "pipeline": 8,
-    "demo": 8,
-    "cli": 9,
+    "demo": 9,
+    "cli": 10,
 }
 
 MODULES = sorted(

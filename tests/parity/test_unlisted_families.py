@@ -89,3 +89,12 @@ def test_a_fixed_rule_by_layer_is_refused_naming_what_would_change(
     model = unlisted_model("diffllama")
     with refused(model, "lambda_init would change"):
         prune_model(model, "DEPTH", layer_indices=[1], show_progress=False)
+
+
+def test_removing_all_attention_layers_of_a_hybrid_model_is_refused(
+    refused: Callable[..., Any],
+) -> None:
+    model = unlisted_model("qwen3_next")
+    assert model.config.layer_types.index("full_attention") == 3  # the only one
+    with refused(model, "attention"):
+        prune_model(model, "DEPTH", layer_indices=[3], show_progress=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrained
     """
     try:
         config = changed_config(model.config, changes)
-        with torch.device("meta"), no_init_weights():
+        with _without_weights():
             return type(model)(config)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as exc:
         what = f"with {dict(changes)}" if changes else "as it is"
@@ -97,13 +98,21 @@ def build_on_meta(config: Any) -> PreTrainedModel:
 
     auto: Any = AutoModelForCausalLM
     try:
-        with torch.device("meta"), no_init_weights():
+        with _without_weights():
             model: PreTrainedModel = auto.from_config(config)
+            model.tie_weights()  # part of the initialization that is left out
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as exc:
         raise UnsupportedModelError(
             f"transformers cannot build a causal language model from this config: {exc}"
         ) from exc
     return model
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Build modules on `meta`; some constructors draw random numbers, which must not show."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights():
+        yield
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,9 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=any(header)
+    )
     for number, column in enumerate(header):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:

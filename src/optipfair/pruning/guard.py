@@ -44,6 +44,7 @@ def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
         UnsupportedModelError: naming what would differ.
     """
     changes = config_changes(view, plan)
+    _check_attention_stays(view.text_config, changes)
     old, new = build_twin(view.model, {}), build_twin(view.model, changes)
     _check_live_model(view, tensor_shapes(old))
     path = view.layers_path
@@ -158,6 +159,20 @@ def _mlp_of(view: ModelView, cut: WidthCut) -> MLPView:
     return next(mlp for mlp in view.layers[cut.layer].mlps if mlp.spec.name == cut.mlp)
 
 
+def _check_attention_stays(config: Any, changes: Mapping[str, Any]) -> None:
+    """A hybrid model without any attention layer cannot count the tokens of its cache."""
+
+    def attends(kinds: Sequence[str]) -> bool:
+        return any("attention" in kind and "linear" not in kind for kind in kinds)
+
+    before = getattr(config, "layer_types", None) or ()
+    if attends(before) and not attends(changes.get("layer_types", before)):
+        raise UnsupportedModelError(
+            "Removing these layers would leave no attention layer in a hybrid model, which cannot "
+            "generate then. Keep at least one layer of full attention."
+        )
+
+
 def vanished_types(config: Any, changes: Mapping[str, Any]) -> set[str]:
     """Layer types (`sliding_attention`, ...) that no kept layer has."""
     before = getattr(config, "layer_types", None) or ()
@@ -236,6 +251,19 @@ def check_cuttable(view: ModelView) -> None:
             )
 
 
+def check_sharing(view: ModelView) -> None:
+    """Refuse MLPs that share some of their tensors: what one keeps the other would lose."""
+    owners: dict[int, tuple[int, ...]] = {}
+    for mlp in view.mlps:
+        identities = tuple(id(tensor) for tensor in mlp.tensors.values())
+        for slot, tensor in mlp.tensors.items():
+            if owners.setdefault(id(tensor), identities) != identities:
+                raise UnsupportedModelError(
+                    f"{mlp.tensor_name(slot)} is shared with another MLP, but not all tensors are, "
+                    "so the two cannot keep the same neurons. Untie the tensor first."
+                )
+
+
 def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
     """Refuse a plan that was made for another model."""
     have = (view.spec.model_type, len(view.layers))
@@ -244,10 +272,39 @@ def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
             f"The plan is for a {plan.model_type!r} of {plan.num_layers} layers; this is a "
             f"{have[0]!r} of {have[1]}."
         )
-    found = {(mlp.layer, mlp.spec.name): mlp.width for mlp in view.mlps}
+    if not plan.keep_layers or not _increasing(plan.keep_layers, plan.num_layers):
+        raise ArgumentError(
+            f"The plan's keep_layers is no increasing list of layers from 0 to {have[1] - 1}."
+        )
+    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
     for cut in plan.width_cuts:
-        if found.get((cut.layer, cut.mlp)) != cut.width:
+        mlp = mlps.pop((cut.layer, cut.mlp), None)
+        if mlp is None or cut.layer not in plan.keep_layers:
             raise ArgumentError(
-                f"The plan cuts {cut.mlp} of layer {cut.layer} from {cut.width} neurons; the "
-                f"model has {found.get((cut.layer, cut.mlp))} there."
+                f"The plan cuts {cut.mlp!r} of layer {cut.layer}, which the model does not have, "
+                "which it removes, or which it cuts twice."
             )
+        _check_cut_fits(mlp, cut)
+
+
+def _check_cut_fits(mlp: MLPView, cut: WidthCut) -> None:
+    where = f"{cut.mlp} of layer {cut.layer}"
+    if mlp.width != cut.width:
+        raise ArgumentError(
+            f"The plan cuts {where} from {cut.width} neurons; the model has {mlp.width} there."
+        )
+    if len(cut.keep) != (mlp.experts or 1):
+        raise ArgumentError(
+            f"The plan has {len(cut.keep)} kept sets for {where}; {mlp.experts or 1} are needed."
+        )
+    lengths = {len(keep) for keep in cut.keep}
+    if lengths == {0} or len(lengths) > 1:
+        raise ArgumentError(f"The plan keeps {sorted(lengths)} neurons in {where}.")
+    if not all(_increasing(keep, mlp.width) for keep in cut.keep):
+        raise ArgumentError(
+            f"The plan's kept neurons of {where} are no increasing numbers below {mlp.width}."
+        )
+
+
+def _increasing(indices: Sequence[int], end: int) -> bool:
+    return all(a < b for a, b in zip((-1, *indices), (*indices, end), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from ..arch.slots import take
 from ..arch.view import MLPView, ModelView, describe, find_mlp
 from ..errors import ArgumentError, UnsupportedModelError
 from .importance import compute_neuron_pair_importance_maw
+from .scoring import check_finite
 from .selection import select_neurons, whole_number
 from .surgery import zero_mlp
 from .targets import check_percentage, removed_count
@@ -57,6 +58,7 @@ def prune_neuron_pairs(
             "gated MLP module, for example model.model.layers[0].mlp."
         )
     kept = max(view.width - removed_count(view.width, percentage), 1)
+    check_finite(view, {"gate", "up", "down", "bias"})
     matrices = view.matrices()
     scores = _check_scores(importance_fn(matrices["gate"], matrices["up"]), view.width)
     keep = select_neurons(scores, kept)
@@ -116,10 +118,11 @@ def _chosen_neurons(
         raise UnsupportedModelError(
             f"Layer {number} has not one MLP but: {names}. Its neurons have no single numbering."
         )
-    if isinstance(neurons, str) or not isinstance(neurons, Sequence | range | Tensor):
+    if isinstance(neurons, str | bytes) or not isinstance(neurons, Iterable):
         raise ArgumentError(f"neurons[{number}]={neurons!r} is no sequence of neuron indices.")
-    indices = [whole_number(neuron) for neuron in neurons]
-    for given, index in zip(neurons, indices, strict=True):
+    given_neurons = list(neurons)
+    indices = [whole_number(neuron) for neuron in given_neurons]
+    for given, index in zip(given_neurons, indices, strict=True):
         if index is None or not 0 <= index < mlps[0].width:
             raise ArgumentError(
                 f"neurons[{number}] holds {given!r}; the layer has neurons 0 to "

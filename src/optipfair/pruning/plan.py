@@ -115,7 +115,7 @@ class PruningPlan:
             )
             keep_layers = parse_ranges(data["keep_layers"])
             return cls(data["model_type"], data["num_layers"], keep_layers, cuts, data["request"])
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
             if isinstance(exc, ArgumentError):
                 raise
             raise ArgumentError(f"This is no pruning plan as `to_json` writes it: {exc!r}") from exc

@@ -11,7 +11,7 @@ from ..arch.view import MLPView, ModelView
 from ..errors import ArgumentError, PruningWarning, UnsupportedModelError
 from ..progress import track
 from .calibration import neuron_input_norms
-from .guard import check_cuttable
+from .guard import check_cuttable, check_sharing
 from .importance import Criterion
 from .plan import PruningPlan, WidthCut
 from .scoring import score_mlp, score_mlp_with_data
@@ -43,6 +43,7 @@ def plan_width(
     """
     check_width_is_prunable(view)
     check_cuttable(view)
+    check_sharing(view)
     counts = _kept_counts(view, target)
     norms = None if batches is None else neuron_input_norms(view, batches, show_progress)
     cuts = []

@@ -136,7 +136,7 @@ def check_layer_indices(name: str, values: object, total: int | None = None) -> 
 
 def whole_number(value: object) -> int | None:
     """The value as an int if it is one (Python, numpy or tensor), not a bool or a float."""
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]

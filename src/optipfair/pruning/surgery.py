@@ -15,7 +15,7 @@ from ..arch.slots import take, zero_
 from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
 from ..progress import track
-from .guard import Rewrite, check_cuttable, check_plan_fits, prove
+from .guard import Rewrite, check_cuttable, check_plan_fits, check_sharing, prove
 from .plan import PruningPlan, WidthCut
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def apply_plan(
     view = describe(model)
     check_plan_fits(view, plan)
     check_cuttable(view)
+    check_sharing(view)
     carry_out(view, plan, prove(view, plan), show_progress=show_progress)
     return model
 

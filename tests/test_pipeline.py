@@ -1,0 +1,305 @@
+"""From a model's name to a folder: what lies in it, and that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.repocard import metadata_load
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from optipfair import (
+    OutputError,
+    PruningPlan,
+    VerificationError,
+    apply_plan,
+    load_model,
+    prune_checkpoint,
+    prune_model,
+)
+from optipfair.checkpoint.reader import open_checkpoint
+from optipfair.pipeline import PLAN_FILE, reloaded_difference
+from optipfair.testing import byte_tokenizer, tiny_model
+
+Untouched = Callable[[Path], AbstractContextManager[None]]
+
+WAYS: list[dict[str, Any]] = [
+    {"pruning_percentage": 40},
+    {"expansion_rate": 120, "neuron_selection_method": "VOW"},
+    {"pruning_type": "DEPTH", "num_layers_to_remove": 2},
+    {"pruning_type": "DEPTH", "layer_indices": [0, 2]},
+]
+
+
+def same_tensors(one: Any, other: Any) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return list(mine) == list(theirs) and all(
+        torch.equal(mine[name], theirs[name]) for name in mine
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The kept width of experts")
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "phi3", "gpt2", "qwen2_moe"])
+def test_pruned_on_disk_equals_pruned_in_memory(
+    tmp_path: Path, family: str, way: dict[str, Any]
+) -> None:
+    if family == "qwen2_moe" and "expansion_rate" in way:
+        pytest.skip("its three kinds of MLP have no common rate")
+    tiny_model(family).save_pretrained(tmp_path / "model")
+    prune_checkpoint(tmp_path / "model", tmp_path / "out", **way)
+    in_memory = prune_model(tiny_model(family), **way, show_progress=False)
+    assert same_tensors(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), in_memory)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_plan_gives_the_same_model_again(
+    llama_folder: Path, tmp_path: Path, way: dict[str, Any]
+) -> None:
+    result = prune_checkpoint(llama_folder, tmp_path / "out", **way)
+    plan = PruningPlan.load(tmp_path / "out" / PLAN_FILE)
+    assert plan == result.plan
+    again = apply_plan(load_model(llama_folder), plan)
+    assert same_tensors(again, load_model(tmp_path / "out"))
+
+
+def test_without_a_target_ten_percent_of_the_neurons_go(llama_folder: Path, tmp_path: Path) -> None:
+    prune_checkpoint(llama_folder, tmp_path / "out")
+    assert AutoConfig.from_pretrained(tmp_path / "out").intermediate_size == 36
+
+
+def test_calibration_data_decide(llama_folder: Path, tmp_path: Path) -> None:
+    batches = [torch.arange(24).view(2, 12)]
+    result = prune_checkpoint(
+        llama_folder, tmp_path / "out", pruning_percentage=50, dataloader=batches
+    )
+    weights_only = prune_checkpoint(llama_folder, tmp_path / "other", pruning_percentage=50)
+    assert result.plan.width_cuts != weights_only.plan.width_cuts
+    assert "calibration data" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_shards_are_read(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    prune_checkpoint(tmp_path / "model", tmp_path / "out", pruning_percentage=40)
+    in_memory = prune_model(tiny_model("llama"), pruning_percentage=40, show_progress=False)
+    assert same_tensors(load_model(tmp_path / "out"), in_memory)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "written"),
+    [
+        ("bfloat16", "auto", "BF16"),
+        ("float16", "auto", "F16"),
+        ("float32", "auto", "F32"),
+        ("bfloat16", "float16", "F16"),
+        ("float32", "bfloat16", "BF16"),
+    ],
+)
+def test_the_dtype_is_kept_or_as_asked(
+    tmp_path: Path, stored: str, asked: str, written: str
+) -> None:
+    tiny_model("llama").to(getattr(torch, stored)).save_pretrained(tmp_path / "model")
+    prune_checkpoint(tmp_path / "model", tmp_path / "out", dtype=asked)
+    tensors = open_checkpoint(tmp_path / "out").tensors.values()
+    assert {tensor.dtype for tensor in tensors} == {written}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] in (stored, asked)
+
+
+def test_what_belongs_to_the_model_comes_along(llama_copy: Path, tmp_path: Path) -> None:
+    tokenizer: Any = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}!"
+    tokenizer.save_pretrained(llama_copy)
+    (llama_copy / "NOTICE.txt").write_text("Mine.")
+    (llama_copy / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+    prune_checkpoint(llama_copy, tmp_path / "out")
+    loaded: Any = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert loaded.apply_chat_template([{"content": "hi"}], tokenize=False) == "hi!"
+    assert (tmp_path / "out" / "LICENSE").read_text() == "Do what you like.\n"
+    assert (tmp_path / "out" / "NOTICE.txt").read_text() == "Mine."
+    kept = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (kept["do_sample"], kept["temperature"]) == (True, 0.6)
+
+
+def test_a_folder_of_licences_comes_along(llama_copy: Path, tmp_path: Path) -> None:
+    (llama_copy / "LICENSES").mkdir()
+    (llama_copy / "LICENSES" / "MIT.txt").write_text("MIT")
+    prune_checkpoint(llama_copy, tmp_path / "out")
+    assert (tmp_path / "out" / "LICENSES" / "MIT.txt").read_text() == "MIT"
+
+
+def test_contradicting_generation_settings_do_not_stop_it(llama_copy: Path, tmp_path: Path) -> None:
+    """Many published models carry such; transformers reads but does not write them."""
+    text = '{"do_sample": false, "temperature": 0.6, "top_p": 0.9}'
+    (llama_copy / "generation_config.json").write_text(text)
+    prune_checkpoint(llama_copy, tmp_path / "out")
+    assert (tmp_path / "out" / "generation_config.json").is_file()
+
+
+def test_the_card_says_what_was_done_to_what(llama_copy: Path, tmp_path: Path) -> None:
+    (llama_copy / "README.md").write_text("---\nlicense: mit\n---\n# Llama\n")
+    result = prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=25, command="do it")
+    card = tmp_path / "out" / "README.md"
+    metadata = metadata_load(card)
+    assert metadata is not None
+    assert metadata["license"] == "mit"
+    assert {"optipfair", "pruned", "width-pruning"} <= set(metadata["tags"])
+    assert metadata["library_name"] == "transformers"
+    assert "base_model" not in metadata, "a folder's name is no model of the Hub"
+    for fact in ("Kept 30 of 40 neurons", "`do it`", result.plan.digest, "MAW", "# out"):
+        assert fact in card.read_text()
+
+
+def test_the_card_of_a_depth_pruned_model_names_the_layers(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    prune_checkpoint(llama_folder, tmp_path / "out", "DEPTH", layer_indices=[1, 2])
+    metadata = metadata_load(tmp_path / "out" / "README.md")
+    assert metadata is not None
+    assert "depth-pruning" in metadata["tags"]
+    assert "license" not in metadata
+    assert "Removed 2 of 4 decoder layers (1, 2)" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        b"# No front matter",
+        b"---\nlicense: [a\n---\n",
+        b"---\nlicense: \xff\n---\n",
+        b"---\njust words\n---\n",
+        b"---\nlicense: [mit, apache-2.0]\n---\n",
+    ],
+)
+def test_a_broken_card_of_the_base_does_not_stop_it(
+    llama_copy: Path, tmp_path: Path, card: bytes
+) -> None:
+    (llama_copy / "README.md").write_bytes(card)
+    prune_checkpoint(llama_copy, tmp_path / "out")
+    assert metadata_load(tmp_path / "out" / "README.md")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_figures_are_those_of_the_written_model(
+    llama_folder: Path, tmp_path: Path, way: dict[str, Any]
+) -> None:
+    result = prune_checkpoint(llama_folder, tmp_path / "out", **way)
+    before, after = open_checkpoint(llama_folder), open_checkpoint(tmp_path / "out")
+    assert result.statistics["original_file_bytes"] == before.nbytes
+    assert result.statistics["pruned_file_bytes"] == after.nbytes
+    assert result.statistics["pruned_parameters"] == sum(t.numel for t in after.tensors.values())
+    assert result.logits_difference == 0
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_a_model_without_tokenizer_is_pruned(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    result = prune_checkpoint(tmp_path / "model", tmp_path / "out")
+    assert not result.has_tokenizer
+    assert not list((tmp_path / "out").glob("*token*"))
+
+
+def test_verification_can_be_left_out(llama_folder: Path, tmp_path: Path) -> None:
+    assert prune_checkpoint(llama_folder, tmp_path / "out", verify=False).logits_difference is None
+
+
+def test_a_model_that_reloads_differently_is_noticed(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    assert reloaded_difference(model, tmp_path) == 0
+    with torch.no_grad():
+        model.lm_head.weight[3, 2] += 0.1
+    with pytest.raises(VerificationError, match="logits differ by"):
+        reloaded_difference(model, tmp_path)
+
+
+def test_an_infinite_or_undefined_difference_is_noticed(tmp_path: Path) -> None:
+    for value in (float("inf"), float("nan")):
+        model = tiny_model("llama")
+        model.save_pretrained(tmp_path)
+        with torch.no_grad():
+            model.lm_head.weight[3, 2] = value
+        with pytest.raises(VerificationError, match="logits differ by"):
+            reloaded_difference(model, tmp_path)
+
+
+def disk_full(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def half_then_interrupt(model: Any, folder: Path, **__: Any) -> None:
+    model.config.save_pretrained(folder)
+    interrupt()
+
+
+FAILURES = [(disk_full, OSError), (interrupt, KeyboardInterrupt)]
+FAILURES += [(half_then_interrupt, KeyboardInterrupt)]
+
+
+@pytest.mark.parametrize(("fail", "error"), FAILURES)
+@pytest.mark.parametrize("output", ["out", "new/parents/out"])
+def test_a_failure_while_writing_leaves_nothing(
+    llama_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    untouched: Untouched,
+    output: str,
+    fail: Callable[..., None],
+    error: type[BaseException],
+) -> None:
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
+    with untouched(llama_copy.parent), pytest.raises(error):
+        prune_checkpoint(llama_copy, llama_copy.parent / output)
+
+
+def test_a_failure_keeps_the_model_that_was_to_be_replaced(
+    llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
+) -> None:
+    output = llama_copy.parent / "out"
+    prune_checkpoint(llama_copy, output)
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", half_then_interrupt)
+    with untouched(llama_copy.parent), pytest.raises(KeyboardInterrupt):
+        prune_checkpoint(llama_copy, output, pruning_percentage=50, overwrite=True)
+
+
+def test_a_result_that_reloads_differently_is_not_written(
+    llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
+) -> None:
+    save = LlamaForCausalLM.save_pretrained
+
+    def save_and_drift(model: Any, folder: Path, **options: Any) -> None:
+        save(model, folder, **options)
+        model.lm_head.weight.data += 1
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_and_drift)
+    with untouched(llama_copy.parent), pytest.raises(VerificationError):
+        prune_checkpoint(llama_copy, llama_copy.parent / "out")
+
+
+def test_overwriting_puts_the_new_model_in_the_place_of_the_old(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    prune_checkpoint(llama_folder, tmp_path / "out", pruning_percentage=50)
+    (tmp_path / "out" / "extra").touch()
+    with pytest.raises(OutputError, match="overwrite=True"):
+        prune_checkpoint(llama_folder, tmp_path / "out")
+    prune_checkpoint(llama_folder, tmp_path / "out", pruning_percentage=25, overwrite=True)
+    assert AutoConfig.from_pretrained(tmp_path / "out").intermediate_size == 30
+    assert not (tmp_path / "out" / "extra").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_result_can_be_pruned_again(llama_folder: Path, tmp_path: Path) -> None:
+    prune_checkpoint(llama_folder, tmp_path / "a", pruning_percentage=50)
+    prune_checkpoint(tmp_path / "a", tmp_path / "b", "DEPTH", num_layers_to_remove=1)
+    config = AutoConfig.from_pretrained(tmp_path / "b")
+    assert (config.intermediate_size, config.num_hidden_layers) == (20, 3)

@@ -127,10 +127,10 @@ def pruning(name: str, model: torch.nn.Module, runs: int, device: str) -> None:
             if run == 0:  # warm-up
                 copies, prunes, peaks = [], [], []
         ratio = statistics.median(p / c for p, c in zip(prunes, copies, strict=True))
-        print(
-            f"  {method:6}{1e3 * statistics.median(copies):10.1f}"
-            f"{1e3 * statistics.median(prunes):10.1f}{ratio:8.2f}{goal:6.1f}{size(statistics.median(peaks)):>11}  {size(layer_bytes)}"
-        )
+        copied, pruned = 1e3 * statistics.median(copies), 1e3 * statistics.median(prunes)
+        peak = size(statistics.median(peaks))
+        print(f"  {method:6}{copied:10.1f}{pruned:10.1f}{ratio:8.2f}{goal:6.1f}{peak:>11}", end="")
+        print(f"  {size(layer_bytes)}")
 
 
 def prune(model: torch.nn.Module, method: str) -> None:

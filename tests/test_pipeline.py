@@ -152,7 +152,7 @@ def test_the_card_says_what_was_done_to_what(llama_copy: Path, tmp_path: Path) -
     assert {"optipfair", "pruned", "width-pruning"} <= set(metadata["tags"])
     assert metadata["library_name"] == "transformers"
     assert "base_model" not in metadata, "a folder's name is no model of the Hub"
-    for fact in ("Kept 30 of 40 neurons", "`do it`", result.plan.digest, "MAW", "# out"):
+    for fact in ("Kept 30 of 40 neurons", "`do it`", result.plan.digest, "chosen by PPM", "# out"):
         assert fact in card.read_text()
 
 

@@ -1,8 +1,8 @@
 """Twins: what transformers would build from a config, without weights, and how two differ.
 
 Before anything is cut, the rewritten config is used to build a twin on the `meta` device. What
-differs from the twin of the old config must be explained by the cut; anything else would make
-the saved model reload as another one. This module knows nothing of plans.
+differs from the model must be explained by the cut; anything else would make the saved model
+reload as another one. This module knows nothing of plans.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 ShapeChange = tuple[tuple[int, ...], tuple[int, ...]]  # (old, new)
 
-_MODULE_INTERNALS = frozenset(vars(nn.Module())) | {"training"}
+# Marks of how a module came to be, not of what it computes.
+_NOT_COMPARED = frozenset(vars(nn.Module())) | {"_is_hf_initialized", "name_or_path"}
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _attributes(name: str, old: nn.Module, new: nn.Module) -> Iterator[Attribute
 
 def _plain(module: nn.Module) -> dict[str, object]:
     """The numbers, strings and sequences of them among a module's own attributes."""
-    own = ((k, v) for k, v in vars(module).items() if k not in _MODULE_INTERNALS)
+    own = ((k, v) for k, v in vars(module).items() if k not in _NOT_COMPARED)
     return {key: value for key, value in own if _is_plain(value)}
 
 

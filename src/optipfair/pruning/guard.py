@@ -1,6 +1,6 @@
 """What a plan does to the config and to the modules' bookkeeping, proved before anything is cut.
 
-Twins built on `meta` from the old and the rewritten config may differ only in what the plan
+A twin built on `meta` from the rewritten config may differ from the model only in what the plan
 explains: widths, layer numbers and the number of layers. Then the saved model loads again as the
 same model; anything else is refused with the reason.
 """
@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ..arch.config_rules import config_after_depth
 from ..arch.spec import MLPSpec
 from ..arch.twin import (
     AttributeChange,
     PresenceChange,
     ShapeChange,
+    TwinDifference,
     build_twin,
     compare_twins,
     tensor_shapes,
@@ -45,18 +48,15 @@ def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
     """
     changes = config_changes(view, plan)
     _check_attention_stays(view.text_config, changes)
-    old, new = build_twin(view.model, {}), build_twin(view.model, changes)
-    _check_live_model(view, tensor_shapes(old))
-    path = view.layers_path
-    renamed = {f"{path}.{i}": f"{path}.{keep}" for i, keep in enumerate(plan.keep_layers)}
-    difference = compare_twins(old, new, renamed)
     gone = vanished_types(view.text_config, changes)
-    problems = [
-        *(str(change) for change in difference.presence if not _is_of(change, gone)),
-        *_unexplained_shapes(view, plan, difference.shapes),
-        *_unexplained_attributes(view, plan, difference.attributes, gone),
-        *_missing_cuts(view, plan, new),
-    ]
+    new = build_twin(view.model, changes)
+    difference, problems = _compare(view, plan, view.model, new, gone)
+    if problems:
+        # What the live model already had beside its config is the user's own: a twin of the old
+        # config tells it from what the new config would change.
+        old = build_twin(view.model, {})
+        _check_live_model(view, tensor_shapes(old))
+        difference, problems = _compare(view, plan, old, new, gone)
     if problems:
         shown = "; ".join(problems[:3]) + (" ..." if len(problems) > 3 else "")
         raise UnsupportedModelError(
@@ -64,6 +64,22 @@ def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
             f"would load as another model: {shown}."
         )
     return Rewrite(changes, tuple(c for c in difference.attributes if not _serves(c.name, gone)))
+
+
+def _compare(
+    view: ModelView, plan: PruningPlan, old: nn.Module, new: nn.Module, gone: set[str]
+) -> tuple[TwinDifference, list[str]]:
+    """What changes from `old` to the new twin, and what of it the plan does not explain."""
+    path = view.layers_path
+    renamed = {f"{path}.{i}": f"{path}.{keep}" for i, keep in enumerate(plan.keep_layers)}
+    difference = compare_twins(old, new, renamed)
+    problems = [
+        *(str(change) for change in difference.presence if not _is_of(change, gone)),
+        *_unexplained_shapes(view, plan, difference.shapes),
+        *_unexplained_attributes(view, plan, difference.attributes, gone),
+        *_missing_cuts(view, plan, new),
+    ]
+    return difference, problems
 
 
 def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:

@@ -61,8 +61,7 @@ def model_card(
             "",
             f"# {name}",
             "",
-            f"{base.name}, pruned with [OptiPFair](https://pypi.org/project/optipfair/) "
-            f"{__version__}.",
+            f"{base.name}, pruned with OptiPFair {__version__}.",
             "",
             _what_was_done(plan),
             "",

@@ -16,7 +16,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -55,6 +54,12 @@ def large_llama() -> torch.nn.Module:
     return model.eval()
 
 
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "embedded": lambda: load_model("demo"),
+    "large": large_llama,
+}
+
+
 def timed(function: Callable[[], object], device: str) -> float:
     synchronize(device)
     started = time.perf_counter()
@@ -68,69 +73,73 @@ def synchronize(device: str) -> None:
         torch.accelerator.synchronize(device)
 
 
-class PeakMemory:
-    """Resident memory above the start, sampled every millisecond (or the device's own peak)."""
+def peak_memory(model: str, method: str, device: str) -> float:
+    """Peak bytes that pruning takes beside the model, in a process of its own.
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-
-    def __enter__(self) -> PeakMemory:
-        if self.device != "cpu":
-            torch.accelerator.reset_peak_memory_stats(self.device)
-            self.start = torch.accelerator.memory_allocated(self.device)
-            return self
-        self.start = self.peak = resident()
-        self.running = True
-        self.thread = threading.Thread(target=self._sample)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device != "cpu":
-            self.bytes = torch.accelerator.max_memory_allocated(self.device) - self.start
-            return
-        self.running = False
-        self.thread.join()
-        self.bytes = max(self.peak - self.start, 0)
-
-    def _sample(self) -> None:
-        while self.running:
-            self.peak = max(self.peak, resident())
-            time.sleep(0.001)
+    On CPU the high-water mark of resident memory is reset before (`clear_refs`), and the memory
+    allocator has nothing to recycle; elsewhere the device's own counter is read.
+    """
+    command = [sys.executable, __file__, "--peak", model, method, "--device", device]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
 
 
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def print_peak(model: str, method: str, device: str) -> None:
+    victim = MODELS[model]().to(device)
+    if device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")
+        before = high_water_mark()
+        prune(victim, method)
+        print(high_water_mark() - before)
+    else:
+        torch.accelerator.reset_peak_memory_stats(device)
+        before = torch.accelerator.memory_allocated(device)
+        prune(victim, method)
+        print(torch.accelerator.max_memory_allocated(device) - before)
 
 
-def pruning(name: str, model: torch.nn.Module, runs: int, device: str) -> None:
-    """Time and peak memory of `prune_model`, each run beside a copy of the MLP weights."""
+def high_water_mark() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def pruning(kind: str, name: str, model: torch.nn.Module, runs: int, device: str) -> None:
+    """Time and peak memory of `prune_model`, each run beside copies of the MLP weights.
+
+    A copy into memory that is new to the process pays for its pages, one into recycled memory
+    does not, and pruning meets either. So both are measured: `new` allocates the copies, `kept`
+    overwrites the same ones again.
+    """
     model = model.to(device)
-    weights = [tensor for mlp in describe(model).mlps for tensor in mlp.tensors.values()]
-    layer_bytes = sum(
-        p.numel() * p.element_size() for p in describe(model).container[0].parameters()
+    view = describe(model)
+    weights = [tensor.detach() for mlp in view.mlps for tensor in mlp.tensors.values()]
+    layer_bytes = sum(p.numel() * p.element_size() for p in view.container[0].parameters())
+    print(f"\n{name}: {size(sum(w.numel() * w.element_size() for w in weights))} of MLP weights;")
+    print(f"one layer holds {size(layer_bytes)}. Times in ms, ratios to the copies.")
+    print(
+        f"  {'':5}{'copy new':>10}{'kept':>8}{'prune':>9}{'/new':>7}{'/kept':>7}{'goal':>6}  peak"
     )
-    print(f"\n{name}: {size(sum(w.numel() * w.element_size() for w in weights))} of MLP weights")
-    print(f"  {'':6}{'copy ms':>10}{'prune ms':>10}{'ratio':>8}{'goal':>6}{'peak':>11}  one layer")
     for method, goal in METHODS.items():
-        copies, prunes, peaks = [], [], []
-        for run in range(runs + 1):
-            copies.append(timed(lambda: [w.detach().clone() for w in weights], device))
-            victim = copy.deepcopy(model)
-            prunes.append(timed(lambda v=victim, m=method: prune(v, m), device))
-            victim = copy.deepcopy(model)
-            with PeakMemory(device) as memory:
-                prune(victim, method)
-            peaks.append(memory.bytes)
-            del victim
-            if run == 0:  # warm-up
-                copies, prunes, peaks = [], [], []
-        ratio = statistics.median(p / c for p, c in zip(prunes, copies, strict=True))
-        copied, pruned = 1e3 * statistics.median(copies), 1e3 * statistics.median(prunes)
-        peak = size(statistics.median(peaks))
-        print(f"  {method:6}{copied:10.1f}{pruned:10.1f}{ratio:8.2f}{goal:6.1f}{peak:>11}", end="")
-        print(f"  {size(layer_bytes)}")
+        rows = [one_pruning(model, weights, method, device) for _ in range(runs + 1)][1:]
+        new, kept, pruned = (statistics.median(column) for column in zip(*rows, strict=True))
+        to_new = statistics.median(row[2] / row[0] for row in rows)
+        to_kept = statistics.median(row[2] / row[1] for row in rows)
+        print(
+            f"  {method:5}{1e3 * new:10.1f}{1e3 * kept:8.1f}{1e3 * pruned:9.1f}"
+            f"{to_new:7.2f}{to_kept:7.2f}{goal:6.1f}  {size(peak_memory(kind, method, device))}"
+        )
+
+
+def one_pruning(
+    model: torch.nn.Module, weights: list[torch.Tensor], method: str, device: str
+) -> tuple[float, float, float]:
+    """Seconds of a copy into new memory, into kept memory, and of pruning."""
+    copies: list[torch.Tensor] = []
+    new = timed(lambda: copies.extend(w.clone() for w in weights), device)
+    kept = timed(lambda: [c.copy_(w) for c, w in zip(copies, weights, strict=True)], device)
+    copies.clear()
+    victim = copy.deepcopy(model)
+    return new, kept, timed(lambda: prune(victim, method), device)
 
 
 def prune(model: torch.nn.Module, method: str) -> None:
@@ -187,17 +196,21 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--skip-large", action="store_true")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peak", nargs=2, metavar=("MODEL", "METHOD"), help="one measurement")
     arguments = parser.parse_args()
     device = arguments.device
+    if arguments.peak:
+        print_peak(*arguments.peak, device)
+        return
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     print(f"{datetime.now(UTC):%Y-%m-%d}  {device} ({name}), {os.cpu_count()} CPU cores")
     print(f"{versions()}; median of {arguments.runs}; {PERCENTAGE} % of the neurons removed")
     embedded = load_model("demo")
-    pruning("embedded SmolLM2-135M, float32", embedded, arguments.runs, device)
+    pruning("embedded", "embedded SmolLM2-135M, float32", embedded, arguments.runs, device)
     calibration(embedded, arguments.runs, device)
     start_up(arguments.runs)
     if not arguments.skip_large:
-        pruning("random Llama 1.5 B, bfloat16", large_llama(), arguments.runs, device)
+        pruning("large", "random Llama 1.5 B, bfloat16", large_llama(), arguments.runs, device)
 
 
 if __name__ == "__main__":

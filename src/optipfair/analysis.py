@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .arch.twin import build_on_meta
+from .arch.twin import build_on_meta, tensor_shapes
 from .arch.view import ModelView, describe
-from .checkpoint.reader import open_checkpoint
-from .errors import ArgumentError, UnsupportedModelError
-from .loading import Source, find_source, load_config
+from .checkpoint.reader import Checkpoint, open_checkpoint
+from .errors import ArgumentError, CheckpointError, UnsupportedModelError
+from .loading import find_source, load_config
 from .pruning.guard import prove
 from .pruning.plan import PruningPlan, WidthCut
 from .pruning.planning import check_width_is_prunable
@@ -85,12 +85,14 @@ def analyze_model(model_path: str | Path, *, trust_remote_code: bool = False) ->
         UnsupportedModelError: its decoder layers are not found.
     """
     source = find_source(model_path)
-    stored = _stored(source)
     config = load_config(source, trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(Path(source.location)) if source.kind == "folder" else None
     model = build_on_meta(config)
+    if checkpoint is not None:
+        _check_shapes(model, checkpoint)
     view = describe(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    size, dtypes = stored or _size_by_config(config, parameters)
+    size, dtypes = _size(checkpoint, config, parameters)
     refusals = {"MLP_GLU": _width_refusal(view), "DEPTH": _depth_refusal(view)}
     text = view.text_config
     heads = getattr(text, "num_attention_heads", None)
@@ -119,18 +121,21 @@ def analyze_model(model_path: str | Path, *, trust_remote_code: bool = False) ->
     )
 
 
-def _stored(source: Source) -> tuple[int, list[str]] | None:
-    """Bytes and dtypes of the weights on disk, where they are at hand as transformers loads them.
+def _check_shapes(model: Any, checkpoint: Checkpoint) -> None:
+    """Weights of other shapes than the config states would make every figure wrong."""
+    for name, shape in tensor_shapes(model).items():
+        stored = checkpoint.tensors.get(name)
+        if stored is not None and stored.shape != shape:
+            raise CheckpointError(
+                f"{checkpoint.folder}: {name} has shape {stored.shape}, its config.json says "
+                f"{shape}. Restore the config or download the model again."
+            )
 
-    A GGUF file is quantized; its weights are counted as they are once loaded.
-    """
-    if source.kind == "folder":
-        checkpoint = open_checkpoint(Path(source.location))
-        return checkpoint.nbytes, sorted({tensor.dtype for tensor in checkpoint.tensors.values()})
-    return None
 
-
-def _size_by_config(config: Any, parameters: int) -> tuple[int, list[str]]:
+def _size(checkpoint: Checkpoint | None, config: Any, parameters: int) -> tuple[int, list[str]]:
+    """Bytes and dtypes as stored, or as they are once loaded (a GGUF file is quantized)."""
+    if checkpoint is not None:
+        return checkpoint.nbytes, sorted({each.dtype for each in checkpoint.tensors.values()})
     import torch
 
     dtype = getattr(config, "dtype", None) or torch.float32

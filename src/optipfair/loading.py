@@ -8,6 +8,7 @@ import importlib.util
 import io
 import re
 import socket
+import struct
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -83,6 +84,8 @@ def find_source(given: str | Path) -> Source:
         CheckpointError: there is nothing of that name, or not what a model is.
     """
     text = str(given)
+    if not text:
+        raise CheckpointError("No model is given. Give a folder, a .gguf file, or a hub id.")
     path = Path(text).expanduser()
     if path.is_dir():
         return Source(text, "folder", str(path))
@@ -157,6 +160,7 @@ def load_model(
             dtype=kind,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
             **({} if found.file else {"use_safetensors": True}),
             **found.arguments,
         )
@@ -190,6 +194,8 @@ def load_tokenizer(
     found = source if isinstance(source, Source) else find_source(source)
     if found.kind == "folder" and not has_tokenizer(Path(found.location)):
         return None
+    if found.kind == "hub" and not _hub_has_tokenizer(found):
+        return None
     from transformers import AutoTokenizer
 
     auto: Any = AutoTokenizer
@@ -202,6 +208,22 @@ def load_tokenizer(
 
 def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _hub_has_tokenizer(source: Source) -> bool:
+    from transformers.utils.hub import cached_file
+
+    with _reading(source):
+        return any(
+            cached_file(
+                source.location,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                **source.arguments,
+            )
+            for name in _TOKENIZER_FILES
+        )
 
 
 def check_readable(source: Source, *, weights: bool = True) -> None:
@@ -307,12 +329,16 @@ def _check_dtype(dtype: str) -> Any:
 @contextmanager
 def _reading(source: Source, show_progress: bool = False) -> Iterator[None]:
     """Turn what transformers raises about a model that cannot be read into our error."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         with quiet_transformers(show_progress):
             yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as exc:
+    except (
+        *(OSError, ValueError, KeyError, ImportError, SafetensorError),
+        *(AttributeError, TypeError, StrictDataclassError, struct.error),  # wrong values, cut off
+    ) as exc:
         reason = " ".join(str(exc).split())[:300]
         hint = (
             " It is no local path; as a hub id it must exist and the hub must be reachable."
@@ -324,7 +350,8 @@ def _reading(source: Source, show_progress: bool = False) -> Iterator[None]:
 
 def _refuse_incomplete(source: Source, info: dict[str, Any]) -> None:
     """A tensor that is missing would be filled with random numbers: refuse it."""
-    wrong = sorted(map(str, [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]))
+    mismatched = [name for name, *_ in info.get("mismatched_keys", ())]
+    wrong = sorted([*map(str, info.get("missing_keys", ())), *mismatched])
     if wrong:
         raise CheckpointError(
             f"{source.given!r} lacks {len(wrong)} tensors of its model or has them in another "

@@ -215,8 +215,13 @@ def _write(
     plan: PruningPlan,
     folder: Path,
 ) -> None:
+    from safetensors import SafetensorError
+
     with quiet_transformers():
-        model.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as exc:  # its name for a full disk
+            raise OSError(str(exc)) from exc
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
     plan.save(folder / PLAN_FILE)
@@ -230,7 +235,8 @@ def _copy_licence(source: Source, folder: Path) -> None:
     if source.kind == "folder":
         for pattern in _CARRIED_OVER:
             for file in Path(source.location).glob(pattern):
-                shutil.copy(file, folder / file.name)
+                copy = shutil.copytree if file.is_dir() else shutil.copy
+                copy(file, folder / file.name)
 
 
 def _bytes_on_disk(source: Source) -> int | None:

@@ -124,7 +124,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(tmp_path: Path, untouched:
 def test_a_model_in_the_hubs_cache_is_pruned_without_network(
     llama_folder: Path, tmp_path: Path
 ) -> None:
-    """Without a tokenizer and with a card, as repositories may be."""
+    """It has no tokenizer, as repositories may have none."""
     repository = tmp_path / "hub" / "models--some--llama"
     snapshot = repository / "snapshots" / "0123"
     snapshot.mkdir(parents=True)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .spec import TensorSlot
 
+_CHUNK_ROWS = 64
+
 
 def width(tensor: Tensor, slot: TensorSlot) -> int:
     """Number of neurons `I` along the slot's axis."""
@@ -44,11 +46,23 @@ def take(tensor: Tensor, slot: TensorSlot, keep: Tensor) -> Tensor:
             out[expert] = take(tensor[expert], inner, kept)
         return out
     index = _stored_index(tensor, slot, keep)
-    if slot.axis == 1 and tensor.dim() == 2 and tensor.device.type == "cpu":
-        # index_select along the last axis is slow for 16-bit types on CPU (34 ms against 15 ms
-        # for 2048 x 8192 bfloat16) and fast for float32 (0.25 ms against 0.8 ms for 576 x 1536).
-        return tensor[:, index] if tensor.element_size() < 4 else tensor.index_select(1, index)
+    is_half = tensor.is_floating_point() and tensor.element_size() == 2
+    if slot.axis == 1 and tensor.dim() == 2 and is_half and tensor.device.type == "cpu":
+        return _take_half_columns(tensor, index)
     return tensor.index_select(slot.axis, index)
+
+
+def _take_half_columns(tensor: Tensor, index: Tensor) -> Tensor:
+    """Columns of a 16-bit matrix on CPU, through float32, which is exact both ways.
+
+    index_select along the last axis takes 27 ms for 2048 x 8192 bfloat16; in float32 chunks that
+    stay in the cache it takes 8 ms.
+    """
+    out = tensor.new_empty(tensor.shape[0], len(index))
+    for start in range(0, len(tensor), _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
+        out[rows] = tensor[rows].float().index_select(1, index)
+    return out
 
 
 def zero_(tensor: Tensor, slot: TensorSlot, drop: Tensor) -> None:

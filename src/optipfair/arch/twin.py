@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 ShapeChange = tuple[tuple[int, ...], tuple[int, ...]]  # (old, new)
 
 # Marks of how a module came to be, not of what it computes.
-_NOT_COMPARED = frozenset(vars(nn.Module())) | {"_is_hf_initialized", "name_or_path"}
+_LOADING_MARKS = {
+    "_is_hf_initialized",
+    "_use_kernels",
+    "_weight_conversions",
+    "is_quantized",
+    "name_or_path",
+    "quantization_method",
+}
+_NOT_COMPARED = frozenset(vars(nn.Module())) | _LOADING_MARKS
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
@@ -23,7 +22,13 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
     Raises:
         OutputError: with what to do instead.
     """
-    target = path.resolve()
+    try:
+        target = path.resolve()
+        target.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # nothing is there yet; a file on the way is found below
+    except (OSError, RuntimeError) as exc:  # a name too long, a loop of links
+        raise OutputError(f"The output {path} cannot be written: {exc}.") from exc
     if source is not None:
         read = source.resolve()
         if target == read or target in read.parents:
@@ -36,10 +41,27 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
     ancestor = target
     while not ancestor.exists():
         ancestor = ancestor.parent
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise OutputError(f"The output {path} cannot be written: no permission in {ancestor}.")
+    if not ancestor.is_dir():
+        raise OutputError(f"The output {path} cannot be written: {ancestor} is a file.")
     if target.is_dir() and any(target.iterdir()):
         _check_replaceable(path, overwrite)
+    _try_to_write(path, target, target.parent if ancestor == target else ancestor)
+
+
+def _try_to_write(path: Path, target: Path, folder: Path) -> None:
+    """Make and remove a folder: permissions alone say too much (of root, in /proc, read-only)."""
+    probe = _temporary(folder / target.name, secrets.token_hex(4))
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as exc:
+        raise OutputError(
+            f"The output {path} cannot be written: {exc.strerror or exc} ({folder})."
+        ) from exc
+
+
+def _temporary(target: Path, mark: str) -> Path:
+    return target.with_name(f".{target.name}.partial-{mark}")
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
@@ -65,15 +87,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     target = path.resolve()
     made = _make_parents(target)
     mark = secrets.token_hex(4)
-    temporary = target.with_name(f".{target.name}.partial-{mark}")
+    temporary = _temporary(target, mark)
     try:
         temporary.mkdir()
         yield temporary
         _swap(temporary, target, target.with_name(f".{target.name}.old-{mark}"))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        for parent in made:
-            parent.rmdir()
+        with suppress(OSError):  # someone else has put something there
+            for parent in made:
+                parent.rmdir()
         raise
 
 
@@ -95,4 +118,4 @@ def _swap(temporary: Path, target: Path, old: Path) -> None:
             old.rename(target)
         raise
     if replaced:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)

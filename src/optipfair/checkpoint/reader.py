@@ -89,10 +89,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             does not agree with its files.
     """
     index, single = folder / INDEX_FILE, folder / SINGLE_FILE
+    if single.is_file():  # before the index, as transformers does
+        return Checkpoint(folder, read_header(single))
     if index.is_file():
         return Checkpoint(folder, _read_sharded(folder, index))
-    if single.is_file():
-        return Checkpoint(folder, read_header(single))
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
@@ -122,7 +122,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         entries = json.loads(text, object_pairs_hook=_without_duplicates)
         entries.pop("__metadata__", None)
         tensors = {name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise CheckpointError(_damaged(path, f"its header cannot be read ({exc})")) from exc
     _check_offsets(path, tensors, 8 + length, size)
     return tensors
@@ -130,6 +130,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> TensorInfo:
     start, end = entry["data_offsets"]
+    if not isinstance(entry["dtype"], str):
+        raise TypeError(f"{name} has no dtype")
     shape = tuple(int(size) for size in entry["shape"])
     return TensorInfo(name, entry["dtype"], shape, path, data_start + start, data_start + end)
 
@@ -154,8 +156,11 @@ def _check_offsets(path: Path, tensors: dict[str, TensorInfo], start: int, size:
 def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise CheckpointError(_damaged(index, f"it is no index ({exc!r})")) from exc
+    named = isinstance(weight_map, dict) and weight_map
+    if not named or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(_damaged(index, "its weight_map names no file for each tensor"))
     shards: dict[str, dict[str, TensorInfo]] = {}
     for file in sorted(set(weight_map.values())):
         if Path(file).name != file:

@@ -31,7 +31,9 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     # Piped output has no width of its own and must not be cut.
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = Console(
+        width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False
+    )
     console.print(table)
 
 

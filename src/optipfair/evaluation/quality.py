@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, DataError
 from ..hooks import evaluating
+from ..pruning.selection import whole_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ class Perplexity:
         value: per token.
         tokens: number of predicted tokens.
         context: longest context in tokens.
-        stride: how far the window moves; each token is predicted once.
+        stride: how far the window moves.
     """
 
     value: float
@@ -47,8 +48,9 @@ def perplexity(
     """Measure the perplexity of a causal language model on a text.
 
     The text is tokenised once, without special tokens. A window of `context` tokens moves by
-    `stride`; each token after the first is predicted once, with at most `context - 1` tokens
-    before it. Losses are summed in float64.
+    `stride`; each token is predicted once, with at most `context - 1` tokens before it. The first
+    token of the text has nothing before it and is left out, and so is the first of each window
+    where the stride equals the context. Losses are summed in float64.
 
     Args:
         model: a causal language model.
@@ -61,27 +63,35 @@ def perplexity(
         ArgumentError: a context or stride out of range.
         DataError: the text is too short.
     """
-    step = max(context // 2, 1) if stride is None else stride
-    if context < 2 or not 1 <= step <= context:
+    length = whole_number(context)
+    step = whole_number((length or 0) // 2 if stride is None else stride)
+    if length is None or step is None or length < 2 or not 1 <= step <= length:
         raise ArgumentError(
-            f"context={context} and stride={step} do not fit. Give a context of 2 or more and a "
-            "stride from 1 to the context."
+            f"context={context!r} and stride={stride!r} do not fit. Give a context of 2 or more "
+            "and a stride from 1 to the context."
         )
     encode: Any = tokenizer
     ids: Tensor = encode(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
     if len(ids) < 2:
         raise DataError("The text has fewer than two tokens. Give a longer one.")
-    total, predicted = 0.0, 1  # `predicted` tokens of the text are behind us
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and min(length, len(ids)) > positions:
+        raise ArgumentError(
+            f"context={length} is more than the {positions} positions of the model. Give a context "
+            f"of {positions} or less."
+        )
+    total, predicted, reached = 0.0, 0, 1  # the first token has nothing before it
     with evaluating(model):
         for start in range(0, len(ids), step):
-            end = min(start + context, len(ids))
-            if end > predicted:
-                total += _loss(model, ids[start:end], end - predicted)
-                predicted = end
+            end = min(start + length, len(ids))
+            last = end - max(reached, start + 1)
+            if last > 0:
+                total += _loss(model, ids[start:end], last)
+                predicted, reached = predicted + last, end
             if end == len(ids):
                 break
-    value = math.exp(min(total / (len(ids) - 1), 700.0))
-    return Perplexity(value, len(ids) - 1, context, step)
+    value = math.exp(min(total / predicted, 700.0))
+    return Perplexity(value, predicted, length, step)
 
 
 def _loss(model: PreTrainedModel, ids: Tensor, last: int) -> float:
@@ -89,7 +99,6 @@ def _loss(model: PreTrainedModel, ids: Tensor, last: int) -> float:
     live: Any = model
     device = live.get_input_embeddings().weight.device
     window = ids[None].to(device)
-    last = min(last, len(ids) - 1)
     logits = live(input_ids=window, use_cache=False).logits[0, -last - 1 : -1]  # (last, V)
     losses = torch.nn.functional.cross_entropy(
         logits.float(), window[0, -last:].to(logits.device), reduction="none"

@@ -176,8 +176,8 @@ def _variance(matrix: Tensor) -> Tensor:
 
 
 def _l1(matrix: Tensor) -> Tensor:
-    norm: Tensor = matrix.norm(p=1, dim=1)
-    return norm
+    # By its definition: Tensor.norm(p=1) takes twice as long on CPU.
+    return matrix.abs().sum(dim=1)
 
 
 def _l2(matrix: Tensor) -> Tensor:

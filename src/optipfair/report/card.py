@@ -24,9 +24,13 @@ class Base:
 def base_of_folder(folder: Path) -> Base:
     """Read the licence of a model from its card, if it has one."""
     from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     card = folder / "README.md"
-    metadata = metadata_load(card) if card.is_file() else None
+    try:
+        metadata = metadata_load(card) if card.is_file() else None
+    except (ValueError, YAMLError):  # a broken card says nothing
+        metadata = None
     found = (metadata or {}).get("license")
     return Base(folder.resolve().name, license=found if isinstance(found, str) else None)
 

@@ -21,7 +21,7 @@ test: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -61,7 +61,9 @@ def _take_half_columns(tensor: Tensor, index: Tensor) -> Tensor:
     out = tensor.new_empty(tensor.shape[0], len(index))
     wide = torch.empty(_CHUNK_ROWS, tensor.shape[1], dtype=torch.float32)
     narrow = torch.empty(_CHUNK_ROWS, len(index), dtype=torch.float32)
-    for rows, cut in zip(tensor.split(_CHUNK_ROWS), out.split(_CHUNK_ROWS), strict=True):
+    for rows, cut in zip(
+        torch.split(tensor, _CHUNK_ROWS), torch.split(out, _CHUNK_ROWS), strict=True
+    ):
         size = len(rows)
         wide[:size].copy_(rows)
         cut.copy_(torch.index_select(wide[:size], 1, index, out=narrow[:size]))

@@ -17,7 +17,7 @@ from .errors import ArgumentError, CheckpointError, UnsupportedModelError
 from .loading import find_source, load_config
 from .pruning.guard import prove
 from .pruning.plan import PruningPlan, WidthCut
-from .pruning.planning import check_width_is_prunable
+from .pruning.planning import check_width_is_prunable, kept_width
 from .pruning.selection import check_layer_count
 from .pruning.targets import WidthTarget, removed_count
 
@@ -47,7 +47,7 @@ class Analysis:
     source: str
     model_type: str
     architecture: str
-    served_as: str | None
+    listed: bool
     layers: int
     hidden_size: int | None
     attention_heads: int | None
@@ -101,7 +101,7 @@ def analyze_model(model_path: str | Path, *, trust_remote_code: bool = False) ->
         source=source.given,
         model_type=config.model_type,
         architecture=type(model).__name__,
-        served_as=view.served_as,
+        listed=view.listed,
         layers=len(view.layers),
         hidden_size=hidden,
         attention_heads=heads,
@@ -206,7 +206,7 @@ def _width_plan(view: ModelView, target: WidthTarget) -> PruningPlan:
     """A plan with the right counts; which neurons stay does not matter here."""
     cuts = []
     for mlp in view.mlps:
-        kept = target.kept(mlp.width, mlp.hidden_size, mlp.spec.width_multiple)
+        kept = kept_width(view, mlp, target)
         if kept < mlp.width:
             keep = (tuple(range(kept)),) * (mlp.experts or 1)
             cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, keep))

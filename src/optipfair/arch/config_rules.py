@@ -42,18 +42,55 @@ def dense_among_sparse(config: Any, keep: Sequence[int]) -> Mapping[str, Any]:
     return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
 
 
+def listed(name: str) -> Rule:
+    """A list of the layers that are special: their numbers after the removal."""
+
+    def rule(config: Any, keep: Sequence[int]) -> Mapping[str, Any]:
+        special = getattr(config, name)
+        if special is None:
+            return {}
+        return {name: [new for new, old in enumerate(keep) if old in set(special)]}
+
+    return rule
+
+
+def by_layer_number(config: Any, keep: Sequence[int]) -> Mapping[str, Any]:
+    """Overrides by layer number (the standard field of configs whose layers differ)."""
+    overrides = config.to_dict().get("per_layer_config") or {}
+    numbers = {int(layer): values for layer, values in overrides.items()}
+    kept = {new: numbers[old] for new, old in enumerate(keep) if old in numbers}
+    return {"per_layer_config": kept} if numbers else {}
+
+
 RULES: Mapping[str, Rule] = {
-    "layer_types": per_layer("layer_types"),
     "max_window_layers": leading("max_window_layers"),
     "first_k_dense_replace": leading("first_k_dense_replace"),
+    "num_hash_layers": leading("num_hash_layers"),
     "mlp_only_layers": dense_among_sparse,
+    "moe_layers": listed("moe_layers"),
+    "full_attn_idxs": listed("full_attn_idxs"),
+    "hybrid_layer_ids": listed("hybrid_layer_ids"),
+    "per_layer_config": by_layer_number,
 }
 
 
-def config_after_depth(config: Any, keep: Sequence[int]) -> dict[str, Any]:
-    """Return the fields of `config` to set when only the layers `keep` (sorted) stay."""
-    changes: dict[str, Any] = {"num_hidden_layers": len(keep)}
-    for field, rule in RULES.items():
-        if hasattr(config, field):
-            changes |= rule(config, keep)
+def config_after_depth(
+    config: Any, keep: Sequence[int], total: int, layers_key: str = "num_hidden_layers"
+) -> dict[str, Any]:
+    """Return the fields of `config` to set when only the layers `keep` (sorted) of `total` stay.
+
+    Fields with a rule follow it; any other list with an entry for each layer keeps the entries
+    of the kept layers.
+    """
+    fields = config.to_dict()
+    changes: dict[str, Any] = {layers_key: len(keep)}
+    for field, value in fields.items():
+        if field in RULES:
+            changes |= RULES[field](config, keep)
+        elif _has_entry_per_layer(field, value, total):
+            changes |= per_layer(field)(config, keep)
     return changes
+
+
+def _has_entry_per_layer(field: str, value: object, total: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == total and "token" not in field

@@ -2,7 +2,7 @@
 
 To add a family, add one entry with its tiny config; width and depth pruning, calibration,
 `analyze`, the parity tests and the docs table find it by themselves. A model type that is not
-listed but is built exactly like a listed one is served by structure (`view.py`).
+listed is served by structure (`discover.py`).
 
 Tensor names are those of the live modules of transformers 5.
 """
@@ -13,39 +13,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from .spec import ArchSpec, MLPSpec, Role, TensorSlot
+from .layouts import below, conv1d, experts_layout, fused, gated, plain
+from .spec import ArchSpec, MLPSpec
+
+_GATED = gated("gate_proj", "up_proj", "down_proj")
 
 
-def _linear(path: str, role: Role, *, axis: int = 0, blocks: int = 1) -> tuple[TensorSlot, ...]:
-    """Weight and optional bias of a projection into the neurons."""
-    return (
-        TensorSlot(f"{path}.weight", role, axis, blocks),
-        TensorSlot(f"{path}.bias", "bias", 0, blocks),
-    )
-
-
-def _down(path: str, *, axis: int = 1) -> tuple[TensorSlot, ...]:
-    """Weight of the projection out of the neurons; its bias belongs to the hidden axis."""
-    return (TensorSlot(f"{path}.weight", "down", axis),)
-
-
-def _gated(prefix: str = "mlp.") -> tuple[TensorSlot, ...]:
-    return (
-        *_linear(f"{prefix}gate_proj", "gate"),
-        *_linear(f"{prefix}up_proj", "up"),
-        *_down(f"{prefix}down_proj"),
-    )
-
-
-def _plain(up: str, down: str) -> tuple[TensorSlot, ...]:
-    return (*_linear(up, "up"), *_down(down))
-
-
-GATED = MLPSpec("mlp", _gated(), "intermediate_size")
-BARE_GATED = MLPSpec("mlp", _gated(""), None)  # a gated MLP module by itself
+GATED = MLPSpec("mlp", below("mlp", _GATED), "intermediate_size")
+BARE_GATED = MLPSpec("mlp", _GATED, None)  # a gated MLP module by itself
 FUSED = MLPSpec(
     "mlp",
-    (*_linear("mlp.gate_up_proj", "gate+up", blocks=2), *_down("mlp.down_proj")),
+    fused("mlp.gate_up_proj", "mlp.down_proj"),
     "intermediate_size",
 )
 
@@ -56,10 +34,7 @@ def _experts(width_key: str) -> MLPSpec:
     Grouped matrix products want rows of 16 bytes: an odd width loads and then fails in forward,
     so kept widths are multiples of 8 (16 bytes of a 16-bit dtype).
     """
-    slots = (
-        TensorSlot("mlp.experts.gate_up_proj", "gate+up", 1, 2),
-        TensorSlot("mlp.experts.down_proj", "down", 2),
-    )
+    slots = below("mlp.experts", experts_layout(gate=True, transposed=False, interleaved=False))
     return MLPSpec("experts", slots, width_key, experts=True, width_multiple=8)
 
 
@@ -132,7 +107,9 @@ _ENTRIES = (
         (
             _experts("moe_intermediate_size"),
             MLPSpec(
-                "shared_expert", _gated("mlp.shared_expert."), "shared_expert_intermediate_size"
+                "shared_expert",
+                below("mlp.shared_expert", _GATED),
+                "shared_expert_intermediate_size",
             ),
             GATED,  # layers in `mlp_only_layers`
         ),
@@ -164,7 +141,7 @@ _ENTRIES = (
         (
             MLPSpec(
                 "mlp",
-                (*_linear("mlp.c_fc", "up", axis=1), *_down("mlp.c_proj", axis=0)),
+                conv1d("mlp.c_fc", "mlp.c_proj"),
                 "n_inner",
             ),
         ),
@@ -174,7 +151,7 @@ _ENTRIES = (
     ArchSpec(
         "opt",
         "decoder.layers",
-        (MLPSpec("mlp", _plain("fc1", "fc2"), "ffn_dim"),),  # on the layer itself, no `mlp`
+        (MLPSpec("mlp", plain("fc1", "fc2"), "ffn_dim"),),  # on the layer itself, no `mlp`
         {
             **_TINY,
             "hidden_size": 16,
@@ -189,14 +166,14 @@ _ENTRIES = (
     ArchSpec(
         "gpt_neox",
         "layers",
-        (MLPSpec("mlp", _plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), "intermediate_size"),),
+        (MLPSpec("mlp", plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), "intermediate_size"),),
         {k: v for k, v in _TINY_LLAMA.items() if k != "num_key_value_heads"},
         "Pythia, GPT-NeoX 20B",
     ),
     ArchSpec(
         "falcon",
         "h",
-        (MLPSpec("mlp", _plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), "ffn_hidden_size"),),
+        (MLPSpec("mlp", plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), "ffn_hidden_size"),),
         {
             **_TINY,
             "hidden_size": 16,
@@ -215,7 +192,7 @@ _ENTRIES = (
         (
             MLPSpec(
                 "mlp",
-                _plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+                plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
                 None,
                 why_not="its config has no intermediate size (fixed at 4 x hidden)",
             ),

@@ -6,6 +6,8 @@ A kept set is a sorted index tensor of shape (k,), or (E, k) where each expert k
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,10 @@ def read(tensor: Tensor, slot: TensorSlot) -> dict[str, Tensor]:
     A fused `gate+up` tensor gives two entries, any other role one. Biases are not read.
     """
     matrix = tensor.movedim(slot.axis, -2)  # (.., blocks * I, H)
-    parts = matrix.chunk(slot.blocks, dim=-2)
+    if slot.interleaved:
+        parts = tuple(matrix[..., block :: slot.blocks, :] for block in range(slot.blocks))
+    else:
+        parts = matrix.chunk(slot.blocks, dim=-2)
     return dict(zip(slot.role.split("+"), parts, strict=True))
 
 
@@ -38,7 +43,7 @@ def take(tensor: Tensor, slot: TensorSlot, keep: Tensor) -> Tensor:
         keep: sorted kept indices, (k,), or (E, k) for a tensor with an expert axis.
     """
     if keep.dim() == 2:  # one set for each expert
-        inner = TensorSlot(slot.name, slot.role, slot.axis - 1, slot.blocks)
+        inner = replace(slot, axis=slot.axis - 1)
         shape = list(tensor.shape)
         shape[slot.axis] = slot.blocks * keep.shape[1]
         out = tensor.new_empty(shape)
@@ -78,5 +83,8 @@ def zero_(tensor: Tensor, slot: TensorSlot, drop: Tensor) -> None:
 def _stored_index(tensor: Tensor, slot: TensorSlot, neurons: Tensor) -> Tensor:
     """Neuron numbers → positions along the stored axis, repeated for each block."""
     neurons = neurons.to(tensor.device)
+    if slot.interleaved:
+        first = neurons * slot.blocks
+        return torch.stack([first + block for block in range(slot.blocks)], dim=1).flatten()
     size = width(tensor, slot)
     return torch.cat([neurons + block * size for block in range(slot.blocks)])

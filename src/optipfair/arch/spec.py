@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 Role = Literal["gate", "up", "gate+up", "down", "bias"]
@@ -26,12 +27,14 @@ class TensorSlot:
         axis: the axis of the stored tensor along which the neurons lie.
         blocks: how often the `I` neurons repeat along `axis` (2 where gate and up are fused,
             gate first).
+        interleaved: whether the blocks alternate neuron by neuron instead of following each other.
     """
 
     name: str
     role: Role
     axis: int
     blocks: int = 1
+    interleaved: bool = False
 
     @property
     def optional(self) -> bool:
@@ -54,6 +57,7 @@ class MLPSpec:
         why_not: why its width cannot be pruned, for the user; empty where it can.
         experts: whether its tensors carry a leading expert axis `E`.
         width_multiple: kept widths are rounded down to a multiple of this.
+        width_factor: how often the value of `width_key` goes into the width.
     """
 
     name: str
@@ -62,6 +66,7 @@ class MLPSpec:
     why_not: str = ""
     experts: bool = False
     width_multiple: int = 1
+    width_factor: Fraction = Fraction(1)
 
     @property
     def gated(self) -> bool:
@@ -78,10 +83,12 @@ class ArchSpec:
 
     Attributes:
         model_type: the `model_type` of its config.
-        layers: path of the decoder layers below the base model (`model.base_model`).
+        layers: path of the decoder layers below the base model (`model.base_model`); from the
+            model's root for a family that is not in the table.
         mlps: the MLPs a layer may have; a layer has those whose tensors it holds.
         tiny: keyword arguments of a toy config, used by `optipfair.testing` and the parity tests.
         examples: well-known models of the family, for the docs.
+        layers_key: config field with the number of decoder layers.
     """
 
     model_type: str
@@ -89,3 +96,4 @@ class ArchSpec:
     mlps: tuple[MLPSpec, ...]
     tiny: Mapping[str, Any] = field(default_factory=dict)
     examples: str = ""
+    layers_key: str = "num_hidden_layers"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers.initialization import no_init_weights
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ShapeChange = tuple[tuple[int, ...], tuple[int, ...]]  # (old, new)
+
+# What configs and constructors raise about values they do not accept.
+_BUILD_ERRORS = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ImportError),
+    *(ArithmeticError, AssertionError, StrictDataclassError),
+)
 
 # Marks of how a module came to be, not of what it computes.
 _LOADING_MARKS = {
@@ -89,7 +96,7 @@ def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrained
         config = changed_config(model.config, changes)
         with _without_weights():
             return type(model)(config)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as exc:
+    except _BUILD_ERRORS as exc:
         what = f"with {dict(changes)}" if changes else "as it is"
         raise UnsupportedModelError(
             f"The config of {type(model).__name__} cannot be built {what}, so the result would "
@@ -110,7 +117,7 @@ def build_on_meta(config: Any) -> PreTrainedModel:
         with _without_weights():
             model: PreTrainedModel = auto.from_config(config)
             model.tie_weights()  # part of the initialization that is left out
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as exc:
+    except _BUILD_ERRORS as exc:
         raise UnsupportedModelError(
             f"transformers cannot build a causal language model from this config: {exc}"
         ) from exc

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from .discover import discover
 from .families import FAMILIES
 from .slots import read, width
 from .spec import ArchSpec, MLPSpec, TensorSlot
@@ -82,7 +83,7 @@ class ModelView:
     layers_path: str  # from the model's root
     container: nn.ModuleList
     layers: tuple[LayerView, ...]
-    served_as: str | None  # the entry it is built like, if it has none of its own
+    listed: bool  # whether the family has an entry of its own; else its structure was read
 
     @property
     def mlps(self) -> list[MLPView]:
@@ -106,8 +107,8 @@ def describe(model: PreTrainedModel) -> ModelView:
             "needed. Load one with AutoModelForCausalLM.from_pretrained."
         )
     spec = _find_spec(model)
-    model_type = _model_type(model)
-    base = _base_model(model)
+    listed = spec.model_type in FAMILIES
+    base = _base_model(model) if listed else model
     container = base.get_submodule(spec.layers)
     assert isinstance(container, nn.ModuleList)
     prefix = next((name for name, module in model.named_modules() if module is base), "")
@@ -116,9 +117,7 @@ def describe(model: PreTrainedModel) -> ModelView:
         for index, module in enumerate(container)
     )
     path = f"{prefix}.{spec.layers}" if prefix else spec.layers
-    named = replace(spec, model_type=model_type)
-    served_as = None if spec.model_type == model_type else spec.model_type
-    return ModelView(model, named, path, container, layers, served_as)
+    return ModelView(model, spec, path, container, layers, listed)
 
 
 def _base_model(model: nn.Module) -> nn.Module:
@@ -133,7 +132,7 @@ def _model_type(model: nn.Module) -> str:
 
 
 def _find_spec(model: nn.Module) -> ArchSpec:
-    """The family's entry, or the first entry that the model is built exactly like."""
+    """The family's entry, or what the model's structure says."""
     model_type = _model_type(model)
     base = _base_model(model)
     if model_type in FAMILIES:
@@ -144,13 +143,15 @@ def _find_spec(model: nn.Module) -> ArchSpec:
             f"Cannot find the decoder layers of this {type(model).__name__} ({model_type!r}): "
             f"expected a non-empty list at {spec.layers!r} of its base model{_adapter_hint(model)}."
         )
-    for spec in FAMILIES.values():
-        if _built_like(base, spec):
-            logger.info("%s is not listed; it is built like %s", model_type, spec.model_type)
-            return spec
+    discovered = discover(model)
+    if discovered is not None:
+        names = ", ".join(spec.name for spec in discovered.mlps) or "none"
+        logger.info("%s is not listed; its MLPs by structure: %s", model_type, names)
+        return discovered
     raise UnsupportedModelError(
-        f"Cannot find decoder layers with a known MLP in {model_type!r} ({type(model).__name__}). "
-        f"Known families: {', '.join(sorted(FAMILIES))}, and models built exactly like one."
+        f"Cannot find the decoder layers of {model_type!r} ({type(model).__name__}): no module "
+        "list is as long as its config says. Families with an entry of their own: "
+        f"{', '.join(sorted(FAMILIES))}."
     )
 
 
@@ -166,22 +167,6 @@ def _holds_layers(base: nn.Module, spec: ArchSpec) -> bool:
     except AttributeError:
         return False
     return isinstance(container, nn.ModuleList) and len(container) > 0
-
-
-def _built_like(base: nn.Module, spec: ArchSpec) -> bool:
-    """Whether every layer has an MLP of `spec`, of the width that the config states."""
-    if not _holds_layers(base, spec):
-        return False
-    container = base.get_submodule(spec.layers)
-    assert isinstance(container, nn.ModuleList)
-    layers = [_find_mlps(index, module, spec) for index, module in enumerate(container)]
-    return all(mlps and all(_width_is_stated(base, mlp) for mlp in mlps) for mlps in layers)
-
-
-def _width_is_stated(base: nn.Module, mlp: MLPView) -> bool:
-    config: Any = base.config
-    key = mlp.spec.width_key
-    return key is not None and getattr(config.get_text_config(), key, None) == mlp.width
 
 
 def _find_mlps(index: int, layer: nn.Module, spec: ArchSpec) -> tuple[MLPView, ...]:

@@ -59,7 +59,7 @@ def _print(analysis: Analysis) -> None:
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     from ..report.card import size
 
-    served = f" (built like {analysis.served_as})" if analysis.served_as else ""
+    served = "" if analysis.listed else " (by its structure)"
     heads = str(analysis.attention_heads)
     if analysis.key_value_heads not in (None, analysis.attention_heads):
         heads += f" ({analysis.key_value_heads} for keys and values)"

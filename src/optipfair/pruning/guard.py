@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from ..arch.config_rules import config_after_depth
+from ..arch.discover import like
 from ..arch.spec import MLPSpec
 from ..arch.twin import (
     AttributeChange,
@@ -90,14 +91,16 @@ def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
     """
     changes: dict[str, Any] = {}
     if plan.drop_layers:
-        changes |= config_after_depth(view.text_config, plan.keep_layers)
+        changes |= config_after_depth(
+            view.text_config, plan.keep_layers, plan.num_layers, view.spec.layers_key
+        )
     widths: defaultdict[str, set[int]] = defaultdict(set)
     cuts = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
     kept_layers = set(plan.keep_layers)
     for mlp in view.mlps:
         if mlp.layer in kept_layers and mlp.spec.width_key:
             kept = cuts.get((mlp.layer, mlp.spec.name), mlp.width)
-            widths[mlp.spec.width_key].add(kept)
+            widths[mlp.spec.width_key].add(int(kept / mlp.spec.width_factor))
     for key, values in widths.items():
         if len(values) > 1:
             raise UnsupportedModelError(
@@ -106,7 +109,9 @@ def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
             )
     if plan.width_cuts:
         cut_keys = {_spec_of(view, cut).width_key for cut in plan.width_cuts}
-        changes |= {key: widths[key].pop() for key in cut_keys if key}
+        for key in sorted(key for key in cut_keys if key):
+            old = changes.get(key, getattr(view.text_config, key, None))
+            changes[key] = like(old, widths[key].pop())
     return changes
 
 
@@ -238,7 +243,7 @@ def _counts_layers(plan: PruningPlan, change: AttributeChange) -> bool:
     old, new = change.old, change.new
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         return len(old) == plan.num_layers and list(new) == [old[i] for i in plan.keep_layers]
-    return "layers" in change.name and (old, new) == (plan.num_layers, len(plan.keep_layers))
+    return "layer" in change.name and (old, new) == (plan.num_layers, len(plan.keep_layers))
 
 
 def _lists_types(change: AttributeChange, gone: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -103,9 +104,17 @@ def _kept_counts(view: ModelView, target: WidthTarget) -> list[int]:
     if all(kept > width for kept, (width, _) in zip(exact, sizes, strict=True)):
         current = max(mlp.expansion_rate for mlp in view.mlps)
         raise ArgumentError(rate_above(target.expansion_rate or 0.0, current))
-    counts = [target.kept(mlp.width, mlp.hidden_size, mlp.spec.width_multiple) for mlp in view.mlps]
+    counts = [kept_width(view, mlp, target) for mlp in view.mlps]
     _warn_about(view, target, exact, counts)
     return counts
+
+
+def kept_width(view: ModelView, mlp: MLPView, target: WidthTarget) -> int:
+    """How many neurons of an MLP stay; MLPs that one config field governs are rounded alike."""
+    factor = mlp.spec.width_factor
+    same = [s.width_multiple for s in view.spec.mlps if s.width_key == mlp.spec.width_key]
+    field = int(mlp.width / factor)  # the value of the config field
+    return int(factor * target.kept(field, mlp.hidden_size, math.lcm(*same, factor.denominator)))
 
 
 def _warn_about(view: ModelView, target: WidthTarget, exact: list[int], counts: list[int]) -> None:

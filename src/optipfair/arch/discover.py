@@ -1,0 +1,224 @@
+"""A family that is not in the table, read off the model itself.
+
+Layers are the module list as long as the config says, MLPs are what has a known layout. Which
+config field holds a width or the number of layers is not guessed but asked: a twin is built with
+the field changed, and what changes in it is the answer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from torch import nn
+
+from ..errors import UnsupportedModelError
+from .config_rules import config_after_depth
+from .layouts import LAYOUTS, below, experts_layout
+from .slots import width
+from .spec import ArchSpec, MLPSpec, TensorSlot
+from .twin import build_twin
+
+_LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers")
+_WIDTH_WORDS = ("intermediate", "ffn", "inner", "mlp", "feed_forward", "expert", "dff", "ff_")
+_EXPERTS_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """The decoder layers of a model."""
+
+    path: str  # from the model's root
+    container: nn.ModuleList
+
+
+def find_layers(model: nn.Module) -> Found | None:
+    """The longest-by-parameters module list that is as long as the config's layer count."""
+    config: Any = model.config
+    counts = set(layer_counts(config.get_text_config()).values())
+    best: tuple[int, Found] | None = None
+    for path, module in _decoder(model):
+        if isinstance(module, nn.ModuleList) and len(module) in counts and len(module) > 0:
+            size = sum(parameter.numel() for parameter in module.parameters())
+            if best is None or size > best[0]:
+                best = (size, Found(path, module))
+    return best[1] if best else None
+
+
+def _decoder(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of the text decoder, with their paths from the root."""
+    decoder: Any = model
+    if hasattr(model, "get_decoder"):
+        decoder = model.get_decoder()  # type: ignore[operator]
+    if not isinstance(decoder, nn.Module):
+        decoder = model
+    prefix = next((path for path, module in model.named_modules() if module is decoder), "")
+    for path, module in decoder.named_modules():
+        yield ".".join(part for part in (prefix, path) if part), module
+
+
+def layer_counts(config: Any) -> dict[str, int]:
+    """Config fields that may hold the number of decoder layers."""
+    values = {key: getattr(config, key, None) for key in _LAYER_KEYS}
+    return {key: value for key, value in values.items() if isinstance(value, int)}
+
+
+def layers_key(model: Any, found: Found) -> str | None:
+    """The config field that sets the number of decoder layers, asked of twins."""
+    total = len(found.container)
+    config = model.config.get_text_config()
+    keys = [key for key, value in layer_counts(config).items() if value == total]
+    if len(keys) == 1 or total == 1:
+        return keys[0]
+    for key in keys:
+        try:
+            twin = build_twin(model, config_after_depth(config, range(total - 1), total, key))
+            if len(twin.get_submodule(found.path)) == total - 1:  # type: ignore[arg-type]
+                return key
+        except (UnsupportedModelError, AttributeError):
+            continue
+    return keys[0] if keys else None
+
+
+def discover(model: Any) -> ArchSpec | None:
+    """Describe a model by its structure, or return None where no decoder layers are found."""
+    found = find_layers(model)
+    if found is None:
+        return None
+    specs: dict[tuple[TensorSlot, ...], MLPSpec] = {}
+    for layer in found.container:
+        for path, slots in _find_layouts(layer):
+            experts = slots[0].name.rpartition(".")[0] == path  # the module's own parameters
+            multiple = _EXPERTS_MULTIPLE if experts else 1
+            name = path or "mlp"
+            specs.setdefault(slots, MLPSpec(name, slots, None, "", experts, multiple))
+    key = layers_key(model, found) or "num_hidden_layers"
+    mlps = _with_width_keys(model, found, tuple(specs.values()))
+    model_type = str(model.config.model_type)
+    return ArchSpec(model_type, found.path, mlps, layers_key=key)
+
+
+def _find_layouts(layer: nn.Module) -> Iterator[tuple[str, tuple[TensorSlot, ...]]]:
+    """MLP modules below a layer that have a known layout, each tensor in one of them."""
+    claimed: set[str] = set()
+    for path, module in layer.named_modules():
+        for layout in (*_experts_of(module), *LAYOUTS):
+            slots = below(path, layout)
+            tensors = _present(layer, slots)
+            if tensors and not claimed & tensors.keys() and _fits(slots, tensors):
+                claimed |= tensors.keys()
+                yield path, slots
+                break
+
+
+def _experts_of(module: nn.Module) -> tuple[tuple[TensorSlot, ...], ...]:
+    """The layout of a fused experts module, by what transformers notes on it."""
+    down = module._parameters.get("down_proj")
+    if down is None or down.dim() != 3:
+        return ()
+    gate = "gate_up_proj" in module._parameters
+    transposed = bool(getattr(module, "is_transposed", False))
+    interleaved = not getattr(module, "is_concatenated", True)
+    noted = experts_layout(gate=gate, transposed=transposed, interleaved=interleaved)
+    other = experts_layout(gate=gate, transposed=not transposed, interleaved=interleaved)
+    return (noted, other)
+
+
+def _present(layer: nn.Module, slots: tuple[TensorSlot, ...]) -> dict[str, nn.Parameter]:
+    """The tensors of a layout, or nothing if one that is needed is missing."""
+    found: dict[str, nn.Parameter] = {}
+    for slot in slots:
+        try:
+            found[slot.name] = layer.get_parameter(slot.name)
+        except AttributeError:
+            if not slot.optional:
+                return {}
+    return found
+
+
+def _fits(slots: tuple[TensorSlot, ...], tensors: Mapping[str, nn.Parameter]) -> bool:
+    """Whether all tensors agree on the number of neurons and on the hidden size."""
+    widths, hidden = set(), set()
+    for slot in slots:
+        tensor = tensors.get(slot.name)
+        if tensor is None:
+            continue
+        if slot.axis >= tensor.dim() or tensor.shape[slot.axis] % slot.blocks:
+            return False
+        widths.add(width(tensor, slot))
+        if slot.role != "bias":
+            other = ({tensor.dim() - 2, tensor.dim() - 1} - {slot.axis}).pop()
+            hidden.add(tensor.shape[other])
+    return len(widths) == 1 and len(hidden) == 1
+
+
+def _with_width_keys(model: Any, found: Found, specs: tuple[MLPSpec, ...]) -> tuple[MLPSpec, ...]:
+    """Find the config field behind each MLP's width by changing candidates in twins."""
+    before = _widths(found.container, specs)
+    answers: dict[str, tuple[str, Fraction]] = {}  # MLP name → (key, factor)
+    for key, value in _width_candidates(model.config.get_text_config(), found):
+        if len(answers) == len(specs):
+            break
+        wide = value if isinstance(value, int) else max(map(max, before.values()), default=2)
+        narrow = wide // 2
+        try:
+            twin = build_twin(model, {key: like(value, narrow)})
+            after = _widths(twin.get_submodule(found.path), specs)
+        except (UnsupportedModelError, AttributeError):
+            continue
+        for name, widths in before.items():
+            factor = _factor(widths, after.get(name, set()), wide, narrow)
+            if factor and name not in answers:
+                answers[name] = (key, factor)
+    return tuple(_answered(spec, answers.get(spec.name)) for spec in specs)
+
+
+def like(value: object, number: int) -> object:
+    """The number in the form that the field has: itself, or a list with an entry per layer."""
+    return [number] * len(value) if isinstance(value, list | tuple) else number
+
+
+def _width_candidates(config: Any, found: Found) -> list[tuple[str, Any]]:
+    """Fields whose name may speak of a width and whose value may be one, None if computed."""
+    fields = config.to_dict()
+    named = {k: v for k, v in fields.items() if any(word in k for word in _WIDTH_WORDS)}
+    candidates: list[tuple[str, Any]] = []
+    for key, value in named.items():
+        if isinstance(value, list | tuple):
+            same = len(value) == len(found.container) and len(set(map(str, value))) == 1
+            if same and isinstance(value[0], int):
+                candidates.append((key, list(value)))
+        elif value is None or (
+            isinstance(value, int) and not isinstance(value, bool) and value > 1
+        ):
+            candidates.append((key, value))
+    return candidates
+
+
+def _widths(container: Any, specs: tuple[MLPSpec, ...]) -> dict[str, set[int]]:
+    """MLP name → the widths it has in the layers that hold it."""
+    widths: defaultdict[str, set[int]] = defaultdict(set)
+    for layer in container:
+        for spec in specs:
+            tensors = _present(layer, spec.slots)
+            if tensors:
+                widths[spec.name].add(width(tensors[spec.down.name], spec.down))
+    return dict(widths)
+
+
+def _factor(before: set[int], after: set[int], wide: int, narrow: int) -> Fraction | None:
+    """How often the field's value goes into the width, if the width follows it."""
+    if len(before) != 1 or len(after) != 1 or before == after:
+        return None
+    (old,), (new,) = before, after
+    factor = Fraction(old, wide)
+    return factor if new == factor * narrow else None
+
+
+def _answered(spec: MLPSpec, answer: tuple[str, Fraction] | None) -> MLPSpec:
+    if answer is None:
+        return replace(spec, why_not="no config field sets the width of its MLP")
+    return replace(spec, width_key=answer[0], width_factor=answer[1])

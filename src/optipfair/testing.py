@@ -1,4 +1,4 @@
-"""Toy models and a toy tokenizer for tests: offline, seeded, of every supported family."""
+"""Toy models and a toy tokenizer for tests: offline, seeded, of every family of transformers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .arch import tiny
 from .arch.families import FAMILIES, TINY_TOKENS
-from .errors import UnknownNameError
+from .arch.tiny import UNBUILDABLE
+from .errors import UnknownNameError, UnsupportedModelError
 from .registry import unknown_name
 
 if TYPE_CHECKING:
@@ -19,17 +21,22 @@ TINY_FAMILIES = tuple(FAMILIES)
 def tiny_config(name: str, **overrides: Any) -> Any:
     """The config of the toy model of a family; `overrides` replace its fields."""
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    if name not in FAMILIES:
-        raise UnknownNameError(unknown_name("model family", name, sorted(FAMILIES)))
-    return AutoConfig.for_model(name, **{**FAMILIES[name].tiny, **TINY_TOKENS, **overrides})
+    if name in FAMILIES:
+        return AutoConfig.for_model(name, **{**FAMILIES[name].tiny, **TINY_TOKENS, **overrides})
+    if name in UNBUILDABLE:
+        raise UnsupportedModelError(f"There is no toy model of {name!r}: {UNBUILDABLE[name]}.")
+    if name not in KNOWN:
+        raise UnknownNameError(unknown_name("model family", name, sorted(KNOWN)))
+    return tiny.tiny_config(name, **overrides)
 
 
 def tiny_model(name: str, *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """Build the toy model of a family, with seeded random weights, in eval mode.
 
     Args:
-        name: a `model_type` of the family table.
+        name: any `model_type` of `AutoModelForCausalLM`.
         seed: of the weights; the global random state is left as it was.
         **overrides: config fields to change.
 
@@ -38,6 +45,7 @@ def tiny_model(name: str, *, seed: int = 0, **overrides: Any) -> PreTrainedModel
 
     Raises:
         UnknownNameError: no such family.
+        UnsupportedModelError: a family that transformers cannot build by itself.
 
     Example:
         >>> tiny_model("qwen3").config.num_hidden_layers

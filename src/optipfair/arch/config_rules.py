@@ -8,6 +8,7 @@ and never written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -62,11 +63,36 @@ def by_layer_number(config: Any, keep: Sequence[int]) -> Mapping[str, Any]:
     return {"per_layer_config": kept} if numbers else {}
 
 
+def trailing(name: str) -> Rule:
+    """The last n layers are special: count those that are kept. Needs the number of layers."""
+
+    def rule(config: Any, keep: Sequence[int]) -> Mapping[str, Any]:
+        value = getattr(config, name)
+        first = config.num_hidden_layers - value if value else None
+        return {} if first is None else {name: sum(i >= first for i in keep)}
+
+    return rule
+
+
+def depth_scale(config: Any, keep: Sequence[int]) -> Mapping[str, Any]:
+    """MiniCPM scales residuals by scale_depth / sqrt(layers): keep the quotient as it is."""
+    ratio = len(keep) / config.num_hidden_layers
+    return {"scale_depth": config.scale_depth * math.sqrt(ratio)}
+
+
+def layer_count(name: str) -> Rule:
+    """A second name for the number of layers."""
+    return lambda config, keep: {name: len(keep)} if getattr(config, name) is not None else {}
+
+
 RULES: Mapping[str, Rule] = {
     "max_window_layers": leading("max_window_layers"),
     "first_k_dense_replace": leading("first_k_dense_replace"),
     "num_hash_layers": leading("num_hash_layers"),
     "mlp_only_layers": dense_among_sparse,
+    "num_kv_shared_layers": trailing("num_kv_shared_layers"),
+    "num_blocks": layer_count("num_blocks"),
+    "scale_depth": depth_scale,
     "moe_layers": listed("moe_layers"),
     "full_attn_idxs": listed("full_attn_idxs"),
     "hybrid_layer_ids": listed("hybrid_layer_ids"),

@@ -22,8 +22,13 @@ from .slots import width
 from .spec import ArchSpec, MLPSpec, TensorSlot
 from .twin import build_twin
 
-_LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers")
-_WIDTH_WORDS = ("intermediate", "ffn", "inner", "mlp", "feed_forward", "expert", "dff", "ff_")
+_LAYER_KEYS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers"),
+    *("decoder_layers", "num_decoder_layers"),
+)
+_WIDTH_WORDS = ("intermediate", "ffn", "inner", "mlp", "feed_forward", "expert", "dff", "dim_ff")
+_COUNT_WORDS = ("num_", "n_shared", "n_routed")
+_NO_MLPS = ("router", "norm")  # small networks of their own inside gates and norms
 _EXPERTS_MULTIPLE = 8
 
 
@@ -36,28 +41,34 @@ class Found:
 
 
 def find_layers(model: nn.Module) -> Found | None:
-    """The longest-by-parameters module list that is as long as the config's layer count."""
+    """The module list that is as long as the config's layer count, the largest if several are.
+
+    The text decoder is searched first, then, where it has none, the whole model.
+    """
     config: Any = model.config
     counts = set(layer_counts(config.get_text_config()).values())
-    best: tuple[int, Found] | None = None
-    for path, module in _decoder(model):
-        if isinstance(module, nn.ModuleList) and len(module) in counts and len(module) > 0:
-            size = sum(parameter.numel() for parameter in module.parameters())
-            if best is None or size > best[0]:
-                best = (size, Found(path, module))
-    return best[1] if best else None
+    for root in _roots(model):
+        prefix = next(path for path, module in model.named_modules() if module is root)
+        lists = [
+            Found(".".join(part for part in (prefix, path) if part), module)
+            for path, module in root.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) in counts - {0}
+        ]
+        if lists:
+            return max(lists, key=lambda found: _size(found.container))
+    return None
 
 
-def _decoder(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of the text decoder, with their paths from the root."""
-    decoder: Any = model
+def _roots(model: nn.Module) -> Iterator[nn.Module]:
     if hasattr(model, "get_decoder"):
-        decoder = model.get_decoder()  # type: ignore[operator]
-    if not isinstance(decoder, nn.Module):
-        decoder = model
-    prefix = next((path for path, module in model.named_modules() if module is decoder), "")
-    for path, module in decoder.named_modules():
-        yield ".".join(part for part in (prefix, path) if part), module
+        decoder: object = model.get_decoder()  # type: ignore[operator]
+        if isinstance(decoder, nn.Module):
+            yield decoder
+    yield model
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def layer_counts(config: Any) -> dict[str, int]:
@@ -91,7 +102,7 @@ def discover(model: Any) -> ArchSpec | None:
     specs: dict[tuple[TensorSlot, ...], MLPSpec] = {}
     for layer in found.container:
         for path, slots in _find_layouts(layer):
-            experts = slots[0].name.rpartition(".")[0] == path  # the module's own parameters
+            experts = has_expert_axis(slots)
             multiple = _EXPERTS_MULTIPLE if experts else 1
             name = path or "mlp"
             specs.setdefault(slots, MLPSpec(name, slots, None, "", experts, multiple))
@@ -105,6 +116,8 @@ def _find_layouts(layer: nn.Module) -> Iterator[tuple[str, tuple[TensorSlot, ...
     """MLP modules below a layer that have a known layout, each tensor in one of them."""
     claimed: set[str] = set()
     for path, module in layer.named_modules():
+        if any(word in path for word in _NO_MLPS):
+            continue
         for layout in (*_experts_of(module), *LAYOUTS):
             slots = below(path, layout)
             tensors = _present(layer, slots)
@@ -139,20 +152,28 @@ def _present(layer: nn.Module, slots: tuple[TensorSlot, ...]) -> dict[str, nn.Pa
     return found
 
 
+def has_expert_axis(slots: tuple[TensorSlot, ...]) -> bool:
+    """Whether the tensors of a layout are (E, ..., ...)."""
+    return any(slot.axis == 2 for slot in slots)
+
+
 def _fits(slots: tuple[TensorSlot, ...], tensors: Mapping[str, nn.Parameter]) -> bool:
-    """Whether all tensors agree on the number of neurons and on the hidden size."""
-    widths, hidden = set(), set()
+    """Whether all tensors agree on the number of neurons, of experts, and on the hidden size."""
+    widths, hidden, experts = set(), set(), set()
+    dimensions = 3 if has_expert_axis(slots) else 2
     for slot in slots:
         tensor = tensors.get(slot.name)
         if tensor is None:
             continue
-        if slot.axis >= tensor.dim() or tensor.shape[slot.axis] % slot.blocks:
+        expected = dimensions - 1 if slot.role == "bias" else dimensions
+        if tensor.dim() != expected or tensor.shape[slot.axis] % slot.blocks:
             return False
         widths.add(width(tensor, slot))
         if slot.role != "bias":
             other = ({tensor.dim() - 2, tensor.dim() - 1} - {slot.axis}).pop()
             hidden.add(tensor.shape[other])
-    return len(widths) == 1 and len(hidden) == 1
+            experts.add(tensor.shape[0] if dimensions == 3 else 1)
+    return len(widths) == len(hidden) == len(experts) == 1
 
 
 def _with_width_keys(model: Any, found: Found, specs: tuple[MLPSpec, ...]) -> tuple[MLPSpec, ...]:
@@ -184,7 +205,11 @@ def like(value: object, number: int) -> object:
 def _width_candidates(config: Any, found: Found) -> list[tuple[str, Any]]:
     """Fields whose name may speak of a width and whose value may be one, None if computed."""
     fields = config.to_dict()
-    named = {k: v for k, v in fields.items() if any(word in k for word in _WIDTH_WORDS)}
+    named = {
+        key: value
+        for key, value in fields.items()
+        if any(word in key for word in _WIDTH_WORDS) and not key.startswith(_COUNT_WORDS)
+    }
     candidates: list[tuple[str, Any]] = []
     for key, value in named.items():
         if isinstance(value, list | tuple):
@@ -220,5 +245,5 @@ def _factor(before: set[int], after: set[int], wide: int, narrow: int) -> Fracti
 
 def _answered(spec: MLPSpec, answer: tuple[str, Fraction] | None) -> MLPSpec:
     if answer is None:
-        return replace(spec, why_not="no config field sets the width of its MLP")
+        return replace(spec, why_not="no config field states the width of its MLP")
     return replace(spec, width_key=answer[0], width_factor=answer[1])

@@ -38,37 +38,6 @@ def conv1d(up: str, down: str) -> tuple[TensorSlot, ...]:
     return (*into(up, "up", axis=1), *out_of(down, axis=0))
 
 
-# The first that fits wins: what is more specific comes first.
-LAYOUTS: tuple[tuple[TensorSlot, ...], ...] = (
-    gated("gate_proj", "up_proj", "down_proj"),
-    gated("w1", "w3", "w2"),
-    gated("gate_linear", "up_linear", "down_linear"),
-    gated("linear", "linear_v", "linear_1"),
-    gated("c_fc_0", "c_fc_1", "c_proj"),
-    gated("wi_0", "wi_1", "wo"),
-    gated("proj", "linear", "output"),
-    fused("gate_up_proj", "down_proj"),
-    fused("input_linear", "output_linear"),
-    fused("Wi", "Wo"),
-    plain("up_proj", "down_proj"),
-    plain("fc1", "fc2"),
-    plain("c_fc", "c_proj"),
-    conv1d("c_fc", "c_proj"),
-    plain("fc_in", "fc_out"),
-    plain("dense_h_to_4h", "dense_4h_to_h"),
-    plain("intermediate.dense", "output.dense"),
-    plain("lin1", "lin2"),
-    plain("w1", "w2"),
-    plain("w_in", "w_out"),
-    plain("wi", "wo"),
-    plain("layer_1", "layer_2"),
-    plain("layer1", "layer2"),
-    plain("0", "2"),
-    plain("dense_in", "dense_out"),
-    plain("intermediate", "output"),
-)
-
-
 def experts_layout(*, gate: bool, transposed: bool, interleaved: bool) -> tuple[TensorSlot, ...]:
     """Fused experts, (E, ..., ...) tensors on one module, as transformers 5 keeps them.
 
@@ -87,6 +56,14 @@ def experts_layout(*, gate: bool, transposed: bool, interleaved: bool) -> tuple[
     )
 
 
+def experts_modules(gate_up: str, down: str) -> tuple[TensorSlot, ...]:
+    """Experts kept as two modules with a weight of (E, 2I, H) and (E, H, I)."""
+    return (
+        TensorSlot(f"{gate_up}.weight", "gate+up", 1, 2),
+        TensorSlot(f"{down}.weight", "down", 2),
+    )
+
+
 def below(prefix: str, slots: tuple[TensorSlot, ...]) -> tuple[TensorSlot, ...]:
     """The slots of an MLP whose module is at `prefix` of the layer ("" for the layer itself)."""
     head = f"{prefix}." if prefix else ""
@@ -94,3 +71,37 @@ def below(prefix: str, slots: tuple[TensorSlot, ...]) -> tuple[TensorSlot, ...]:
         TensorSlot(f"{head}{slot.name}", slot.role, slot.axis, slot.blocks, slot.interleaved)
         for slot in slots
     )
+
+
+# The first that fits wins: what is more specific comes first.
+LAYOUTS: tuple[tuple[TensorSlot, ...], ...] = (
+    gated("gate_proj", "up_proj", "down_proj"),
+    gated("w1", "w3", "w2"),
+    gated("gate_linear", "up_linear", "down_linear"),
+    gated("linear", "linear_v", "linear_1"),
+    gated("c_fc_0", "c_fc_1", "c_proj"),
+    gated("wi_0", "wi_1", "wo"),
+    gated("w_in.w_0", "w_in.w_1", "w_out"),
+    fused("gate_up_proj", "down_proj"),
+    fused("input_linear", "output_linear"),
+    fused("Wi", "Wo"),
+    experts_modules("input_linear", "output_linear"),
+    plain("up_proj", "down_proj"),
+    plain("fc1", "fc2"),
+    fused("fc1", "fc2"),
+    plain("dense.dense", "output.dense"),
+    plain("c_fc", "c_proj"),
+    conv1d("c_fc", "c_proj"),
+    plain("fc_in", "fc_out"),
+    plain("dense_h_to_4h", "dense_4h_to_h"),
+    plain("intermediate.dense", "output.dense"),
+    plain("lin1", "lin2"),
+    plain("w1", "w2"),
+    plain("w_in", "w_out"),
+    plain("wi", "wo"),
+    plain("layer_1", "layer_2"),
+    plain("layer1", "layer2"),
+    plain("0", "2"),
+    plain("dense_in", "dense_out"),
+    plain("intermediate", "output"),
+)

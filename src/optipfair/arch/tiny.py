@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import fields
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
@@ -24,9 +24,8 @@ _FIELDS: Mapping[str, Any] = {
     # Tokens and positions.
     **_each("vocab_size decoder_vocab_size unpadded_vocab_size", 272),
     "vocab_size_per_layer_input": 272,
-    "bos_token_id": 256,
-    "decoder_start_token_id": 256,
-    "eos_token_id": 257,
+    **_each("bos_token_id decoder_start_token_id cls_token_id", 256),
+    **_each("eos_token_id sep_token_id", 257),
     "forced_eos_token_id": None,
     "pad_token_id": 258,
     "is_decoder": True,
@@ -93,7 +92,6 @@ _FIELDS: Mapping[str, Any] = {
     **_each("mamba_n_heads mamba_num_heads mamba_dt_rank time_step_rank", 4),
     **_each("n_groups mamba_n_groups mamba_ngroups", 1),
     "mamba_d_ssm": 64,
-    "use_mamba_kernels": False,
     # Dropout.
     **_each("activation_dropout attention_dropout attention_probs_dropout_prob attn_pdrop", 0.0),
     **_each("decoder_layerdrop dropout dropout_p dropout_rate emb_pdrop embd_pdrop", 0.0),
@@ -143,6 +141,14 @@ _FIRST_DENSE = ["dense", "sparse", "sparse", "sparse"]
 _LATENT = {"num_key_value_heads": 4, "head_dim": 4}
 # Positions start at `pad_token_id` + 1.
 _AFTER_PADDING = {"max_position_embeddings": 388}
+# The defaults stretch more positions than the toys have.
+_STRETCHED = {
+    "rope_theta": 10000.0,
+    "factor": 2.0,
+    "original_max_position_embeddings": 64,
+}
+_LLAMA3 = {"rope_type": "llama3", **_STRETCHED, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_YARN = {"rope_type": "yarn", **_STRETCHED, "beta_fast": 32.0, "beta_slow": 1.0}
 
 _GROUPS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
     _each(
@@ -168,6 +174,7 @@ _GROUPS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
     _each("big_bird bigbird_pegasus", {"attention_type": "original_full"}),
     _each("cohere2_moe inkling_text mellum minimax_m3_vl_text", {"mlp_layer_types": _FIRST_DENSE}),
     _each("zamba zamba2", {"layers_block_type": _turns("linear_attention", "hybrid")}),
+    _each("apertus cwm", {"rope_parameters": _LLAMA3}),
     _each("glm_moe_dsa hy_v4", {"indexer_types": _turns("full", "shared")}),
     _each("lfm2 lfm2_moe", {"layer_types": _turns("conv", "full_attention")}),
 )
@@ -195,9 +202,11 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v4": {
         "layer_types": [
             "sliding_attention",
-            *["heavily_compressed_attention", "compressed_sparse_attention"],
+            "heavily_compressed_attention",
+            "compressed_sparse_attention",
             "heavily_compressed_attention",
         ],
+        "partial_rotary_factor": 0.5,
         "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
         "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
     },
@@ -230,6 +239,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "gemma4_text": {"layer_types": _SLIDING, "num_kv_shared_layers": 2, "global_head_dim": 16},
     "gemma4_unified_text": {"global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "gpt_oss": {"rope_parameters": {**_YARN, "truncate": False}},
     "inkling2_text": {"layer_types": _turns("hybrid_sliding", "hybrid")},
     "inkling_text": {"layer_types": _turns("hybrid_sliding", "hybrid")},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_offset": 0},
@@ -242,6 +252,13 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
         "no_rope_layer_interval": 2,
     },
     "mamba2": {"head_dim": 16},
+    "ministral3": {
+        "rope_parameters": {
+            **_YARN,
+            **_each("mscale mscale_all_dim", 1.0),
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
     "minimax_m3_vl_text": {"layer_types": _turns("full_attention", "minimax_m3_sparse")},
     "mllama_text_model": {"cross_attention_layers": [1]},
     "moshi": {"audio_vocab_size": 64, "num_codebooks": 2},
@@ -295,15 +312,15 @@ def _merged(*tables: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[st
 _EXCEPTIONS = _merged(*_GROUPS, _OWN)
 
 _COMPOSITE = "AutoModelForCausalLM gives its decoder the composite config, which lacks its fields"
-_SHARED = (
-    "its text config must share the keys and values of every layer, and the layers of "
-    "transformers 5.23 refuse a model in which none stores them"
+_DRAFT = (
+    "a draft head that reads the keys and values of another model; built from its config it has "
+    "no layer that stores them, which its own layers refuse (transformers 5.23)"
 )
 # Why a model type of `AutoModelForCausalLM` has no toy model.
 UNBUILDABLE: Mapping[str, str] = MappingProxyType(
     {
         "gemma3n": "its vision tower needs the package timm (its text model is gemma3n_text)",
-        **_each("gemma4_assistant gemma4_unified_assistant", _SHARED),
+        **_each("gemma4_assistant gemma4_unified_assistant", _DRAFT),
         **_each("musicgen musicgen_melody", _COMPOSITE),
     }
 )
@@ -324,9 +341,8 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
 
 def _values(config_class: Any, table: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config class that the tables know, its parts as dicts."""
-    values = {
-        field.name: table[field.name] for field in fields(config_class) if field.name in table
-    }
+    known = signature(config_class).parameters
+    values = {name: table[name] for name in known if name in table}
     for name, part in _parts(config_class).items():
         values[name] = _values(part, _TOWER if name.startswith(_TOWER_PREFIXES) else table)
     return _changed(values, _EXCEPTIONS.get(config_class.model_type, {}))
@@ -344,6 +360,6 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def _parts(config_class: Any) -> dict[str, Any]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    specs = config_class.sub_configs_defaults
+    specs = getattr(config_class, "sub_configs_defaults", {})  # older 5.x may lack it
     named = {k: CONFIG_MAPPING[s.model_type] for k, s in specs.items() if s.model_type}
     return {**config_class.sub_configs, **named}

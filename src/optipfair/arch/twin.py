@@ -8,6 +8,7 @@ reload as another one. This module knows nothing of plans.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,8 +200,14 @@ def _dropped(old_modules: Mapping[str, nn.Module], renamed: Mapping[str, str]) -
 def _attributes(name: str, old: nn.Module, new: nn.Module) -> Iterator[AttributeChange]:
     before, after = _plain(old), _plain(new)
     for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
+        if not _same(before.get(key), after.get(key)):
             yield AttributeChange(name, key, before.get(key), after.get(key))
+
+
+def _same(old: object, new: object) -> bool:
+    if isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=1e-12)
+    return old == new
 
 
 def _plain(module: nn.Module) -> dict[str, object]:

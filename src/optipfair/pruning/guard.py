@@ -30,7 +30,10 @@ from ..arch.view import MLPView, ModelView
 from ..errors import ArgumentError, UnsupportedModelError
 from .plan import PruningPlan, WidthCut
 
-_LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number")
+_LAYER_NUMBERS = (
+    *("layer_idx", "layer_id", "layer_index", "layer_number"),
+    "kv_shared_layer_index",
+)
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,11 @@ def _check_attention_stays(config: Any, changes: Mapping[str, Any]) -> None:
     """A hybrid model without any attention layer cannot count the tokens of its cache."""
 
     def attends(kinds: Sequence[str]) -> bool:
-        return any("attention" in kind and "linear" not in kind for kind in kinds)
+        named = (str(kind) for kind in kinds)
+        return any("hybrid" in k or ("attention" in k and "linear" not in k) for k in named)
 
-    before = getattr(config, "layer_types", None) or ()
-    if attends(before) and not attends(changes.get("layer_types", before)):
+    patterns = [(config.to_dict()[k], v) for k, v in changes.items() if isinstance(v, list)]
+    if any(attends(before) and not attends(after) for before, after in patterns if before):
         raise UnsupportedModelError(
             "Removing these layers would leave no attention layer in a hybrid model, which cannot "
             "generate then. Keep at least one layer of full attention."
@@ -221,11 +225,10 @@ def _unexplained_attributes(
         if any((change.old, change.new) == width for width in widths):
             return True
         if change.module.startswith(prefix):
-            number = int(change.module[len(prefix) :].split(".")[0])
-            renumbered = (change.old, change.new) == (plan.keep_layers[number], number)
-            return renumbered and change.name in _LAYER_NUMBERS
+            return _renumbers(plan, change) or _lists_layers(plan, change)
         return (
             _counts_layers(plan, change)
+            or _lists_layers(plan, change)
             or _lists_types(change, gone)
             or (change.new is None and _serves(change.name, gone))
         )
@@ -238,11 +241,28 @@ def _unexplained_attributes(
     ]
 
 
-def _counts_layers(plan: PruningPlan, change: AttributeChange) -> bool:
-    """Outside the layers: their number, or a list with an entry for each."""
+def _renumbers(plan: PruningPlan, change: AttributeChange) -> bool:
+    """A layer's own number, or that of a layer it refers to."""
+    new = change.new
+    if change.name not in _LAYER_NUMBERS or type(new) is not int:
+        return False
+    return 0 <= new < len(plan.keep_layers) and change.old == plan.keep_layers[new]
+
+
+def _lists_layers(plan: PruningPlan, change: AttributeChange) -> bool:
+    """A list with an entry for each layer keeps those of the kept layers."""
     old, new = change.old, change.new
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        return len(old) == plan.num_layers and list(new) == [old[i] for i in plan.keep_layers]
+    lists = isinstance(old, list | tuple) and isinstance(new, list | tuple)
+    return (
+        lists
+        and len(old) == plan.num_layers  # type: ignore[arg-type]
+        and list(new) == [old[i] for i in plan.keep_layers]  # type: ignore[call-overload, index]
+    )
+
+
+def _counts_layers(plan: PruningPlan, change: AttributeChange) -> bool:
+    """Outside the layers: how many there are."""
+    old, new = change.old, change.new
     return "layer" in change.name and (old, new) == (plan.num_layers, len(plan.keep_layers))
 
 

@@ -7,6 +7,7 @@ python benchmarks/families.py --write    also writes docs/families.md, which a t
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import sys
 import time
@@ -16,13 +17,13 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.walk import MODEL_TYPES, OK, Outcome, walk  # noqa: E402
+DATA = ROOT / "src" / "optipfair" / "arch" / "families.json"
+sys.path.insert(0, str(ROOT / "tests"))
 
 from optipfair.arch.families import FAMILIES  # noqa: E402
 from optipfair.arch.tiny import UNBUILDABLE  # noqa: E402
 from optipfair.report.card import versions  # noqa: E402
+from walk import MODEL_TYPES, OK, Outcome, walk  # noqa: E402
 
 PAGE = """# Families
 
@@ -57,6 +58,7 @@ def main() -> None:
     report(outcomes, failed, time.perf_counter() - started)
     if arguments.write and not failed:
         (ROOT / "docs" / "families.md").write_text(page(outcomes), encoding="utf-8")
+        DATA.write_text(json.dumps(data(outcomes), indent=1) + "\n", encoding="utf-8")
 
 
 def report(outcomes: Mapping[str, Outcome], failed: Mapping[str, str], seconds: float) -> None:
@@ -78,20 +80,33 @@ def report(outcomes: Mapping[str, Outcome], failed: Mapping[str, str], seconds: 
             print(f"depth   {name}: {outcome.depth}")
 
 
+def data(outcomes: Mapping[str, Outcome]) -> list[dict[str, object]]:
+    """What `optipfair families` prints."""
+    return [
+        {
+            "model_type": name,
+            "width": outcome.width == OK,
+            "depth": outcome.depth == OK,
+            "why_not": why_not(outcome),
+            "models": FAMILIES[name].examples if name in FAMILIES else "",
+        }
+        for name, outcome in outcomes.items()
+    ]
+
+
+def why_not(outcome: Outcome) -> str:
+    reasons = [each for each in (outcome.width, outcome.depth) if each != OK]
+    return " ".join(dict.fromkeys(map(short, reasons)))
+
+
 def page(outcomes: Mapping[str, Outcome]) -> str:
     unbuilt = "; ".join(f"`{name}` ({reason})" for name, reason in UNBUILDABLE.items())
     rows = []
-    for name, outcome in outcomes.items():
-        reasons = [each for each in (outcome.width, outcome.depth) if each != OK]
-        why = " ".join(dict.fromkeys(map(short, reasons)))
-        models = FAMILIES[name].examples if name in FAMILIES else ""
-        cells = [yes(outcome.width), yes(outcome.depth), why, models]
-        rows.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    for row in data(outcomes):
+        served = ["yes" if row[kind] else "no" for kind in ("width", "depth")]
+        cells = [f"`{row['model_type']}`", *served, str(row["why_not"]), str(row["models"])]
+        rows.append("| " + " | ".join(cells) + " |")
     return PAGE.format(versions=versions(), unbuilt=unbuilt) + "\n".join(rows) + "\n"
-
-
-def yes(outcome: str) -> str:
-    return "yes" if outcome == OK else "no"
 
 
 def short(reason: str) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tests.oracles import with_zeroed_neurons
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -18,6 +17,7 @@ from optipfair import apply_plan, plan_pruning
 from optipfair.errors import UnsupportedModelError
 from optipfair.loading import quiet_transformers
 from optipfair.testing import tiny_model
+from oracles import with_zeroed_neurons
 
 MODEL_TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 WIDTH: dict[str, Any] = {"pruning_percentage": 25}

@@ -90,11 +90,8 @@ def test_a_model_without_layers_is_refused(refused: Callable[..., Any]) -> None:
 
 
 def test_a_model_of_unknown_structure_is_refused_with_the_known_families() -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model("openai-gpt", n_embd=16, n_layer=2, n_head=2, vocab_size=64)
-    with pytest.raises(UnsupportedModelError, match=r"'openai-gpt'.*llama"):
-        get_model_layers(AutoModelForCausalLM.from_config(config))
+    with pytest.raises(UnsupportedModelError, match=r"'hrm_text'.*llama"):
+        get_model_layers(tiny_model("hrm_text"))
 
 
 def test_every_family_has_a_tiny_config_and_examples() -> None:

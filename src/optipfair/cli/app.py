@@ -7,6 +7,7 @@ import click
 from .._version import __version__
 from .analyze import analyze
 from .demo import demo
+from .families import families
 from .prune import prune
 
 
@@ -27,4 +28,5 @@ def app() -> None:
 
 app.add_command(analyze)
 app.add_command(prune)
+app.add_command(families)
 app.add_command(demo)

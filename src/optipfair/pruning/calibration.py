@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch, read_batch
-from ..errors import DataError
+from ..errors import DataError, UnsupportedModelError
 from ..hooks import evaluating, recording_inputs
 from ..progress import track
 
@@ -49,12 +49,36 @@ class SquareSums:
 
     def _update_experts(self, hidden: Tensor, chosen: Tensor, mask: Tensor) -> None:
         """Run each expert's first half on its routed tokens: (B*S, H), (B*S, top_k)."""
-        experts: Any = self.module
         real = mask.to(hidden.device)
+        hidden, chosen = hidden.flatten(0, -2), chosen.flatten(0, -2)
         for expert in torch.unique(chosen[real]).tolist():
-            tokens = hidden[real & (chosen == expert).any(dim=-1)]  # (T, H)
-            gate_up = nn.functional.linear(tokens, experts.gate_up_proj[expert])
-            self.total[expert] += _square_sum(experts._apply_gate(gate_up), None)
+            if expert < self.total.shape[0]:  # some routers number an empty expert
+                tokens = hidden[real & (chosen == expert).any(dim=-1)]  # (T, H)
+                self.total[expert] += _square_sum(self._first_half(tokens, expert), None)
+
+    def _first_half(self, tokens: Tensor, expert: int) -> Tensor:
+        """What enters an expert's down projection: (T, H) → (T, I)."""
+        experts: Any = self.module
+        out = tokens
+        for slot, tensor in self.mlp.tensors.items():
+            if slot.role in ("gate+up", "up"):
+                rows = tensor[expert] if slot.axis == 1 else tensor[expert].t()
+                out = nn.functional.linear(tokens, rows)
+        for slot, tensor in self.mlp.tensors.items():
+            if slot.role == "bias":
+                out = out + tensor[expert]
+        activated: Tensor = experts._apply_gate(out) if self.mlp.spec.gated else experts.act_fn(out)
+        return activated
+
+
+def _check_experts(mlp: MLPView) -> None:
+    """Experts that transformers' common interface runs can be watched, others not."""
+    experts: Any = mlp.owner.get_submodule(mlp.spec.down.module)
+    if mlp.spec.experts and not hasattr(experts, "_apply_gate"):
+        raise UnsupportedModelError(
+            f"The experts of layer {mlp.layer} ({type(experts).__name__}) do not show their "
+            "activations, so they have no data-driven scores. Leave the dataloader out."
+        )
 
 
 def neuron_input_norms(
@@ -73,6 +97,8 @@ def neuron_input_norms(
     Raises:
         DataError: no batch, a batch of an unknown kind, or activations that are NaN or Inf.
     """
+    for mlp in view.mlps:
+        _check_experts(mlp)
     sums = [SquareSums(mlp) for mlp in view.mlps]
     run_batches(view, batches, [(each.module, each.update) for each in sums], show_progress)
     for each in sums:

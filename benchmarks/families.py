@@ -32,6 +32,8 @@ transformers builds ({versions}). Width: 25 % of the MLP neurons removed. Depth:
 the last two, or layer 1 removed; yes where at least one of them is served. "Yes" means that the
 saved result loads again with equal logits, generates the same, and, for width, equals the model
 with those neurons set to zero. Everything else is refused before anything changes.
+The decoders of `emu3` and `mllama` reload through their own class only, pruned or not:
+`AutoModelForCausalLM` does not know them.
 
 Not built: {unbuilt}.
 

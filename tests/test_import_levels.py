@@ -37,6 +37,7 @@ LEVELS = {
     "pruning.calibration": 5,
     "pruning.statistics": 5,
     "pruning.plan": 6,
+    "pruning.checks": 7,
     "pruning.guard": 7,
     "pruning.planning": 7,
     "pruning.surgery": 7,

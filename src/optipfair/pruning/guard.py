@@ -27,7 +27,7 @@ from ..arch.twin import (
     tensor_shapes,
 )
 from ..arch.view import MLPView, ModelView
-from ..errors import ArgumentError, UnsupportedModelError
+from ..errors import UnsupportedModelError
 from .plan import PruningPlan, WidthCut
 
 _LAYER_NUMBERS = (
@@ -273,79 +273,3 @@ def _lists_types(change: AttributeChange, gone: set[str]) -> bool:
         return bool(gone) and list(new) == [kind for kind in old if kind not in gone]
     stems = {kind.split("_")[0] for kind in gone}
     return old is True and new is False and any(stem in change.name for stem in stems)
-
-
-def check_cuttable(view: ModelView) -> None:
-    """Refuse models whose weights cannot be cut: on `meta`, or quantized."""
-    model: Any = view.model
-    quantized = getattr(model.config, "quantization_config", None) is not None
-    if quantized or getattr(model, "hf_quantizer", None) is not None:
-        raise UnsupportedModelError(
-            "The model is quantized, so its weights cannot be cut. Load it unquantized (a GGUF "
-            "file: optipfair.load_model), prune it, and quantize the result."
-        )
-    for name, parameter in model.named_parameters():
-        if parameter.device.type == "meta":
-            raise UnsupportedModelError(
-                f"{name} is on the 'meta' device: it has a shape but no values. Load the model "
-                "with its weights (without disk offload) before pruning it."
-            )
-
-
-def check_sharing(view: ModelView) -> None:
-    """Refuse MLPs that share some of their tensors: what one keeps the other would lose."""
-    owners: dict[int, tuple[int, ...]] = {}
-    for mlp in view.mlps:
-        identities = tuple(id(tensor) for tensor in mlp.tensors.values())
-        for slot, tensor in mlp.tensors.items():
-            if owners.setdefault(id(tensor), identities) != identities:
-                raise UnsupportedModelError(
-                    f"{mlp.tensor_name(slot)} is shared with another MLP, but not all tensors are, "
-                    "so the two cannot keep the same neurons. Untie the tensor first."
-                )
-
-
-def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
-    """Refuse a plan that was made for another model."""
-    have = (view.spec.model_type, len(view.layers))
-    if have != (plan.model_type, plan.num_layers):
-        raise ArgumentError(
-            f"The plan is for a {plan.model_type!r} of {plan.num_layers} layers; this is a "
-            f"{have[0]!r} of {have[1]}."
-        )
-    if not plan.keep_layers or not _increasing(plan.keep_layers, plan.num_layers):
-        raise ArgumentError(
-            f"The plan's keep_layers is no increasing list of layers from 0 to {have[1] - 1}."
-        )
-    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
-    for cut in plan.width_cuts:
-        mlp = mlps.pop((cut.layer, cut.mlp), None)
-        if mlp is None or cut.layer not in plan.keep_layers:
-            raise ArgumentError(
-                f"The plan cuts {cut.mlp!r} of layer {cut.layer}, which the model does not have, "
-                "which it removes, or which it cuts twice."
-            )
-        _check_cut_fits(mlp, cut)
-
-
-def _check_cut_fits(mlp: MLPView, cut: WidthCut) -> None:
-    where = f"{cut.mlp} of layer {cut.layer}"
-    if mlp.width != cut.width:
-        raise ArgumentError(
-            f"The plan cuts {where} from {cut.width} neurons; the model has {mlp.width} there."
-        )
-    if len(cut.keep) != (mlp.experts or 1):
-        raise ArgumentError(
-            f"The plan has {len(cut.keep)} kept sets for {where}; {mlp.experts or 1} are needed."
-        )
-    lengths = {len(keep) for keep in cut.keep}
-    if lengths == {0} or len(lengths) > 1:
-        raise ArgumentError(f"The plan keeps {sorted(lengths)} neurons in {where}.")
-    if not all(_increasing(keep, mlp.width) for keep in cut.keep):
-        raise ArgumentError(
-            f"The plan's kept neurons of {where} are no increasing numbers below {mlp.width}."
-        )
-
-
-def _increasing(indices: Sequence[int], end: int) -> bool:
-    return all(a < b for a, b in zip((-1, *indices), (*indices, end), strict=True))

@@ -12,7 +12,7 @@ from ..arch.view import MLPView, ModelView
 from ..errors import ArgumentError, PruningWarning, UnsupportedModelError
 from ..progress import track
 from .calibration import neuron_input_norms
-from .guard import check_cuttable, check_sharing
+from .checks import check_cuttable, check_sharing
 from .importance import Criterion
 from .plan import PruningPlan, WidthCut
 from .scoring import score_mlp, score_mlp_with_data

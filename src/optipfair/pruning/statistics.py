@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -102,11 +102,6 @@ def get_pruning_statistics(
             "layer_reduction_percentage": _percentage(before.layers, after.layers),
         }
     return statistics
-
-
-def summary_dict(summary: ModelSummary) -> dict[str, Any]:
-    """The summary as plain data, for JSON."""
-    return asdict(summary)
 
 
 def _summary(model: nn.Module | ModelSummary) -> ModelSummary:

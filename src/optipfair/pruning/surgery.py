@@ -15,7 +15,8 @@ from ..arch.slots import take, zero_
 from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
 from ..progress import track
-from .guard import Rewrite, check_cuttable, check_plan_fits, check_sharing, prove
+from .checks import check_cuttable, check_plan_fits, check_sharing
+from .guard import Rewrite, prove
 from .plan import PruningPlan, WidthCut
 
 if TYPE_CHECKING:

@@ -20,6 +20,8 @@ LEVELS = {
     "hooks": 1,
     "arch.spec": 1,
     "arch.config_rules": 1,
+    "arch.heterogeneous": 1,
+    "arch.buffers": 1,
     "arch.layouts": 2,
     "arch.tiny": 2,
     "arch.discover": 3,

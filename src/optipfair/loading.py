@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .arch.heterogeneous import class_for, overrides
+from .arch.twin import build_on_meta
 from .checkpoint.reader import open_checkpoint, read_config
 from .errors import ArgumentError, CheckpointError, UnknownNameError
 from .registry import unknown_name
@@ -151,11 +153,8 @@ def load_model(
     kind = _check_dtype(dtype)
     found = source if isinstance(source, Source) else find_source(source)
     check_readable(found)
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
     with _reading(found, show_progress):
-        model, info = auto.from_pretrained(
+        model, info = _loader(found, trust_remote_code)(
             found.location,
             dtype=kind,
             trust_remote_code=trust_remote_code,
@@ -170,6 +169,27 @@ def load_model(
     model = model.to(place)
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _loader(source: Source, trust_remote_code: bool) -> Any:
+    """What loads a model: transformers' own way, or ours where its layers differ in width."""
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    if source.kind == "gguf":
+        return auto.from_pretrained
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    if not overrides(config.get_text_config()):
+        return auto.from_pretrained
+    model_class: Any = type(build_on_meta(config))
+
+    def load(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        kwargs.pop("trust_remote_code")
+        model, info = class_for(model_class, config).from_pretrained(*args, config=config, **kwargs)
+        model.__class__ = model_class
+        return model, info
+
+    return load
 
 
 def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:

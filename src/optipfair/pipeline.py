@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arch.heterogeneous import overrides
 from .arch.view import describe
 from .checkpoint.folder import check_output, new_folder
 from .checkpoint.reader import open_checkpoint
@@ -153,7 +154,10 @@ def prune_checkpoint(
         _write(model, tokenizer, plan, folder)
         statistics["pruned_file_bytes"] = open_checkpoint(folder).nbytes
         _copy_licence(source, folder)
-        card = model_card(_base(source), plan, statistics, output.name, command)
+        differ = bool(overrides(model.config.get_text_config()))
+        card = model_card(
+            _base(source), plan, statistics, output.name, command, layers_differ=differ
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
         difference = _verify(model, folder, trust_remote_code) if verify else None
     seconds = time.perf_counter() - started
@@ -169,16 +173,15 @@ def reloaded_difference(
         VerificationError: it is above 1e-5 of the largest logit (at least 1e-5).
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from .hooks import evaluating
 
-    auto: Any = AutoModelForCausalLM
     live: Any = model
-    with quiet_transformers():
-        reloaded = auto.from_pretrained(
-            folder, dtype=model.dtype, trust_remote_code=trust_remote_code
-        ).to(model.device)
+    reloaded: Any = load_model(
+        folder,
+        device=str(model.device),
+        trust_remote_code=trust_remote_code,
+    )
     vocabulary = int(live.get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (2, 16), generator=generator).to(model.device)

@@ -173,8 +173,6 @@ def test_a_divisor_larger_than_the_width_is_refused(refused: Callable[..., Any])
     ("request_", "match"),
     [
         ({"pruning_percentage": 20, "expansion_rate": 140}, "exclude each other"),
-        ({"layer_indices": [1]}, r"layer_indices=\[1\].*DEPTH"),
-        ({"layer_indices": []}, r"layer_indices=\[\].*DEPTH"),
         ({"num_layers_to_remove": 1}, "num_layers_to_remove=1.*DEPTH"),
         ({"depth_pruning_percentage": 25}, "depth_pruning_percentage=25.*DEPTH"),
         ({"layer_selection_method": "first"}, "layer_selection_method='first'.*DEPTH"),

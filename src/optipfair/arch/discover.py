@@ -105,7 +105,8 @@ def discover(model: Any) -> ArchSpec | None:
             experts = has_expert_axis(slots)
             multiple = _EXPERTS_MULTIPLE if experts else 1
             name = path or "mlp"
-            specs.setdefault(slots, MLPSpec(name, slots, None, "", experts, multiple))
+            reason = _why_fixed(layer, path, slots)
+            specs.setdefault(slots, MLPSpec(name, slots, None, reason, experts, multiple))
     key = layers_key(model, found) or "num_hidden_layers"
     mlps = _with_width_keys(model, found, tuple(specs.values()))
     model_type = str(model.config.model_type)
@@ -125,6 +126,19 @@ def _find_layouts(layer: nn.Module) -> Iterator[tuple[str, tuple[TensorSlot, ...
                 claimed |= tensors.keys()
                 yield path, slots
                 break
+
+
+def _why_fixed(layer: nn.Module, path: str, slots: tuple[TensorSlot, ...]) -> str:
+    """Why removing neurons would not be the same as zeroing them; empty where it is."""
+    known = {slot.name for slot in slots}
+    down = next(slot for slot in slots if slot.role == "down")
+    neurons = width(layer.get_parameter(down.name), down)
+    for name, module in layer.get_submodule(path).named_modules():
+        weight = module._parameters.get("weight")
+        full = ".".join(part for part in (path, name, "weight") if part)
+        if weight is not None and full not in known and tuple(weight.shape) == (neurons,):
+            return f"{name} normalizes over its neurons"
+    return ""
 
 
 def _experts_of(module: nn.Module) -> tuple[tuple[TensorSlot, ...], ...]:
@@ -179,27 +193,23 @@ def _fits(slots: tuple[TensorSlot, ...], tensors: Mapping[str, nn.Parameter]) ->
 def _with_width_keys(model: Any, found: Found, specs: tuple[MLPSpec, ...]) -> tuple[MLPSpec, ...]:
     """Find the config field behind each MLP's width by changing candidates in twins."""
     before = _widths(found.container, specs)
+    widest = max((width for widths in before.values() for width in widths.values()), default=2)
     answers: dict[str, tuple[str, Fraction]] = {}  # MLP name → (key, factor)
     for key, value in _width_candidates(model.config.get_text_config(), found):
         if len(answers) == len(specs):
             break
-        wide = value if isinstance(value, int) else max(map(max, before.values()), default=2)
-        narrow = wide // 2
+        wide = widest if value is None else value
+        narrow = [each // 2 for each in wide] if isinstance(wide, list) else wide // 2
         try:
-            twin = build_twin(model, {key: like(value, narrow)})
+            twin = build_twin(model, {key: narrow})
             after = _widths(twin.get_submodule(found.path), specs)
         except (UnsupportedModelError, AttributeError):
             continue
         for name, widths in before.items():
-            factor = _factor(widths, after.get(name, set()), wide, narrow)
+            factor = _factor(widths, after.get(name, {}), wide, narrow)
             if factor and name not in answers:
                 answers[name] = (key, factor)
     return tuple(_answered(spec, answers.get(spec.name)) for spec in specs)
-
-
-def like(value: object, number: int) -> object:
-    """The number in the form that the field has: itself, or a list with an entry per layer."""
-    return [number] * len(value) if isinstance(value, list | tuple) else number
 
 
 def _width_candidates(config: Any, found: Found) -> list[tuple[str, Any]]:
@@ -213,37 +223,48 @@ def _width_candidates(config: Any, found: Found) -> list[tuple[str, Any]]:
     candidates: list[tuple[str, Any]] = []
     for key, value in named.items():
         if isinstance(value, list | tuple):
-            same = len(value) == len(found.container) and len(set(map(str, value))) == 1
-            if same and isinstance(value[0], int):
+            if len(value) == len(found.container) and all(map(_is_width, value)):
                 candidates.append((key, list(value)))
-        elif value is None or (
-            isinstance(value, int) and not isinstance(value, bool) and value > 1
-        ):
+        elif value is None or _is_width(value):
             candidates.append((key, value))
     return candidates
 
 
-def _widths(container: Any, specs: tuple[MLPSpec, ...]) -> dict[str, set[int]]:
-    """MLP name → the widths it has in the layers that hold it."""
-    widths: defaultdict[str, set[int]] = defaultdict(set)
-    for layer in container:
+def _is_width(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+
+
+def _widths(container: Any, specs: tuple[MLPSpec, ...]) -> dict[str, dict[int, int]]:
+    """MLP name → its width in each layer that holds it."""
+    widths: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    for index, layer in enumerate(container):
         for spec in specs:
             tensors = _present(layer, spec.slots)
             if tensors:
-                widths[spec.name].add(width(tensors[spec.down.name], spec.down))
+                widths[spec.name][index] = width(tensors[spec.down.name], spec.down)
     return dict(widths)
 
 
-def _factor(before: set[int], after: set[int], wide: int, narrow: int) -> Fraction | None:
-    """How often the field's value goes into the width, if the width follows it."""
-    if len(before) != 1 or len(after) != 1 or before == after:
+def _factor(
+    before: Mapping[int, int], after: Mapping[int, int], wide: Any, narrow: Any
+) -> Fraction | None:
+    """How often the field's value goes into the width, if the width follows it in every layer."""
+    if before.keys() != after.keys() or before == after:
         return None
-    (old,), (new,) = before, after
-    factor = Fraction(old, wide)
-    return factor if new == factor * narrow else None
+    factors = {Fraction(width, _value(wide, layer)) for layer, width in before.items()}
+    factor = factors.pop()
+    follows = all(width == factor * _value(narrow, layer) for layer, width in after.items())
+    return factor if follows and not factors else None
+
+
+def _value(field: Any, layer: int) -> int:
+    """A width field's value for one layer."""
+    return int(field[layer] if isinstance(field, list) else field)
 
 
 def _answered(spec: MLPSpec, answer: tuple[str, Fraction] | None) -> MLPSpec:
+    if spec.why_not:
+        return spec
     if answer is None:
         return replace(spec, why_not="no config field states the width of its MLP")
     return replace(spec, width_key=answer[0], width_factor=answer[1])

@@ -20,6 +20,8 @@ from torch import nn
 from transformers.initialization import no_init_weights
 
 from ..errors import UnsupportedModelError
+from . import heterogeneous
+from .buffers import changed_buffers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,6 +74,7 @@ class TwinDifference:
     attributes: tuple[AttributeChange, ...]
     shapes: Mapping[str, ShapeChange]  # by the tensor's name in the new twin
     presence: tuple[PresenceChange, ...]
+    values: tuple[str, ...]  # computed buffers that would hold other values
 
 
 def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -96,13 +99,20 @@ def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrained
     try:
         config = changed_config(model.config, changes)
         with _without_weights():
-            return type(model)(config)
+            return heterogeneous.build(type(model), config)  # type: ignore[return-value]
     except _BUILD_ERRORS as exc:
         what = f"with {dict(changes)}" if changes else "as it is"
         raise UnsupportedModelError(
             f"The config of {type(model).__name__} cannot be built {what}, so the result would "
             f"not load again: {exc}"
         ) from exc
+
+
+def build_uniform(model: PreTrainedModel) -> PreTrainedModel:
+    """A model's twin whose layers are alike in all that its class does not read by layer."""
+    with _without_weights():
+        config = heterogeneous.base_config(type(model), model.config)
+        return type(model)(config)
 
 
 def build_on_meta(config: Any) -> PreTrainedModel:
@@ -116,7 +126,9 @@ def build_on_meta(config: Any) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM
     try:
         with _without_weights():
-            model: PreTrainedModel = auto.from_config(config)
+            model: PreTrainedModel = auto.from_config(heterogeneous.with_overrides(config, {}, {}))
+            if heterogeneous.overrides(config.get_text_config()):
+                model = heterogeneous.build(type(model), config)  # type: ignore[assignment]
             model.tie_weights()  # part of the initialization that is left out
     except _BUILD_ERRORS as exc:
         raise UnsupportedModelError(
@@ -168,7 +180,14 @@ def compare_twins(old: nn.Module, new: nn.Module, renamed: Mapping[str, str]) ->
     presence += [PresenceChange(name, "disappears") for name in sorted(gone)]
     attributes = [change for name, pair in pairs.items() for change in _attributes(name, *pair)]
     shapes, extra = _shapes(pairs)
-    return TwinDifference(tuple(attributes), shapes, (*presence, *extra))
+    try:
+        values = tuple(changed_buffers(old, new, pairs))
+    except _BUILD_ERRORS as exc:
+        raise UnsupportedModelError(
+            f"{type(new).__name__} cannot be initialized from the changed config, so the result "
+            f"would not load again: {exc}"
+        ) from exc
+    return TwinDifference(tuple(attributes), shapes, (*presence, *extra), values)
 
 
 def _renamed(name: str, renamed: Mapping[str, str]) -> str:

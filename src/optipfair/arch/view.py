@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from . import heterogeneous
 from .discover import discover
 from .families import FAMILIES
 from .slots import read, width
 from .spec import ArchSpec, MLPSpec, TensorSlot
+from .twin import build_uniform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,12 +128,16 @@ def _base_model(model: nn.Module) -> nn.Module:
     return base if isinstance(base, nn.Module) else model
 
 
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config()
+
+
 def _model_type(model: nn.Module) -> str:
     config: Any = model.config
     return str(getattr(config, "model_type", "") or type(model).__name__)
 
 
-def _find_spec(model: nn.Module) -> ArchSpec:
+def _find_spec(model: PreTrainedModel) -> ArchSpec:
     """The family's entry, or what the model's structure says."""
     model_type = _model_type(model)
     base = _base_model(model)
@@ -143,7 +149,9 @@ def _find_spec(model: nn.Module) -> ArchSpec:
             f"Cannot find the decoder layers of this {type(model).__name__} ({model_type!r}): "
             f"expected a non-empty list at {spec.layers!r} of its base model{_adapter_hint(model)}."
         )
-    discovered = discover(model)
+    # Where layers differ already, the model with all alike shows what governs them.
+    differs = bool(heterogeneous.overrides(_text_config(model)))
+    discovered = discover(build_uniform(model) if differs else model)
     if discovered is not None:
         names = ", ".join(spec.name for spec in discovered.mlps) or "none"
         logger.info("%s is not listed; its MLPs by structure: %s", model_type, names)

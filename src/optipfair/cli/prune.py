@@ -58,7 +58,11 @@ def _names(registry: Any) -> str:
     help="Round the kept width down to a multiple.",
 )
 @click.option("--num-layers-to-remove", type=int, metavar="NUM", help="How many layers to remove.")
-@click.option("--layer-indices", metavar="I,J,...", help='Layers to remove, for example "2,5,8".')
+@click.option(
+    "--layer-indices",
+    metavar="I,J,...",
+    help='Layers to remove, or with MLP_GLU to make narrower, for example "2,5,8".',
+)
 @click.option(
     "--layer-selection-method",
     default="last",

@@ -72,7 +72,8 @@ def prune_model(
         show_progress: whether to show progress bars.
         return_stats: whether to return statistics too (`get_pruning_statistics`).
         num_layers_to_remove: depth only.
-        layer_indices: the layers to remove; depth only.
+        layer_indices: the layers to remove, or with `"MLP_GLU"` those whose neurons go. Layers
+            that differ in width are saved with `per_layer_config`, which `load_model` reads.
         depth_pruning_percentage: share of layers to remove, [0, 100); depth only.
         layer_selection_method: `"last"`, `"first"` or `"custom"` (implied by `layer_indices`).
         expansion_divisor: round the kept width down to a multiple of 32, 64, 128 or 256.
@@ -174,15 +175,13 @@ def check_request(
             kind,
             {
                 "num_layers_to_remove": (num_layers_to_remove, None),
-                "layer_indices": (layer_indices, None),
                 "depth_pruning_percentage": (depth_pruning_percentage, None),
                 "layer_selection_method": (layer_selection_method, "last"),
             },
         )
         criterion = _criterion(neuron_selection_method, dataloader)
-        return WidthRequest(
-            width_target(pruning_percentage, expansion_rate, expansion_divisor), criterion
-        )
+        target = width_target(pruning_percentage, expansion_rate, expansion_divisor, layer_indices)
+        return WidthRequest(target, criterion)
     refuse_foreign(
         kind,
         {

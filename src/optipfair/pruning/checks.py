@@ -61,6 +61,22 @@ def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
                 "which it removes, or which it cuts twice."
             )
         _check_cut_fits(mlp, cut)
+    _check_shared_cuts(view, plan)
+
+
+def _check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:
+    """Layers that share an MLP must all keep the same of it, or all of it."""
+    keeps = {(cut.layer, cut.mlp): cut.keep for cut in plan.width_cuts}
+    owners: dict[int, MLPView] = {}
+    for mlp in view.mlps:
+        if mlp.layer not in plan.keep_layers:
+            continue
+        first = owners.setdefault(id(mlp.tensors[mlp.spec.down]), mlp)
+        if keeps.get((mlp.layer, mlp.spec.name)) != keeps.get((first.layer, first.spec.name)):
+            raise ArgumentError(
+                f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so their "
+                "neurons go together. Name both layers, or none of them."
+            )
 
 
 def _check_cut_fits(mlp: MLPView, cut: WidthCut) -> None:

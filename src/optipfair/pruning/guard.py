@@ -7,15 +7,15 @@ same model; anything else is refused with the reason.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from ..arch import heterogeneous
 from ..arch.config_rules import config_after_depth
-from ..arch.discover import like
 from ..arch.spec import MLPSpec
 from ..arch.twin import (
     AttributeChange,
@@ -82,6 +82,7 @@ def _compare(
         *_unexplained_shapes(view, plan, difference.shapes),
         *_unexplained_attributes(view, plan, difference.attributes, gone),
         *_missing_cuts(view, plan, new),
+        *(f"{name} would hold other values" for name in difference.values),
     ]
     return difference, problems
 
@@ -90,32 +91,71 @@ def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
     """The config fields that the plan changes.
 
     Raises:
-        UnsupportedModelError: MLPs that share one config field would differ in width.
+        UnsupportedModelError: MLPs of one layer that share a config field would differ in width.
     """
     changes: dict[str, Any] = {}
     if plan.drop_layers:
         changes |= config_after_depth(
             view.text_config, plan.keep_layers, plan.num_layers, view.spec.layers_key
         )
-    widths: defaultdict[str, set[int]] = defaultdict(set)
-    cuts = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
-    kept_layers = set(plan.keep_layers)
-    for mlp in view.mlps:
-        if mlp.layer in kept_layers and mlp.spec.width_key:
-            kept = cuts.get((mlp.layer, mlp.spec.name), mlp.width)
-            widths[mlp.spec.width_key].add(int(kept / mlp.spec.width_factor))
-    for key, values in widths.items():
-        if len(values) > 1:
-            raise UnsupportedModelError(
-                f"The layers would have different widths ({sorted(values)}), which the config "
-                f"field {key!r} of {view.spec.model_type!r} cannot express. Prune all layers alike."
-            )
-    if plan.width_cuts:
-        cut_keys = {_spec_of(view, cut).width_key for cut in plan.width_cuts}
-        for key in sorted(key for key in cut_keys if key):
-            old = changes.get(key, getattr(view.text_config, key, None))
-            changes[key] = like(old, widths[key].pop())
+    before = heterogeneous.overrides(view.text_config)
+    by_layer = {new: dict(before.get(old, {})) for new, old in enumerate(plan.keep_layers)}
+    for key, widths in _widths_by_key(view, plan).items():
+        old = changes.get(key, heterogeneous.shared_value(view.text_config, key))
+        changes[key] = _width_field(old, key, widths, by_layer)
+    after = {layer: fields for layer, fields in by_layer.items() if fields}
+    if before or after:
+        # Last, since transformers checks the overrides against the fields that are set before.
+        changes.pop(heterogeneous.FIELD, None)
+        changes[heterogeneous.FIELD] = after or None
     return changes
+
+
+def _widths_by_key(view: ModelView, plan: PruningPlan) -> dict[str, dict[int, int]]:
+    """Config fields of the MLPs that are cut or differ → their value for each layer (new number).
+
+    Raises:
+        UnsupportedModelError: MLPs of one layer that share a config field would differ in width.
+    """
+    cuts = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
+    touched = {_spec_of(view, cut).width_key for cut in plan.width_cuts}
+    for fields in heterogeneous.overrides(view.text_config).values():
+        touched |= fields.keys()
+    number = {old: new for new, old in enumerate(plan.keep_layers)}
+    widths: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    for mlp in view.mlps:
+        key = mlp.spec.width_key
+        if mlp.layer not in number or key is None or key not in touched:
+            continue
+        value = int(cuts.get((mlp.layer, mlp.spec.name), mlp.width) / mlp.spec.width_factor)
+        if widths[key].setdefault(number[mlp.layer], value) != value:
+            raise UnsupportedModelError(
+                f"The MLPs of layer {mlp.layer} would have different widths "
+                f"({widths[key][number[mlp.layer]]} and {value}), which the config field {key!r} "
+                f"of {view.spec.model_type!r} cannot express. Prune them alike."
+            )
+    return dict(widths)
+
+
+def _width_field(
+    old: object, key: str, widths: Mapping[int, int], by_layer: dict[int, dict[str, Any]]
+) -> object:
+    """The new value of a width field; where layers differ, a list if it was one, or overrides.
+
+    Args:
+        old: the field's value before.
+        key: its name.
+        widths: its value for each layer that has it.
+        by_layer: overrides of each layer; those of this field are set anew.
+    """
+    common = Counter(widths.values()).most_common(1)[0][0]
+    if isinstance(old, list | tuple):
+        return [widths.get(layer, was) for layer, was in enumerate(old)]
+    for layer, fields in by_layer.items():
+        fields.pop(key, None)
+        if widths.get(layer, common) != common:
+            fields[key] = widths[layer]
+    return common
 
 
 def _spec_of(view: ModelView, cut: WidthCut) -> MLPSpec:

@@ -16,7 +16,7 @@ from .checks import check_cuttable, check_sharing
 from .importance import Criterion
 from .plan import PruningPlan, WidthCut
 from .scoring import score_mlp, score_mlp_with_data
-from .selection import select_neurons
+from .selection import check_layer_indices, select_neurons
 from .targets import DepthTarget, WidthTarget, rate_above
 
 
@@ -45,11 +45,12 @@ def plan_width(
     check_width_is_prunable(view)
     check_cuttable(view)
     check_sharing(view)
-    counts = _kept_counts(view, target)
+    chosen = _chosen(view, target)
+    counts = _kept_counts(view, target, chosen)
     norms = None if batches is None else neuron_input_norms(view, batches, show_progress)
     cuts = []
     decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
-    for mlp, kept in track(list(zip(view.mlps, counts, strict=True)), "scoring", show_progress):
+    for mlp, kept in track(list(zip(chosen, counts, strict=True)), "scoring", show_progress):
         if kept == mlp.width:
             continue
         shared = tuple(id(tensor) for tensor in mlp.tensors.values())
@@ -64,6 +65,7 @@ def plan_width(
         "pruning_percentage": target.percentage,
         "expansion_rate": target.expansion_rate,
         "expansion_divisor": target.divisor,
+        "layer_indices": None if target.layers is None else list(target.layers),
     }
     return PruningPlan(view.spec.model_type, len(layers), tuple(layers), tuple(cuts), request)
 
@@ -97,28 +99,44 @@ def check_width_is_prunable(view: ModelView) -> None:
         )
 
 
-def _kept_counts(view: ModelView, target: WidthTarget) -> list[int]:
-    """How many neurons stay in each MLP, with the warnings that are due."""
-    sizes = [(mlp.width, mlp.hidden_size) for mlp in view.mlps]
+def _chosen(view: ModelView, target: WidthTarget) -> list[MLPView]:
+    """The MLPs of the layers that were asked for."""
+    if target.layers is None:
+        return view.mlps
+    layers = set(check_layer_indices("layer_indices", target.layers, len(view.layers)))
+    chosen = [mlp for mlp in view.mlps if mlp.layer in layers]
+    without = sorted(layers - {mlp.layer for mlp in chosen})
+    if without:
+        raise ArgumentError(f"layer_indices names {without}, which have no MLP. Leave them out.")
+    return chosen
+
+
+def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) -> list[int]:
+    """How many neurons stay in each chosen MLP, with the warnings that are due."""
+    sizes = [(mlp.width, mlp.hidden_size) for mlp in chosen]
     exact = [target.exact_kept(*size) for size in sizes]
     if all(kept > width for kept, (width, _) in zip(exact, sizes, strict=True)):
-        current = max(mlp.expansion_rate for mlp in view.mlps)
+        current = max(mlp.expansion_rate for mlp in chosen)
         raise ArgumentError(rate_above(target.expansion_rate or 0.0, current))
-    counts = [kept_width(view, mlp, target) for mlp in view.mlps]
-    _warn_about(view, target, exact, counts)
+    counts = [kept_width(view, mlp, target) for mlp in chosen]
+    _warn_about(view, target, list(zip(chosen, exact, counts, strict=True)))
     return counts
 
 
 def kept_width(view: ModelView, mlp: MLPView, target: WidthTarget) -> int:
     """How many neurons of an MLP stay; MLPs that one config field governs are rounded alike."""
     factor = mlp.spec.width_factor
-    same = [s.width_multiple for s in view.spec.mlps if s.width_key == mlp.spec.width_key]
     field = int(mlp.width / factor)  # the value of the config field
-    return int(factor * target.kept(field, mlp.hidden_size, math.lcm(*same, factor.denominator)))
+    return int(factor * target.kept(field, mlp.hidden_size, width_multiple(view, mlp)))
 
 
-def _warn_about(view: ModelView, target: WidthTarget, exact: list[int], counts: list[int]) -> None:
-    rows = list(zip(view.mlps, exact, counts, strict=True))
+def width_multiple(view: ModelView, mlp: MLPView) -> int:
+    """What the value of the MLP's config field is rounded to."""
+    same = [spec.width_multiple for spec in view.spec.mlps if spec.width_key == mlp.spec.width_key]
+    return math.lcm(*same, mlp.spec.width_factor.denominator)
+
+
+def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, int, int]]) -> None:
     if all(kept == mlp.width for mlp, _, kept in rows):
         _warn("Nothing was removed: the target keeps all neurons. Ask for a smaller width.")
     few = [mlp for mlp, _, kept in rows if kept < mlp.width / 100]
@@ -128,14 +146,14 @@ def _warn_about(view: ModelView, target: WidthTarget, exact: list[int], counts: 
             "use without retraining."
         )
     rounded = {
-        mlp.spec.name: (kept_exactly, kept, mlp.spec.width_multiple)
+        mlp.spec.name: (kept_exactly, kept, width_multiple(view, mlp))
         for mlp, kept_exactly, kept in rows
         if target.divisor is None and kept < min(kept_exactly, mlp.width)
     }
     for name, (kept_exactly, kept, multiple) in rounded.items():
         _warn(
-            f"The kept width of {name} was rounded from {kept_exactly} down to {kept}: its "
-            f"kernels need a multiple of {multiple}."
+            f"The kept width of {name} was rounded from {kept_exactly} down to {kept}: the "
+            f"kernels of experts need a multiple of {multiple}."
         )
 
 

@@ -86,7 +86,7 @@ def select_layers_to_remove(
         return LAYER_STRATEGIES[method](total, count)
     if custom_indices is None:
         return custom_layers(total, count)
-    indices = check_layer_indices("custom_indices", custom_indices, total)
+    indices = check_layers_to_remove("custom_indices", custom_indices, total)
     if len(indices) != count:
         raise ArgumentError(
             f"custom_indices names {len(indices)} layers, num_layers_to_remove says {count}. "
@@ -109,7 +109,7 @@ def check_layer_count(name: str, value: object, total: int | None = None) -> int
 
 
 def check_layer_indices(name: str, values: object, total: int | None = None) -> list[int]:
-    """Return layer indices as sorted ints: distinct, in range, and not all of `total`."""
+    """Return layer indices as sorted ints: distinct, and in range where `total` is known."""
     last = "the last layer" if total is None else total - 1
     way_out = f"Give distinct indices from 0 to {last}, for example [0, 1]."
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
@@ -129,8 +129,16 @@ def check_layer_indices(name: str, values: object, total: int | None = None) -> 
     repeated = sorted({index for index in found if found.count(index) > 1})
     if repeated:
         raise ArgumentError(f"{name} names {repeated} more than once. {way_out}")
+    return found
+
+
+def check_layers_to_remove(name: str, values: object, total: int) -> list[int]:
+    """`check_layer_indices`, and one layer at least must stay."""
+    found = check_layer_indices(name, values, total)
     if len(found) == total:
-        raise ArgumentError(f"{name} names all {total} layers; at least one must stay. {way_out}")
+        raise ArgumentError(
+            f"{name} names all {total} layers; at least one must stay. Give fewer of them."
+        )
     return found
 
 

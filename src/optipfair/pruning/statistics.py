@@ -23,7 +23,8 @@ class ModelSummary:
         bytes: what they take in memory.
         layers: number of decoder layers, None where they are not found.
         widths: MLP name → neurons in each layer that has it.
-        expansion_rate: width of the first MLP in percent of the hidden size, None without one.
+        expansion_rate: width of the first kind of MLP in percent of the hidden size (the mean,
+            where layers differ), None without one.
     """
 
     parameters: int
@@ -55,7 +56,8 @@ def summarize(model: nn.Module) -> ModelSummary:
     widths: dict[str, list[int]] = {}
     for mlp in view.mlps:
         widths.setdefault(mlp.spec.name, []).append(mlp.width)
-    rate = view.mlps[0].expansion_rate if view.mlps else None
+    first = [mlp for mlp in view.mlps if mlp.spec.name == view.mlps[0].spec.name]
+    rate = sum(mlp.expansion_rate for mlp in first) / len(first) if first else None
     return ModelSummary(total, size, len(view.layers), widths, rate)
 
 

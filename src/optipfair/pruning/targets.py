@@ -15,6 +15,7 @@ from .selection import (
     LAYER_STRATEGIES,
     check_layer_count,
     check_layer_indices,
+    check_layers_to_remove,
     custom_layers,
     select_layers_to_remove,
 )
@@ -34,6 +35,7 @@ class WidthTarget:
     percentage: float | None
     expansion_rate: float | None
     divisor: int | None = None
+    layers: tuple[int, ...] | None = None  # None: all
 
     def exact_kept(self, width: int, hidden_size: int) -> int:
         """The kept width before rounding to a multiple; more than `width` if the rate is above.
@@ -51,15 +53,15 @@ class WidthTarget:
     def kept(self, width: int, hidden_size: int, multiple: int = 1) -> int:
         """The number of neurons that stay of `width`: rounded down to a multiple, at least one."""
         exact = self.exact_kept(width, hidden_size)
-        if exact >= width and self.divisor is None:
-            return width
+        if exact > width or (exact == width and self.divisor is None):
+            return width  # never wider; and a rate leaves what is below it already
         step = math.lcm(self.divisor or 1, multiple)
         if width < step:
             raise ArgumentError(
                 f"A width of {width} cannot be kept as a multiple of {step}. "
                 "Choose a smaller expansion_divisor, or a wider MLP."
             )
-        return max(min(exact, width) // step, 1) * step
+        return max(exact // step, 1) * step
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class DepthRequest:
     def resolve(self, total_layers: int) -> DepthTarget:
         """Say which layers of a model go; of a percentage p, floor(L * p / 100 + 1e-9 * L)."""
         if self.indices is not None:
-            drop = check_layer_indices("layer_indices", self.indices, total_layers)
+            drop = check_layers_to_remove("layer_indices", self.indices, total_layers)
             return DepthTarget(total_layers, tuple(drop), self.method)
         count = self.count
         if count is None:
@@ -144,7 +146,10 @@ def rate_above(rate: float, current: float) -> str:
 
 
 def width_target(
-    pruning_percentage: object, expansion_rate: object, expansion_divisor: object = None
+    pruning_percentage: object,
+    expansion_rate: object,
+    expansion_divisor: object = None,
+    layer_indices: object = None,
 ) -> WidthTarget:
     """Check a width target. Exactly one of the first two must be given."""
     if pruning_percentage is not None and expansion_rate is not None:
@@ -158,11 +163,13 @@ def width_target(
             "expansion_rate (for example 140)."
         )
     divisor = _check_divisor(expansion_divisor)
+    layers = None
+    if layer_indices is not None:
+        layers = tuple(check_layer_indices("layer_indices", layer_indices))
     if pruning_percentage is not None:
-        return WidthTarget(
-            check_percentage("pruning_percentage", pruning_percentage), None, divisor
-        )
-    return WidthTarget(None, check_expansion_rate(expansion_rate), divisor)
+        share = check_percentage("pruning_percentage", pruning_percentage)
+        return WidthTarget(share, None, divisor, layers)
+    return WidthTarget(None, check_expansion_rate(expansion_rate), divisor, layers)
 
 
 def depth_request(

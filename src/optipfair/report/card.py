@@ -36,7 +36,13 @@ def base_of_folder(folder: Path) -> Base:
 
 
 def model_card(
-    base: Base, plan: PruningPlan, statistics: Mapping[str, Any], name: str, command: str
+    base: Base,
+    plan: PruningPlan,
+    statistics: Mapping[str, Any],
+    name: str,
+    command: str,
+    *,
+    layers_differ: bool = False,
 ) -> str:
     """Write the card as Markdown with YAML front matter.
 
@@ -47,6 +53,7 @@ def model_card(
             `pruned_file_bytes` where known.
         name: of the new model.
         command: that made it.
+        layers_differ: whether its layers differ in width, which few transformers classes load.
     """
     from huggingface_hub import ModelCardData
 
@@ -74,17 +81,33 @@ def model_card(
             "Pruning costs quality. Unless figures for quality and bias stand here, none were "
             "measured: evaluate the model on your own task before you use it.",
             "",
-            "```python",
-            "from transformers import AutoModelForCausalLM",
-            "",
-            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
-            "```",
+            *_how_to_load(name, layers_differ),
             "",
             f"Made with `{command}`. The plan is in `pruning_plan.json` ({plan.digest}).",
             f"Versions: {versions()}.",
             "",
         ]
     )
+
+
+def _how_to_load(name: str, layers_differ: bool) -> list[str]:
+    if not layers_differ:
+        lines = [
+            "from transformers import AutoModelForCausalLM",
+            "",
+            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
+        ]
+        return ["```python", *lines, "```"]
+    return [
+        "Its layers differ in width (`per_layer_config`), which plain transformers refuses to load",
+        "for most model classes:",
+        "",
+        "```python",
+        "from optipfair import load_model",
+        "",
+        f'model = load_model("{name}")',
+        "```",
+    ]
 
 
 def versions() -> str:
@@ -106,7 +129,11 @@ def _what_was_done(plan: PruningPlan) -> str:
             f"Removed {len(plan.drop_layers)} of {plan.num_layers} decoder layers ({listed})."
         )
     widths = sorted({(cut.mlp, cut.width, cut.kept) for cut in plan.width_cuts})
-    lines += [f"Kept {kept} of {width} neurons in each {mlp}." for mlp, width, kept in widths]
+    chosen = plan.request.get("layer_indices") if plan.width_cuts else None
+    where = f" of layers {', '.join(map(str, chosen))}" if chosen else ""
+    lines += [
+        f"Kept {kept} of {width} neurons in each {mlp}{where}." for mlp, width, kept in widths
+    ]
     if plan.width_cuts:
         method = plan.request.get("neuron_selection_method", "?")
         data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"

@@ -1,0 +1,160 @@
+"""Models whose layers differ: built from the config field that transformers has for them.
+
+`per_layer_config` maps a layer's number to the fields in which it differs. In transformers 5.23
+few model classes read it; the others refuse to be built from such a config. Here they are built
+all the same: once for each distinct set of overrides, and each layer is taken from the model that
+was built for it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+from torch import nn
+
+FIELD = "per_layer_config"
+Overrides = Mapping[int, Mapping[str, Any]]
+
+
+def overrides(text_config: Any) -> dict[int, dict[str, Any]]:
+    """The fields in which each layer differs from the rest of its config; empty if none does."""
+    found = text_config.to_dict().get(FIELD) or {}
+    return {int(layer): dict(fields) for layer, fields in found.items()}
+
+
+def with_overrides(config: Any, by_layer: Overrides, fields: Mapping[str, Any]) -> Any:
+    """A copy of a config with these overrides instead of its own, and some fields set."""
+    changed = copy.deepcopy(config)
+    text_config = changed.get_text_config()
+    setattr(text_config, FIELD, None)
+    for name, value in fields.items():
+        setattr(text_config, name, value)
+    if by_layer:
+        setattr(text_config, FIELD, {layer: dict(own) for layer, own in by_layer.items()})
+    return changed
+
+
+def shared_value(text_config: Any, name: str) -> Any:
+    """A field's value for the layers that do not override it, None where it is missing.
+
+    On a config whose layers differ, reading the attribute itself raises.
+    """
+    return getattr(with_overrides(text_config, {}, {}), name, None)
+
+
+def base_config(model_class: type[nn.Module], config: Any) -> Any:
+    """The config without the overrides that the class itself does not follow."""
+    by_layer = overrides(config.get_text_config())
+    return with_overrides(config, _followed(model_class, config, by_layer), {})
+
+
+def build(model_class: type[nn.Module], config: Any) -> nn.Module:
+    """Build a model from a config whose layers may differ.
+
+    Raises:
+        ValueError: the overrides skip parts of a layer, which only the model's own class can do.
+        Whatever the class raises about a config that it does not accept.
+    """
+    model: nn.Module = class_for(model_class, config)(config)
+    model.__class__ = model_class
+    return model
+
+
+def class_for(model_class: type[nn.Module], config: Any) -> Any:
+    """The class to build or load a model of `config` with: its own, or one that follows the
+    overrides in its stead. Afterwards `model.__class__` can be set to the model's own class.
+    """
+    by_layer = overrides(config.get_text_config())
+    followed = _followed(model_class, config, by_layer)
+    if followed == by_layer:
+        return model_class
+    if any("skip" in fields for fields in by_layer.values()):
+        raise ValueError(f"{model_class.__name__} cannot leave out parts of a layer ('skip')")
+
+    def initialize(self: nn.Module, config: Any, *args: Any, **kwargs: Any) -> None:
+        model_class.__init__(self, with_overrides(config, followed, {}), *args, **kwargs)
+        _graft(self, model_class, config, followed)
+
+    own = {"__init__": initialize, "__module__": model_class.__module__}
+    return type(model_class.__name__, (model_class,), own)
+
+
+def _graft(
+    model: nn.Module, model_class: type[nn.Module], config: Any, followed: Overrides
+) -> None:
+    """Give each layer that `config` overrides in fields beyond `followed` its own form.
+
+    The model keeps the config object that its constructor completed, and all layers refer to it.
+    """
+    by_layer = overrides(config.get_text_config())
+    variants: dict[str, nn.Module] = {}
+    for index, fields in by_layer.items():
+        strange = {k: v for k, v in fields.items() if k not in followed.get(index, {})}
+        if not strange:
+            continue
+        key = repr(sorted(strange.items()))
+        if key not in variants:
+            variants[key] = model_class(with_overrides(config, followed, strange))
+            _share_config(variants[key], model)
+        other = dict(_layer_lists(variants[key]))
+        for path, layers in _layer_lists(model):
+            layers[index] = other[path][index]
+    setattr(_text_config(model), FIELD, by_layer)
+
+
+def _followed(
+    model_class: type[nn.Module], config: Any, by_layer: Overrides
+) -> dict[int, dict[str, Any]]:
+    """The overrides in fields that the class itself reads by layer.
+
+    Releases of transformers without `per_layer_config` read none of them by layer.
+    """
+    if not hasattr(config, "is_heterogeneous"):
+        return {}
+    names = {name for fields in by_layer.values() for name in fields}
+    alone = {name: _only(by_layer, {name}) for name in names}
+    builds = {n for n in names if _builds(model_class, with_overrides(config, alone[n], {}))}
+    return _only(by_layer, builds)
+
+
+def _builds(model_class: type[nn.Module], config: Any) -> bool:
+    try:
+        model_class(config)
+    except RuntimeError:  # transformers' error for a field that differs between layers
+        return False
+    return True
+
+
+def _only(by_layer: Overrides, names: Set[str]) -> dict[int, dict[str, Any]]:
+    """The overrides of these fields."""
+    chosen = {
+        layer: {name: value for name, value in fields.items() if name in names}
+        for layer, fields in by_layer.items()
+    }
+    return {layer: fields for layer, fields in chosen.items() if fields}
+
+
+def _layer_lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """The module lists with an entry for each layer, outermost only."""
+    total = _text_config(model).num_hidden_layers
+    inside: list[str] = []
+    for path, module in model.named_modules():
+        is_list = isinstance(module, nn.ModuleList) and len(module) == total
+        if is_list and not path.startswith(tuple(inside)):
+            inside.append(f"{path}.")
+            yield path, module
+
+
+def _share_config(variant: Any, model: Any) -> None:
+    """Let a variant's modules refer to the model's config, so that changes of it reach them."""
+    own = {id(variant.config): model.config, id(_text_config(variant)): _text_config(model)}
+    for module in variant.modules():
+        mine = vars(module).get("config")
+        if id(mine) in own:
+            module.config = own[id(mine)]
+
+
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config()

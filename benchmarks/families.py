@@ -70,6 +70,8 @@ def report(outcomes: Mapping[str, Outcome], failed: Mapping[str, str], seconds: 
     print(f"built {len(outcomes) + len(failed)} of {len(MODEL_TYPES)}")
     print(f"width ok {width}, refused {len(outcomes) - width}")
     print(f"depth ok {depth}, refused {len(outcomes) - depth}")
+    with_data = sum(outcome.data == OK for outcome in outcomes.values())
+    print(f"width with data ok {with_data}, refused {width - with_data} more")
     print(f"failed {len(failed)}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{seconds:.0f} s, peak memory {peak:.1f} GB")
@@ -78,6 +80,8 @@ def report(outcomes: Mapping[str, Outcome], failed: Mapping[str, str], seconds: 
     for name, outcome in outcomes.items():
         if outcome.width != OK:
             print(f"width   {name}: {outcome.width}")
+        elif outcome.data != OK:
+            print(f"data    {name}: {outcome.data}")
         if outcome.depth != OK:
             print(f"depth   {name}: {outcome.depth}")
 

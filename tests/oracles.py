@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from types import MethodType
 from typing import Any
@@ -69,7 +70,7 @@ def with_zeroed_neurons(model: Any, plan: PruningPlan) -> Any:
     return zeroed
 
 
-def with_skipped_layers(model: Any, drop: list[int]) -> Any:
+def with_skipped_layers(model: Any, drop: Sequence[int]) -> Any:
     """A copy whose dropped layers pass their input on, in the form of their own output."""
     skipped = copy.deepcopy(model)
     for index in drop:
@@ -79,11 +80,19 @@ def with_skipped_layers(model: Any, drop: list[int]) -> Any:
 
 
 def _passing_on(run: Any) -> Any:
-    def forward(_self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        output = run(hidden_states, *args, **kwargs)
-        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+    def forward(_self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = run(*args, **kwargs)
+        if hasattr(output, "_fields"):
+            return output._replace(**_streams(output._fields, kwargs))
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        return (hidden_states, *output[1:]) if isinstance(output, tuple | list) else hidden_states
 
     return forward
+
+
+def _streams(fields: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that a layer gives back under their name (reformer: `prev_attn_output` too)."""
+    return {field: given[name] for field in fields for name in given if name.endswith(field)}
 
 
 def greedy(model: Any, token_ids: Tensor, *, cache: bool) -> list[list[int]]:

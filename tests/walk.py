@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from optipfair import apply_plan, plan_pruning
+from optipfair import PruningPlan, apply_plan, plan_pruning
 from optipfair.errors import UnsupportedModelError
-from optipfair.loading import quiet_transformers
+from optipfair.loading import load_model, quiet_transformers
 from optipfair.testing import tiny_model
-from oracles import with_zeroed_neurons
+from oracles import with_skipped_layers, with_zeroed_neurons
 
 MODEL_TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 WIDTH: dict[str, Any] = {"pruning_percentage": 25}
@@ -28,6 +28,7 @@ DEPTHS: tuple[dict[str, Any], ...] = (
 )
 IDS = torch.randint(0, 250, (2, 12), generator=torch.Generator().manual_seed(0))
 OK = "ok"
+ONLY_BY_THEIR_CLASS = ("emu3", "mllama")  # the auto class cannot load them, pruned or not
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Outcome:
 
     width: str
     depths: tuple[str, ...]
+    data: str  # the width once more, scored with data
+    layers: str  # the width of one layer
 
     @property
     def depth(self) -> str:
@@ -49,11 +52,13 @@ def walk(model_type: str) -> Outcome:
         model = tiny_model(model_type)
         generates = generated(model)
         width = attempt(model, WIDTH, generates)
-        return Outcome(width, tuple(attempt(model, depth, generates) for depth in DEPTHS))
+        depths = tuple(attempt(model, depth, generates) for depth in DEPTHS)
+        data = attempt_with_data(model) if width == OK else width
+        return Outcome(width, depths, data, attempt_one_layer(model))
 
 
 def attempt(model: Any, pruning: dict[str, Any], generates: list[int] | None) -> str:
-    """Prune a copy, save, reload, compare logits and generation; with the neurons zeroed too."""
+    """Prune a copy, save, reload, compare logits and generation, and compare with the oracle."""
     victim = copy.deepcopy(model)
     try:
         plan = plan_pruning(victim, **pruning)
@@ -68,10 +73,60 @@ def attempt(model: Any, pruning: dict[str, Any], generates: list[int] | None) ->
     if generates is not None:
         found = generated(victim)
         assert found is not None and found == generated(reloaded), "generates something else"
+    agrees_with_oracle(model, plan, pruned)
+    return OK
+
+
+def agrees_with_oracle(model: Any, plan: PruningPlan, pruned: torch.Tensor) -> None:
+    """Removed neurons are zeroed ones, removed layers are skipped ones."""
     if plan.width_cuts:
         zeroed = logits(with_zeroed_neurons(model, plan))
         assert torch.allclose(pruned, zeroed, atol=1e-4), "removed neurons are not zeroed ones"
+        return
+    skipped = logits(with_skipped_layers(model, plan.drop_layers))
+    torch.testing.assert_close(
+        pruned, skipped, atol=1e-5, rtol=0, msg="removed layers are not skipped ones"
+    )
+    assert (pruned - logits(model)).abs().max() > 1e-4, "the oracle must see the cut"
+
+
+def attempt_with_data(model: Any) -> str:
+    """Plan with data: as many neurons of each MLP as without, and the model is left alone."""
+    before = copy.deepcopy(model)
+    outcome = OK
+    try:
+        plan = plan_pruning(model, **WIDTH, dataloader=[{"input_ids": IDS}])
+        assert sizes(plan) == sizes(plan_pruning(model, **WIDTH)), "data changed how many stay"
+    except UnsupportedModelError as exc:
+        outcome = str(exc)
+    assert same_tensors(model, before), "planning with data changed the model"
+    return outcome
+
+
+def attempt_one_layer(model: Any) -> str:
+    """Prune one layer: our loader loads it as it was, transformers' loads it so or fails."""
+    victim = copy.deepcopy(model)
+    try:
+        apply_plan(victim, plan_pruning(victim, **WIDTH, layer_indices=[1]))
+    except ValueError as exc:
+        assert same_tensors(victim, model), "a refused call changed the model"
+        return str(exc)
+    expected = logits(victim)
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        victim.save_pretrained(folder)
+        if model.config.model_type not in ONLY_BY_THEIR_CLASS:
+            assert torch.allclose(logits(load_model(folder)), expected, atol=1e-5)
+        try:
+            plain = type(model).from_pretrained(folder).eval()
+        except (RuntimeError, ValueError, AttributeError):
+            return OK
+        assert torch.allclose(logits(plain), expected, atol=1e-5), "silently another model"
     return OK
+
+
+def sizes(plan: PruningPlan) -> list[tuple[int, str, int, list[int]]]:
+    """Which MLPs are cut, and how many neurons stay in each (in each expert)."""
+    return [(cut.layer, cut.mlp, cut.width, list(map(len, cut.keep))) for cut in plan.width_cuts]
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -17,8 +17,9 @@ from .errors import ArgumentError, CheckpointError, UnsupportedModelError
 from .loading import find_source, load_config
 from .pruning.guard import prove
 from .pruning.plan import PruningPlan, WidthCut
-from .pruning.planning import check_width_is_prunable, kept_width
+from .pruning.planning import check_width_is_prunable
 from .pruning.selection import check_layer_count
+from .pruning.solving import kept_width
 from .pruning.targets import WidthTarget, removed_count
 
 SAVINGS_PERCENTAGES = (10, 20, 30, 40, 50)

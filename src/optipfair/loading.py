@@ -35,6 +35,11 @@ DEMO_LICENSE = "apache-2.0"
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# Weights in other formats, which are large and not read.
+_OTHER_FORMATS = (
+    *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx*", "*.h5", "*.msgpack", "*.ot"),
+    *("original/*", "onnx/*", "coreml/*", "openvino*"),
+)
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -150,7 +155,7 @@ def load_model(
         ArgumentError: an unknown device or dtype.
     """
     place = check_device(device)
-    kind = _check_dtype(dtype)
+    kind = check_dtype(dtype)
     found = source if isinstance(source, Source) else find_source(source)
     check_readable(found)
     with _reading(found, show_progress):
@@ -190,6 +195,26 @@ def _loader(source: Source, trust_remote_code: bool) -> Any:
         return model, info
 
     return load
+
+
+def snapshot(source: Source) -> Path:
+    """The folder with a model's files; those of a hub id are fetched, or found in the cache.
+
+    Raises:
+        CheckpointError: they cannot be had.
+    """
+    if source.kind != "hub":
+        return Path(source.location)
+    from huggingface_hub import snapshot_download
+
+    with _reading(source):
+        return Path(
+            snapshot_download(
+                source.location,
+                ignore_patterns=list(_OTHER_FORMATS),
+                local_files_only=not hub_is_reachable(),
+            )
+        )
 
 
 def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
@@ -338,7 +363,12 @@ def _gguf(given: str, path: Path) -> Source:
     return Source(given, "gguf", str(path.parent), path.name)
 
 
-def _check_dtype(dtype: str) -> Any:
+def check_dtype(dtype: str) -> Any:
+    """Return the torch dtype, or `auto` as it is.
+
+    Raises:
+        UnknownNameError: another name; lists what there is.
+    """
     import torch
 
     if dtype not in DTYPES:

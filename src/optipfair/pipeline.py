@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .arch.heterogeneous import overrides
-from .arch.view import describe
+from .checkpoint.disk import NamesUnknownError
 from .checkpoint.folder import check_output, new_folder
-from .checkpoint.reader import open_checkpoint
-from .errors import VerificationError
+from .errors import ArgumentError
 from .loading import (
     DEMO,
     DEMO_BASE,
@@ -22,24 +19,22 @@ from .loading import (
     DEMO_NAME,
     Source,
     check_device,
+    check_dtype,
     find_source,
-    load_model,
-    load_tokenizer,
-    quiet_transformers,
+    snapshot,
 )
-from .pruning.api import PruningRequest, check_request, make_plan
+from .pruning.budget import read_size
 from .pruning.plan import PruningPlan
-from .pruning.statistics import get_pruning_statistics, summarize
-from .pruning.surgery import apply_plan
+from .pruning.request import PruningRequest, check_request
 from .pruning.targets import DEFAULT_PERCENTAGE
+from .registry import unknown_name
 from .report.card import Base, base_of_folder, model_card
+from .runs import Options, Run, loaded_run, reloaded_difference, stored_run, verify_by_loading
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+__all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 
 PLAN_FILE = "pruning_plan.json"
-LOGITS_TOLERANCE = 1e-5
-_CARRIED_OVER = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+VERIFY = ("fast", "full", "none")
 
 
 @dataclass(frozen=True)
@@ -47,34 +42,42 @@ class PruneResult:
     """What `prune_checkpoint` did.
 
     Attributes:
-        output_path: the folder it wrote.
+        output_path: the folder it wrote, None where it only planned.
         plan: what was decided.
-        statistics: of `get_pruning_statistics`, with bytes on disk.
+        statistics: of `get_pruning_statistics`, with bytes on disk, headers included.
+        streamed: whether it worked on the files, without the model in memory.
         logits_difference: largest difference between the model in memory and reloaded; None
-            where it was not verified.
+            where they were not compared.
+        verified: `fast`, `full` or `none`.
         has_tokenizer: whether there was a tokenizer to carry over.
         seconds: wall time.
     """
 
-    output_path: Path
+    output_path: Path | None
     plan: PruningPlan
     statistics: dict[str, Any]
+    streamed: bool
     logits_difference: float | None
+    verified: str
     has_tokenizer: bool
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; the plan itself lies in the output folder."""
+        written = self.output_path
         return {
-            "output_path": str(self.output_path),
+            "output_path": None if written is None else str(written),
             "plan": {
-                "file": str(self.output_path / PLAN_FILE),
+                "file": None if written is None else str(written / PLAN_FILE),
                 "digest": self.plan.digest,
                 "request": dict(self.plan.request),
                 "layers_removed": list(self.plan.drop_layers),
+                "widths": _widths(self.plan),
             },
             "statistics": self.statistics,
+            "streamed": self.streamed,
             "logits_difference": self.logits_difference,
+            "verified": self.verified,
             "has_tokenizer": self.has_tokenizer,
             "seconds": round(self.seconds, 3),
         }
@@ -82,7 +85,7 @@ class PruneResult:
 
 def prune_checkpoint(
     model_path: str | Path,
-    output_path: str | Path,
+    output_path: str | Path | None = None,
     pruning_type: str = "MLP_GLU",
     neuron_selection_method: str = "MAW",
     pruning_percentage: float | None = None,
@@ -92,160 +95,188 @@ def prune_checkpoint(
     dataloader: Iterable[Any] | None = None,
     num_layers_to_remove: int | None = None,
     layer_indices: Sequence[int] | None = None,
+    depth_pruning_percentage: float | None = None,
     layer_selection_method: str = "last",
+    target_params: int | str | None = None,
+    target_size: int | str | None = None,
+    plan: PruningPlan | str | Path | None = None,
+    save_plan: str | Path | None = None,
+    dry_run: bool = False,
     device: str = "cpu",
     dtype: str = "auto",
+    max_shard_size: int | str = "5GB",
+    check_weights: bool = False,
     overwrite: bool = False,
-    verify: bool = True,
+    verify: bool | str = "fast",
     trust_remote_code: bool = False,
     show_progress: bool = False,
     command: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> PruneResult:
-    """Load a model, prune it, and write it with tokenizer, plan and card to a new folder.
+    """Prune a model and write it with tokenizer, plan and card to a new folder.
+
+    A safetensors checkpoint is pruned file to file, tensor by tensor, so it may be larger than
+    memory. The model is loaded only where that is needed: for data-driven scores, for a `.gguf`
+    file, and where tensors are named in a way that only transformers understands.
 
     Args:
         model_path: a folder, a `.gguf` file, a hub id, or `demo` for the embedded model.
-        output_path: the folder to write; it appears only when complete.
+        output_path: the folder to write; it appears only when complete. Not needed with
+            `dry_run` or `save_plan`.
         pruning_type, neuron_selection_method, expansion_rate, expansion_divisor, dataloader,
-            num_layers_to_remove, layer_indices, layer_selection_method: as in `prune_model`.
+            num_layers_to_remove, layer_indices, depth_pruning_percentage,
+            layer_selection_method, target_params, target_size: as in `prune_model`.
         pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width pruning without
             any target removes 10 %.
-        device: where to work, `auto` for an accelerator if there is one.
-        dtype: `auto` keeps the checkpoint's dtype.
+        plan: a plan, or the file of one, to carry out instead of deciding anew.
+        save_plan: file to write the plan to; nothing else is written then.
+        dry_run: whether to stop before writing; the statistics hold the exact size of the files.
+        device: where to work if the model is loaded, `auto` for an accelerator if there is one.
+        dtype: `auto` keeps the checkpoint's dtype; else all floats are converted.
+        max_shard_size: of one file, a number of bytes or text like `"5GB"`.
+        check_weights: whether to look for NaN and Inf in all tensors; without it only those that
+            are scored or cut are read.
         overwrite: whether to replace a model that is in `output_path`.
-        verify: whether to reload the result and compare logits.
+        verify: `"fast"` (or True) checks headers, copied bytes and samples of what was cut, and
+            compares logits if the model was loaded; `"full"` loads the result and a live cut,
+            compares their logits and generates; `"none"` (or False).
         trust_remote_code: whether code from the model's repository may run.
         show_progress: whether to show bars.
         command: the command to name in the model card.
+        say: is told in a sentence that the model must be loaded, before it is.
 
     Raises:
         ValueError: (one of this library's) refused before anything was written.
-        VerificationError: the result does not reload as itself; nothing was written.
+        VerificationError: the result is not as planned; nothing was written.
     """
     started = time.perf_counter()
-    no_target = pruning_percentage is None and expansion_rate is None
-    request = check_request(
-        pruning_type,
-        neuron_selection_method,
-        DEFAULT_PERCENTAGE if no_target and pruning_type == "MLP_GLU" else pruning_percentage,
-        expansion_rate,
-        expansion_divisor=expansion_divisor,
-        dataloader=dataloader,
-        num_layers_to_remove=num_layers_to_remove,
-        layer_indices=layer_indices,
-        layer_selection_method=layer_selection_method,
-    )
+    asked: dict[str, Any] = {
+        "pruning_percentage": pruning_percentage,
+        "expansion_rate": expansion_rate,
+        "expansion_divisor": expansion_divisor,
+        "dataloader": dataloader,
+        "num_layers_to_remove": num_layers_to_remove,
+        "layer_indices": layer_indices,
+        "depth_pruning_percentage": depth_pruning_percentage,
+        "target_params": target_params,
+        "target_size": target_size,
+    }
+    if plan is None:
+        _fill_in_default(pruning_type, asked)
+        todo: PruningRequest | PruningPlan = check_request(
+            pruning_type,
+            neuron_selection_method,
+            layer_selection_method=layer_selection_method,
+            **asked,
+        )
+    else:
+        todo = _given_plan(plan, asked)
+    mode = _verification(verify)
     check_device(device)
+    check_dtype(dtype)
+    options = Options(
+        device, dtype, trust_remote_code, show_progress, _shard_bytes(max_shard_size), check_weights
+    )
     source = find_source(model_path)
-    output = Path(output_path)
-    check_output(output, source.path, overwrite)
-    model = load_model(
-        source,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        show_progress=show_progress,
+    writes = not dry_run and save_plan is None
+    if output_path is None and writes:
+        raise ArgumentError("output_path is missing. Give the folder to write.")
+    output = Path(output_path) if output_path is not None and writes else None
+    if output is not None:
+        check_output(output, source.path, overwrite)
+    run = _decide(source, todo, options, dataloader, say)
+    if save_plan is not None:
+        run.plan.save(save_plan)
+    difference = None
+    if output is not None:
+        command = command or _as_call(model_path, output, run.plan)
+        with new_folder(output) as folder:
+            run.write(folder)
+            run.plan.save(folder / PLAN_FILE)
+            card = model_card(
+                _base(source),
+                run.plan,
+                run.statistics,
+                output.name,
+                command,
+                layers_differ=run.layers_differ,
+            )
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            if mode != "none":
+                difference = run.verify(folder)
+            if mode == "full":
+                difference = verify_by_loading(source, run.plan, folder, options)
+    return PruneResult(
+        output_path=output,
+        plan=run.plan,
+        statistics=run.statistics,
+        streamed=run.streamed,
+        logits_difference=difference,
+        verified=mode if output is not None else "none",
+        has_tokenizer=run.has_tokenizer,
+        seconds=time.perf_counter() - started,
     )
-    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    plan, statistics = _prune(model, request, dataloader, show_progress)
-    statistics["original_file_bytes"] = _bytes_on_disk(source)
-    command = command or _as_call(model_path, output_path, plan)
-    with new_folder(output) as folder:
-        _write(model, tokenizer, plan, folder)
-        statistics["pruned_file_bytes"] = open_checkpoint(folder).nbytes
-        _copy_licence(source, folder)
-        differ = bool(overrides(model.config.get_text_config()))
-        card = model_card(
-            _base(source), plan, statistics, output.name, command, layers_differ=differ
-        )
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        difference = _verify(model, folder, trust_remote_code) if verify else None
-    seconds = time.perf_counter() - started
-    return PruneResult(output, plan, statistics, difference, tokenizer is not None, seconds)
 
 
-def reloaded_difference(
-    model: PreTrainedModel, folder: str | Path, *, trust_remote_code: bool = False
-) -> float:
-    """Largest absolute difference of logits between a model and its saved form.
-
-    Raises:
-        VerificationError: it is above 1e-5 of the largest logit (at least 1e-5).
-    """
-    import torch
-
-    from .hooks import evaluating
-
-    live: Any = model
-    reloaded: Any = load_model(
-        folder,
-        device=str(model.device),
-        trust_remote_code=trust_remote_code,
-    )
-    vocabulary = int(live.get_input_embeddings().weight.shape[0])
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (2, 16), generator=generator).to(model.device)
-    with evaluating(live), evaluating(reloaded):
-        expected = live(input_ids=ids).logits.float()
-        found = reloaded(input_ids=ids).logits.float()
-    difference = float((expected - found).abs().nan_to_num(nan=0.0).max())
-    limit = LOGITS_TOLERANCE * max(1.0, float(expected.abs().nan_to_num().max()))
-    if difference > limit or bool((expected.isnan() != found.isnan()).any()):
-        raise VerificationError(
-            f"The saved model does not answer like the one in memory: logits differ by "
-            f"{difference:.3g} (allowed {limit:.1g}). Nothing was written. Please report this "
-            "with the model's name."
-        )
-    return difference
-
-
-def _prune(
-    model: PreTrainedModel,
-    request: PruningRequest,
+def _decide(
+    source: Source,
+    todo: PruningRequest | PruningPlan,
+    options: Options,
     dataloader: Iterable[Any] | None,
-    show_progress: bool,
-) -> tuple[PruningPlan, dict[str, Any]]:
-    before = summarize(model)
-    plan = make_plan(describe(model), request, dataloader, show_progress=show_progress)
-    apply_plan(model, plan, show_progress=show_progress)
-    statistics = get_pruning_statistics(before, model)
-    return plan, statistics | {"original_expansion_rate": before.expansion_rate}
-
-
-def _write(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    plan: PruningPlan,
-    folder: Path,
-) -> None:
-    from safetensors import SafetensorError
-
-    with quiet_transformers():
+    say: Callable[[str], None] | None,
+) -> Run:
+    """Work on the files where that is possible, else say why not and load the model."""
+    if dataloader is not None:
+        reason = "scores from data need its forward pass"
+    elif source.kind == "gguf":
+        reason = "a .gguf file is quantized"
+    else:
         try:
-            model.save_pretrained(folder)
-        except SafetensorError as exc:  # its name for a full disk
-            raise OSError(str(exc)) from exc
-        if tokenizer is not None:
-            tokenizer.save_pretrained(str(folder))
-    plan.save(folder / PLAN_FILE)
+            return stored_run(source, snapshot(source), todo, options)
+        except NamesUnknownError as exc:
+            reason = str(exc).rstrip(".")
+    if say is not None:
+        say(f"The model is loaded into memory: {reason}.")
+    return loaded_run(source, todo, options, dataloader)
 
 
-def _verify(model: PreTrainedModel, folder: Path, trust_remote_code: bool) -> float:
-    return reloaded_difference(model, folder, trust_remote_code=trust_remote_code)
+def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
+    """Width pruning without any target removes 10 %."""
+    targets = ("pruning_percentage", "expansion_rate", "target_params", "target_size")
+    if pruning_type == "MLP_GLU" and all(asked[name] is None for name in targets):
+        asked["pruning_percentage"] = DEFAULT_PERCENTAGE
 
 
-def _copy_licence(source: Source, folder: Path) -> None:
-    if source.kind == "folder":
-        for pattern in _CARRIED_OVER:
-            for file in Path(source.location).glob(pattern):
-                copy = shutil.copytree if file.is_dir() else shutil.copy
-                copy(file, folder / file.name)
+def _given_plan(plan: PruningPlan | str | Path, asked: dict[str, Any]) -> PruningPlan:
+    given = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
+    if given:
+        raise ArgumentError(
+            f"{', '.join(given)} does not go with a plan, which says already what stays. Leave one "
+            "of them out."
+        )
+    if isinstance(plan, PruningPlan):
+        return plan
+    try:
+        return PruningPlan.load(plan)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ArgumentError(f"The plan {plan} cannot be read: {exc}.") from exc
 
 
-def _bytes_on_disk(source: Source) -> int | None:
-    if source.kind == "folder":
-        return open_checkpoint(Path(source.location)).nbytes
-    return source.path.stat().st_size if source.path else None
+def _verification(verify: bool | str) -> str:
+    mode = {True: "fast", False: "none"}.get(verify, verify) if isinstance(verify, bool) else verify
+    if mode not in VERIFY:
+        raise ArgumentError(unknown_name("verify", str(mode), list(VERIFY)))
+    return mode
+
+
+def _shard_bytes(max_shard_size: int | str) -> int:
+    return read_size("max_shard_size", max_shard_size)
+
+
+def _widths(plan: PruningPlan) -> dict[str, list[int]]:
+    """MLP name → the widths that are kept in it."""
+    names = sorted({cut.mlp for cut in plan.width_cuts})
+    return {n: sorted({cut.kept for cut in plan.width_cuts if cut.mlp == n}) for n in names}
 
 
 def _base(source: Source) -> Base:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,3 +18,22 @@ def track(iterable: Iterable[T], label: str, enabled: bool, unit: str = "it") ->
     from tqdm import tqdm
 
     yield from tqdm(iterable, desc=label, unit=unit, leave=False, dynamic_ncols=True)
+
+
+@contextmanager
+def meter(total_bytes: int, label: str, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told the bytes done, by any thread; show rate and time left."""
+    if not enabled:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    lock = Lock()
+    options = {"unit": "B", "unit_scale": True, "leave": False, "dynamic_ncols": True}
+    with tqdm(total=total_bytes, desc=label, **options) as bar:  # type: ignore[call-overload]
+
+        def report(count: int) -> None:
+            with lock:
+                bar.update(count)
+
+        yield report

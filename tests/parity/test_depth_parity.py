@@ -102,3 +102,13 @@ def test_the_last_layer_of_a_gpt2_that_scales_attention_by_layer_goes(
     skipped = with_skipped_layers(model, [3])
     prune_model(model, "DEPTH", num_layers_to_remove=1, show_progress=False)
     torch.testing.assert_close(logits_of(reloaded(model)), logits_of(skipped), atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("drop", [[0], [2]], ids=str)
+@pytest.mark.parametrize("family", ["glm_moe_dsa", "hy_v4"])
+def test_a_layer_whose_chosen_keys_a_kept_layer_shares_is_refused(
+    family: str, drop: list[int]
+) -> None:
+    with pytest.raises(UnsupportedModelError):  # `indexer_types` are full, shared, full, shared
+        prune_model(tiny_model(family), "DEPTH", layer_indices=drop, show_progress=False)

@@ -4,12 +4,26 @@ refused with a reason. Nothing in between."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from optipfair.arch.tiny import UNBUILDABLE
-from walk import MODEL_TYPES, OK, walk
+from optipfair.arch.view import describe
+from optipfair.pruning.calibration import neuron_input_norms
+from optipfair.testing import tiny_model
+from walk import IDS, MODEL_TYPES, OK, walk
 
+BUILT = [name for name in MODEL_TYPES if name not in UNBUILDABLE]
+REFUSED_WITH_DATA = {
+    **dict.fromkeys(("jetmoe", "llama4", "llama4_text"), "experts of a form of their own"),
+    "cpmant": "32 prompt tokens stand before every text, which the mask does not know",
+    "prophetnet": "its n-gram streams are further tokens, which the mask does not know",
+}
+PADDING = 7  # a byte like any other: only the mask says that it is padding
 TABLE = Path(__file__).parents[2] / "docs" / "families.md"
 REPRESENTATIVE = {
     *("bert", "bart", "cohere2", "deepseek_v3", "gemma4_text", "glm4_moe", "gpt_oss", "jamba"),
@@ -27,25 +41,49 @@ def documented() -> dict[str, tuple[str, str]]:
     return rows
 
 
+def families(names: list[str]) -> list[Any]:
+    """Families as parameters; all but a few are slow."""
+    marks = {name: [] if name in REPRESENTATIVE else [pytest.mark.slow] for name in names}
+    return [pytest.param(name, marks=marks[name]) for name in names]
+
+
+def served_with_data() -> list[str]:
+    """The families whose width is pruned with data."""
+    served = [name for name, (width, _) in documented().items() if width == "yes"]
+    return [name for name in served if name not in REFUSED_WITH_DATA]
+
+
 @pytest.mark.filterwarnings("ignore")  # transformers warns about some of its own toy models
-@pytest.mark.parametrize(
-    "model_type",
-    [
-        pytest.param(name, marks=() if name in REPRESENTATIVE else pytest.mark.slow)
-        for name in MODEL_TYPES
-        if name not in UNBUILDABLE
-    ],
-)
+@pytest.mark.parametrize("model_type", families(BUILT))
 def test_family_is_served_or_refused_as_documented(model_type: str) -> None:
     outcome = walk(model_type)
     expected = documented()[model_type]
     assert ("yes" if outcome.width == OK else "no", "yes" if outcome.depth == OK else "no") == (
         expected
     ), outcome
+    refused_with_data_only = outcome.width == OK != outcome.data
+    assert refused_with_data_only == (model_type in REFUSED_WITH_DATA), outcome
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", families(served_with_data()))
+def test_padding_does_not_change_the_norms_of_any_family(model_type: str) -> None:
+    view = describe(tiny_model(model_type))
+    rows = [IDS[0], IDS[1, :7]]  # 7 < 8, the toys' `index_topk`: beyond it, its scores tie at 0
+    expected = neuron_input_norms(view, [{"input_ids": row[None]} for row in rows])
+    for side in ("left", "right"):
+        found = neuron_input_norms(view, [padded(rows, side)])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def padded(rows: list[Tensor], side: str) -> dict[str, Tensor]:
+    ids = pad_sequence(rows, batch_first=True, padding_value=PADDING, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True, padding_side=side)
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def test_the_table_names_every_family() -> None:
-    assert sorted(documented()) == [name for name in MODEL_TYPES if name not in UNBUILDABLE]
+    assert sorted(documented()) == BUILT
 
 
 def test_most_families_are_served() -> None:

@@ -130,6 +130,8 @@ def _find_layouts(layer: nn.Module) -> Iterator[tuple[str, tuple[TensorSlot, ...
 
 def _why_fixed(layer: nn.Module, path: str, slots: tuple[TensorSlot, ...]) -> str:
     """Why removing neurons would not be the same as zeroing them; empty where it is."""
+    if not path:  # tensors on the layer itself: its norms are not the MLP's
+        return ""
     known = {slot.name for slot in slots}
     down = next(slot for slot in slots if slot.role == "down")
     neurons = width(layer.get_parameter(down.name), down)

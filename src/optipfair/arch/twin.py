@@ -99,7 +99,9 @@ def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrained
     try:
         config = changed_config(model.config, changes)
         with _without_weights():
-            return heterogeneous.build(type(model), config)  # type: ignore[return-value]
+            twin: Any = heterogeneous.build(type(model), config)
+            twin.tie_weights()  # part of the initialization that is left out
+            return twin  # type: ignore[no-any-return]
     except _BUILD_ERRORS as exc:
         what = f"with {dict(changes)}" if changes else "as it is"
         raise UnsupportedModelError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -9,6 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs into one folder are not told apart there
+    fcntl = None  # type: ignore[assignment]
 
 
 def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
@@ -50,7 +57,7 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
 
 def _try_to_write(path: Path, target: Path, folder: Path) -> None:
     """Make and remove a folder: permissions alone say too much (of root, in /proc, read-only)."""
-    probe = _temporary(folder / target.name, secrets.token_hex(4))
+    probe = _temporary(folder / target.name, f"probe-{secrets.token_hex(4)}")
     try:
         probe.mkdir()
         probe.rmdir()
@@ -61,7 +68,7 @@ def _try_to_write(path: Path, target: Path, folder: Path) -> None:
 
 
 def _temporary(target: Path, mark: str) -> Path:
-    return target.with_name(f".{target.name}.partial-{mark}")
+    return target.with_name(f".{target.name}.{mark}")
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
@@ -81,23 +88,90 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success it takes the place of `path`.
 
-    What was there goes only after the new folder is complete, by two renames. After an error
-    everything is as before.
+    What was there goes only after the new folder is complete and on the disk, by two renames.
+    After an error everything is as before. What a killed run left is cleared by the next one.
+
+    Raises:
+        OutputError: another run is writing to `path`.
     """
     target = path.resolve()
     made = _make_parents(target)
-    mark = secrets.token_hex(4)
-    temporary = _temporary(target, mark)
+    temporary, old = _temporary(target, "partial"), _temporary(target, "old")
+    held = _hold(temporary, path)
     try:
-        temporary.mkdir()
+        _clear_remains(temporary, old, target)
         yield temporary
-        _swap(temporary, target, target.with_name(f".{target.name}.old-{mark}"))
+        _flush(temporary)
+        _swap(temporary, target, old)
+        _flush_names(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):  # someone else has put something there
             for parent in made:
                 parent.rmdir()
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _hold(temporary: Path, path: Path) -> int | None:
+    """Make the temporary folder, or take over what a killed run left, and lock it.
+
+    The lock is on the folder itself and goes with the process, however that ends.
+    """
+    while True:
+        temporary.mkdir(exist_ok=True)
+        if fcntl is None:
+            return None
+        with suppress(FileNotFoundError):  # another run has just finished: begin anew
+            held = os.open(temporary, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if temporary.stat().st_ino == os.fstat(held).st_ino:
+                    return held
+            except BlockingIOError:
+                os.close(held)
+                raise OutputError(
+                    f"Another run is writing to {path}. Wait for it, or give another folder."
+                ) from None
+            os.close(held)
+
+
+def _clear_remains(temporary: Path, old: Path, target: Path) -> None:
+    """Empty what a killed run left; if it died between its two renames, undo the first."""
+    for entry in temporary.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Bring every file and name in a folder to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            _flush_names(path)
+    _flush_names(folder)
+
+
+def _flush_names(folder: Path) -> None:
+    if fcntl is None:  # a folder cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as exc:  # some network file systems know no such thing
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def _make_parents(target: Path) -> list[Path]:

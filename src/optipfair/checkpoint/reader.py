@@ -55,7 +55,13 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
+        """Of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def file_bytes(self) -> int:
+        """Of all weight files, headers included."""
+        return sum(file.stat().st_size for file in {info.file for info in self.tensors.values()})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -126,6 +132,24 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(_damaged(path, f"its header cannot be read ({exc})")) from exc
     _check_offsets(path, tensors, 8 + length, size)
     return tensors
+
+
+def read_into(path: Path, start: int, buffer: memoryview) -> None:
+    """Fill a buffer with the bytes of a file from `start` on.
+
+    By offset, not by mapping: mapped pages would count as this process's memory.
+
+    Raises:
+        CheckpointError: the file has become shorter.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        done = 0
+        while done < len(buffer):
+            count = file.readinto(buffer[done:])
+            if not count:
+                raise CheckpointError(_damaged(path, f"it ends before byte {start + len(buffer)}"))
+            done += count
 
 
 def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> TensorInfo:

@@ -24,13 +24,13 @@ def _names(registry: Any) -> str:
 
 @click.command()
 @model_option
-@click.option("--output-path", required=True, help="Folder to write; appears when complete.")
+@click.option("--output-path", help="Folder to write; appears when complete.")
 @click.option(
     "--pruning-type",
     default="MLP_GLU",
     show_default=True,
     metavar=_names(PRUNING_TYPES),
-    help="Remove MLP neurons, or whole decoder layers.",
+    help="Remove MLP neurons, whole decoder layers, or both.",
 )
 @click.option(
     "--method",
@@ -70,10 +70,36 @@ def _names(registry: Any) -> str:
     metavar=_names(LAYER_STRATEGIES),
     help="Which layers to remove.",
 )
+@click.option(
+    "--target-params",
+    metavar="COUNT",
+    help='The most parameters that may be left, for example "1.0B".',
+)
+@click.option(
+    "--target-size",
+    metavar="SIZE",
+    help='The most bytes of weights that may be left, for example "2GB".',
+)
+@click.option("--plan", metavar="FILE", help="Carry out a saved plan instead of deciding anew.")
+@click.option("--save-plan", metavar="FILE", help="Write the plan to a file, and nothing else.")
+@click.option("--dry-run", is_flag=True, help="Show plan and exact size; write nothing.")
 @device_option
 @dtype_option
+@click.option(
+    "--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Of one file."
+)
+@click.option(
+    "--check-weights", is_flag=True, help="Look for NaN and Inf in all tensors, not only those cut."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model that is in the output folder.")
-@click.option("--no-verify", is_flag=True, help="Do not reload the result and compare logits.")
+@click.option(
+    "--verify",
+    default="fast",
+    show_default=True,
+    metavar="fast|full|none",
+    help="fast checks the files; full also loads them and compares with a live cut.",
+)
+@click.option("--no-verify", is_flag=True, help="The same as --verify none.")
 @trust_option
 @json_option
 @click.option("--verbose/--quiet", default=True, help="Show progress and results, or nothing.")
@@ -101,13 +127,21 @@ def prune(**options: Any) -> None:
             num_layers_to_remove=options["num_layers_to_remove"],
             layer_indices=_indices(options["layer_indices"]),
             layer_selection_method=options["layer_selection_method"],
+            target_params=_number(options["target_params"]),
+            target_size=_number(options["target_size"]),
+            plan=options["plan"],
+            save_plan=options["save_plan"],
+            dry_run=options["dry_run"],
             device=options["device"],
             dtype=options["dtype"],
+            max_shard_size=_number(options["max_shard_size"]),
+            check_weights=options["check_weights"],
             overwrite=options["overwrite"],
-            verify=not options["no_verify"],
+            verify="none" if options["no_verify"] else options["verify"],
             trust_remote_code=options["trust_remote_code"],
             show_progress=show_bars(quiet),
             command=shlex.join(["optipfair", *sys.argv[1:]]),
+            say=None if quiet else lambda text: click.echo(text, err=True),
         )
     if options["as_json"]:
         print_json(result.to_dict())
@@ -127,14 +161,30 @@ def _indices(text: str | None) -> list[int] | None:
         ) from None
 
 
-def _print(result: PruneResult) -> None:
-    from ..report.card import figures
+def _number(text: Any) -> Any:
+    """Plain digits as the number that they are."""
+    return int(text) if text and text.isdecimal() else text
 
-    print_table("Pruned", ["", "before", "after"], figures(result.statistics))
-    if result.logits_difference is None:
-        click.echo("Not verified (--no-verify).")
-    else:
+
+def _print(result: PruneResult) -> None:
+    from ..report.card import figures, what_was_done
+
+    planned = result.output_path is None
+    print_table(
+        "Planned" if planned else "Pruned", ["", "before", "after"], figures(result.statistics)
+    )
+    click.echo(what_was_done(result.plan))
+    if planned:
+        size = result.statistics.get("pruned_file_bytes")
+        exact = "" if size is None else f" The weight files would take {size:,} bytes."
+        click.echo(f"Nothing was written but the plan, if asked for.{exact}")
+        return
+    if result.logits_difference is not None:
         click.echo(f"Reloaded: logits differ by {result.logits_difference:.1g} at most.")
+    elif result.verified == "none":
+        click.echo("Not verified.")
+    else:
+        click.echo("Verified: headers, copied bytes, and one cut tensor of each layer.")
     if not result.has_tokenizer:
         click.echo("The model has no tokenizer; none was written.")
     click.echo(f"Written to {result.output_path} in {result.seconds:.1f} s.")

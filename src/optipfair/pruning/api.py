@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..arch.view import ModelView, describe
-from ..errors import ArgumentError, UnsupportedModelError
-from .importance import CRITERIA, Criterion
+from ..errors import UnsupportedModelError
+from .checks import check_cuttable
 from .plan import PruningPlan
-from .planning import plan_depth, plan_width
+from .planning import plan_request
+from .request import PruningRequest, check_request
+from .solving import Sizes
 from .statistics import get_pruning_statistics, summarize
 from .surgery import apply_plan
 from .targets import (
     DEFAULT_PERCENTAGE,
-    PRUNING_TYPES,
-    DepthRequest,
-    WidthTarget,
     depth_request,
     explicit_percentage,
-    one_depth_percentage,
-    refuse_foreign,
-    width_target,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class WidthRequest:
-    """How many neurons go, and by which criterion."""
-
-    target: WidthTarget
-    criterion: Criterion
-
-
-PruningRequest = WidthRequest | DepthRequest
 
 
 def prune_model(
@@ -55,12 +39,15 @@ def prune_model(
     layer_selection_method: str = "last",
     *,
     expansion_divisor: int | None = None,
+    target_params: int | str | None = None,
+    target_size: int | str | None = None,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Prune a model in place: neurons of its MLPs, or whole decoder layers.
 
     Args:
         model: a transformers model of a supported family, on any device, in any float dtype.
-        pruning_type: `"MLP_GLU"` (width; plain MLPs too) or `"DEPTH"`.
+        pruning_type: `"MLP_GLU"` (width; plain MLPs too), `"DEPTH"`, or `"BOTH"` at once; then
+            `pruning_percentage` is the share of neurons and `layer_indices` the layers to remove.
         neuron_selection_method: importance criterion, `"MAW"` (alias `"PPM"`), `"VOW"`, `"PON"`
             or `"L2"`; width only.
         pruning_percentage: share of neurons to remove, [0, 100); with `"DEPTH"`, when given,
@@ -77,6 +64,11 @@ def prune_model(
         depth_pruning_percentage: share of layers to remove, [0, 100); depth only.
         layer_selection_method: `"last"`, `"first"` or `"custom"` (implied by `layer_indices`).
         expansion_divisor: round the kept width down to a multiple of 32, 64, 128 or 256.
+        target_params: the most parameters that the result may have, a number or `"1.0B"`, instead
+            of the other targets: the largest width that fits, or the fewest layers removed. With
+            `"BOTH"` the width is solved after the layers that are asked for; without such, layers
+            and neurons go in about the same share.
+        target_size: the same in bytes of weights, a number, `"2GB"` or `"2GiB"`.
 
     Returns:
         The same model object; with `return_stats`, `(model, statistics)`.
@@ -99,7 +91,9 @@ def prune_model(
         model,
         pruning_type,
         neuron_selection_method,
-        explicit_percentage(pruning_type, pruning_percentage, expansion_rate),
+        explicit_percentage(
+            pruning_type, pruning_percentage, expansion_rate, target_params, target_size
+        ),
         expansion_rate,
         dataloader=dataloader,
         show_progress=show_progress,
@@ -108,6 +102,8 @@ def prune_model(
         depth_pruning_percentage=depth_pruning_percentage,
         layer_selection_method=layer_selection_method,
         expansion_divisor=expansion_divisor,
+        target_params=target_params,
+        target_size=target_size,
     )
     before = summarize(model) if return_stats else None
     apply_plan(model, plan, show_progress=show_progress)
@@ -128,6 +124,8 @@ def plan_pruning(
     depth_pruning_percentage: float | None = None,
     layer_selection_method: str = "last",
     expansion_divisor: int | None = None,
+    target_params: int | str | None = None,
+    target_size: int | str | None = None,
 ) -> PruningPlan:
     """Decide what `prune_model` would do, without changing the model.
 
@@ -151,52 +149,10 @@ def plan_pruning(
         depth_pruning_percentage=depth_pruning_percentage,
         layer_selection_method=layer_selection_method,
         expansion_divisor=expansion_divisor,
+        target_params=target_params,
+        target_size=target_size,
     )
     return make_plan(describe(model), request, dataloader, show_progress=show_progress)
-
-
-def check_request(
-    pruning_type: str = "MLP_GLU",
-    neuron_selection_method: str = "MAW",
-    pruning_percentage: float | None = None,
-    expansion_rate: float | None = None,
-    *,
-    dataloader: Iterable[Any] | None = None,
-    num_layers_to_remove: int | None = None,
-    layer_indices: Sequence[int] | None = None,
-    depth_pruning_percentage: float | None = None,
-    layer_selection_method: str = "last",
-    expansion_divisor: int | None = None,
-) -> PruningRequest:
-    """Check the arguments of `plan_pruning` as far as that goes without a model."""
-    kind = PRUNING_TYPES.canonical(pruning_type)
-    if kind == "MLP_GLU":
-        refuse_foreign(
-            kind,
-            {
-                "num_layers_to_remove": (num_layers_to_remove, None),
-                "depth_pruning_percentage": (depth_pruning_percentage, None),
-                "layer_selection_method": (layer_selection_method, "last"),
-            },
-        )
-        criterion = _criterion(neuron_selection_method, dataloader)
-        target = width_target(pruning_percentage, expansion_rate, expansion_divisor, layer_indices)
-        return WidthRequest(target, criterion)
-    refuse_foreign(
-        kind,
-        {
-            "neuron_selection_method": (neuron_selection_method, "MAW"),
-            "expansion_rate": (expansion_rate, None),
-            "expansion_divisor": (expansion_divisor, None),
-            "dataloader": (dataloader, None),
-        },
-    )
-    return depth_request(
-        num_layers_to_remove,
-        layer_indices,
-        one_depth_percentage(pruning_percentage, depth_pruning_percentage),
-        layer_selection_method,
-    )
 
 
 def make_plan(
@@ -206,12 +162,10 @@ def make_plan(
     *,
     show_progress: bool = False,
 ) -> PruningPlan:
-    """Decide what a checked request means for a model."""
-    if isinstance(request, DepthRequest):
-        return plan_depth(view, request.resolve(len(view.layers)))
-    return plan_width(
-        view, request.target, request.criterion, batches=dataloader, show_progress=show_progress
-    )
+    """Decide what a checked request means for a live model."""
+    check_cuttable(view)
+    sizes = Sizes.of_model(view)
+    return plan_request(view, request, sizes, batches=dataloader, show_progress=show_progress)
 
 
 def prune_model_mlp_glu(
@@ -325,13 +279,3 @@ def validate_model_for_glu_pruning(model: PreTrainedModel) -> bool:
     return bool(view.mlps) and all(
         mlp.spec.gated and mlp.spec.width_key is not None for mlp in view.mlps
     )
-
-
-def _criterion(name: str, dataloader: object) -> Criterion:
-    entry = CRITERIA[name]
-    if dataloader is not None and not entry.accepts_data:
-        raise ArgumentError(
-            f"dataloader does not go with neuron_selection_method={name!r}: only 'MAW' (PPM) has "
-            "a data-driven form. Use 'MAW', or leave the dataloader out."
-        )
-    return entry

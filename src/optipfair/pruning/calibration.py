@@ -41,11 +41,12 @@ class SquareSums:
         return self.mlp.owner.get_submodule(self.mlp.spec.down.module)
 
     def update(self, args: tuple[Any, ...], mask: Tensor) -> None:
-        """Add what entered the module. `mask` (B*S,) says which tokens are real."""
+        """Add what entered the module. `mask` (B, S) says which tokens are real."""
+        real = _token_mask(args[0], mask)
         if self.mlp.spec.experts:
-            self._update_experts(args[0], args[1], mask)
+            self._update_experts(args[0], args[1], real)
         else:
-            self.total += _square_sum(args[0].flatten(0, -2), mask)  # (B*S, I)
+            self.total += _square_sum(args[0].flatten(0, -2), real)  # (B*S, I)
 
     def _update_experts(self, hidden: Tensor, chosen: Tensor, mask: Tensor) -> None:
         """Run each expert's first half on its routed tokens: (B*S, H), (B*S, top_k)."""
@@ -137,13 +138,39 @@ def run_batches(
         recording_inputs([(module, callback(update)) for module, update in updates]),
     ):
         for item in track(_iterate(batches), "calibrating", show_progress, unit="batch"):
-            batch = read_batch(item)
-            real = batch.attention_mask.flatten()
+            batch = _distinct_axes(read_batch(item))
+            real = batch.attention_mask
             base(**model_inputs(batch, device), **extra)
             tokens += batch.tokens
     if tokens == 0:
         raise DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
     return tokens
+
+
+def _distinct_axes(batch: Batch) -> Batch:
+    """Pad a square batch by one more token, so that batch and sequence can be told apart."""
+    size, length = batch.input_ids.shape
+    if size != length or not batch.padded:
+        return batch
+    return Batch(
+        nn.functional.pad(batch.input_ids, (0, 1)), nn.functional.pad(batch.attention_mask, (0, 1))
+    )
+
+
+def _token_mask(values: Tensor, mask: Tensor) -> Tensor:
+    """The mask (B, S) in the order of a module's input (B, S, ...), (S, B, ...) or (B*S, ...).
+
+    Raises:
+        UnsupportedModelError: the module sees other tokens than those of the batch.
+    """
+    tokens = values.shape[:-1]
+    if tokens.numel() != mask.numel():
+        raise UnsupportedModelError(
+            f"The model's MLPs see {tokens.numel()} tokens where the batch has {mask.numel()}, so "
+            "they have no data-driven scores. Leave the dataloader out."
+        )
+    time_first = tuple(tokens) == (mask.shape[1], mask.shape[0]) != tuple(mask.shape)
+    return (mask.t() if time_first else mask).flatten()
 
 
 def model_inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:

@@ -36,6 +36,10 @@ _LAYER_NUMBERS = (
 )
 
 
+# Where configs say of what kind each layer is, stored or computed.
+_LAYER_KINDS = ("layer_types", "layers_block_type", "block_types")
+
+
 @dataclass(frozen=True)
 class Rewrite:
     """What to set beside the tensors: config fields and attributes of modules."""
@@ -51,9 +55,10 @@ def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
         UnsupportedModelError: naming what would differ.
     """
     changes = config_changes(view, plan)
-    _check_attention_stays(view.text_config, changes)
     gone = vanished_types(view.text_config, changes)
     new = build_twin(view.model, changes)
+    _check_attention_stays(view.text_config, new.config.get_text_config())
+    _check_followers_keep_their_leader(view.text_config, plan)
     difference, problems = _compare(view, plan, view.model, new, gone)
     if problems:
         # What the live model already had beside its config is the user's own: a twin of the old
@@ -223,19 +228,34 @@ def _mlp_of(view: ModelView, cut: WidthCut) -> MLPView:
     return next(mlp for mlp in view.layers[cut.layer].mlps if mlp.spec.name == cut.mlp)
 
 
-def _check_attention_stays(config: Any, changes: Mapping[str, Any]) -> None:
+def _check_attention_stays(before: Any, after: Any) -> None:
     """A hybrid model without any attention layer cannot count the tokens of its cache."""
 
-    def attends(kinds: Sequence[str]) -> bool:
+    def attends(kinds: Sequence[object]) -> bool:
         named = (str(kind) for kind in kinds)
         return any("hybrid" in k or ("attention" in k and "linear" not in k) for k in named)
 
-    patterns = [(config.to_dict()[k], v) for k, v in changes.items() if isinstance(v, list)]
-    if any(attends(before) and not attends(after) for before, after in patterns if before):
-        raise UnsupportedModelError(
-            "Removing these layers would leave no attention layer in a hybrid model, which cannot "
-            "generate then. Keep at least one layer of full attention."
-        )
+    for name in _LAYER_KINDS:
+        kinds = [getattr(config, name, None) or () for config in (before, after)]
+        if attends(kinds[0]) and not attends(kinds[1]):
+            raise UnsupportedModelError(
+                "Removing these layers would leave no attention layer in a hybrid model, which "
+                "cannot generate then. Keep at least one layer of full attention."
+            )
+
+
+def _check_followers_keep_their_leader(config: Any, plan: PruningPlan) -> None:
+    """A layer that is `shared` uses what the nearest `full` layer before it has chosen."""
+    for name, kinds in config.to_dict().items():
+        if not (isinstance(kinds, list | tuple) and set(map(str, kinds)) == {"full", "shared"}):
+            continue
+        for layer in plan.keep_layers:
+            leader = max((i for i in range(layer) if kinds[i] == "full"), default=0)
+            if kinds[layer] == "shared" and leader in plan.drop_layers:
+                raise UnsupportedModelError(
+                    f"Layer {layer} shares what layer {leader} computes ({name}), so it cannot "
+                    f"stay without it. Remove both, or keep layer {leader}."
+                )
 
 
 def vanished_types(config: Any, changes: Mapping[str, Any]) -> set[str]:

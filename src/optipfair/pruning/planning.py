@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -12,29 +13,33 @@ from ..arch.view import MLPView, ModelView
 from ..errors import ArgumentError, PruningWarning, UnsupportedModelError
 from ..progress import track
 from .calibration import neuron_input_norms
-from .checks import check_cuttable, check_sharing
-from .importance import Criterion
+from .checks import check_sharing
 from .plan import PruningPlan, WidthCut
+from .request import PruningRequest
 from .scoring import score_mlp, score_mlp_with_data
 from .selection import check_layer_indices, select_neurons
-from .targets import DepthTarget, WidthTarget, rate_above
+from .solving import Sizes, Solution, kept_width, solve, width_multiple
+from .targets import WidthTarget, rate_above
 
 
-def plan_width(
+def plan_request(
     view: ModelView,
-    target: WidthTarget,
-    criterion: Criterion,
+    request: PruningRequest,
+    sizes: Sizes,
     *,
     batches: Iterable[object] | None = None,
+    score: Callable[[MLPView], Tensor] | None = None,
     show_progress: bool = False,
 ) -> PruningPlan:
-    """Decide which neurons of every MLP stay.
+    """Decide which layers and which neurons of every MLP stay.
 
     Args:
         view: the model.
-        target: how many stay.
-        criterion: what scores them.
+        request: what was asked for.
+        sizes: what the model weighs, for budgets.
         batches: calibration data; with it the criterion's hybrid form scores.
+        score: what gives an MLP's scores, (I,) or (E, I), where they do not come from the view's
+            own tensors.
         show_progress: whether to show bars.
 
     Raises:
@@ -42,45 +47,64 @@ def plan_width(
         ArgumentError: the target is out of reach.
         DataError: the calibration data cannot be used.
     """
-    check_width_is_prunable(view)
-    check_cuttable(view)
-    check_sharing(view)
-    chosen = _chosen(view, target)
-    counts = _kept_counts(view, target, chosen)
-    norms = None if batches is None else neuron_input_norms(view, batches, show_progress)
+    if request.width is not None:
+        check_width_is_prunable(view)
+        check_sharing(view)
+    solution = solve(view, request, sizes)
+    drop = solution.depth.drop if solution.depth else ()
+    keep = tuple(index for index in range(len(view.layers)) if index not in set(drop))
+    cuts: tuple[WidthCut, ...] = ()
+    if solution.width is not None:
+        chosen = _chosen(view, solution.width, keep)
+        counts = _kept_counts(view, solution.width, chosen)
+        assert request.criterion is not None
+        if batches is not None:
+            norms = neuron_input_norms(view, batches, show_progress)
+            score = partial(_score_with_data, norms)
+        score = score or partial(score_mlp, criterion=request.criterion)
+        cuts = _cuts(list(zip(chosen, counts, strict=True)), score, show_progress)
+    if not drop and not cuts:
+        _warn("Nothing was removed: the target keeps everything. Ask for less.")
+    record = _record(request, solution, data_driven=batches is not None)
+    return PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
+
+
+def _cuts(
+    kept: list[tuple[MLPView, int]], score: Callable[[MLPView], Tensor], show_progress: bool
+) -> tuple[WidthCut, ...]:
+    """Choose the neurons that stay; an MLP that two layers share is decided once."""
     cuts = []
     decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
-    for mlp, kept in track(list(zip(chosen, counts, strict=True)), "scoring", show_progress):
-        if kept == mlp.width:
+    for mlp, count in track(kept, "scoring", show_progress, unit="MLP"):
+        if count == mlp.width:
             continue
         shared = tuple(id(tensor) for tensor in mlp.tensors.values())
-        if shared not in decided:  # an MLP that two layers share is decided once
-            decided[shared] = _keep(mlp, kept, criterion, norms)
+        if shared not in decided:
+            keep = select_neurons(score(mlp), count).tolist()
+            decided[shared] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
         cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, decided[shared]))
-    layers = range(len(view.layers))
-    request = {
-        "pruning_type": "MLP_GLU",
-        "neuron_selection_method": criterion.name,
-        "data_driven": batches is not None,
-        "pruning_percentage": target.percentage,
-        "expansion_rate": target.expansion_rate,
-        "expansion_divisor": target.divisor,
-        "layer_indices": None if target.layers is None else list(target.layers),
-    }
-    return PruningPlan(view.spec.model_type, len(layers), tuple(layers), tuple(cuts), request)
+    return tuple(cuts)
 
 
-def plan_depth(view: ModelView, target: DepthTarget) -> PruningPlan:
-    """Decide which layers stay."""
-    check_cuttable(view)
-    drop = set(target.drop)
-    keep = tuple(i for i in range(target.total_layers) if i not in drop)
-    request = {
-        "pruning_type": "DEPTH",
-        "layer_selection_method": target.method,
-        "layer_indices": list(target.drop),
-    }
-    return PruningPlan(view.spec.model_type, target.total_layers, keep, request=request)
+def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -> dict[str, Any]:
+    """What was asked for and what it came to, for the plan and the model card."""
+    record: dict[str, Any] = {"pruning_type": request.kind}
+    if request.width is not None and request.criterion is not None:
+        layers = request.width.layers
+        record |= {
+            "neuron_selection_method": request.criterion.name,
+            "data_driven": data_driven,
+            "pruning_percentage": request.width.percentage,
+            "expansion_rate": request.width.expansion_rate,
+            "expansion_divisor": request.width.divisor,
+            "layer_indices": None if layers is None else list(layers),
+        }
+    if request.depth is not None:
+        record["layer_selection_method"] = request.depth.method
+        record["layer_indices"] = list(solution.depth.drop) if solution.depth else []
+    if request.budget is not None:
+        record["budget"] = str(request.budget)
+    return record
 
 
 def width_refusal(view: ModelView) -> str:
@@ -99,10 +123,10 @@ def check_width_is_prunable(view: ModelView) -> None:
         )
 
 
-def _chosen(view: ModelView, target: WidthTarget) -> list[MLPView]:
-    """The MLPs of the layers that were asked for."""
+def _chosen(view: ModelView, target: WidthTarget, keep: tuple[int, ...]) -> list[MLPView]:
+    """The MLPs of the layers that stay and were asked for."""
     if target.layers is None:
-        return view.mlps
+        return [mlp for mlp in view.mlps if mlp.layer in keep]
     layers = set(check_layer_indices("layer_indices", target.layers, len(view.layers)))
     chosen = [mlp for mlp in view.mlps if mlp.layer in layers]
     without = sorted(layers - {mlp.layer for mlp in chosen})
@@ -123,22 +147,7 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
     return counts
 
 
-def kept_width(view: ModelView, mlp: MLPView, target: WidthTarget) -> int:
-    """How many neurons of an MLP stay; MLPs that one config field governs are rounded alike."""
-    factor = mlp.spec.width_factor
-    field = int(mlp.width / factor)  # the value of the config field
-    return int(factor * target.kept(field, mlp.hidden_size, width_multiple(view, mlp)))
-
-
-def width_multiple(view: ModelView, mlp: MLPView) -> int:
-    """What the value of the MLP's config field is rounded to."""
-    same = [spec.width_multiple for spec in view.spec.mlps if spec.width_key == mlp.spec.width_key]
-    return math.lcm(*same, mlp.spec.width_factor.denominator)
-
-
 def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, int, int]]) -> None:
-    if all(kept == mlp.width for mlp, _, kept in rows):
-        _warn("Nothing was removed: the target keeps all neurons. Ask for a smaller width.")
     few = [mlp for mlp, _, kept in rows if kept < mlp.width / 100]
     if few:
         _warn(
@@ -161,15 +170,5 @@ def _warn(message: str) -> None:
     warnings.warn(message, PruningWarning, stacklevel=2)
 
 
-def _keep(
-    mlp: MLPView,
-    kept: int,
-    criterion: Criterion,
-    norms: Mapping[tuple[int, str], Tensor] | None,
-) -> tuple[tuple[int, ...], ...]:
-    if norms is None:
-        scores = score_mlp(mlp, criterion)
-    else:
-        scores = score_mlp_with_data(mlp, norms[mlp.layer, mlp.spec.name])
-    keep = select_neurons(scores, kept).tolist()
-    return tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
+def _score_with_data(norms: Mapping[tuple[int, str], Tensor], mlp: MLPView) -> Tensor:
+    return score_mlp_with_data(mlp, norms[mlp.layer, mlp.spec.name])

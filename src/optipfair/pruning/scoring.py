@@ -6,7 +6,8 @@ chunk stays in the cache. It also finds NaN and Inf, in what is scored and in wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,18 @@ DEVICE_CHUNK_ELEMENTS = 2**26
 RowFunction = Callable[[Sequence["Tensor | None"]], Tensor]
 
 
+class Matrix(Protocol):
+    """A tensor (I, H), or (E, I, H) for experts, or one on disk: its rows are read on demand."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
 def score_mlp(mlp: MLPView, criterion: Criterion) -> Tensor:
     """Score the neurons of an MLP by its weights.
 
@@ -30,18 +43,26 @@ def score_mlp(mlp: MLPView, criterion: Criterion) -> Tensor:
     Raises:
         UnsupportedModelError: a tensor that is scored or cut holds NaN or Inf.
     """
-    matrices = mlp.matrices()
-    sources = [matrices.get("gate"), matrices["up"]]
-    scores = _by_expert(lambda rows: criterion.function(rows[0], _some(rows[1]), None), sources)
+    scores = score_matrices(criterion, mlp.matrices())
     scored = {"gate", "up", "gate+up"}
     if not bool(torch.isfinite(scores).all()):
         check_finite(mlp, scored)
-        raise UnsupportedModelError(
-            f"{criterion.name} scores of {mlp.spec.name} in layer {mlp.layer} overflow float32, "
-            "though its weights are finite. Use another importance criterion."
-        )
+        raise UnsupportedModelError(overflow(mlp, criterion))
     check_finite(mlp, {"down", "bias"})
     return scores
+
+
+def score_matrices(criterion: Criterion, matrices: Mapping[str, Matrix]) -> Tensor:
+    """Score neurons by their rows of `gate` (if any) and `up`: (I,), or (E, I) for experts."""
+    sources = [matrices.get("gate"), matrices["up"]]
+    return _by_expert(lambda rows: criterion.function(rows[0], _some(rows[1]), None), sources)
+
+
+def overflow(mlp: MLPView, criterion: Criterion) -> str:
+    return (
+        f"{criterion.name} scores of {mlp.spec.name} in layer {mlp.layer} overflow float32, "
+        "though its weights are finite. Use another importance criterion."
+    )
 
 
 def score_mlp_with_data(mlp: MLPView, input_norms: Tensor) -> Tensor:
@@ -72,10 +93,14 @@ def check_finite(mlp: MLPView, roles: set[str]) -> None:
     """Refuse NaN and Inf in the MLP's tensors of these roles, naming the tensor."""
     for slot, tensor in mlp.tensors.items():
         if slot.role in roles and not is_finite(tensor.detach()):
-            raise UnsupportedModelError(
-                f"{mlp.tensor_name(slot)} holds NaN or Inf, so its neurons cannot be ranked. "
-                "Repair or reload the weights first."
-            )
+            raise UnsupportedModelError(not_finite(mlp.tensor_name(slot)))
+
+
+def not_finite(name: str) -> str:
+    return (
+        f"{name} holds NaN or Inf, so its neurons cannot be ranked. Repair or reload the weights "
+        "first."
+    )
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -84,10 +109,10 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
-def _by_expert(function: RowFunction, sources: Sequence[Tensor | None]) -> Tensor:
+def _by_expert(function: RowFunction, sources: Sequence[Matrix | None]) -> Tensor:
     """Apply a row function to (I, H) matrices, or to each expert of (E, I, H) ones."""
     first = next(source for source in sources if source is not None)
-    if first.dim() == 2:
+    if len(first.shape) == 2:
         return _in_chunks(function, sources)
     return torch.stack(
         [
@@ -97,7 +122,7 @@ def _by_expert(function: RowFunction, sources: Sequence[Tensor | None]) -> Tenso
     )
 
 
-def _in_chunks(function: RowFunction, sources: Sequence[Tensor | None]) -> Tensor:
+def _in_chunks(function: RowFunction, sources: Sequence[Matrix | None]) -> Tensor:
     first = next(source for source in sources if source is not None)
     elements = CHUNK_ELEMENTS.get(first.device.type, DEVICE_CHUNK_ELEMENTS)
     rows = max(elements // first.shape[1], 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..registry import Registry
+from .budget import Budget
 from .selection import (
     LAYER_STRATEGIES,
     check_layer_count,
@@ -26,24 +27,36 @@ EXPANSION_DIVISORS = (32, 64, 128, 256)
 PRUNING_TYPES: Registry[str] = Registry("pruning_type")
 PRUNING_TYPES.add("MLP_GLU", "Remove neurons of the MLPs (width).")
 PRUNING_TYPES.add("DEPTH", "Remove whole decoder layers.")
+PRUNING_TYPES.add("BOTH", "Remove layers, and neurons of the layers that stay.")
 
 
 @dataclass(frozen=True)
 class WidthTarget:
-    """How many neurons stay, as a share to remove or a rate to reach."""
+    """How many neurons stay, as a share to remove, a rate to reach, or a share to keep.
+
+    Attributes:
+        percentage: share to remove.
+        expansion_rate: width in percent of the hidden size.
+        divisor: the kept width is rounded down to a multiple of it.
+        layers: whose neurons go, None for all.
+        share: fraction to keep, as a budget has set it. Without any of the three it is open.
+    """
 
     percentage: float | None
     expansion_rate: float | None
     divisor: int | None = None
-    layers: tuple[int, ...] | None = None  # None: all
+    layers: tuple[int, ...] | None = None
+    share: Fraction | None = None
 
     def exact_kept(self, width: int, hidden_size: int) -> int:
         """The kept width before rounding to a multiple; more than `width` if the rate is above.
 
         With a percentage p of I neurons, floor(I * p / 100 + 1e-9 * I) go; with an expansion
-        rate r, ceil(r * H / 100) stay. The small term undoes the error of binary fractions; one
-        neuron always stays.
+        rate r, ceil(r * H / 100) stay; of a share s to keep, floor(s * I). The small term undoes
+        the error of binary fractions; one neuron always stays.
         """
+        if self.share is not None:
+            return max(math.floor(self.share * width), 1)
         if self.percentage is not None:
             return max(width - removed_count(width, self.percentage), 1)
         assert self.expansion_rate is not None
@@ -75,12 +88,16 @@ class DepthTarget:
 
 @dataclass(frozen=True)
 class DepthRequest:
-    """How many layers go, or which: one of the first three is given."""
+    """How many layers go, or which: one of the first three is given, or a budget decides."""
 
     count: int | None
     indices: tuple[int, ...] | None
     percentage: float | None
     method: str
+
+    @property
+    def open(self) -> bool:
+        return self.count is None and self.indices is None and self.percentage is None
 
     def resolve(self, total_layers: int) -> DepthTarget:
         """Say which layers of a model go; of a percentage p, floor(L * p / 100 + 1e-9 * L)."""
@@ -150,17 +167,23 @@ def width_target(
     expansion_rate: object,
     expansion_divisor: object = None,
     layer_indices: object = None,
+    *,
+    budget: Budget | None = None,
 ) -> WidthTarget:
-    """Check a width target. Exactly one of the first two must be given."""
+    """Check a width target. Exactly one of the first two, or a budget, must be given."""
+    if budget is not None:
+        refuse_beside_budget(
+            budget, {"pruning_percentage": pruning_percentage, "expansion_rate": expansion_rate}
+        )
     if pruning_percentage is not None and expansion_rate is not None:
         raise ArgumentError(
             f"pruning_percentage={pruning_percentage!r} and expansion_rate={expansion_rate!r} "
             "exclude each other. Give one of them."
         )
-    if pruning_percentage is None and expansion_rate is None:
+    if pruning_percentage is None and expansion_rate is None and budget is None:
         raise ArgumentError(
-            "Nothing says how much to prune. Give pruning_percentage (for example 20) or "
-            "expansion_rate (for example 140)."
+            "Nothing says how much to prune. Give pruning_percentage (for example 20), "
+            "expansion_rate (for example 140), target_params or target_size."
         )
     divisor = _check_divisor(expansion_divisor)
     layers = None
@@ -169,7 +192,8 @@ def width_target(
     if pruning_percentage is not None:
         share = check_percentage("pruning_percentage", pruning_percentage)
         return WidthTarget(share, None, divisor, layers)
-    return WidthTarget(None, check_expansion_rate(expansion_rate), divisor, layers)
+    rate = None if expansion_rate is None else check_expansion_rate(expansion_rate)
+    return WidthTarget(None, rate, divisor, layers)
 
 
 def depth_request(
@@ -177,15 +201,34 @@ def depth_request(
     layer_indices: object = None,
     depth_pruning_percentage: object = None,
     layer_selection_method: str = "last",
+    *,
+    budget: Budget | None = None,
+    may_be_open: bool = False,
 ) -> DepthRequest:
-    """Check a depth target as far as that goes without a model. Exactly one of three is given."""
+    """Check a depth target as far as that goes without a model. Exactly one of three is given.
+
+    Args:
+        num_layers_to_remove, layer_indices, depth_pruning_percentage, layer_selection_method: as
+            in `prune_model`.
+        budget: decides how many layers go; then none of the three may be given.
+        may_be_open: whether a budget may decide where none of the three is given.
+    """
     method = LAYER_STRATEGIES.canonical(layer_selection_method)
     given = {
         "num_layers_to_remove": num_layers_to_remove,
         "layer_indices": layer_indices,
         "depth_pruning_percentage": depth_pruning_percentage,
     }
+    if budget is not None:
+        refuse_beside_budget(budget, given)
     names = [name for name, value in given.items() if value is not None]
+    if not names and may_be_open:
+        if method == "custom":
+            raise ArgumentError(
+                "layer_selection_method='custom' needs layer_indices; a budget removes the 'last' "
+                "or the 'first' layers."
+            )
+        return DepthRequest(None, None, None, method)
     if len(names) != 1:
         raise ArgumentError(_one_of(names, list(given)))
     if layer_indices is not None:
@@ -204,18 +247,24 @@ def depth_request(
     return DepthRequest(None, None, share, method)
 
 
-def explicit_percentage(pruning_type: object, percentage: Any, expansion_rate: object) -> Any:
+def refuse_beside_budget(budget: Budget, given: Mapping[str, object]) -> None:
+    """A budget says how much goes; nothing else may."""
+    named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+    if named:
+        raise ArgumentError(
+            f"{', '.join(named)} does not go with a budget of {budget}. Leave one of them out."
+        )
+
+
+def explicit_percentage(pruning_type: object, percentage: Any, *others: object) -> Any:
     """None if `percentage` is the specification's default where another target may be meant.
 
-    The default of 10 cannot be told from an explicit 10, so beside an expansion rate and in depth
-    pruning it counts as absent; any other value there is taken as given.
+    The default of 10 cannot be told from an explicit 10, so beside one of the `others` (a rate, a
+    budget) and in depth pruning it counts as absent; any other value there is taken as given.
     """
     is_default = not isinstance(percentage, bool) and percentage == DEFAULT_PERCENTAGE
-    return (
-        None
-        if is_default and (pruning_type == "DEPTH" or expansion_rate is not None)
-        else percentage
-    )
+    elsewhere = pruning_type == "DEPTH" or any(target is not None for target in others)
+    return None if is_default and elsewhere else percentage
 
 
 def one_depth_percentage(percentage: Any, depth_percentage: Any) -> Any:

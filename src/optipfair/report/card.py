@@ -74,7 +74,7 @@ def model_card(
             "",
             f"{base.name}, pruned with OptiPFair {__version__}.",
             "",
-            _what_was_done(plan),
+            what_was_done(plan),
             "",
             *_table(statistics),
             "",
@@ -121,7 +121,8 @@ def versions() -> str:
     )
 
 
-def _what_was_done(plan: PruningPlan) -> str:
+def what_was_done(plan: PruningPlan) -> str:
+    """Layers and neurons that went, in a sentence or two."""
     lines = []
     if plan.drop_layers:
         listed = ", ".join(map(str, plan.drop_layers))
@@ -129,7 +130,8 @@ def _what_was_done(plan: PruningPlan) -> str:
             f"Removed {len(plan.drop_layers)} of {plan.num_layers} decoder layers ({listed})."
         )
     widths = sorted({(cut.mlp, cut.width, cut.kept) for cut in plan.width_cuts})
-    chosen = plan.request.get("layer_indices") if plan.width_cuts else None
+    by_width = plan.request.get("pruning_type") == "MLP_GLU"
+    chosen = plan.request.get("layer_indices") if by_width else None
     where = f" of layers {', '.join(map(str, chosen))}" if chosen else ""
     lines += [
         f"Kept {kept} of {width} neurons in each {mlp}{where}." for mlp, width, kept in widths

@@ -1,0 +1,207 @@
+"""A checkpoint pruned without its model: planned from headers and rows, written tensor by tensor.
+
+The counterpart of `pruning/surgery.py`: the same plan, the same guard, no weights in memory.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..arch.twin import build_twin
+from ..errors import VerificationError
+from ..progress import meter, track
+from ..pruning.checks import check_plan_fits, check_sharing
+from ..pruning.guard import prove
+from ..pruning.plan import PruningPlan
+from ..pruning.planning import plan_request
+from ..pruning.request import PruningRequest
+from ..pruning.solving import Sizes
+from ..pruning.statistics import ModelSummary, summarize
+from .disk import StoredModel, item_size
+from .reader import open_checkpoint
+from .rewrite import cut_tensors, rewritten
+from .scoring import TORCH_DTYPES, check_finite_tensor, score_stored_mlp
+from .writer import OutputTensor, Shard, lay_out, write_shards
+
+# What belongs to a model beside its config and weights; what is not named here stays behind.
+_CARRIED_OVER = (
+    *("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.spm", "*.py"),
+    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "additional_chat_templates"),
+)
+_LEFT_BEHIND = (
+    *("config.json", "*.index.json", "pruning_plan.json", "quant*config.json", "quantize*.json"),
+    *("hf_quant_config.json", "adapter_config.json", "trainer_state.json", "training_args*"),
+)
+
+
+@dataclass(frozen=True)
+class NewCheckpoint:
+    """What will be written: the twin of the pruned model and the files with their tensors."""
+
+    twin: Any
+    shards: list[Shard]
+
+    @property
+    def tensors(self) -> list[OutputTensor]:
+        return [tensor for shard in self.shards for tensor in shard.tensors]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all weight files, headers included; exact."""
+        return sum(shard.nbytes for shard in self.shards)
+
+
+def plan_stored(
+    stored: StoredModel, request: PruningRequest, dtype: str = "auto", *, show_progress: bool
+) -> PruningPlan:
+    """Decide what a request means for a checkpoint; rows of the scored tensors are read."""
+    score = None
+    if request.criterion is not None:
+        score = partial(score_stored_mlp, stored, request.criterion)
+    sizes = stored_sizes(stored, dtype)
+    return plan_request(stored.view, request, sizes, score=score, show_progress=show_progress)
+
+
+def stored_sizes(stored: StoredModel, dtype: str = "auto") -> Sizes:
+    """What the weights take on disk, headers included, in the dtype that they will have."""
+    outputs = rewritten(stored, _whole(stored), stored.view.model, dtype)
+    dtypes = [output.dtype for output in outputs if output.dtype in TORCH_DTYPES]
+    main = max(set(dtypes), key=dtypes.count, default="F32")
+    total = sum(shard.nbytes for shard in lay_out(outputs, 2**62))
+    parameters = sum(parameter.numel() for parameter in stored.view.model.parameters())
+    return Sizes(parameters, total, lambda tensor: item_size(main))
+
+
+def summarize_stored(stored: StoredModel, twin: Any, nbytes: int) -> ModelSummary:
+    """The summary of a model whose tensors are on `meta`, with the bytes of its files."""
+    found = summarize(twin)
+    return ModelSummary(found.parameters, nbytes, found.layers, found.widths, found.expansion_rate)
+
+
+def prepare(
+    stored: StoredModel, plan: PruningPlan, dtype: str, max_shard_bytes: int
+) -> NewCheckpoint:
+    """Prove a plan and say what it writes; everything that can be refused is refused here.
+
+    Raises:
+        ArgumentError: the plan is for another model.
+        UnsupportedModelError: the result would not load as itself, or a tensor that is cut holds
+            NaN or Inf.
+    """
+    check_plan_fits(stored.view, plan)
+    check_sharing(stored.view)
+    new = build_twin(stored.view.model, prove(stored.view, plan).config)
+    if dtype != "auto":
+        new.config.dtype = getattr(torch, dtype)
+    return NewCheckpoint(new, lay_out(rewritten(stored, plan, new, dtype), max_shard_bytes))
+
+
+def check_cut_weights(stored: StoredModel, plan: PruningPlan, show_progress: bool) -> None:
+    """Refuse NaN and Inf in tensors that a plan cuts but nobody has scored here."""
+    names = sorted(cut_tensors(stored, plan))
+    for name in track(names, "checking", show_progress, unit="tensor"):
+        check_finite_tensor(stored.tensors[name])
+
+
+def check_all_weights(stored: StoredModel, show_progress: bool) -> None:
+    """Refuse NaN and Inf in any tensor of the checkpoint."""
+    for info in track(list(stored.tensors.values()), "checking", show_progress, unit="tensor"):
+        check_finite_tensor(info)
+
+
+def write_checkpoint(
+    stored: StoredModel, new: NewCheckpoint, folder: Path, *, show_progress: bool
+) -> None:
+    """Write config, weights and what else belongs to the model into an existing folder.
+
+    Raises:
+        OSError: the disk is full or fails.
+        VerificationError: a copied tensor does not hold its source's bytes.
+    """
+    with meter(new.nbytes, "writing", show_progress) as report:
+        write_shards(folder, new.shards, report)
+    new.twin.config.save_pretrained(folder)
+    carry_over(stored.checkpoint.folder, folder)
+
+
+def carry_over(source: Path, folder: Path) -> None:
+    """Copy tokenizer, generation config, templates, processors, licence and code; no weights."""
+    left = {path for pattern in _LEFT_BEHIND for path in source.glob(pattern)}
+    for path in sorted({path for pattern in _CARRIED_OVER for path in source.glob(pattern)} - left):
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+        elif not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def verify_checkpoint(
+    stored: StoredModel, plan: PruningPlan, new: NewCheckpoint, folder: Path
+) -> None:
+    """Read the result's headers, and recompute one cut tensor of each layer another way.
+
+    That the shapes are those of the pruned model's twin was checked before writing, that copied
+    bytes are their source's while writing.
+
+    Raises:
+        VerificationError: something is not as planned.
+    """
+    written = open_checkpoint(folder)
+    planned = {tensor.name: (tensor.dtype, tensor.shape) for tensor in new.tensors}
+    found = {name: (info.dtype, info.shape) for name, info in written.tensors.items()}
+    if found != planned:
+        names = [
+            name for name in planned.keys() | found.keys() if planned.get(name) != found.get(name)
+        ]
+        raise VerificationError(_wrong(sorted(names)))
+    cuts = cut_tensors(stored, plan)
+    by_layer: dict[int | None, list[OutputTensor]] = {}
+    for tensor in new.tensors:
+        if tensor.source.name in cuts:
+            by_layer.setdefault(stored.layer_of(tensor.source.name), []).append(tensor)
+    choice = random.Random(plan.digest)
+    for tensors in by_layer.values():
+        tensor = choice.choice(tensors)
+        expected = _cut_whole(tensor, cuts[tensor.source.name])
+        if not torch.equal(_load(written.tensors[tensor.name].file, tensor.name), expected):
+            raise VerificationError(_wrong([tensor.name]))
+
+
+def _cut_whole(tensor: OutputTensor, cuts: Sequence[Any]) -> Tensor:
+    """A cut tensor from its whole source, as plain bytes compare: the other way to make it."""
+    whole = _load(tensor.source.file, tensor.source.name)
+    parts = list(whole) if whole.dim() > len(cuts[0].piece.shape) else [whole]
+    taken = [
+        part.index_select(cut.piece.axis, torch.from_numpy(cut.keep))
+        for part, cut in zip(parts, cuts, strict=True)
+    ]
+    result = torch.stack(taken) if whole.dim() > len(cuts[0].piece.shape) else taken[0]
+    return result.to(TORCH_DTYPES.get(tensor.dtype, result.dtype))
+
+
+def _load(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as opened:
+        tensor: Tensor = opened.get_tensor(name)
+    return tensor
+
+
+def _wrong(names: Sequence[str]) -> str:
+    return (
+        f"The written checkpoint is not as planned: {', '.join(names[:3])}. Nothing was kept. "
+        "Please report this with the model's name."
+    )
+
+
+def _whole(stored: StoredModel) -> PruningPlan:
+    """The plan that keeps everything."""
+    total = len(stored.view.layers)
+    return PruningPlan(stored.view.spec.model_type, total, tuple(range(total)))

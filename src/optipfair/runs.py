@@ -1,0 +1,264 @@
+"""One pruning of a checkpoint, decided but not yet written: from its files, or loaded.
+
+Both ways give a `Run`: what will stay, the figures, and how to write and verify it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .arch.heterogeneous import overrides
+from .arch.view import describe
+from .checkpoint.disk import StoredModel
+from .checkpoint.reader import open_checkpoint
+from .checkpoint.surgery import (
+    check_all_weights,
+    check_cut_weights,
+    plan_stored,
+    prepare,
+    summarize_stored,
+    verify_checkpoint,
+    write_checkpoint,
+)
+from .errors import VerificationError
+from .hooks import evaluating
+from .loading import (
+    Source,
+    has_tokenizer,
+    load_config,
+    load_model,
+    load_tokenizer,
+    quiet_transformers,
+)
+from .pruning.api import make_plan
+from .pruning.plan import PruningPlan
+from .pruning.request import PruningRequest
+from .pruning.scoring import is_finite, not_finite
+from .pruning.statistics import get_pruning_statistics, summarize
+from .pruning.surgery import apply_plan
+
+LOGITS_TOLERANCE = 1e-5
+_LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to work, whatever is pruned."""
+
+    device: str = "cpu"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    show_progress: bool = False
+    max_shard_bytes: int = 5 * 10**9
+    check_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pruning that is decided and proved.
+
+    Attributes:
+        plan: what stays.
+        statistics: of `get_pruning_statistics`, with bytes on disk.
+        streamed: whether it works on the files, without the model in memory.
+        layers_differ: whether the layers of the result differ in width.
+        has_tokenizer: whether there is a tokenizer to carry over.
+        write: writes model and tokenizer into an existing folder.
+        verify: checks that folder; gives the largest difference of logits, None where the model
+            was not loaded.
+    """
+
+    plan: PruningPlan
+    statistics: dict[str, Any]
+    streamed: bool
+    layers_differ: bool
+    has_tokenizer: bool
+    write: Callable[[Path], None]
+    verify: Callable[[Path], float | None]
+
+
+def stored_run(
+    source: Source, folder: Path, request: PruningRequest | PruningPlan, options: Options
+) -> Run:
+    """Prune the files of a checkpoint.
+
+    Args:
+        source: what the user named.
+        folder: its files.
+        request: what to remove, or a plan to carry out.
+        options: how to work.
+
+    Raises:
+        NamesUnknownError: its tensors are named in a way that only loading understands.
+        Other errors of this library: refused, nothing was written.
+    """
+    config = load_config(source, trust_remote_code=options.trust_remote_code)
+    stored = StoredModel(folder, config)
+    show = options.show_progress
+    if options.check_weights:
+        check_all_weights(stored, show)
+    if isinstance(request, PruningPlan):
+        plan = request
+    else:
+        plan = plan_stored(stored, request, options.dtype, show_progress=show)
+    new = prepare(stored, plan, options.dtype, options.max_shard_bytes)
+    if isinstance(request, PruningPlan) and not options.check_weights:
+        check_cut_weights(stored, plan, show)
+    before = summarize_stored(stored, stored.view.model, stored.checkpoint.nbytes)
+    after = summarize_stored(stored, new.twin, sum(tensor.nbytes for tensor in new.tensors))
+    statistics = get_pruning_statistics(before, after) | {
+        "original_expansion_rate": before.expansion_rate,
+        "original_file_bytes": stored.checkpoint.file_bytes,
+        "pruned_file_bytes": new.nbytes,
+    }
+
+    def write(target: Path) -> None:
+        write_checkpoint(stored, new, target, show_progress=show)
+
+    def verify(target: Path) -> None:
+        verify_checkpoint(stored, plan, new, target)
+
+    differ = bool(overrides(new.twin.config.get_text_config()))
+    return Run(plan, statistics, True, differ, has_tokenizer(folder), write, verify)
+
+
+def loaded_run(
+    source: Source,
+    request: PruningRequest | PruningPlan,
+    options: Options,
+    dataloader: Iterable[Any] | None = None,
+) -> Run:
+    """Load a model and prune it in memory: for data-driven scores, and what is no checkpoint."""
+    code, show = options.trust_remote_code, options.show_progress
+    model = load_model(
+        source,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=code,
+        show_progress=show,
+    )
+    tokenizer = load_tokenizer(source, trust_remote_code=code)
+    if options.check_weights:
+        _check_live_weights(model)
+    before = summarize(model)
+    if isinstance(request, PruningPlan):
+        plan = request
+    else:
+        plan = make_plan(describe(model), request, dataloader, show_progress=show)
+    apply_plan(model, plan, show_progress=show)
+    statistics = get_pruning_statistics(before, model) | {
+        "original_expansion_rate": before.expansion_rate,
+        "original_file_bytes": _file_bytes(source),
+    }
+
+    def write(target: Path) -> None:
+        _save(model, tokenizer, target, options.max_shard_bytes)
+        statistics["pruned_file_bytes"] = open_checkpoint(target).file_bytes
+        _copy_licence(source, target)
+
+    def verify(target: Path) -> float:
+        return reloaded_difference(model, target, trust_remote_code=code)
+
+    differ = bool(overrides(model.config.get_text_config()))
+    return Run(plan, statistics, False, differ, tokenizer is not None, write, verify)
+
+
+def reloaded_difference(
+    model: Any, folder: str | Path, *, trust_remote_code: bool = False
+) -> float:
+    """Largest absolute difference of logits between a model and its saved form.
+
+    Raises:
+        VerificationError: it is above 1e-5 of the largest logit (at least 1e-5).
+    """
+    reloaded: Any = load_model(
+        folder, device=str(model.device), trust_remote_code=trust_remote_code
+    )
+    return logits_difference(model, reloaded)
+
+
+def logits_difference(model: Any, reloaded: Any) -> float:
+    """Largest absolute difference of two models' logits on random tokens.
+
+    Raises:
+        VerificationError: it is above 1e-5 of the largest logit (at least 1e-5).
+    """
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (2, 16), generator=generator).to(model.device)
+    with evaluating(model), evaluating(reloaded):
+        expected = model(input_ids=ids).logits.float()
+        found = reloaded(input_ids=ids).logits.float()
+    difference = float((expected - found).abs().nan_to_num(nan=0.0).max())
+    limit = LOGITS_TOLERANCE * max(1.0, float(expected.abs().nan_to_num().max()))
+    if difference > limit or bool((expected.isnan() != found.isnan()).any()):
+        raise VerificationError(
+            f"The saved model does not answer like the one in memory: logits differ by "
+            f"{difference:.3g} (allowed {limit:.1g}). Nothing was written. Please report this "
+            "with the model's name."
+        )
+    return difference
+
+
+def verify_by_loading(source: Source, plan: PruningPlan, folder: Path, options: Options) -> float:
+    """Load the result, compare it with a live cut of the original, and let it generate.
+
+    Raises:
+        VerificationError: they answer differently, or the result does not generate.
+    """
+    code = options.trust_remote_code
+    live: Any = load_model(
+        source, device=options.device, dtype=options.dtype, trust_remote_code=code
+    )
+    apply_plan(live, plan)
+    reloaded: Any = load_model(folder, device=options.device, trust_remote_code=code)
+    difference = logits_difference(live, reloaded)
+    del live
+    ids = torch.tensor([[0, 1, 2]], device=reloaded.device)
+    with evaluating(reloaded), quiet_transformers():
+        tokens = reloaded.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4
+        )
+    if tokens.shape[-1] != 7:
+        raise VerificationError("The written model loads but does not generate; nothing was kept.")
+    return difference
+
+
+def _check_live_weights(model: Any) -> None:
+    from .errors import UnsupportedModelError
+
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not is_finite(parameter.detach()):
+            raise UnsupportedModelError(not_finite(name))
+
+
+def _save(model: Any, tokenizer: Any, folder: Path, max_shard_bytes: int) -> None:
+    from safetensors import SafetensorError
+
+    with quiet_transformers():
+        try:
+            model.save_pretrained(folder, max_shard_size=max_shard_bytes)
+        except SafetensorError as exc:  # its name for a full disk
+            raise OSError(str(exc)) from exc
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(folder))
+
+
+def _copy_licence(source: Source, folder: Path) -> None:
+    if source.kind == "folder":
+        for pattern in _LICENCES:
+            for file in Path(source.location).glob(pattern):
+                copy = shutil.copytree if file.is_dir() else shutil.copy
+                copy(file, folder / file.name)
+
+
+def _file_bytes(source: Source) -> int | None:
+    if source.kind == "folder":
+        return open_checkpoint(Path(source.location)).file_bytes
+    return source.path.stat().st_size if source.path else None

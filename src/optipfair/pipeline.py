@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from .checkpoint.disk import NamesUnknownError
 from .checkpoint.folder import check_output, new_folder
-from .errors import ArgumentError
+from .errors import ArgumentError, PruningWarning
 from .loading import (
     DEMO,
     DEMO_BASE,
@@ -185,6 +186,7 @@ def prune_checkpoint(
     if output is not None:
         check_output(output, source.path, overwrite)
     run = _decide(source, todo, options, dataloader, say)
+    _warn_about_widths(run.plan)
     if save_plan is not None:
         run.plan.save(save_plan)
     difference = None
@@ -267,6 +269,19 @@ def _verification(verify: bool | str) -> str:
     if mode not in VERIFY:
         raise ArgumentError(unknown_name("verify", str(mode), list(VERIFY)))
     return mode
+
+
+def _warn_about_widths(plan: PruningPlan) -> None:
+    """Quantized blocks are 32 wide in most formats (`docs/ship.md`)."""
+    odd = sorted({cut.kept for cut in plan.width_cuts if cut.kept % 32 and cut.width % 32 == 0})
+    if odd:
+        listed = ", ".join(map(str, odd[:3]))
+        warnings.warn(
+            f"The kept width {listed} is no multiple of 32, as the original was: llama.cpp cannot "
+            "quantize such a model, and kernels are slower. expansion_divisor=32 rounds it down.",
+            PruningWarning,
+            stacklevel=3,
+        )
 
 
 def _shard_bytes(max_shard_size: int | str) -> int:

@@ -56,6 +56,7 @@ def run_demo(output: Path, overwrite: bool = True) -> Iterator[Row]:
         DEMO,
         folders["width"],
         pruning_percentage=WIDTH_PERCENTAGE,
+        expansion_divisor=32,  # so that the result can be quantized anywhere
         dataloader=calibration_batches(tokenizer),
         **common,
     )

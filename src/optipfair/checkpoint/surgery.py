@@ -30,7 +30,7 @@ from ..pruning.statistics import ModelSummary, summarize
 from .disk import StoredModel, item_size
 from .reader import open_checkpoint
 from .rewrite import cut_tensors, rewritten
-from .scoring import TORCH_DTYPES, check_finite_tensor, score_stored_mlp
+from .scoring import TORCH_DTYPES, check_finite_tensor, score_stored_mlps
 from .writer import OutputTensor, Shard, lay_out, write_shards
 
 # What belongs to a model beside its config and weights; what is not named here stays behind.
@@ -65,11 +65,11 @@ def plan_stored(
     stored: StoredModel, request: PruningRequest, dtype: str = "auto", *, show_progress: bool
 ) -> PruningPlan:
     """Decide what a request means for a checkpoint; rows of the scored tensors are read."""
-    score = None
+    scores = None
     if request.criterion is not None:
-        score = partial(score_stored_mlp, stored, request.criterion)
+        scores = partial(score_stored_mlps, stored, request.criterion)
     sizes = stored_sizes(stored, dtype)
-    return plan_request(stored.view, request, sizes, score=score, show_progress=show_progress)
+    return plan_request(stored.view, request, sizes, scores=scores, show_progress=show_progress)
 
 
 def stored_sizes(stored: StoredModel, dtype: str = "auto") -> Sizes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,8 @@ from .selection import check_layer_indices, select_neurons
 from .solving import Sizes, Solution, kept_width, solve, width_multiple
 from .targets import WidthTarget, rate_above
 
+Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
+
 
 def plan_request(
     view: ModelView,
@@ -28,7 +30,7 @@ def plan_request(
     sizes: Sizes,
     *,
     batches: Iterable[object] | None = None,
-    score: Callable[[MLPView], Tensor] | None = None,
+    scores: Scores | None = None,
     show_progress: bool = False,
 ) -> PruningPlan:
     """Decide which layers and which neurons of every MLP stay.
@@ -38,8 +40,8 @@ def plan_request(
         request: what was asked for.
         sizes: what the model weighs, for budgets.
         batches: calibration data; with it the criterion's hybrid form scores.
-        score: what gives an MLP's scores, (I,) or (E, I), where they do not come from the view's
-            own tensors.
+        scores: what gives the scores of MLPs in order, each (I,) or (E, I), where they do not
+            come from the view's own tensors.
         show_progress: whether to show bars.
 
     Raises:
@@ -60,9 +62,9 @@ def plan_request(
         assert request.criterion is not None
         if batches is not None:
             norms = neuron_input_norms(view, batches, show_progress)
-            score = partial(_score_with_data, norms)
-        score = score or partial(score_mlp, criterion=request.criterion)
-        cuts = _cuts(list(zip(chosen, counts, strict=True)), score, show_progress)
+            scores = partial(map, partial(_score_with_data, norms))
+        scores = scores or partial(map, partial(score_mlp, criterion=request.criterion))
+        cuts = _cuts(list(zip(chosen, counts, strict=True)), scores, show_progress)
     if not drop and not cuts:
         _warn("Nothing was removed: the target keeps everything. Ask for less.")
     record = _record(request, solution, data_driven=batches is not None)
@@ -70,20 +72,26 @@ def plan_request(
 
 
 def _cuts(
-    kept: list[tuple[MLPView, int]], score: Callable[[MLPView], Tensor], show_progress: bool
+    kept: list[tuple[MLPView, int]], scores: Scores, show_progress: bool
 ) -> tuple[WidthCut, ...]:
     """Choose the neurons that stay; an MLP that two layers share is decided once."""
-    cuts = []
+    narrower = [(mlp, count) for mlp, count in kept if count < mlp.width]
+    once = {_identity(mlp): (mlp, count) for mlp, count in reversed(narrower)}
+    todo = list(reversed(once.items()))
+    found = scores([mlp for _, (mlp, _) in todo])
     decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
-    for mlp, count in track(kept, "scoring", show_progress, unit="MLP"):
-        if count == mlp.width:
-            continue
-        shared = tuple(id(tensor) for tensor in mlp.tensors.values())
-        if shared not in decided:
-            keep = select_neurons(score(mlp), count).tolist()
-            decided[shared] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
-        cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, decided[shared]))
-    return tuple(cuts)
+    pairs = zip(track(todo, "scoring", show_progress, unit="MLP"), found, strict=True)
+    for (identity, (mlp, count)), score in pairs:
+        keep = select_neurons(score, count).tolist()
+        decided[identity] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
+    return tuple(
+        WidthCut(mlp.layer, mlp.spec.name, mlp.width, decided[_identity(mlp)])
+        for mlp, _ in narrower
+    )
+
+
+def _identity(mlp: MLPView) -> tuple[int, ...]:
+    return tuple(id(tensor) for tensor in mlp.tensors.values())
 
 
 def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -> dict[str, Any]:

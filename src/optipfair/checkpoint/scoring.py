@@ -45,7 +45,9 @@ def score_stored_mlps(
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Chunks are too small to share between cores; on a busy machine that takes ten times longer."""
+    """Chunks are too small to share between cores; on a busy machine that takes ten times as long
+    or more.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,0 +1,199 @@
+"""Calibration as a stream of layers: hidden states flow through one decoder layer at a time.
+
+A layer is visited once. Its inputs are the outputs of the layers before it, pruned or not; it
+works on a copy, and the live model is left as it was.
+
+Axes: `B` batch, `S` sequence, `H` hidden.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arch.view import ModelView
+from ..batches import Batch
+from ..errors import DataError, UnsupportedModelError
+from ..hooks import evaluating
+from .calibration import model_inputs, read_batches
+
+_TOLERANCE = 1e-3
+
+
+@dataclass
+class Batches:
+    """What flows: for each batch its hidden states, its mask, and the arguments of each layer.
+
+    Attributes:
+        masks: which tokens are real, (B, S).
+        hidden: the current input of the next layer, (B, S, H).
+        arguments: for each batch and layer the positional and keyword arguments after the hidden
+            states. What layers share is the same object.
+    """
+
+    masks: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+    arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
+
+
+def capture(view: ModelView, batches: Iterable[object]) -> Batches:
+    """Record what enters the first layer, and with which arguments every layer is called.
+
+    The model's own forward runs with layers that pass their input on, so this costs little.
+
+    Raises:
+        DataError: no batch, or one of an unknown kind.
+        UnsupportedModelError: the layers cannot be run one at a time.
+    """
+    found = Batches()
+    with evaluating(view.model):
+        forms = _output_forms(view)
+        for batch in read_batches(batches):
+            calls = _record(view, batch, forms)
+            found.masks.append(batch.attention_mask)
+            found.hidden.append(calls[0][0])
+            found.arguments.append([(args, kwargs) for _, args, kwargs in calls])
+        if not found.hidden:
+            raise DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
+        _check_flow(view, forms)
+    return found
+
+
+def run_layer(layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any]) -> Tensor:
+    """Run one layer on hidden states (B, S, H) and return its hidden states."""
+    args, kwargs = arguments
+    device = next((p.device for p in layer.parameters()), hidden.device)
+    output = layer(hidden.to(device), *_moved(args, device), **_moved(kwargs, device))
+    found: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return found
+
+
+def copied_layer(layer: nn.Module) -> nn.Module:
+    """A copy of a layer in eval mode, whose parameters need no gradients."""
+    copied = copy.deepcopy(layer).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied
+
+
+def _output_forms(view: ModelView) -> list[Callable[[Tensor], Any]]:
+    """For each layer, how it wraps its hidden states; learned from a run of two tokens."""
+    outputs: list[Any] = [None] * len(view.layers)
+
+    def keep(index: int) -> Callable[..., None]:
+        return lambda _module, _args, output: outputs.__setitem__(index, output)
+
+    with ExitStack() as stack:
+        for layer in view.layers:
+            handle = layer.module.register_forward_hook(keep(layer.index))
+            stack.callback(handle.remove)
+        _forward(view, Batch(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2).bool()))
+    return [_form(output) for output in outputs]
+
+
+def _form(output: Any) -> Callable[[Tensor], Any]:
+    if isinstance(output, tuple):
+        rest = tuple(None for _ in output[1:])
+        return lambda hidden: (hidden, *rest)
+    if isinstance(output, Tensor):
+        return lambda hidden: hidden
+    raise UnsupportedModelError(
+        f"A layer of this model gives a {type(output).__name__}, so its layers cannot be run one "
+        "at a time. Use a static importance criterion."
+    )
+
+
+def _record(
+    view: ModelView, batch: Batch, forms: Sequence[Callable[[Tensor], Any]]
+) -> list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]]:
+    """The calls of all layers for one batch: (hidden states, other arguments, keywords)."""
+    calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
+
+    def stub(form: Callable[[Tensor], Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = dict(kwargs)
+            hidden = args[0] if args else given.pop("hidden_states")
+            calls.append((hidden, args[1:], given))
+            return form(hidden)
+
+        return forward
+
+    with _replaced_forwards([layer.module for layer in view.layers], [stub(f) for f in forms]):
+        _forward(view, batch)
+    if len(calls) != len(view.layers):
+        raise UnsupportedModelError(
+            f"The model runs {len(calls)} layers where it has {len(view.layers)}, so they cannot "
+            "be run one at a time. Use a static importance criterion."
+        )
+    return calls
+
+
+@contextmanager
+def _replaced_forwards(
+    modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]
+) -> Iterator[None]:
+    before = [vars(module).get("forward") for module in modules]
+    try:
+        for module, forward in zip(modules, forwards, strict=True):
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, old in zip(modules, before, strict=True):
+            if old is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = old
+
+
+def _forward(view: ModelView, batch: Batch) -> Any:
+    """The model without its head and without a cache."""
+    base: Any = view.model.base_model
+    accepted = inspect.signature(base.forward).parameters
+    extra = {"use_cache": False} if "use_cache" in accepted else {}
+    embeddings: Any = view.model.get_input_embeddings()
+    return base(**model_inputs(batch, embeddings.weight.device), **extra)
+
+
+def _check_flow(view: ModelView, forms: Sequence[Callable[[Tensor], Any]]) -> None:
+    """On a few tokens, layers run one by one must give what the model gives."""
+    ids = torch.arange(6).view(1, 6) % int(view.text_config.vocab_size)
+    batch = Batch(ids, torch.ones_like(ids).bool())
+    seen: list[Tensor] = []
+    last = view.layers[-1].module
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = last.register_forward_hook(keep)
+    try:
+        _forward(view, batch)
+    finally:
+        handle.remove()
+    calls = _record(view, batch, forms)
+    hidden = calls[0][0]
+    for layer, (_, args, kwargs) in zip(view.layers, calls, strict=True):
+        hidden = run_layer(layer.module, hidden, (args, kwargs))
+    scale = float(seen[0].float().abs().max())
+    if float((hidden.to(seen[0].device).float() - seen[0].float()).abs().max()) > _TOLERANCE * scale:
+        raise UnsupportedModelError(
+            f"The layers of {view.spec.model_type!r} pass on more than hidden states, so they "
+            "cannot be run one at a time. Use a static importance criterion."
+        )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors inside tuples, lists and dicts on another device; the rest as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_moved(entry, device) for entry in value)
+    if type(value) is dict:
+        return {key: _moved(entry, device) for key, entry in value.items()}
+    return value

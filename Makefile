@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-fast check format bench clean
+.PHONY: demo test test-fast test-matrix check format bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
+# The oldest and the newest transformers 5.x that pyproject.toml allows, each in a venv of its own.
+test-matrix:
+	PYTHON=$(PYTHON) tests/matrix.sh
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,4 +41,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pruning.py
 
 clean:
-	rm -rf $(VENV) build dist demo-output
+	rm -rf $(VENV) .venv-matrix build dist demo-output

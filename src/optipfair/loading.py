@@ -386,7 +386,7 @@ def _reading(source: Source, show_progress: bool = False) -> Iterator[None]:
         with quiet_transformers(show_progress):
             yield
     except (
-        *(OSError, ValueError, KeyError, ImportError, SafetensorError),
+        *(OSError, ValueError, KeyError, IndexError, ImportError, SafetensorError),
         *(AttributeError, TypeError, StrictDataclassError, struct.error),  # wrong values, cut off
     ) as exc:
         reason = " ".join(str(exc).split())[:300]

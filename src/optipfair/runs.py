@@ -243,11 +243,28 @@ def _save(model: Any, tokenizer: Any, folder: Path, max_shard_bytes: int) -> Non
 
     with quiet_transformers():
         try:
-            model.save_pretrained(folder, max_shard_size=max_shard_bytes)
+            _save_model(model, folder, max_shard_bytes)
         except SafetensorError as exc:  # its name for a full disk
             raise OSError(str(exc)) from exc
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
+
+
+def _save_model(model: Any, folder: Path, max_shard_bytes: int) -> None:
+    """Save the model, with its generation settings as they were read.
+
+    Before 5.23, transformers refuses to write settings that contradict each other, which many
+    published models have, so they are written here.
+    """
+    settings: Any = getattr(model, "generation_config", None)
+    model.generation_config = type(settings)()
+    try:
+        model.save_pretrained(folder, max_shard_size=max_shard_bytes)
+    finally:
+        model.generation_config = settings
+    file = folder / "generation_config.json"
+    if settings is not None and file.is_file():  # not every model generates
+        settings.to_json_file(file, keys_to_pop=["compile_config"])
 
 
 def _copy_licence(source: Source, folder: Path) -> None:

@@ -8,6 +8,7 @@ from optipfair.arch.discover import discover
 from optipfair.arch.families import FAMILIES
 from optipfair.arch.view import describe
 from optipfair.testing import TINY_FAMILIES, tiny_model
+from walk import MODEL_TYPES
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -26,6 +27,7 @@ def test_a_width_that_is_a_multiple_of_its_field_follows_it() -> None:
     assert {float(factor) for factor in factors} == {0.5}
 
 
+@pytest.mark.skipif("zaya" not in MODEL_TYPES, reason="this transformers has no zaya")
 def test_routers_and_norms_are_no_mlps() -> None:
     names = {mlp.spec.name for mlp in describe(tiny_model("zaya")).mlps}
     assert names == {"mlp.experts"}

@@ -90,8 +90,8 @@ def test_a_model_without_layers_is_refused(refused: Callable[..., Any]) -> None:
 
 
 def test_a_model_of_unknown_structure_is_refused_with_the_known_families() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'hrm_text'.*llama"):
-        get_model_layers(tiny_model("hrm_text"))
+    with pytest.raises(UnsupportedModelError, match=r"'blt'.*llama"):
+        get_model_layers(tiny_model("blt"))
 
 
 def test_every_family_has_a_tiny_config_and_examples() -> None:

@@ -92,6 +92,7 @@ _FIELDS: Mapping[str, Any] = {
     **_each("mamba_n_heads mamba_num_heads mamba_dt_rank time_step_rank", 4),
     **_each("n_groups mamba_n_groups mamba_ngroups", 1),
     "mamba_d_ssm": 64,
+    "use_mamba_kernels": False,  # they run on GPUs only; not every release falls back by itself
     # Dropout.
     **_each("activation_dropout attention_dropout attention_probs_dropout_prob attn_pdrop", 0.0),
     **_each("decoder_layerdrop dropout dropout_p dropout_rate emb_pdrop embd_pdrop", 0.0),
@@ -358,8 +359,10 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 def _parts(config_class: Any) -> dict[str, Any]:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import AutoConfig
 
-    specs = getattr(config_class, "sub_configs_defaults", {})  # older 5.x may lack it
-    named = {k: CONFIG_MAPPING[s.model_type] for k, s in specs.items() if s.model_type}
-    return {**config_class.sub_configs, **named}
+    parts = dict(config_class.sub_configs)
+    for name in [name for name, part in parts.items() if part is AutoConfig]:
+        # Any model type may stand there; the default config says which one does.
+        parts[name] = type(getattr(config_class(), name))
+    return parts

@@ -9,7 +9,7 @@ Axes: `B` batch, `S` sequence, `T` real tokens, `I` neurons, `E` experts, `H` hi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -137,8 +137,7 @@ def run_batches(
         evaluating(view.model),
         recording_inputs([(module, callback(update)) for module, update in updates]),
     ):
-        for item in track(_iterate(batches), "calibrating", show_progress, unit="batch"):
-            batch = _distinct_axes(read_batch(item))
+        for batch in track(read_batches(batches), "calibrating", show_progress, unit="batch"):
             real = batch.attention_mask
             base(**model_inputs(batch, device), **extra)
             tokens += batch.tokens
@@ -179,6 +178,15 @@ def model_inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     if batch.padded:
         inputs["attention_mask"] = batch.attention_mask.to(device, torch.int64)
     return inputs
+
+
+def read_batches(batches: Iterable[object]) -> Iterator[Batch]:
+    """Read a loader's items one by one, each with batch and sequence of different length.
+
+    Raises:
+        DataError: this is no iterable of batches, or an item is none.
+    """
+    return (_distinct_axes(read_batch(item)) for item in _iterate(batches))
 
 
 def _iterate(batches: Iterable[object]) -> Iterable[object]:

@@ -181,7 +181,10 @@ def _check_flow(view: ModelView, forms: Sequence[Callable[[Tensor], Any]]) -> No
     for layer, (_, args, kwargs) in zip(view.layers, calls, strict=True):
         hidden = run_layer(layer.module, hidden, (args, kwargs))
     scale = float(seen[0].float().abs().max())
-    if float((hidden.to(seen[0].device).float() - seen[0].float()).abs().max()) > _TOLERANCE * scale:
+    if (
+        float((hidden.to(seen[0].device).float() - seen[0].float()).abs().max())
+        > _TOLERANCE * scale
+    ):
         raise UnsupportedModelError(
             f"The layers of {view.spec.model_type!r} pass on more than hidden states, so they "
             "cannot be run one at a time. Use a static importance criterion."

@@ -36,6 +36,7 @@ __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"
 
 PLAN_FILE = "pruning_plan.json"
 VERIFY = ("fast", "full", "none")
+_REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,13 @@ def _verification(verify: bool | str) -> str:
 
 def _warn_about_widths(plan: PruningPlan) -> None:
     """Quantized blocks are 32 wide in most formats (`docs/ship.md`)."""
-    odd = sorted({cut.kept for cut in plan.width_cuts if cut.kept % 32 and cut.width % 32 == 0})
+    odd = sorted(
+        {
+            cut.kept
+            for cut in plan.width_cuts
+            if cut.kept % 32 and cut.width % 32 == 0 and cut.width >= _REAL_WIDTH
+        }
+    )
     if odd:
         listed = ", ".join(map(str, odd[:3]))
         warnings.warn(

@@ -28,12 +28,21 @@ def with_overrides(config: Any, by_layer: Overrides, fields: Mapping[str, Any]) 
     """A copy of a config with these overrides instead of its own, and some fields set."""
     changed = copy.deepcopy(config)
     text_config = changed.get_text_config()
-    setattr(text_config, FIELD, None)
+    set_overrides(text_config, None)
     for name, value in fields.items():
         setattr(text_config, name, value)
+    set_overrides(text_config, by_layer)
+    return changed
+
+
+def set_overrides(text_config: Any, by_layer: Overrides | None) -> None:
+    """Set the overrides of a config; without any the field goes."""
     if by_layer:
         setattr(text_config, FIELD, {layer: dict(own) for layer, own in by_layer.items()})
-    return changed
+    elif hasattr(text_config, "is_heterogeneous"):
+        setattr(text_config, FIELD, None)
+    else:  # a release that does not know the field keeps it as any other
+        vars(text_config).pop(FIELD, None)
 
 
 def shared_value(text_config: Any, name: str) -> Any:
@@ -101,7 +110,7 @@ def _graft(
         other = dict(_layer_lists(variants[key]))
         for path, layers in _layer_lists(model):
             layers[index] = other[path][index]
-    setattr(_text_config(model), FIELD, by_layer)
+    set_overrides(_text_config(model), by_layer)
 
 
 def _followed(

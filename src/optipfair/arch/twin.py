@@ -87,7 +87,10 @@ def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:
 def apply_config(text_config: Any, changes: Mapping[str, Any]) -> None:
     """Set the fields, in place."""
     for name, value in changes.items():
-        setattr(text_config, name, value)
+        if name == heterogeneous.FIELD:
+            heterogeneous.set_overrides(text_config, value)
+        else:
+            setattr(text_config, name, value)
 
 
 def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:

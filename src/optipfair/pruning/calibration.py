@@ -42,37 +42,51 @@ class SquareSums:
 
     def update(self, args: tuple[Any, ...], mask: Tensor) -> None:
         """Add what entered the module. `mask` (B, S) says which tokens are real."""
-        real = _token_mask(args[0], mask)
+        real = token_mask(args[0], mask)
         if self.mlp.spec.experts:
             self._update_experts(args[0], args[1], real)
         else:
             self.total += _square_sum(args[0].flatten(0, -2), real)  # (B*S, I)
 
-    def _update_experts(self, hidden: Tensor, chosen: Tensor, mask: Tensor) -> None:
-        """Run each expert's first half on its routed tokens: (B*S, H), (B*S, top_k)."""
-        real = mask.to(hidden.device)
-        hidden, chosen = hidden.flatten(0, -2), chosen.flatten(0, -2)
-        for expert in torch.unique(chosen[real]).tolist():
-            if expert < self.total.shape[0]:  # some routers number an empty expert
-                tokens = hidden[real & (chosen == expert).any(dim=-1)]  # (T, H)
-                self.total[expert] += _square_sum(self._first_half(tokens, expert), None)
-
-    def _first_half(self, tokens: Tensor, expert: int) -> Tensor:
-        """What enters an expert's down projection: (T, H) → (T, I)."""
-        experts: Any = self.module
-        out = tokens
-        for slot, tensor in self.mlp.tensors.items():
-            if slot.role in ("gate+up", "up"):
-                rows = tensor[expert] if slot.axis == 1 else tensor[expert].t()
-                out = nn.functional.linear(tokens, rows)
-        for slot, tensor in self.mlp.tensors.items():
-            if slot.role == "bias":
-                out = out + tensor[expert]
-        activated: Tensor = experts._apply_gate(out) if self.mlp.spec.gated else experts.act_fn(out)
-        return activated
+    def _update_experts(self, hidden: Tensor, chosen: Tensor, real: Tensor) -> None:
+        for expert, tokens in routed_tokens(hidden, chosen, real, self.total.shape[0]):
+            inputs = expert_inputs(self.mlp, self.module, tokens, expert)
+            self.total[expert] += _square_sum(inputs, None)
 
 
-def _check_experts(mlp: MLPView) -> None:
+def routed_tokens(
+    hidden: Tensor, chosen: Tensor, real: Tensor, experts: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Each expert that is chosen with its real tokens, (T, H).
+
+    Args:
+        hidden: what enters the experts, (B*S, H).
+        chosen: the experts of each token, (B*S, top_k).
+        real: which tokens are real, (B*S,).
+        experts: how many there are.
+    """
+    real = real.to(hidden.device)
+    hidden, chosen = hidden.flatten(0, -2), chosen.flatten(0, -2)
+    for expert in torch.unique(chosen[real]).tolist():
+        if expert < experts:  # some routers number an empty expert
+            yield expert, hidden[real & (chosen == expert).any(dim=-1)]
+
+
+def expert_inputs(mlp: MLPView, module: Any, tokens: Tensor, expert: int) -> Tensor:
+    """What enters an expert's down projection: (T, H) → (T, I)."""
+    out = tokens
+    for slot, tensor in mlp.tensors.items():
+        if slot.role in ("gate+up", "up"):
+            rows = tensor[expert] if slot.axis == 1 else tensor[expert].t()
+            out = nn.functional.linear(tokens, rows)
+    for slot, tensor in mlp.tensors.items():
+        if slot.role == "bias":
+            out = out + tensor[expert]
+    activated: Tensor = module._apply_gate(out) if mlp.spec.gated else module.act_fn(out)
+    return activated
+
+
+def check_experts(mlp: MLPView) -> None:
     """Experts that transformers' common interface runs can be watched, others not."""
     experts: Any = mlp.owner.get_submodule(mlp.spec.down.module)
     if mlp.spec.experts and not hasattr(experts, "_apply_gate"):
@@ -99,7 +113,7 @@ def neuron_input_norms(
         DataError: no batch, a batch of an unknown kind, or activations that are NaN or Inf.
     """
     for mlp in view.mlps:
-        _check_experts(mlp)
+        check_experts(mlp)
     sums = [SquareSums(mlp) for mlp in view.mlps]
     run_batches(view, batches, [(each.module, each.update) for each in sums], show_progress)
     for each in sums:
@@ -156,7 +170,7 @@ def _distinct_axes(batch: Batch) -> Batch:
     )
 
 
-def _token_mask(values: Tensor, mask: Tensor) -> Tensor:
+def token_mask(values: Tensor, mask: Tensor) -> Tensor:
     """The mask (B, S) in the order of a module's input (B, S, ...), (S, B, ...) or (B*S, ...).
 
     Raises:

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ArgumentError
-from ..registry import Registry
+from ..errors import ArgumentError, UnknownNameError
+from ..registry import Registry, unknown_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
+
+    from .collecting import Inputs
 
 CriterionFunction = Callable[["Tensor | None", "Tensor", "Tensor | None"], "Tensor"]
 
@@ -77,6 +79,125 @@ def product_of_norms(gate: Tensor | None, up: Tensor, down: Tensor | None) -> Te
 def sum_of_l2_norms(gate: Tensor | None, up: Tensor, down: Tensor | None) -> Tensor:
     """Sum of L2 norms: L2 norm of the gate row plus L2 norm of the up row."""
     return _l2(up) if gate is None else _l2(gate) + _l2(up)
+
+
+CalibratedFunction = Callable[["Tensor", "Inputs", int, "Generator"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class CalibratedCriterion:
+    """A criterion that scores what flows into the down projection.
+
+    Attributes:
+        name: as users write it.
+        function: `(down, inputs, count, generator) -> scores`: `down` (I, H) float32 with a row for
+            each neuron, the statistics of its inputs, how many neurons stay, and a seeded source
+            of random numbers; it returns (I,), higher stays.
+        needs_data: whether it reads the inputs at all.
+        needs_moments: whether it reads their second moments, (I, I).
+        compensates: whether the kept neurons make up for the lost ones unless asked otherwise.
+    """
+
+    name: str
+    function: CalibratedFunction
+    needs_data: bool = True
+    needs_moments: bool = False
+    compensates: bool = False
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").split("\n")[0]
+
+
+CALIBRATED: Registry[CalibratedCriterion] = Registry("importance criterion")
+
+
+def calibrated(
+    name: str, *aliases: str, **properties: bool
+) -> Callable[[CalibratedFunction], CalibratedFunction]:
+    """Register the decorated function as a criterion that needs a pass over the layers."""
+
+    def register(function: CalibratedFunction) -> CalibratedFunction:
+        CALIBRATED.add(name, CalibratedCriterion(name, function, **properties), aliases)
+        return function
+
+    return register
+
+
+@calibrated("ACT")
+def activation_norm(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+    """Activation norm: L2 norm of the neuron's output over the calibration tokens."""
+    return inputs.norms
+
+
+@calibrated("WACT")
+def weighted_activation(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+    """Weighted activation: activation norm times the L2 norm of the neuron's down column.
+
+    Source: the score of Wanda (arXiv 2306.11695), summed over a column.
+    """
+    return inputs.norms * _l2(down)
+
+
+@calibrated("FLAP")
+def fluctuation(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+    """Fluctuation: variance of the neuron's output times the squared norm of its down column.
+
+    Source: FLAP (arXiv 2312.11983), equation 5.
+    """
+    return inputs.variances * _l2(down).square()
+
+
+@calibrated("OBS", needs_moments=True)
+def brain_surgeon(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+    """Optimal brain surgeon: those go whose loss the others can best make up for, step by step.
+
+    Sources: SlimGPT (arXiv 2412.18110), ZipLM (arXiv 2302.04089).
+    """
+    from .elimination import elimination_order
+
+    order = elimination_order(down.T, inputs.moments, len(down) - count)
+    scores = down.new_full((len(down),), float(len(down)))
+    scores[order] = _ranks(order)
+    return scores
+
+
+@calibrated("AUTO", needs_moments=True, compensates=True)
+def automatic(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+    """The best that is known here: OBS, and the kept neurons make up for the lost ones."""
+    return brain_surgeon(down, inputs, count, generator)
+
+
+@calibrated("RANDOM", needs_data=False)
+def random_choice(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+    """Random neurons: what every criterion must beat."""
+    import torch
+
+    return torch.rand(len(down), generator=generator)
+
+
+def criterion_named(name: str) -> Criterion | CalibratedCriterion:
+    """Find a criterion of either kind.
+
+    Raises:
+        UnknownNameError: with close matches and all names.
+    """
+    if CALIBRATED.knows(name):
+        return CALIBRATED[name]
+    if CRITERIA.knows(name):
+        return CRITERIA[name]
+    raise UnknownNameError(unknown_name(CRITERIA.kind, name, criterion_names()))
+
+
+def criterion_names() -> list[str]:
+    """All names and aliases, static ones first."""
+    return [*CRITERIA.names(), *CALIBRATED.names()]
+
+
+def _ranks(order: Tensor) -> Tensor:
+    import torch
+
+    return torch.arange(len(order), dtype=torch.float32, device=order.device)
 
 
 def hybrid(gate: Tensor | None, up: Tensor, down: Tensor, input_norms: Tensor) -> Tensor:

@@ -6,12 +6,15 @@ cut, so that no more than one layer's new weights exist beside the old ones.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..arch.slots import take, zero_
+from ..arch.spec import TensorSlot
 from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
 from ..progress import track
@@ -22,9 +25,15 @@ from .plan import PruningPlan, WidthCut
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Replacements = Mapping[tuple[int, str, str], Tensor]  # layer, MLP, tensor name → tensor
+
 
 def apply_plan(
-    model: PreTrainedModel, plan: PruningPlan, *, show_progress: bool = False
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    replacements: Replacements | None = None,
+    *,
+    show_progress: bool = False,
 ) -> PreTrainedModel:
     """Carry out a plan on a live model, in place.
 
@@ -34,6 +43,8 @@ def apply_plan(
     Args:
         model: the model that the plan was made for.
         plan: what stays.
+        replacements: tensors that take the place of cut ones, by layer (of the model before), MLP
+            and tensor name, in the shape after the cut.
         show_progress: whether to show a bar.
 
     Returns:
@@ -49,18 +60,29 @@ def apply_plan(
     check_plan_fits(view, plan)
     check_cuttable(view)
     check_sharing(view)
-    carry_out(view, plan, prove(view, plan), show_progress=show_progress)
+    carry_out(view, plan, prove(view, plan), replacements or {}, show_progress=show_progress)
     return model
 
 
 def carry_out(
-    view: ModelView, plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = False
+    view: ModelView,
+    plan: PruningPlan,
+    rewrite: Rewrite,
+    replacements: Replacements,
+    *,
+    show_progress: bool = False,
 ) -> None:
     """Cut, drop and rewrite. Every check has been made."""
     mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
     done: set[int] = set()
     for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
-        _cut_mlp(mlps[cut.layer, cut.mlp], cut, done)
+        mlp = mlps[cut.layer, cut.mlp]
+        own = {
+            slot: replacements[cut.layer, cut.mlp, slot.name]
+            for slot in mlp.tensors
+            if (cut.layer, cut.mlp, slot.name) in replacements
+        }
+        cut_mlp(mlp, cut, done, own)
     for index in reversed(plan.drop_layers):
         del view.container[index]
     for change in rewrite.attributes:
@@ -71,16 +93,27 @@ def carry_out(
 
 
 @torch.no_grad()
-def _cut_mlp(mlp: MLPView, cut: WidthCut, done: set[int]) -> None:
+def cut_mlp(
+    mlp: MLPView,
+    cut: WidthCut,
+    done: set[int],
+    replaced: Mapping[TensorSlot, Tensor] = MappingProxyType({}),
+) -> None:
     """Replace the tensors of one MLP; all new ones exist before the first old one goes.
 
     Tensors that two MLPs share are cut once: `done` holds the identities of those already cut.
+    Where `replaced` has a tensor, it takes the place of the cut one.
     """
     keep = torch.tensor(cut.keep if mlp.spec.experts else cut.keep[0])
     parameters = {
         slot: parameter for slot, parameter in mlp.tensors.items() if id(parameter) not in done
     }
-    new = {slot: take(parameter.data, slot, keep) for slot, parameter in parameters.items()}
+    new = {
+        slot: replaced[slot].to(parameter.device)
+        if slot in replaced
+        else take(parameter.data, slot, keep)
+        for slot, parameter in parameters.items()
+    }
     gradients = {
         slot: take(parameter.grad, slot, keep)
         for slot, parameter in parameters.items()

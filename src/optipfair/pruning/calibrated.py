@@ -1,0 +1,226 @@
+"""Decide layer by layer from what flows through them: statistics → kept → compensated → on.
+
+Each layer works on a copy; the live model is as it was until a plan and its replaced tensors are
+complete. `surgery.apply_plan` then carries them out at once.
+
+Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arch.slots import read
+from ..arch.spec import TensorSlot
+from ..arch.view import MLPView, ModelView, find_mlp
+from ..errors import DataError
+from ..hooks import evaluating
+from ..progress import track
+from .collecting import Inputs, MLPInputs, collecting
+from .compensation import fit_kept
+from .plan import PruningPlan, WidthCut
+from .stream import Batches, copied_layer, run_layer
+from .surgery import cut_mlp
+
+Key = tuple[int, str]  # layer, MLP
+Choose = Callable[[MLPView, int, Inputs, int], Tensor]  # MLP, expert, inputs, count → kept (k,)
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far an MLP's outputs are from what they were, on held-back tokens.
+
+    Attributes:
+        layer, mlp: which.
+        error: squared error over squared outputs, with the weights that will be written.
+        sliced_error: the same if neurons were only removed.
+        shrinkage: of the compensation; None where there was none.
+    """
+
+    layer: int
+    mlp: str
+    error: float | None
+    sliced_error: float | None
+    shrinkage: float | None
+
+
+@dataclass
+class Calibrated:
+    """What a pass over the layers decided.
+
+    Attributes:
+        cuts: which neurons stay.
+        replacements: tensors that take the place of the cut ones.
+        errors: for each MLP.
+    """
+
+    cuts: list[WidthCut] = field(default_factory=list)
+    replacements: dict[tuple[int, str, str], Tensor] = field(default_factory=dict)
+    errors: list[LayerError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to decide.
+
+    Attributes:
+        choose: which neurons of an MLP stay.
+        needs_moments: whether `choose` reads second moments, or only norms.
+        compensate: whether the kept neurons make up for the lost ones.
+        sequential: whether a layer sees the outputs of the pruned layers before it, or those of
+            the layers as they were.
+    """
+
+    choose: Choose
+    needs_moments: bool
+    compensate: bool
+    sequential: bool
+
+
+def decide_by_layers(
+    view: ModelView,
+    batches: Batches,
+    counts: Mapping[Key, int],
+    recipe: Recipe,
+    *,
+    adjust: Callable[[int, nn.Module], None] = lambda index, layer: None,
+    layers: Sequence[int] | None = None,
+    show_progress: bool = False,
+) -> Calibrated:
+    """Run the calibration batches through the layers and decide each MLP on the way.
+
+    Args:
+        view: the model; it is not changed.
+        batches: what enters the first layer (`stream.capture`); used up.
+        counts: (layer, MLP) → how many neurons stay; others stay whole.
+        recipe: how to decide.
+        adjust: sets the module attributes of a cut layer's copy that follow its width.
+        layers: those that stay, the others are passed over; None for all.
+        show_progress: whether to show a bar.
+
+    Raises:
+        DataError: activations that are NaN or Inf.
+    """
+    found = Calibrated()
+    stay = set(range(len(view.layers)) if layers is None else layers)
+    with evaluating(view.model):
+        for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
+            if layer.index not in stay:
+                continue
+            widths = {mlp.spec.name: counts.get((layer.index, mlp.spec.name)) for mlp in layer.mlps}
+            copied = copied_layer(layer.module)
+            mlps = [
+                mlp
+                for name in widths
+                if widths[name] is not None
+                and (mlp := find_mlp(layer.index, copied, _spec(view, name))) is not None
+                and (widths[name] or 0) < mlp.width
+            ]
+            moments = recipe.needs_moments or recipe.compensate
+            inputs = [MLPInputs(mlp, moments=moments) for mlp in mlps]
+            outputs = _run(
+                copied, layer.index, batches, inputs, keep=not (mlps and recipe.sequential)
+            )
+            for each in inputs:
+                _decide(each, widths[each.mlp.spec.name] or 1, recipe, found)
+            if mlps and recipe.sequential:
+                _cut_copy(mlps, found, layer.index)
+                adjust(layer.index, copied)
+                outputs = _run(copied, layer.index, batches, [], keep=True)
+            batches.hidden = outputs
+    return found
+
+
+def _spec(view: ModelView, name: str) -> Any:
+    return next(spec for spec in view.spec.mlps if spec.name == name)
+
+
+def _run(
+    layer: nn.Module, index: int, batches: Batches, inputs: Sequence[MLPInputs], *, keep: bool
+) -> list[Tensor]:
+    """Run all batches through a layer; collect its MLPs' inputs, and keep its outputs."""
+    outputs: list[Tensor] = []
+    mask: list[Tensor] = [torch.empty(0)]
+    with collecting(inputs, mask):
+        for number, hidden in enumerate(batches.hidden):
+            mask[0] = batches.masks[number]
+            output = run_layer(layer, hidden, batches.arguments[number][index])
+            if keep:
+                outputs.append(output)
+    return outputs
+
+
+def _decide(inputs: MLPInputs, count: int, recipe: Recipe, found: Calibrated) -> None:
+    """Choose the neurons of one MLP and fit its new down projection."""
+    mlp = inputs.mlp
+    keeps: list[Tensor] = []
+    weights: list[Tensor] = []
+    errors: list[tuple[float, float, float]] = []
+    down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]  # (I, H) or (E, I, H)
+    for expert, part in enumerate(inputs.parts):
+        if not bool(torch.isfinite(part.squares).all()):
+            raise DataError(
+                f"The activations of {mlp.spec.name} in layer {mlp.layer} are NaN or Inf on the "
+                "calibration data. Try a wider dtype (bfloat16 or float32)."
+            )
+        keep = recipe.choose(mlp, expert, part, count)
+        keeps.append(keep)
+        if recipe.compensate:
+            matrix = down[expert] if mlp.spec.experts else down
+            fit = fit_kept(matrix.T.float(), keep, *part.split())
+            weights.append(fit.weight)
+            errors.append((fit.error, fit.sliced_error, fit.shrinkage))
+    cut = tuple(tuple(keep.tolist()) for keep in keeps)
+    found.cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, cut))
+    if recipe.compensate:
+        tensor = _stored(mlp, weights)
+        found.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name] = tensor
+        mean = [sum(values) / len(errors) for values in zip(*errors, strict=True)]
+        found.errors.append(LayerError(mlp.layer, mlp.spec.name, mean[0], mean[1], mean[2]))
+
+
+def _stored(mlp: MLPView, weights: list[Tensor]) -> Tensor:
+    """New down weights, each (H, k), in the form and dtype in which the model holds them."""
+    slot: TensorSlot = mlp.spec.down
+    old = mlp.tensors[slot]
+    stacked = torch.stack(weights) if mlp.spec.experts else weights[0]  # neurons last
+    axis = slot.axis if slot.axis >= 0 else old.dim() + slot.axis
+    return stacked.movedim(-1, axis).contiguous().to(old.dtype)
+
+
+def _cut_copy(mlps: Sequence[MLPView], found: Calibrated, layer: int) -> None:
+    """Carry out on the layer's copy what was decided for it."""
+    cuts = {cut.mlp: cut for cut in found.cuts if cut.layer == layer}
+    done: set[int] = set()
+    for mlp in mlps:
+        own = {
+            slot: found.replacements[layer, mlp.spec.name, slot.name]
+            for slot in mlp.tensors
+            if (layer, mlp.spec.name, slot.name) in found.replacements
+        }
+        cut_mlp(mlp, cuts[mlp.spec.name], done, own)
+
+
+def with_cuts(plan: PruningPlan, found: Calibrated) -> PruningPlan:
+    """The plan with the neurons that were decided, and the errors that are left, for the record."""
+    order = {(cut.layer, cut.mlp): cut for cut in found.cuts}
+    cuts = tuple(order[cut.layer, cut.mlp] for cut in plan.width_cuts)
+    record = dict(plan.request)
+    if found.errors:
+        record["reconstruction_errors"] = [
+            {"layer": e.layer, "mlp": e.mlp, "error": e.error, "sliced_error": e.sliced_error}
+            for e in found.errors
+        ]
+    return replace(plan, width_cuts=cuts, request=record)
+
+
+def only_batches(batches: Iterable[object] | None) -> Iterable[object]:
+    """The calibration data, which must be there."""
+    if batches is None:
+        raise DataError("This needs calibration data. Give a dataloader.")
+    return batches

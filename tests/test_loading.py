@@ -16,11 +16,10 @@ from optipfair.loading import (
     DTYPES,
     available_devices,
     check_device,
-    demo_file,
-    find_source,
     load_config,
     quiet_transformers,
 )
+from optipfair.sources import demo_file, find_source
 from optipfair.testing import tiny_model
 
 

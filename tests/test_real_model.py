@@ -19,7 +19,7 @@ from optipfair import (
     prune_model,
 )
 from optipfair.demo.run import BLOCK, calibration_batches, demo_text
-from optipfair.loading import demo_file
+from optipfair.sources import demo_file
 
 pytestmark = pytest.mark.slow
 

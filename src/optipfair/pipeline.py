@@ -13,17 +13,7 @@ from typing import Any
 from .checkpoint.disk import NamesUnknownError
 from .checkpoint.folder import check_output, new_folder
 from .errors import ArgumentError, PruningWarning
-from .loading import (
-    DEMO,
-    DEMO_BASE,
-    DEMO_LICENSE,
-    DEMO_NAME,
-    Source,
-    check_device,
-    check_dtype,
-    find_source,
-    snapshot,
-)
+from .loading import check_device, check_dtype, snapshot
 from .pruning.budget import read_size
 from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest, check_request
@@ -31,6 +21,7 @@ from .pruning.targets import DEFAULT_PERCENTAGE
 from .registry import unknown_name
 from .report.card import Base, base_of_folder, model_card
 from .runs import Options, Run, loaded_run, reloaded_difference, stored_run, verify_by_loading
+from .sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source, find_source
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 

@@ -29,19 +29,19 @@ from .checkpoint.surgery import (
 from .errors import VerificationError
 from .hooks import evaluating
 from .loading import (
-    Source,
     has_tokenizer,
     load_config,
     load_model,
     load_tokenizer,
     quiet_transformers,
 )
-from .pruning.api import make_plan
+from .pruning.decision import Decision, decide
 from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest
 from .pruning.scoring import is_finite, not_finite
 from .pruning.statistics import get_pruning_statistics, summarize
 from .pruning.surgery import apply_plan
+from .sources import Source
 
 LOGITS_TOLERANCE = 1e-5
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
@@ -148,10 +148,11 @@ def loaded_run(
         _check_live_weights(model)
     before = summarize(model)
     if isinstance(request, PruningPlan):
-        plan = request
+        decision = Decision(request)
     else:
-        plan = make_plan(describe(model), request, dataloader, show_progress=show)
-    apply_plan(model, plan, show_progress=show)
+        decision = decide(describe(model), request, dataloader, show_progress=show)
+    plan = decision.plan
+    apply_plan(model, plan, decision.replacements, show_progress=show)
     statistics = get_pruning_statistics(before, model) | {
         "original_expansion_rate": before.expansion_rate,
         "original_file_bytes": _file_bytes(source),

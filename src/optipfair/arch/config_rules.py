@@ -36,11 +36,18 @@ def leading(name: str) -> Rule:
 
 
 def dense_among_sparse(config: Any, keep: Sequence[int]) -> Mapping[str, Any]:
-    """Qwen-MoE: dense where listed, or where (index + 1) is no multiple of the step."""
-    listed = set(config.mlp_only_layers or ())
-    step = config.decoder_sparse_step
-    dense = [new for new, old in enumerate(keep) if old in listed or (old + 1) % step]
+    """Qwen-MoE: list the layers that have no experts."""
+    step = getattr(config, "decoder_sparse_step", None)
+    if step is None:  # a family without experts whose config names the field all the same
+        return listed("mlp_only_layers")(config, keep)
+    named = config.mlp_only_layers or ()
+    dense = [new for new, old in enumerate(keep) if is_dense(old, named, step)]
     return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
+
+
+def is_dense(layer: int, mlp_only_layers: Sequence[int], decoder_sparse_step: int) -> bool:
+    """Qwen-MoE: no experts where listed, or where (index + 1) is no multiple of the step."""
+    return layer in mlp_only_layers or (layer + 1) % decoder_sparse_step != 0
 
 
 def listed(name: str) -> Rule:

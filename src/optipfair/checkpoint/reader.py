@@ -63,6 +63,11 @@ class Checkpoint:
         """Of all weight files, headers included."""
         return sum(file.stat().st_size for file in {info.file for info in self.tensors.values()})
 
+    @property
+    def dtypes(self) -> list[str]:
+        """All types of its tensors, sorted."""
+        return sorted({tensor.dtype for tensor in self.tensors.values()})
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the folder's `config.json`.

@@ -22,6 +22,7 @@ from ..errors import VerificationError
 from ..progress import meter, track
 from ..pruning.checks import check_plan_fits, check_sharing
 from ..pruning.guard import prove
+from ..pruning.importance import Criterion
 from ..pruning.plan import PruningPlan
 from ..pruning.planning import plan_request
 from ..pruning.request import PruningRequest
@@ -66,7 +67,7 @@ def plan_stored(
 ) -> PruningPlan:
     """Decide what a request means for a checkpoint; rows of the scored tensors are read."""
     scores = None
-    if request.criterion is not None:
+    if isinstance(request.criterion, Criterion):
         scores = partial(score_stored_mlps, stored, request.criterion)
     sizes = stored_sizes(stored, dtype)
     return plan_request(stored.view, request, sizes, scores=scores, show_progress=show_progress)

@@ -12,6 +12,8 @@ from .output import print_json, print_table
 if TYPE_CHECKING:
     from ..analysis import Analysis
 
+_ALWAYS_THERE = ("cpu", "auto")
+
 
 @click.command()
 @model_option
@@ -24,9 +26,11 @@ def analyze(model_path: str, device: str, trust_remote_code: bool, as_json: bool
     Config and headers are enough: no weight is loaded, so --device has nothing to do.
     """
     from ..analysis import analyze_model
-    from ..loading import check_device
 
-    check_device(device)
+    if device not in _ALWAYS_THERE:
+        from ..loading import check_device  # asks torch, which takes seconds to import
+
+        check_device(device)
     analysis = analyze_model(model_path, trust_remote_code=trust_remote_code)
     if as_json:
         print_json(analysis.to_dict())

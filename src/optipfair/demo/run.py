@@ -13,8 +13,9 @@ from ..checkpoint.folder import check_output, new_folder
 from ..checkpoint.reader import open_checkpoint
 from ..evaluation.quality import perplexity
 from ..evaluation.timing import time_inference
-from ..loading import DEMO, load_model, load_tokenizer, quiet_transformers
+from ..loading import load_model, load_tokenizer, quiet_transformers
 from ..pipeline import prune_checkpoint
+from ..sources import DEMO
 
 PROMPT = "What is the capital of France, and what is it known for?"
 WIDTH_PERCENTAGE = 10

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..arch.view import ModelView, describe
-from ..errors import UnsupportedModelError
-from .checks import check_cuttable
+from ..errors import ArgumentError, UnsupportedModelError
+from .decision import decide
 from .plan import PruningPlan
-from .planning import plan_request
-from .request import PruningRequest, check_request
-from .solving import Sizes
+from .request import check_request
 from .statistics import get_pruning_statistics, summarize
 from .surgery import apply_plan
 from .targets import (
@@ -41,6 +39,9 @@ def prune_model(
     expansion_divisor: int | None = None,
     target_params: int | str | None = None,
     target_size: int | str | None = None,
+    compensate: bool | None = None,
+    sequential: bool | None = None,
+    seed: int = 0,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Prune a model in place: neurons of its MLPs, or whole decoder layers.
 
@@ -48,14 +49,15 @@ def prune_model(
         model: a transformers model of a supported family, on any device, in any float dtype.
         pruning_type: `"MLP_GLU"` (width; plain MLPs too), `"DEPTH"`, or `"BOTH"` at once; then
             `pruning_percentage` is the share of neurons and `layer_indices` the layers to remove.
-        neuron_selection_method: importance criterion, `"MAW"` (alias `"PPM"`), `"VOW"`, `"PON"`
-            or `"L2"`; width only.
+        neuron_selection_method: importance criterion; width only. From weights: `"MAW"` (alias
+            `"PPM"`), `"VOW"`, `"PON"`, `"L2"`. With a dataloader: `"AUTO"` (the best known here),
+            `"OBS"`, `"FLAP"`, `"WACT"`, `"ACT"`, or `"MAW"`. And `"RANDOM"`, to compare with.
         pruning_percentage: share of neurons to remove, [0, 100); with `"DEPTH"`, when given,
             share of layers. The default of 10 beside another target counts as absent, since it
             cannot be told from an explicit 10.
         expansion_rate: width to reach, in percent of the hidden size; width only.
-        dataloader: calibration batches (dicts, tuples or tensors) for data-driven scores; only
-            with `"MAW"`. The result depends on neither batch size, order nor padding.
+        dataloader: calibration batches (dicts, tuples or tensors). The result depends on neither
+            batch size, order nor padding.
         show_progress: whether to show progress bars.
         return_stats: whether to return statistics too (`get_pruning_statistics`).
         num_layers_to_remove: depth only.
@@ -69,6 +71,11 @@ def prune_model(
             `"BOTH"` the width is solved after the layers that are asked for; without such, layers
             and neurons go in about the same share.
         target_size: the same in bytes of weights, a number, `"2GB"` or `"2GiB"`.
+        compensate: whether the kept neurons make up for the lost ones, by least squares on the
+            calibration data; the default is True for `"AUTO"` and False for the others.
+        sequential: whether each layer is calibrated on the outputs of the pruned layers before it
+            (the default), or of the layers as they were.
+        seed: of `"RANDOM"`.
 
     Returns:
         The same model object; with `return_stats`, `(model, statistics)`.
@@ -87,8 +94,7 @@ def prune_model(
         >>> model.config.intermediate_size, stats["expansion_rate"]
         (32, 200.0)
     """
-    plan = plan_pruning(
-        model,
+    request = check_request(
         pruning_type,
         neuron_selection_method,
         explicit_percentage(
@@ -96,7 +102,6 @@ def prune_model(
         ),
         expansion_rate,
         dataloader=dataloader,
-        show_progress=show_progress,
         num_layers_to_remove=num_layers_to_remove,
         layer_indices=layer_indices,
         depth_pruning_percentage=depth_pruning_percentage,
@@ -104,9 +109,13 @@ def prune_model(
         expansion_divisor=expansion_divisor,
         target_params=target_params,
         target_size=target_size,
+        compensate=compensate,
+        sequential=sequential,
+        seed=seed,
     )
+    decision = decide(describe(model), request, dataloader, show_progress=show_progress)
     before = summarize(model) if return_stats else None
-    apply_plan(model, plan, show_progress=show_progress)
+    apply_plan(model, decision.plan, decision.replacements, show_progress=show_progress)
     return model if before is None else (model, get_pruning_statistics(before, model))
 
 
@@ -126,6 +135,9 @@ def plan_pruning(
     expansion_divisor: int | None = None,
     target_params: int | str | None = None,
     target_size: int | str | None = None,
+    compensate: bool | None = None,
+    sequential: bool | None = None,
+    seed: int = 0,
 ) -> PruningPlan:
     """Decide what `prune_model` would do, without changing the model.
 
@@ -151,21 +163,16 @@ def plan_pruning(
         expansion_divisor=expansion_divisor,
         target_params=target_params,
         target_size=target_size,
+        compensate=compensate,
+        sequential=sequential,
+        seed=seed,
     )
-    return make_plan(describe(model), request, dataloader, show_progress=show_progress)
-
-
-def make_plan(
-    view: ModelView,
-    request: PruningRequest,
-    dataloader: Iterable[Any] | None = None,
-    *,
-    show_progress: bool = False,
-) -> PruningPlan:
-    """Decide what a checked request means for a live model."""
-    check_cuttable(view)
-    sizes = Sizes.of_model(view)
-    return plan_request(view, request, sizes, batches=dataloader, show_progress=show_progress)
+    if request.compensate:
+        raise ArgumentError(
+            "A plan says which neurons stay, not what the kept ones make up for. Use prune_model, "
+            "or compensate=False."
+        )
+    return decide(describe(model), request, dataloader, show_progress=show_progress).plan
 
 
 def prune_model_mlp_glu(

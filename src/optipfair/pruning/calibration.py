@@ -200,7 +200,10 @@ def read_batches(batches: Iterable[object]) -> Iterator[Batch]:
     Raises:
         DataError: this is no iterable of batches, or an item is none.
     """
-    return (_distinct_axes(read_batch(item)) for item in _iterate(batches))
+    return (
+        item if isinstance(item, Batch) else _distinct_axes(read_batch(item))
+        for item in _iterate(batches)
+    )
 
 
 def _iterate(batches: Iterable[object]) -> Iterable[object]:

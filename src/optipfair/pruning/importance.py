@@ -182,9 +182,9 @@ def criterion_named(name: str) -> Criterion | CalibratedCriterion:
     Raises:
         UnknownNameError: with close matches and all names.
     """
-    if CALIBRATED.knows(name):
+    if name in CALIBRATED.names():
         return CALIBRATED[name]
-    if CRITERIA.knows(name):
+    if name in CRITERIA.names():
         return CRITERIA[name]
     raise UnknownNameError(unknown_name(CRITERIA.kind, name, criterion_names()))
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..arch.view import MLPView, ModelView
-from ..errors import ArgumentError, PruningWarning, UnsupportedModelError
+from ..errors import ArgumentError, PruningWarning
 from ..progress import track
 from .calibration import neuron_input_norms
 from .checks import check_sharing
+from .importance import CalibratedCriterion
 from .plan import PruningPlan, WidthCut
 from .request import PruningRequest
 from .scoring import score_mlp, score_mlp_with_data
 from .selection import check_layer_indices, select_neurons
-from .solving import Sizes, Solution, kept_width, solve, width_multiple
+from .solving import Sizes, Solution, solve
 from .targets import WidthTarget, rate_above
+from .widths import check_width_is_prunable, kept_width, width_multiple
 
 Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
 
@@ -50,7 +54,7 @@ def plan_request(
         DataError: the calibration data cannot be used.
     """
     if request.width is not None:
-        check_width_is_prunable(view)
+        check_width_is_prunable(view.spec, view.mlps)
         check_sharing(view)
     solution = solve(view, request, sizes)
     drop = solution.depth.drop if solution.depth else ()
@@ -59,16 +63,43 @@ def plan_request(
     if solution.width is not None:
         chosen = _chosen(view, solution.width, keep)
         counts = _kept_counts(view, solution.width, chosen)
-        assert request.criterion is not None
-        if batches is not None:
-            norms = neuron_input_norms(view, batches, show_progress)
-            scores = partial(map, partial(_score_with_data, norms))
-        scores = scores or partial(map, partial(score_mlp, criterion=request.criterion))
+        scores = scores or partial(map, _scorer(view, request, batches, show_progress))
         cuts = _cuts(list(zip(chosen, counts, strict=True)), scores, show_progress)
     if not drop and not cuts:
         _warn("Nothing was removed: the target keeps everything. Ask for less.")
     record = _record(request, solution, data_driven=batches is not None)
     return PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
+
+
+def _scorer(
+    view: ModelView, request: PruningRequest, batches: Iterable[object] | None, show_progress: bool
+) -> Callable[[MLPView], Tensor]:
+    """What scores an MLP; where a pass over the layers will decide, all neurons are alike here."""
+    criterion = request.criterion
+    if isinstance(criterion, CalibratedCriterion):
+        return partial(_random_scores, request.seed) if not criterion.needs_data else _alike
+    assert criterion is not None
+    if batches is not None and criterion.accepts_data:
+        norms = neuron_input_norms(view, batches, show_progress)
+        return partial(_score_with_data, norms)
+    return partial(score_mlp, criterion=criterion)
+
+
+def _alike(mlp: MLPView) -> Tensor:
+    return torch.zeros(mlp.experts or 1, mlp.width).squeeze(0 if mlp.experts is None else ())
+
+
+def _random_scores(seed: int, mlp: MLPView) -> Tensor:
+    generator = generator_of(seed, mlp)
+    shape = (mlp.width,) if mlp.experts is None else (mlp.experts, mlp.width)
+    return torch.rand(shape, generator=generator)
+
+
+def generator_of(seed: int, mlp: MLPView, expert: int = 0) -> torch.Generator:
+    """A source of random numbers that depends on the seed and the place, not on the order."""
+    text = f"{seed} {mlp.layer} {mlp.spec.name} {expert}"
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    return torch.Generator().manual_seed(number)
 
 
 def _cuts(
@@ -102,6 +133,9 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
         record |= {
             "neuron_selection_method": request.criterion.name,
             "data_driven": data_driven,
+            "compensate": request.compensate,
+            **({"sequential": request.sequential} if request.by_layers else {}),
+            **({"seed": request.seed} if request.criterion.name == "RANDOM" else {}),
             "pruning_percentage": request.width.percentage,
             "expansion_rate": request.width.expansion_rate,
             "expansion_divisor": request.width.divisor,
@@ -113,22 +147,6 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
     if request.budget is not None:
         record["budget"] = str(request.budget)
     return record
-
-
-def width_refusal(view: ModelView) -> str:
-    """Why the MLP width cannot be pruned; empty where it can."""
-    if not view.mlps:
-        return "its layers hold no MLP of a known form"
-    return next((mlp.spec.why_not for mlp in view.mlps if mlp.spec.why_not), "")
-
-
-def check_width_is_prunable(view: ModelView) -> None:
-    reason = width_refusal(view)
-    if reason:
-        raise UnsupportedModelError(
-            f"Cannot prune the MLP width of {view.spec.model_type!r}: {reason}. "
-            'Depth pruning works: pruning_type="DEPTH".'
-        )
 
 
 def _chosen(view: ModelView, target: WidthTarget, keep: tuple[int, ...]) -> list[MLPView]:
@@ -150,7 +168,7 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
     if all(kept > width for kept, (width, _) in zip(exact, sizes, strict=True)):
         current = max(mlp.expansion_rate for mlp in chosen)
         raise ArgumentError(rate_above(target.expansion_rate or 0.0, current))
-    counts = [kept_width(view, mlp, target) for mlp in chosen]
+    counts = [kept_width(view.spec, mlp, target) for mlp in chosen]
     _warn_about(view, target, list(zip(chosen, exact, counts, strict=True)))
     return counts
 
@@ -163,7 +181,7 @@ def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, 
             "use without retraining."
         )
     rounded = {
-        mlp.spec.name: (kept_exactly, kept, width_multiple(view, mlp))
+        mlp.spec.name: (kept_exactly, kept, width_multiple(view.spec, mlp.spec))
         for mlp, kept_exactly, kept in rows
         if target.divisor is None and kept < min(kept_exactly, mlp.width)
     }

@@ -5,19 +5,19 @@ Without a budget this is arithmetic; with one, the largest result that fits is s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from torch import Tensor
 
-from ..arch.view import MLPView, ModelView
+from ..arch.view import ModelView
 from ..errors import ArgumentError
 from .budget import Budget, largest_that_fits
 from .request import PruningRequest
 from .selection import select_layers_to_remove
 from .targets import DepthTarget, WidthTarget
+from .widths import kept_width
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,6 @@ def solve(view: ModelView, request: PruningRequest, sizes: Sizes) -> Solution:
     return weigh.balanced(request.width, request.depth.method)
 
 
-def kept_width(view: ModelView, mlp: MLPView, target: WidthTarget) -> int:
-    """How many neurons of an MLP stay; MLPs that one config field governs are rounded alike."""
-    factor = mlp.spec.width_factor
-    field = int(mlp.width / factor)  # the value of the config field
-    return int(factor * target.kept(field, mlp.hidden_size, width_multiple(view, mlp)))
-
-
-def width_multiple(view: ModelView, mlp: MLPView) -> int:
-    """What the value of the MLP's config field is rounded to."""
-    same = [spec.width_multiple for spec in view.spec.mlps if spec.width_key == mlp.spec.width_key]
-    return math.lcm(*same, mlp.spec.width_factor.denominator)
-
-
 class _Scale:
     """Weighs what would be left, in the unit of a budget."""
 
@@ -106,7 +93,7 @@ class _Scale:
         cut: dict[int, int] = {}
         for mlp in self.view.mlps if target is not None else []:
             if mlp.layer in stay and (target.layers is None or mlp.layer in target.layers):  # type: ignore[union-attr]
-                kept = kept_width(self.view, mlp, target)  # type: ignore[arg-type]
+                kept = kept_width(self.view.spec, mlp, target)  # type: ignore[arg-type]
                 for tensor in mlp.tensors.values():
                     cut[id(tensor)] = self._weight(tensor) // mlp.width * (mlp.width - kept)
         return self.total - gone - sum(cut.values())

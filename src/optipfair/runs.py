@@ -106,7 +106,9 @@ def stored_run(
     if isinstance(request, PruningPlan):
         plan = request
     else:
-        plan = plan_stored(stored, request, options.dtype, show_progress=show)
+        plan = plan_stored(
+            stored, request, options.dtype, options.max_shard_bytes, show_progress=show
+        )
     new = prepare(stored, plan, options.dtype, options.max_shard_bytes)
     if isinstance(request, PruningPlan) and not options.check_weights:
         check_cut_weights(stored, plan, show)

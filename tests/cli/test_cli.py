@@ -13,46 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaForCausalLM
+from safetensors.torch import save_file
+from transformers import AutoConfig, MixtralForCausalLM
 
-from optipfair import __version__
+from optipfair import __version__, runs
+from optipfair.checkpoint import writer
 from optipfair.checkpoint.reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
-from optipfair.cli import main
 from optipfair.loading import available_devices
 from optipfair.testing import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]
 Refuses = Callable[..., None]
 Untouched = Callable[[Path], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line; return exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def refuses(run: Run, tmp_path: Path, untouched: Untouched) -> Refuses:
-    """One clear sentence on standard error, exit code 2, and nothing written."""
-
-    def check(match: str, *arguments: object) -> None:
-        with untouched(tmp_path):
-            code, out, err = run(*arguments)
-        assert (code, out) == (2, "")
-        sentence = err.splitlines()[-1]
-        assert sentence.startswith("Error: ")
-        assert err.count("\nError: ") + err.startswith("Error: ") == 1
-        assert "Traceback" not in err
-        assert re.search(match, sentence), sentence
-
-    return check
 
 
 @pytest.fixture
@@ -67,10 +39,11 @@ def refuses_model(refuses: Refuses, llama_copy: Path) -> Refuses:
     return check
 
 
+BOTH = ["--pruning-type", "BOTH"]
 WIDTH = [
     (["--method", "PPN"], r"Unknown .*'PPN'\. Did you mean 'PP?O?[NM]'.*Available: L2, MAW, PON"),
     (["--method", ""], "Available: L2, MAW, PON, PPM, VOW"),
-    (["--pruning-type", "DEPHT"], r"'DEPHT'\. Did you mean 'DEPTH'\? Available: DEPTH, MLP_GLU"),
+    (["--pruning-type", "DEPHT"], r"'DEPHT'.* mean 'DEPTH'\? Available: BOTH, DEPTH, MLP_GLU"),
     (["--pruning-type", "mlp_glu"], "Did you mean 'MLP_GLU'"),
     (["--pruning-percentage", "-5"], r"pruning_percentage=-5.* outside \[0, 100\)"),
     (["--pruning-percentage", "100"], r"pruning_percentage=100.* outside \[0, 100\)"),
@@ -143,9 +116,9 @@ def test_bad_depth_requests_are_refused(
     refuses(match, *command, "--model-path", llama_copy, *arguments)
 
 
-def test_required_options_are_asked_for(refuses: Refuses) -> None:
+def test_required_options_are_asked_for(refuses: Refuses, llama_copy: Path) -> None:
     refuses("Missing option '--model-path'", "prune", "--output-path", "x")
-    refuses("Missing option '--output-path'", "prune", "--model-path", "x")
+    refuses("output_path is missing. Give the folder", "prune", "--model-path", llama_copy)
     refuses("Missing option '--model-path'", "analyze")
     refuses("No such command 'prunes'", "prunes")
 
@@ -198,14 +171,21 @@ def test_a_config_with_wrong_values_is_refused(
     refuses_model("")
 
 
-@pytest.mark.parametrize("fields", [{"intermediate_size": 48}, {"num_hidden_layers": 5}], ids=str)
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"intermediate_size": 48}, r"proj.weight has shape .*40.*, its config\.json says .*48"),
+        ({"num_hidden_layers": 5}, r"lacks 9 tensors of its model \(model\.layers\.4\."),
+    ],
+    ids=str,
+)
 def test_weights_that_do_not_fit_the_config_are_refused(
-    refuses: Refuses, llama_copy: Path, fields: dict[str, Any]
+    refuses: Refuses, llama_copy: Path, fields: dict[str, Any], match: str
 ) -> None:
     config = json.loads((llama_copy / "config.json").read_text())
     (llama_copy / "config.json").write_text(json.dumps({**config, **fields}))
     output = llama_copy.parent / "out"
-    refuses("tensors", "prune", "--model-path", llama_copy, "--output-path", output)
+    refuses(match, "prune", "--model-path", llama_copy, "--output-path", output)
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, 20_000, -1])
@@ -334,9 +314,18 @@ def test_pruning_prints_before_and_after_and_where_it_lies(
     after = open_checkpoint(output)
     for fact in ("before", "after", f"{sum(t.numel for t in after.tensors.values()):,}"):
         assert fact in out
-    assert "Reloaded: logits differ by" in out
+    assert "Verified: headers, copied bytes" in out
     assert str(output) in out
     assert "tokenizer" not in out
+
+
+def test_full_verification_says_how_far_the_logits_are(
+    run: Run, llama_folder: Path, tmp_path: Path
+) -> None:
+    paths = ["--model-path", llama_folder, "--output-path", tmp_path / "out"]
+    code, out, err = run("prune", *paths, "--verify", "full")
+    assert (code, err) == (0, "")
+    assert "Reloaded: logits differ by 0 at most." in out
 
 
 @pytest.mark.parametrize(
@@ -349,6 +338,8 @@ def test_pruning_prints_before_and_after_and_where_it_lies(
         (["--pruning-type", "DEPTH", "--num-layers-to-remove", "1"], 40, 3),
         (["--pruning-type", "DEPTH", "--layer-indices", "0, 2"], 40, 2),
         (["--pruning-type", "DEPTH", "--pruning-percentage", "50"], 40, 2),
+        ([*BOTH, "--pruning-percentage", "50", "--layer-indices", "1"], 20, 3),
+        ([*BOTH, "--expansion-rate", "200", "--num-layers-to-remove", "2"], 32, 2),
     ],
     ids=str,
 )
@@ -393,7 +384,7 @@ def test_verification_can_be_left_out_and_then_it_says_so(
     code, out, _ = run("prune", *paths, "--no-verify")
     assert code == 0
     assert "Not verified" in out
-    assert "Reloaded" not in out
+    assert not re.search("Reloaded|Verified", out)
 
 
 def test_a_warning_is_one_line_on_standard_error(
@@ -490,6 +481,7 @@ def interrupting(*_: Any, **__: Any) -> None:
         (failing_with(RuntimeError("a\nb")), 1, "RuntimeError: a b"),
     ],
 )
+@pytest.mark.parametrize("place", ["_write_shard", "_check_and_flush"])  # the latter in a thread
 def test_a_failure_is_one_line_with_its_exit_code_and_leaves_nothing(
     run: Run,
     llama_copy: Path,
@@ -498,8 +490,9 @@ def test_a_failure_is_one_line_with_its_exit_code_and_leaves_nothing(
     fail: Callable[..., None],
     code: int,
     match: str,
+    place: str,
 ) -> None:
-    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
+    monkeypatch.setattr(writer, place, fail)
     output = llama_copy.parent / "new" / "out"
     with untouched(llama_copy.parent):
         found, out, err = run("prune", "--model-path", llama_copy, "--output-path", output)
@@ -510,18 +503,82 @@ def test_a_failure_is_one_line_with_its_exit_code_and_leaves_nothing(
 def test_a_failed_verification_is_exit_code_1_and_leaves_nothing(
     run: Run, llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
 ) -> None:
-    save = LlamaForCausalLM.save_pretrained
+    write = runs.write_checkpoint
+
+    def write_and_damage(stored: Any, new: Any, folder: Path, **options: Any) -> None:
+        write(stored, new, folder, **options)
+        for info in open_checkpoint(folder).tensors.values():
+            content = info.file.read_bytes()
+            info.file.write_bytes(content[: info.start] + b"\0" * (len(content) - info.start))
+
+    monkeypatch.setattr(runs, "write_checkpoint", write_and_damage)
+    output = llama_copy.parent / "out"
+    with untouched(llama_copy.parent):
+        code, out, err = run("prune", "--model-path", llama_copy, "--output-path", output)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"Error: .*is not as planned: model\.layers.*Nothing was kept.*\n", err)
+
+
+@pytest.fixture
+def fused(tmp_path: Path) -> Path:
+    """A model whose tensors are named as in memory, so that it must be loaded.
+
+    To be asked for before `run`, which records what is printed from then on.
+    """
+    model = tiny_model("mixtral")
+    model.save_pretrained(tmp_path / "fused")
+    save_file(model.state_dict(), tmp_path / "fused" / SINGLE_FILE, metadata={"format": "pt"})
+    return tmp_path / "fused"
+
+
+def test_that_a_model_must_be_loaded_is_said_on_standard_error(fused: Path, run: Run) -> None:
+    command = ["prune", "--model-path", fused, "--pruning-percentage", "20", "--output-path"]
+    code, out, err = run(*command, fused.parent / "out")
+    assert code == 0
+    assert re.fullmatch(r"The model is loaded into memory: .* under this name\.\n", err)
+    assert "Reloaded: logits differ by 0 at most." in out
+    assert run(*command, fused.parent / "quiet", "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "match"),
+    [
+        (interrupting, 130, "Interrupted"),
+        (failing_with(OSError(28, "No space left on device")), 1, "No space left on device"),
+    ],
+)
+def test_a_failure_after_loading_is_one_line_too(
+    fused: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    untouched: Untouched,
+    fail: Callable[..., None],
+    code: int,
+    match: str,
+) -> None:
+    monkeypatch.setattr(MixtralForCausalLM, "save_pretrained", fail)
+    command = ["prune", "--model-path", fused, "--pruning-percentage", "20", "--output-path"]
+    with untouched(fused.parent):
+        found, out, err = run(*command, fused.parent / "new" / "out")
+    assert (found, out) == (code, "")
+    assert re.fullmatch(rf"The model is loaded.*\n\n?Error: .*{match}.*\n", err)
+
+
+def test_a_loaded_model_that_reloads_differently_is_exit_code_1_and_leaves_nothing(
+    fused: Path, run: Run, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
+) -> None:
+    save = MixtralForCausalLM.save_pretrained
 
     def save_and_drift(model: Any, folder: Path, **options: Any) -> None:
         save(model, folder, **options)
         model.lm_head.weight.data += 1
 
-    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_and_drift)
-    output = llama_copy.parent / "out"
-    with untouched(llama_copy.parent):
-        code, out, err = run("prune", "--model-path", llama_copy, "--output-path", output)
+    monkeypatch.setattr(MixtralForCausalLM, "save_pretrained", save_and_drift)
+    command = ["prune", "--model-path", fused, "--pruning-percentage", "20", "--output-path"]
+    with untouched(fused.parent):
+        code, out, err = run(*command, fused.parent / "out")
     assert (code, out) == (1, "")
-    assert re.fullmatch(r"Error: .*logits differ.*Nothing was written.*\n", err)
+    assert re.search(r"\nError: .*logits differ.*Nothing was written.*\n$", err)
 
 
 def test_the_version_is_printed(run: Run) -> None:

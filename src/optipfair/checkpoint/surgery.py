@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..arch.saved import saved_form
 from ..arch.twin import build_twin
 from ..errors import VerificationError
 from ..progress import meter, track
@@ -63,24 +64,46 @@ class NewCheckpoint:
 
 
 def plan_stored(
-    stored: StoredModel, request: PruningRequest, dtype: str = "auto", *, show_progress: bool
+    stored: StoredModel,
+    request: PruningRequest,
+    dtype: str = "auto",
+    max_shard_bytes: int = 5 * 10**9,
+    *,
+    show_progress: bool = False,
 ) -> PruningPlan:
     """Decide what a request means for a checkpoint; rows of the scored tensors are read."""
     scores = None
     if isinstance(request.criterion, Criterion):
         scores = partial(score_stored_mlps, stored, request.criterion)
-    sizes = stored_sizes(stored, dtype)
+    sizes = stored_sizes(stored, dtype, max_shard_bytes)
     return plan_request(stored.view, request, sizes, scores=scores, show_progress=show_progress)
 
 
-def stored_sizes(stored: StoredModel, dtype: str = "auto") -> Sizes:
+def stored_sizes(stored: StoredModel, dtype: str, max_shard_bytes: int) -> Sizes:
     """What the weights take on disk, headers included, in the dtype that they will have."""
     outputs = rewritten(stored, _whole(stored), stored.view.model, dtype)
-    dtypes = [output.dtype for output in outputs if output.dtype in TORCH_DTYPES]
-    main = max(set(dtypes), key=dtypes.count, default="F32")
-    total = sum(shard.nbytes for shard in lay_out(outputs, 2**62))
+    total = sum(shard.nbytes for shard in lay_out(outputs, max_shard_bytes))
     parameters = sum(parameter.numel() for parameter in stored.view.model.parameters())
-    return Sizes(parameters, total, lambda tensor: item_size(main))
+    items: dict[int, int] = {}
+
+    def item_bytes(parameter: Tensor) -> int:
+        if not items:  # only a budget of bytes asks
+            items.update(_item_bytes(stored, outputs))
+        return items[id(parameter)]
+
+    return Sizes(parameters, total, item_bytes)
+
+
+def _item_bytes(stored: StoredModel, outputs: Sequence[OutputTensor]) -> dict[int, int]:
+    """The identity of each parameter of the twin → bytes of one element, as it will be stored."""
+    dtypes = {output.name: output.dtype for output in outputs if output.dtype in TORCH_DTYPES}
+    main = max(set(dtypes.values()), key=list(dtypes.values()).count, default="F32")
+    items = {}
+    for name, parameter in stored.view.model.named_parameters():
+        saved = stored.named_here(saved_form(stored.view.model, {name: parameter.detach()}))
+        found = next((dtypes[each] for each in saved if each in dtypes), main)
+        items[id(parameter)] = item_size(found)
+    return items
 
 
 def summarize_stored(stored: StoredModel, twin: Any, nbytes: int) -> ModelSummary:

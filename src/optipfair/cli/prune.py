@@ -127,14 +127,14 @@ def prune(**options: Any) -> None:
             num_layers_to_remove=options["num_layers_to_remove"],
             layer_indices=_indices(options["layer_indices"]),
             layer_selection_method=options["layer_selection_method"],
-            target_params=_number(options["target_params"]),
-            target_size=_number(options["target_size"]),
+            target_params=options["target_params"],
+            target_size=options["target_size"],
             plan=options["plan"],
             save_plan=options["save_plan"],
             dry_run=options["dry_run"],
             device=options["device"],
             dtype=options["dtype"],
-            max_shard_size=_number(options["max_shard_size"]),
+            max_shard_size=options["max_shard_size"],
             check_weights=options["check_weights"],
             overwrite=options["overwrite"],
             verify="none" if options["no_verify"] else options["verify"],
@@ -161,11 +161,6 @@ def _indices(text: str | None) -> list[int] | None:
         ) from None
 
 
-def _number(text: Any) -> Any:
-    """Plain digits as the number that they are."""
-    return int(text) if text and text.isdecimal() else text
-
-
 def _print(result: PruneResult) -> None:
     from ..report.card import figures, what_was_done
 
@@ -184,7 +179,8 @@ def _print(result: PruneResult) -> None:
     elif result.verified == "none":
         click.echo("Not verified.")
     else:
-        click.echo("Verified: headers, copied bytes, and one cut tensor of each layer.")
+        cut = ", and one cut tensor of each layer" if result.plan.width_cuts else ""
+        click.echo(f"Verified: headers, copied bytes{cut}.")
     if not result.has_tokenizer:
         click.echo("The model has no tokenizer; none was written.")
     click.echo(f"Written to {result.output_path} in {result.seconds:.1f} s.")

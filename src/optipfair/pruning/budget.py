@@ -74,7 +74,7 @@ def read_size(name: str, value: object) -> int:
 def _amount(name: str, value: object, units: dict[str, int], way_out: str) -> int:
     number = whole_number(value)
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+        match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", value)
         unit = units.get(match[2].upper()) if match else None
         if match and unit:
             number = int(Fraction(match[1]) * unit)

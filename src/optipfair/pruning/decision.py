@@ -6,7 +6,7 @@ the cut ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..arch.slots import read
 from ..arch.view import MLPView, ModelView
+from ..batches import Batch
 from .calibrated import Calibrated, LayerError, Recipe, decide_by_layers, with_cuts
 from .calibration import read_batches
 from .checks import check_cuttable
@@ -61,7 +62,7 @@ def decide(
         DataError: the calibration data cannot be used.
     """
     check_cuttable(view)
-    batches = None if dataloader is None else list(read_batches(dataloader))
+    batches = None if dataloader is None else _Reread(dataloader)
     sizes = Sizes.of_model(view)
     plan = plan_request(view, request, sizes, batches=batches, show_progress=show_progress)
     if not request.by_layers or not plan.width_cuts or batches is None:
@@ -77,6 +78,20 @@ def decide(
         show_progress=show_progress,
     )
     return _decision(plan, found)
+
+
+class _Reread:
+    """Batches that are read once, when they are first asked for, and then kept: ids only."""
+
+    def __init__(self, dataloader: Iterable[Any]) -> None:
+        self.dataloader = dataloader
+        self.kept: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.kept is None:
+            with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
+                self.kept = list(read_batches(self.dataloader))
+        return iter(self.kept)
 
 
 def _decision(plan: PruningPlan, found: Calibrated) -> Decision:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,16 +107,19 @@ class PruningPlan:
                 )
             cuts = tuple(
                 WidthCut(
-                    cut["layer"],
+                    operator.index(cut["layer"]),
                     cut["mlp"],
-                    cut["width"],
+                    operator.index(cut["width"]),
                     tuple(parse_ranges(keep) for keep in cut["keep"]),
                 )
                 for cut in data["width_cuts"]
             )
             keep_layers = parse_ranges(data["keep_layers"])
-            return cls(data["model_type"], data["num_layers"], keep_layers, cuts, data["request"])
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            total, request = operator.index(data["num_layers"]), data["request"]
+            if not isinstance(request, dict):
+                raise TypeError("its request is no object")
+            return cls(data["model_type"], total, keep_layers, cuts, request)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
             if isinstance(exc, ArgumentError):
                 raise
             raise ArgumentError(f"This is no pruning plan as `to_json` writes it: {exc!r}") from exc

@@ -56,6 +56,7 @@ def plan_request(
     if request.width is not None:
         check_width_is_prunable(view.spec, view.mlps)
         check_sharing(view)
+        _chosen(view, request.width, tuple(range(len(view.layers))))  # before it is weighed
     solution = solve(view, request, sizes)
     drop = solution.depth.drop if solution.depth else ()
     keep = tuple(index for index in range(len(view.layers)) if index not in set(drop))

@@ -124,7 +124,7 @@ class _Scale:
             drop = select_layers_to_remove(total, count, method) if count else []
             if self.size(drop, None) <= self.limit:
                 return DepthTarget(total, tuple(drop), method) if drop else None
-        raise self._out_of_reach("layers", self.size(range(1, total), None))
+        raise self._out_of_reach("layers", self.size(drop, None))
 
     def balanced(self, target: WidthTarget, method: str) -> Solution:
         """Layers and neurons in about the same share: the nearest such pair that fits."""
@@ -137,7 +137,7 @@ class _Scale:
                 depth = DepthTarget(total, tuple(drop), method) if drop else None
                 found.append((abs(Fraction(count, total) - (1 - width.share)), depth, width))
         if not found:
-            smallest = self.size(range(1, total), self._step(target, 1))
+            smallest = self.size(drop, self._step(target, 1))
             raise self._out_of_reach("layers and neurons", smallest)
         _, depth, width = min(found, key=lambda each: each[0])
         return Solution(depth, width)

@@ -57,12 +57,14 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
+    kinds = ["width-pruning"] if plan.width_cuts else []
+    kinds += ["depth-pruning"] if plan.drop_layers else []
     data = ModelCardData(
         base_model=base.hub_id,
         license=base.license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["optipfair", "pruned", "width-pruning" if plan.width_cuts else "depth-pruning"],
+        tags=["optipfair", "pruned", *kinds],
     )
     return "\n".join(
         [

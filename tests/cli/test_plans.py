@@ -1,0 +1,176 @@
+"""Budgets, dry runs and plans on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from optipfair import PruningPlan, plan_pruning
+from optipfair.checkpoint.reader import SINGLE_FILE, open_checkpoint
+from optipfair.testing import tiny_model
+
+Run = Callable[..., tuple[int, str, str]]
+Refuses = Callable[..., None]
+Untouched = Callable[[Path], AbstractContextManager[None]]
+
+DEPTH, BOTH = ["--pruning-type", "DEPTH"], ["--pruning-type", "BOTH"]
+
+
+# The toy Llama has 8720 + 4 * (800 + 48 * 40) = 19600 parameters (tests/pruning/test_solving.py).
+@pytest.mark.parametrize(
+    ("arguments", "width", "layers"),
+    [
+        (["--target-params", "14992"], 16, 4),  # 8720 + 4 * (800 + 48 * 16)
+        (["--target-params", "14.991K"], 15, 4),
+        (["--target-params", "16880", *DEPTH], 40, 3),
+        (["--target-params", "14K", *BOTH], 20, 3),
+        (["--target-params", "14K", *BOTH, "--num-layers-to-remove", "2"], 38, 2),
+        (["--target-params", "14K", "--method", "VOW"], 10, 4),
+    ],
+    ids=str,
+)
+def test_a_budget_of_parameters_is_met(
+    run: Run, llama_folder: Path, tmp_path: Path, arguments: list[str], width: int, layers: int
+) -> None:
+    output = tmp_path / "out"
+    code, _, err = run("prune", "--model-path", llama_folder, "--output-path", output, *arguments)
+    assert (code, err) == (0, "")
+    config = AutoConfig.from_pretrained(output)
+    assert (config.intermediate_size, config.num_hidden_layers) == (width, layers)
+
+
+@pytest.mark.parametrize("arguments", [[], DEPTH, BOTH], ids=str)
+def test_a_budget_of_bytes_is_met(
+    run: Run, llama_folder: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    paths = ["--model-path", llama_folder, "--output-path", tmp_path / "out"]
+    assert run("prune", *paths, "--target-size", "64KiB", *arguments)[0] == 0
+    assert (tmp_path / "out" / SINGLE_FILE).stat().st_size <= 64 * 1024
+
+
+def test_a_budget_that_is_met_is_a_warning(run: Run, llama_folder: Path, tmp_path: Path) -> None:
+    paths = ["--model-path", llama_folder, "--output-path", tmp_path / "out"]
+    code, out, err = run("prune", *paths, "--target-size", "1GB")
+    assert code == 0
+    assert "Nothing was removed" in out
+    assert re.fullmatch(r"Warning: Nothing was removed.*\n", err)
+
+
+WRONG = [
+    (["--target-params", "lots"], r"target_params='lots' is no amount.*1\.0B"),
+    (["--target-params", "0"], "target_params='0' is no amount"),
+    (["--target-params", "-5"], "target_params='-5' is no amount"),
+    (["--target-params", ""], "target_params='' is no amount"),
+    (["--target-size", "2 apples"], "target_size='2 apples' is no amount.*2GB"),
+    (["--max-shard-size", "0"], "max_shard_size='0' is no amount"),
+    (["--target-params", "15K", "--target-size", "60KB"], "exclude each other"),
+    (["--target-params", "15K", "--pruning-percentage", "10"], "does not go with a budget"),
+    (["--target-size", "60KB", "--expansion-rate", "140"], "does not go with a budget"),
+    (["--target-size", "60KB", *DEPTH, "--layer-indices", "1"], "does not go with a budget"),
+    (["--target-params", "100"], "cannot be reached.* 12,112 parameters would be left"),
+    (["--target-params", "100", *DEPTH], "cannot be reached.* 11,440 parameters would be left"),
+    (["--target-params", "100", *BOTH], "cannot be reached.* 9,568 parameters would be left"),
+    (["--target-size", "100"], "cannot be reached.*bytes of weights would be left"),
+    ([*BOTH, "--pruning-percentage", "20"], "No depth target"),
+    ([*BOTH, "--num-layers-to-remove", "1"], "how much to prune"),
+    (["--verify", "quick"], "Unknown verify 'quick'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "match"), WRONG, ids=str)
+def test_requests_that_cannot_be_are_refused(
+    refuses: Refuses, llama_copy: Path, arguments: list[str], match: str
+) -> None:
+    output = llama_copy.parent / "out"
+    refuses(match, "prune", "--model-path", llama_copy, "--output-path", output, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--pruning-percentage", "50"],
+        ["--target-size", "60KB", "--max-shard-size", "10KB"],
+        [*DEPTH, "--layer-indices", "0,2"],
+        [*BOTH, "--target-params", "12K", "--dtype", "float16"],
+    ],
+    ids=str,
+)
+def test_a_dry_run_writes_nothing_and_says_the_exact_size(
+    run: Run, llama_copy: Path, untouched: Untouched, arguments: list[str]
+) -> None:
+    model = ["prune", "--model-path", llama_copy, *arguments]
+    with untouched(llama_copy.parent):
+        code, out, err = run(*model, "--dry-run")
+        as_json = json.loads(run(*model, "--dry-run", "--json")[1])
+        assert run(*model, "--dry-run", "--quiet") == (0, "", "")
+    assert (code, err) == (0, "")
+    assert "Planned" in out
+    assert as_json["output_path"] is as_json["plan"]["file"] is None
+    output = llama_copy.parent / "out"
+    assert run(*model, "--output-path", output)[0] == 0
+    written = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+    assert f"The weight files would take {written:,} bytes." in out
+    assert as_json["statistics"]["pruned_file_bytes"] == written
+    assert as_json["plan"]["digest"] == PruningPlan.load(output / "pruning_plan.json").digest
+
+
+def test_a_saved_plan_is_carried_out_as_it_was_decided(run: Run, llama_copy: Path) -> None:
+    there = llama_copy.parent
+    model = ["prune", "--model-path", llama_copy]
+    request = [*BOTH, "--expansion-rate", "140", "--layer-indices", "1", "--method", "VOW"]
+    code, out, err = run(*model, *request, "--save-plan", there / "plan.json")
+    assert (code, err) == (0, "")
+    assert "Planned" in out
+    assert sorted(path.name for path in there.iterdir()) == ["model", "plan.json"]
+    assert run(*model, "--plan", there / "plan.json", "--output-path", there / "planned")[0] == 0
+    assert run(*model, *request, "--output-path", there / "direct")[0] == 0
+    for name in (SINGLE_FILE, "config.json", "pruning_plan.json"):
+        assert (there / "planned" / name).read_bytes() == (there / "direct" / name).read_bytes()
+    assert len({tensor.shape for tensor in open_checkpoint(there / "planned").tensors.values()}) > 1
+
+
+def test_a_plan_that_does_not_fit_or_is_none_is_refused(refuses: Refuses, llama_copy: Path) -> None:
+    there = llama_copy.parent
+    plan_pruning(tiny_model("gpt2"), pruning_percentage=20).save(there / "other.json")
+    (there / "broken.json").write_text('{"version": 1}')
+    (there / "text.json").write_text("not json")
+    for name, match in {
+        "other.json": r"The plan is for a 'gpt2' of 4 layers; this is a 'llama' of 4\.",
+        "broken.json": "no pruning plan",
+        "text.json": "no pruning plan",
+        "missing.json": r"The plan .*missing\.json cannot be read",
+        "model": "The plan .*model cannot be read",
+    }.items():
+        paths = ["--model-path", llama_copy, "--output-path", there / "out"]
+        refuses(match, "prune", *paths, "--plan", there / name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--pruning-percentage", "10"],
+        ["--expansion-rate", "140"],
+        ["--expansion-divisor", "32"],
+        ["--num-layers-to-remove", "1"],
+        ["--layer-indices", "1"],
+        ["--target-params", "1B"],
+        ["--target-size", "1GB"],
+        DEPTH,
+        ["--method", "L2"],
+        ["--layer-selection-method", "first"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_plan_beside_another_target_is_refused(
+    refuses: Refuses, llama_copy: Path, arguments: list[str]
+) -> None:
+    plan = llama_copy.parent / "plan.json"
+    plan_pruning(tiny_model("llama"), pruning_percentage=20).save(plan)
+    paths = ["--model-path", llama_copy, "--output-path", llama_copy.parent / "out"]
+    refuses("does not go with a plan", "prune", *paths, "--plan", plan, *arguments)

@@ -282,6 +282,8 @@ def _reading(source: Source, show_progress: bool = False) -> Iterator[None]:
             if source.kind == "hub"
             else ""
         )
+        if "trust_remote_code" in str(exc):
+            hint += " Its code runs only with --trust-remote-code (trust_remote_code=True)."
         raise CheckpointError(f"Cannot read the model {source.given!r}.{hint} {reason}") from exc
 
 

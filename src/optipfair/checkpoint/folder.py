@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,9 +56,9 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
 
 def _try_to_write(path: Path, target: Path, folder: Path) -> None:
     """Make and remove a folder: permissions alone say too much (of root, in /proc, read-only)."""
-    probe = _temporary(folder / target.name, f"probe-{secrets.token_hex(4)}")
+    probe = _temporary(folder / target.name, "probe")
     try:
-        probe.mkdir()
+        probe.mkdir(exist_ok=True)  # one that a killed run left will do
         probe.rmdir()
     except OSError as exc:
         raise OutputError(
@@ -182,14 +181,14 @@ def _make_parents(target: Path) -> list[Path]:
 
 
 def _swap(temporary: Path, target: Path, old: Path) -> None:
-    replaced = target.exists()
-    if replaced:
-        target.rename(old)
     try:
+        if target.exists():
+            target.rename(old)
         temporary.rename(target)
-    except OSError:
-        if replaced:
+    except BaseException:  # Ctrl-C too
+        if old.exists() and not target.exists():
             old.rename(target)
         raise
-    if replaced:
-        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)

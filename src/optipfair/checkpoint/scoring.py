@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property, partial
 from typing import Any
 
@@ -139,7 +140,7 @@ class StoredExperts:
         self.shape = (len(experts), *experts[0].shape)
 
     def __getitem__(self, expert: int) -> StoredRows:
-        return self.experts[expert]
+        return copy(self.experts[expert])  # whose rows go with it, not with the layer
 
 
 class StoredRows:
@@ -172,8 +173,13 @@ class StoredRows:
     def _whole(self) -> Tensor:
         """All rows, (I, H), laid out as in memory, so that sums run in the same order."""
         stored = self._read(0, self.piece.shape[0])
-        index = torch.from_numpy(self.positions)
-        taken = stored.index_select(self.piece.axis, index)
+        first, last = int(self.positions[0]), int(self.positions[-1])
+        step = (last - first) // max(len(self.positions) - 1, 1) or 1
+        if np.array_equal(self.positions, np.arange(first, last + 1, step)):
+            rows = slice(first, last + 1, step)
+            taken = stored[rows] if self.piece.axis == 0 else stored[:, rows]
+        else:
+            taken = stored.index_select(self.piece.axis, torch.from_numpy(self.positions))
         if self.piece.axis != self.live_axis:
             taken = taken.t().contiguous()
         return taken if self.live_axis == 0 else taken.t()

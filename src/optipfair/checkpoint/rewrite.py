@@ -24,7 +24,7 @@ from .reader import TensorInfo, read_into
 from .scoring import TORCH_DTYPES
 from .writer import OutputTensor
 
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2**20
 STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 

@@ -21,7 +21,8 @@ from .reader import DTYPE_BITS, INDEX_FILE, SINGLE_FILE, TensorInfo, read_into
 
 COPY_BYTES = 32 * 2**20
 _COMPARE_BYTES = 2 * 2**20
-_WRITERS = 2
+_WRITERS = 3  # more than this machine's cores: one is often waiting for the disk
+_FLUSH_BYTES = 256 * 2**20
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 Report = Callable[[int], None]
@@ -116,7 +117,7 @@ def write_shards(folder: Path, shards: Sequence[Shard], report: Report) -> None:
         try:
             for shard in shards:
                 path = folder / shard.file
-                _write_shard(path, shard, writers, report)
+                _write_shard(path, shard, writers, flusher, report)
                 flushed.append(flusher.submit(_check_and_flush, path, shard))
             for each in flushed:
                 each.result()
@@ -128,7 +129,13 @@ def write_shards(folder: Path, shards: Sequence[Shard], report: Report) -> None:
         _write_index(folder / INDEX_FILE, shards)
 
 
-def _write_shard(path: Path, shard: Shard, writers: ThreadPoolExecutor, report: Report) -> None:
+def _write_shard(
+    path: Path,
+    shard: Shard,
+    writers: ThreadPoolExecutor,
+    flusher: ThreadPoolExecutor,
+    report: Report,
+) -> None:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         _reserve(file, shard.nbytes)
@@ -139,8 +146,13 @@ def _write_shard(path: Path, shard: Shard, writers: ThreadPoolExecutor, report: 
             pending.append(writers.submit(_write_tensor, file, position, tensor, report))
             position += tensor.nbytes
         try:
-            for each in pending:
+            unflushed = 0
+            for tensor, each in zip(shard.tensors, pending, strict=True):
                 each.result()
+                unflushed += tensor.nbytes
+                if unflushed > _FLUSH_BYTES:  # the disk works while the rest is written
+                    flusher.submit(_flush, path)
+                    unflushed = 0
         finally:
             for each in pending:
                 each.cancel()
@@ -216,6 +228,10 @@ def _check_and_flush(path: Path, shard: Shard) -> None:
         if tensor.chunks is None:
             _compare(path, position, tensor, buffers)
         position += tensor.nbytes
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         os.fsync(file.fileno())
 

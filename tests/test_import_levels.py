@@ -63,6 +63,8 @@ LEVELS = {
     "pruning.planning": 7,
     "pruning.surgery": 7,
     "pruning.collecting": 5,
+    "pruning.texts": 7,
+    "pruning.influence": 5,
     "pruning.stream": 6,
     "pruning.calibrated": 8,
     "pruning.decision": 8,

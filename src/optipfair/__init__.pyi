@@ -31,6 +31,7 @@ from .pruning.importance import (
     compute_neuron_pair_importance_pon as compute_neuron_pair_importance_pon,
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
+from .pruning.influence import analyze_layer_importance as analyze_layer_importance
 from .pruning.neurons import (
     prune_neuron_pairs as prune_neuron_pairs,
     zero_neurons_mlp as zero_neurons_mlp,

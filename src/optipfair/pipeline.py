@@ -18,6 +18,7 @@ from .pruning.budget import read_size
 from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest, check_request
 from .pruning.targets import DEFAULT_PERCENTAGE
+from .pruning.texts import CalibrationText
 from .registry import unknown_name
 from .report.card import Base, base_of_folder, model_card
 from .runs import Options, Run, loaded_run, reloaded_difference, stored_run, verify_by_loading
@@ -92,6 +93,12 @@ def prune_checkpoint(
     layer_selection_method: str = "last",
     target_params: int | str | None = None,
     target_size: int | str | None = None,
+    compensate: bool | None = None,
+    sequential: bool | None = None,
+    calibration: str | Path | None = None,
+    calibration_samples: int = 128,
+    calibration_length: int = 512,
+    seed: int = 0,
     plan: PruningPlan | str | Path | None = None,
     save_plan: str | Path | None = None,
     dry_run: bool = False,
@@ -119,8 +126,13 @@ def prune_checkpoint(
         pruning_type, neuron_selection_method, expansion_rate, expansion_divisor, dataloader,
             num_layers_to_remove, layer_indices, depth_pruning_percentage,
             layer_selection_method, target_params, target_size: as in `prune_model`.
+        compensate, sequential, seed: as in `prune_model`; the seed also draws the calibration text.
         pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width pruning without
             any target removes 10 %.
+        calibration: text to calibrate on instead of a dataloader: a `.txt` or `.jsonl` file, or the
+            id of a dataset (with the package `datasets`).
+        calibration_samples: how many sequences are drawn from it.
+        calibration_length: of each, in tokens.
         plan: a plan, or the file of one, to carry out instead of deciding anew.
         save_plan: file to write the plan to; nothing else is written then.
         dry_run: whether to stop before writing; where the model was not loaded, the statistics hold
@@ -144,11 +156,14 @@ def prune_checkpoint(
         VerificationError: the result is not as planned; nothing was written.
     """
     started = time.perf_counter()
+    text = _calibration(calibration, dataloader, calibration_samples, calibration_length, seed)
     asked: dict[str, Any] = {
         "pruning_percentage": pruning_percentage,
         "expansion_rate": expansion_rate,
         "expansion_divisor": expansion_divisor,
-        "dataloader": dataloader,
+        "dataloader": dataloader if text is None else (text,),
+        "compensate": compensate,
+        "sequential": sequential,
         "num_layers_to_remove": num_layers_to_remove,
         "layer_indices": layer_indices,
         "depth_pruning_percentage": depth_pruning_percentage,
@@ -161,6 +176,7 @@ def prune_checkpoint(
             pruning_type,
             neuron_selection_method,
             layer_selection_method=layer_selection_method,
+            seed=seed,
             **asked,
         )
     else:
@@ -186,7 +202,7 @@ def prune_checkpoint(
         check_output(output, source.path, overwrite)
     if save_plan is not None:
         _check_plan_file(Path(save_plan))
-    run = _decide(source, todo, options, dataloader, say)
+    run = _decide(source, todo, options, dataloader, text, say)
     _warn_about_widths(run.plan)
     if save_plan is not None:
         run.plan.save(save_plan)
@@ -226,10 +242,11 @@ def _decide(
     todo: PruningRequest | PruningPlan,
     options: Options,
     dataloader: Iterable[Any] | None,
+    text: CalibrationText | None,
     say: Callable[[str], None] | None,
 ) -> Run:
     """Work on the files where that is possible, else say why not and load the model."""
-    if dataloader is not None:
+    if dataloader is not None or text is not None:
         reason = "scores from data need its forward pass"
     elif source.kind == "gguf":
         reason = "a .gguf file is quantized"
@@ -240,7 +257,7 @@ def _decide(
             reason = str(exc).rstrip(".")
     if say is not None:
         say(f"The model is loaded into memory: {reason}.")
-    return loaded_run(source, todo, options, dataloader)
+    return loaded_run(source, todo, options, dataloader, text)
 
 
 def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
@@ -271,6 +288,18 @@ def _given_plan(plan: PruningPlan | str | Path, asked: dict[str, Any]) -> Prunin
         return PruningPlan.load(plan)
     except (OSError, UnicodeDecodeError) as exc:
         raise ArgumentError(f"The plan {plan} cannot be read: {exc}.") from exc
+
+
+def _calibration(
+    source: str | Path | None, dataloader: object, samples: int, length: int, seed: int
+) -> CalibrationText | None:
+    if source is None:
+        return None
+    if dataloader is not None:
+        raise ArgumentError("calibration and dataloader exclude each other. Give one of them.")
+    text = CalibrationText(str(source), samples, length, seed)
+    text.check()
+    return text
 
 
 def _check_plan_file(path: Path) -> None:

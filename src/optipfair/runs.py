@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .checkpoint.surgery import (
     verify_checkpoint,
     write_checkpoint,
 )
-from .errors import VerificationError
+from .errors import DataError, VerificationError
 from .hooks import evaluating
 from .loading import (
     has_tokenizer,
@@ -41,6 +41,7 @@ from .pruning.request import PruningRequest
 from .pruning.scoring import is_finite, not_finite
 from .pruning.statistics import get_pruning_statistics, summarize
 from .pruning.surgery import apply_plan
+from .pruning.texts import CalibrationText, digest
 from .sources import Source
 
 LOGITS_TOLERANCE = 1e-5
@@ -135,6 +136,7 @@ def loaded_run(
     request: PruningRequest | PruningPlan,
     options: Options,
     dataloader: Iterable[Any] | None = None,
+    calibration: CalibrationText | None = None,
 ) -> Run:
     """Load a model and prune it in memory: for data-driven scores, and what is no checkpoint."""
     code, show = options.trust_remote_code, options.show_progress
@@ -151,6 +153,8 @@ def loaded_run(
     before = summarize(model)
     if isinstance(request, PruningPlan):
         decision = Decision(request)
+    elif calibration is not None:
+        decision = _decide_with_text(model, tokenizer, request, calibration, show)
     else:
         decision = decide(describe(model), request, dataloader, show_progress=show)
     plan = decision.plan
@@ -170,6 +174,26 @@ def loaded_run(
 
     differ = bool(overrides(model.config.get_text_config()))
     return Run(plan, statistics, False, differ, tokenizer is not None, write, verify)
+
+
+def _decide_with_text(
+    model: Any,
+    tokenizer: Any,
+    request: PruningRequest,
+    calibration: CalibrationText,
+    show_progress: bool,
+) -> Decision:
+    """Draw sequences from the calibration text; the plan says which they were."""
+    if tokenizer is None:
+        raise DataError("The model has no tokenizer, so calibration text cannot be read.")
+    batches = calibration.batches(tokenizer)
+    decision = decide(describe(model), request, batches, show_progress=show_progress)
+    record = asdict(calibration) | {
+        "source": Path(calibration.source).name,
+        "sha256": digest(batches),
+    }
+    plan = replace(decision.plan, request={**decision.plan.request, "calibration": record})
+    return replace(decision, plan=plan)
 
 
 def reloaded_difference(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..pruning.importance import CRITERIA
-from ..pruning.selection import LAYER_STRATEGIES
+from ..pruning.importance import criterion_names
+from ..pruning.selection import strategy_names
 from ..pruning.targets import EXPANSION_DIVISORS, PRUNING_TYPES
 from .options import device_option, dtype_option, json_option, model_option, trust_option
 from .output import print_json, print_table, show_bars, showing_warnings
@@ -36,8 +36,9 @@ def _names(registry: Any) -> str:
     "--method",
     default="MAW",
     show_default=True,
-    metavar=_names(CRITERIA),
-    help="Importance criterion of neurons; MAW and PPM are the same.",
+    metavar="|".join(criterion_names()),
+    help="Importance criterion of neurons; MAW and PPM are the same. AUTO, OBS, FLAP, WACT and ACT "
+    "need --calibration.",
 )
 @click.option(
     "--pruning-percentage",
@@ -67,7 +68,7 @@ def _names(registry: Any) -> str:
     "--layer-selection-method",
     default="last",
     show_default=True,
-    metavar=_names(LAYER_STRATEGIES),
+    metavar="|".join(strategy_names()),
     help="Which layers to remove.",
 )
 @click.option(
@@ -80,6 +81,31 @@ def _names(registry: Any) -> str:
     metavar="SIZE",
     help='The most bytes of weights that may be left, for example "2GB".',
 )
+@click.option(
+    "--preset",
+    type=click.Choice(["quality"]),
+    help="quality: the best that is known here, --method AUTO; needs --calibration.",
+)
+@click.option(
+    "--calibration", metavar="TEXT", help="Text to calibrate on: .txt, .jsonl, or a dataset id."
+)
+@click.option(
+    "--calibration-samples",
+    type=int,
+    default=128,
+    show_default=True,
+    metavar="NUM",
+    help="Sequences drawn from it.",
+)
+@click.option(
+    "--calibration-length",
+    type=int,
+    default=512,
+    show_default=True,
+    metavar="TOKENS",
+    help="Tokens of each.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option("--plan", metavar="FILE", help="Carry out a saved plan instead of deciding anew.")
 @click.option("--save-plan", metavar="FILE", help="Write the plan to a file, and nothing else.")
 @click.option("--dry-run", is_flag=True, help="Show plan and exact size; write nothing.")
@@ -120,7 +146,7 @@ def prune(**options: Any) -> None:
             options["model_path"],
             options["output_path"],
             options["pruning_type"],
-            options["method"],
+            _method(options["method"], options["preset"]),
             options["pruning_percentage"],
             expansion_rate=options["expansion_rate"],
             expansion_divisor=options["expansion_divisor"],
@@ -129,6 +155,10 @@ def prune(**options: Any) -> None:
             layer_selection_method=options["layer_selection_method"],
             target_params=options["target_params"],
             target_size=options["target_size"],
+            calibration=options["calibration"],
+            calibration_samples=options["calibration_samples"],
+            calibration_length=options["calibration_length"],
+            seed=options["seed"],
             plan=options["plan"],
             save_plan=options["save_plan"],
             dry_run=options["dry_run"],
@@ -159,6 +189,15 @@ def _indices(text: str | None) -> list[int] | None:
             f'{text!r} is no list of layer numbers. Give them with commas, for example "2,5,8".',
             param_hint="--layer-indices",
         ) from None
+
+
+def _method(method: str, preset: str | None) -> str:
+    """A preset names a method; both exclude each other."""
+    if preset is None:
+        return method
+    if method != "MAW":
+        raise click.UsageError("--method and --preset exclude each other. Give one of them.")
+    return "AUTO"
 
 
 def _print(result: PruneResult) -> None:

@@ -14,6 +14,7 @@ from .importance import (
     compute_neuron_pair_importance_pon as compute_neuron_pair_importance_pon,
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
+from .influence import analyze_layer_importance as analyze_layer_importance
 from .neurons import (
     prune_neuron_pairs as prune_neuron_pairs,
     zero_neurons_mlp as zero_neurons_mlp,

@@ -64,7 +64,8 @@ def prune_model(
         layer_indices: the layers to remove, or with `"MLP_GLU"` those whose neurons go. Layers
             that differ in width are saved with `per_layer_config`, which `load_model` reads.
         depth_pruning_percentage: share of layers to remove, [0, 100); depth only.
-        layer_selection_method: `"last"`, `"first"` or `"custom"` (implied by `layer_indices`).
+        layer_selection_method: `"last"`, `"first"`, `"custom"` (implied by `layer_indices`), or,
+            with a dataloader, `"block_influence"`: those that change their input least.
         expansion_divisor: round the kept width down to a multiple of 32, 64, 128 or 256.
         target_params: the most parameters that the result may have, a number or `"1.0B"`, instead
             of the other targets: the largest width that fits, or the fewest layers removed. With

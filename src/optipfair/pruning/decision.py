@@ -7,7 +7,7 @@ the cut ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,10 +23,11 @@ from .checks import check_cuttable
 from .collecting import Inputs
 from .guard import Rewrite, prove
 from .importance import CalibratedCriterion
+from .influence import block_influence, removal_order
 from .plan import PruningPlan
 from .planning import generator_of, plan_request
 from .request import PruningRequest
-from .selection import select_neurons
+from .selection import RANKED_STRATEGIES, select_neurons
 from .solving import Sizes
 from .stream import capture
 from .surgery import Replacements
@@ -64,6 +65,7 @@ def decide(
     check_cuttable(view)
     batches = None if dataloader is None else _Reread(dataloader)
     sizes = Sizes.of_model(view)
+    request = _ranked(view, request, batches, show_progress)
     plan = plan_request(view, request, sizes, batches=batches, show_progress=show_progress)
     if not request.by_layers or not plan.width_cuts or batches is None:
         return Decision(plan)
@@ -78,6 +80,18 @@ def decide(
         show_progress=show_progress,
     )
     return _decision(plan, found)
+
+
+def _ranked(
+    view: ModelView, request: PruningRequest, batches: _Reread | None, show_progress: bool
+) -> PruningRequest:
+    """Give a depth request that ranks the layers on data their order of removal."""
+    depth = request.depth
+    if depth is None or depth.indices is not None or depth.method not in RANKED_STRATEGIES.names():
+        return request
+    assert batches is not None  # `check_request` has seen to it
+    order = removal_order(block_influence(view, batches, show_progress))
+    return replace(request, depth=replace(depth, order=order))
 
 
 class _Reread:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ArgumentError
 from .budget import Budget, read_budget
 from .importance import CalibratedCriterion, Criterion, criterion_named
-from .selection import whole_number
+from .selection import RANKED_STRATEGIES, whole_number
 from .targets import (
     PRUNING_TYPES,
     DepthRequest,
@@ -82,6 +82,12 @@ def check_request(
     """
     kind = PRUNING_TYPES.canonical(pruning_type)
     budget = read_budget(target_params, target_size)
+    ranked = layer_selection_method in RANKED_STRATEGIES.names()
+    if ranked and kind != "MLP_GLU" and dataloader is None:
+        raise ArgumentError(
+            f"layer_selection_method={layer_selection_method!r} needs calibration data. Give a "
+            "dataloader, or use 'last' or 'first'."
+        )
     if kind == "MLP_GLU":
         refuse_foreign(
             kind,
@@ -98,7 +104,7 @@ def check_request(
                 "neuron_selection_method": (neuron_selection_method, "MAW"),
                 "expansion_rate": (expansion_rate, None),
                 "expansion_divisor": (expansion_divisor, None),
-                "dataloader": (dataloader, None),
+                **({} if ranked else {"dataloader": (dataloader, None)}),
                 "compensate": (compensate, None),
                 "sequential": (sequential, None),
             },

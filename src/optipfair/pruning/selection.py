@@ -6,8 +6,8 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ..errors import ArgumentError
-from ..registry import Registry
+from ..errors import ArgumentError, UnknownNameError
+from ..registry import Registry, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,24 @@ def custom_layers(total: int, count: int) -> list[int]:
         f"layer_selection_method='custom' needs the indices of the layers to remove, not a count "
         f"({count}). Give layer_indices, for example [{max(total - 2, 0)}], or use 'last'."
     )
+
+
+# Strategies that rank the layers on calibration data: name → what it does.
+RANKED_STRATEGIES: Registry[str] = Registry("layer_selection_method")
+RANKED_STRATEGIES.add(
+    "block_influence", "Remove the layers that change what flows through them least."
+)
+
+
+def strategy_named(name: object) -> str:
+    """Return the name of a strategy of either kind; raise `UnknownNameError` with all names."""
+    if isinstance(name, str) and name in strategy_names():
+        return name
+    raise UnknownNameError(unknown_name(LAYER_STRATEGIES.kind, name, strategy_names()))
+
+
+def strategy_names() -> list[str]:
+    return sorted([*LAYER_STRATEGIES.names(), *RANKED_STRATEGIES.names()])
 
 
 def select_neurons(scores: Tensor, kept: int) -> Tensor:

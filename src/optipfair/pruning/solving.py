@@ -15,8 +15,7 @@ from ..arch.view import ModelView
 from ..errors import ArgumentError
 from .budget import Budget, largest_that_fits
 from .request import PruningRequest
-from .selection import select_layers_to_remove
-from .targets import DepthTarget, WidthTarget
+from .targets import DepthRequest, DepthTarget, WidthTarget
 from .widths import kept_width
 
 
@@ -65,11 +64,11 @@ def solve(view: ModelView, request: PruningRequest, sizes: Sizes) -> Solution:
     weigh = _Scale(view, sizes, request.budget)
     if request.width is None:
         assert request.depth is not None
-        return Solution(weigh.fewest_layers(request.depth.method), None)
+        return Solution(weigh.fewest_layers(request.depth), None)
     if request.depth is None or depth is not None:
         drop = depth.drop if depth else ()
         return Solution(depth, weigh.widest(request.width, drop))
-    return weigh.balanced(request.width, request.depth.method)
+    return weigh.balanced(request.width, request.depth)
 
 
 class _Scale:
@@ -117,24 +116,24 @@ class _Scale:
     def _step(self, target: WidthTarget, step: int) -> WidthTarget:
         return replace(target, share=Fraction(step, self.widest_mlp))
 
-    def fewest_layers(self, method: str) -> DepthTarget | None:
+    def fewest_layers(self, depth: DepthRequest) -> DepthTarget | None:
         """The fewest layers to remove, None where the model fits as it is."""
         total = len(self.layers)
         for count in range(total):
-            drop = select_layers_to_remove(total, count, method) if count else []
+            drop = depth.first_to_go(total, count)
             if self.size(drop, None) <= self.limit:
-                return DepthTarget(total, tuple(drop), method) if drop else None
+                return DepthTarget(total, drop, depth.method) if drop else None
         raise self._out_of_reach("layers", self.size(drop, None))
 
-    def balanced(self, target: WidthTarget, method: str) -> Solution:
+    def balanced(self, target: WidthTarget, request: DepthRequest) -> Solution:
         """Layers and neurons in about the same share: the nearest such pair that fits."""
         total = len(self.layers)
         found: list[tuple[Fraction, DepthTarget | None, WidthTarget]] = []
         for count in range(total):
-            drop = select_layers_to_remove(total, count, method) if count else []
+            drop = request.first_to_go(total, count)
             width = self._widest(target, drop)
             if width is not None and width.share is not None:
-                depth = DepthTarget(total, tuple(drop), method) if drop else None
+                depth = DepthTarget(total, drop, request.method) if drop else None
                 found.append((abs(Fraction(count, total) - (1 - width.share)), depth, width))
         if not found:
             smallest = self.size(drop, self._step(target, 1))

@@ -13,12 +13,12 @@ from ..errors import ArgumentError
 from ..registry import Registry
 from .budget import Budget
 from .selection import (
-    LAYER_STRATEGIES,
     check_layer_count,
     check_layer_indices,
     check_layers_to_remove,
     custom_layers,
     select_layers_to_remove,
+    strategy_named,
 )
 
 DEFAULT_PERCENTAGE = 10
@@ -94,6 +94,7 @@ class DepthRequest:
     indices: tuple[int, ...] | None
     percentage: float | None
     method: str
+    order: tuple[int, ...] | None = None  # of removal, where calibration data gave one
 
     @property
     def open(self) -> bool:
@@ -107,8 +108,16 @@ class DepthRequest:
         count = self.count
         if count is None:
             count = _count_from_percentage(self.percentage or 0.0, total_layers)
-        drop = select_layers_to_remove(total_layers, count, self.method)
-        return DepthTarget(total_layers, tuple(drop), self.method)
+        check_layer_count("num_layers_to_remove", count, total_layers)
+        return DepthTarget(total_layers, self.first_to_go(total_layers, count), self.method)
+
+    def first_to_go(self, total_layers: int, count: int) -> tuple[int, ...]:
+        """The layers that go when so many go; `count` may be 0."""
+        if self.order is not None:
+            return tuple(sorted(self.order[:count]))
+        if count == 0:
+            return ()
+        return tuple(select_layers_to_remove(total_layers, count, self.method))
 
 
 def removed_count(units: int, percentage: float) -> int:
@@ -213,7 +222,7 @@ def depth_request(
         budget: decides how many layers go; then none of the three may be given.
         may_be_open: whether a budget may decide where none of the three is given.
     """
-    method = LAYER_STRATEGIES.canonical(layer_selection_method)
+    method = strategy_named(layer_selection_method)
     given = {
         "num_layers_to_remove": num_layers_to_remove,
         "layer_indices": layer_indices,
@@ -232,9 +241,9 @@ def depth_request(
     if len(names) != 1:
         raise ArgumentError(_one_of(names, list(given)))
     if layer_indices is not None:
-        if method == "first":
+        if method not in ("last", "custom"):
             raise ArgumentError(
-                "layer_indices excludes layer_selection_method='first'. Leave one of them out."
+                f"layer_indices excludes layer_selection_method={method!r}. Leave one of them out."
             )
         indices = check_layer_indices("layer_indices", layer_indices)
         return DepthRequest(None, tuple(indices), None, "custom")

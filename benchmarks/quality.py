@@ -1,0 +1,184 @@
+"""What pruning costs on real text: the embedded model's perplexity, by criterion and share removed.
+
+Calibrates on the first half of the WikiText-2 validation text (shared data), measures on the
+second: context 512, windows side by side, the first 20,000 tokens, tokenised once, without special
+tokens. The text is detokenised (`@-@` and spaces before punctuation are undone).
+Each row is kept in a cache as soon as it is measured, so a run that is stopped goes on.
+
+    python benchmarks/quality.py --minutes 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import __version__ as transformers_version
+
+from optipfair import __version__, load_model, load_tokenizer, perplexity, prune_model
+from optipfair.batches import Batch
+
+DATA = Path(os.environ.get("OPTIPFAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
+TOKENS, CONTEXT = 20_000, 512
+SAMPLES, LENGTH = 64, 256
+SHARES = (10, 20, 30, 40, 50)
+DRAWN = (10, 30, 50)  # shares at which the preset, the hybrid and random have three draws
+STATIC = ("PPM", "VOW", "PON", "L2")
+CALIBRATED = ("ACT", "WACT", "FLAP", "OBS")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pruning: its name in the table and the arguments of `prune_model`."""
+
+    name: str
+    share: int
+    method: str
+    data: bool
+    compensate: bool
+    draw: int = 0
+
+    @property
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def rows() -> Iterator[Row]:
+    """The most telling first, so that a short run is of use."""
+    for draw in range(3):
+        for share in SHARES if draw == 0 else DRAWN:
+            yield Row("AUTO (preset)", share, "AUTO", True, True, draw)
+            yield Row("hybrid (MAW with data)", share, "MAW", True, False, draw)
+            yield Row("RANDOM", share, "RANDOM", False, False, draw)
+    for share in SHARES:
+        yield from (
+            Row(f"{method}, weights only", share, method, False, False) for method in STATIC
+        )
+        yield from (Row(method, share, method, True, False) for method in CALIBRATED)
+        yield Row("hybrid + compensation", share, "MAW", True, True)
+        for method in (*STATIC[1:], *CALIBRATED, "RANDOM"):
+            yield Row(f"{method} + compensation", share, method, True, True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path("quality-cache.jsonl"))
+    parser.add_argument("--minutes", type=float, default=170, help="stop starting rows after this")
+    parser.add_argument("--print", action="store_true", help="only print what is in the cache")
+    options = parser.parse_args()
+    known = read(options.cache)
+    if not options.print:
+        measure(known, options.cache, time.monotonic() + 60 * options.minutes)
+    print_table(known)
+
+
+def measure(known: dict[str, dict[str, float]], cache: Path, until: float) -> None:
+    text = detokenised((DATA / "wikitext2" / "valid.txt").read_text(encoding="utf-8"))
+    tokenizer: Any = load_tokenizer("demo")
+    half = len(text) // 2
+    calibration = torch.tensor(tokenizer(text[:half], verbose=False)["input_ids"])
+    evaluated = tokenizer.decode(tokenizer(text[half:], verbose=False)["input_ids"][:TOKENS])
+    dense: Any = load_model("demo", dtype="float32")
+    if "dense" not in known:
+        keep(known, cache, "dense", timed(dense, tokenizer, evaluated, None, []))
+    for row in rows():
+        if row.key in known:
+            continue
+        if time.monotonic() > until:
+            return
+        batches = draw(calibration, row.draw) if row.data else []
+        keep(known, cache, row.key, timed(dense, tokenizer, evaluated, row, batches))
+
+
+def timed(
+    dense: Any, tokenizer: Any, text: str, row: Row | None, batches: list[Batch]
+) -> dict[str, float]:
+    model = copy.deepcopy(dense)
+    started = time.perf_counter()
+    if row is not None:
+        percentage = row.share + 1e-9  # an exact 10 is the specification's default
+        prune_model(
+            model,
+            "MLP_GLU",
+            row.method,
+            percentage,
+            dataloader=[{"input_ids": batch.input_ids} for batch in batches] or None,
+            compensate=row.compensate,
+            seed=row.draw,
+            show_progress=False,
+        )
+    seconds = time.perf_counter() - started
+    value = perplexity(model, tokenizer, text, context=CONTEXT, stride=CONTEXT).value
+    return {"perplexity": value, "seconds": seconds}
+
+
+def draw(ids: torch.Tensor, seed: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, len(ids) - LENGTH, (SAMPLES,), generator=generator).tolist()
+    picked = torch.stack([ids[start : start + LENGTH] for start in starts])
+    return [Batch(part, torch.ones_like(part).bool()) for part in torch.split(picked, 8)]
+
+
+def detokenised(text: str) -> str:
+    text = re.sub(r" @(.)@ ", r"\1", text)
+    text = re.sub(r" ([,.;:!?%)\]])", r"\1", text)
+    return re.sub(r"([(\[$]) ", r"\1", text).replace(" n't", "n't").replace(" 's", "'s")
+
+
+def read(cache: Path) -> dict[str, dict[str, float]]:
+    if not cache.is_file():
+        return {}
+    lines = cache.read_text(encoding="utf-8").splitlines()
+    return {entry["key"]: entry["found"] for entry in map(json.loads, lines)}
+
+
+def keep(known: dict[str, Any], cache: Path, key: str, found: dict[str, float]) -> None:
+    known[key] = found
+    with cache.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"key": key, "found": found}) + "\n")
+
+
+def print_table(known: dict[str, dict[str, float]]) -> None:
+    print(
+        f"optipfair {__version__}, transformers {transformers_version}, torch {torch.__version__}"
+    )
+    print(f"calibration {SAMPLES} x {LENGTH} tokens, evaluated {TOKENS} tokens, context {CONTEXT}")
+    dense = known["dense"]["perplexity"]
+    print(
+        f"dense {dense:.2f}; perplexity, and in brackets perplexity / dense - 1 (median of draws)\n"
+    )
+    print(f"  {'MLP neurons removed':28}" + "".join(f"{share:>16} %" for share in SHARES))
+    for name in dict.fromkeys(row.name for row in rows()):
+        cells = [cell(known, name, share, dense) for share in SHARES]
+        if any(cells):
+            print(f"  {name:28}" + "".join(f"{each:>18}" for each in cells))
+    for name in ("AUTO (preset)", "hybrid (MAW with data)"):
+        times = [known[r.key]["seconds"] for r in rows() if r.name == name and r.key in known]
+        if times:
+            print(f"  {name}: {statistics.median(times):.0f} s a pruning")
+
+
+def cell(known: dict[str, dict[str, float]], name: str, share: int, dense: float) -> str:
+    values = [
+        known[row.key]["perplexity"]
+        for row in rows()
+        if (row.name, row.share) == (name, share) and row.key in known
+    ]
+    if not values:
+        return ""
+    value = statistics.median(values)
+    return f"{value:.4g} ({value / dense - 1:.3g})"
+
+
+if __name__ == "__main__":
+    main()

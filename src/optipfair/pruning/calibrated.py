@@ -8,6 +8,7 @@ Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 from ..arch.slots import read
 from ..arch.spec import TensorSlot
 from ..arch.view import MLPView, ModelView, find_mlp
-from ..errors import DataError
+from ..errors import DataError, PruningWarning
 from ..hooks import evaluating
 from ..progress import track
 from .collecting import Inputs, MLPInputs, collecting
-from .compensation import fit_kept
+from .compensation import Fit, fit_kept
 from .plan import PruningPlan, WidthCut
 from .stream import Batches, copied_layer, run_layer
 from .surgery import cut_mlp
@@ -160,7 +161,7 @@ def _decide(inputs: MLPInputs, count: int, recipe: Recipe, found: Calibrated) ->
     mlp = inputs.mlp
     keeps: list[Tensor] = []
     weights: list[Tensor] = []
-    errors: list[tuple[float, float, float]] = []
+    fits: list[Fit] = []
     down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]  # (I, H) or (E, I, H)
     for expert, part in enumerate(inputs.parts):
         if not bool(torch.isfinite(part.squares).all()):
@@ -174,14 +175,34 @@ def _decide(inputs: MLPInputs, count: int, recipe: Recipe, found: Calibrated) ->
             matrix = down[expert] if mlp.spec.experts else down
             fit = fit_kept(matrix.T.float(), keep, *part.split())
             weights.append(fit.weight)
-            errors.append((fit.error, fit.sliced_error, fit.shrinkage))
+            fits.append(fit)
     cut = tuple(tuple(keep.tolist()) for keep in keeps)
     found.cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, cut))
     if recipe.compensate:
         tensor = _stored(mlp, weights)
         found.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name] = tensor
-        mean = [sum(values) / len(errors) for values in zip(*errors, strict=True)]
-        found.errors.append(LayerError(mlp.layer, mlp.spec.name, mean[0], mean[1], mean[2]))
+        found.errors.append(_mean_error(mlp, fits))
+
+
+def _mean_error(mlp: MLPView, fits: Sequence[Fit]) -> LayerError:
+    """The mean over the experts for which some tokens were held back."""
+    judged = [fit for fit in fits if fit.error is not None and fit.sliced_error is not None]
+    if not judged:
+        warnings.warn(
+            f"Too few calibration tokens reached {mlp.spec.name} of layer {mlp.layer} to fit its "
+            "weights, so its neurons were only removed. Give more data.",
+            PruningWarning,
+            stacklevel=2,
+        )
+        return LayerError(mlp.layer, mlp.spec.name, None, None, None)
+    count = len(judged)
+    return LayerError(
+        mlp.layer,
+        mlp.spec.name,
+        sum(fit.error or 0.0 for fit in judged) / count,
+        sum(fit.sliced_error or 0.0 for fit in judged) / count,
+        sum(fit.shrinkage for fit in judged) / count,
+    )
 
 
 def _stored(mlp: MLPView, weights: list[Tensor]) -> Tensor:

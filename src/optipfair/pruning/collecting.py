@@ -20,7 +20,7 @@ from ..hooks import recording_inputs
 from .calibration import check_experts, expert_inputs, routed_tokens, token_mask
 from .compensation import Moments
 
-_BLOCK = 64  # tokens that are held back together, since neighbours are alike
+_BLOCK = 16  # tokens that are held back together, since neighbours are alike
 _EVERY = 5  # one block in so many is held back
 
 

@@ -51,14 +51,15 @@ class Fit:
     Attributes:
         weight: (H, k).
         shrinkage: the one chosen; infinity where plain slicing was best.
-        error: relative squared error of the outputs on held-back tokens.
+        error: relative squared error of the outputs on the held-back tokens (a little better than
+            on new ones, since the last fit uses all tokens); None where none was held back.
         sliced_error: the same for plain slicing.
     """
 
     weight: Tensor
     shrinkage: float
-    error: float
-    sliced_error: float
+    error: float | None
+    sliced_error: float | None
 
 
 def fit_kept(
@@ -85,6 +86,8 @@ def fit_kept(
     """
     wide = weight.double()
     sliced = wide[:, keep]
+    if not bool(held_back.inputs.diagonal().any()):  # nothing to judge by
+        return Fit(sliced.to(weight.dtype), float("inf"), None, None)
     sliced_error = relative_error(wide, sliced, keep, held_back)
     best, best_error = float("inf"), sliced_error
     for shrinkage in shrinkages:

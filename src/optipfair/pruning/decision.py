@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..arch.slots import read
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch
+from ..errors import UnsupportedModelError
 from .calibrated import Calibrated, LayerError, Recipe, decide_by_layers, with_cuts
 from .calibration import read_batches
 from .checks import check_cuttable
@@ -69,6 +70,7 @@ def decide(
     plan = plan_request(view, request, sizes, batches=batches, show_progress=show_progress)
     if not request.by_layers or not plan.width_cuts or batches is None:
         return Decision(plan)
+    _check_not_shared(view, plan)
     rewrite = prove(view, plan)  # the widths are known: refuse before the long work
     found = decide_by_layers(
         view,
@@ -94,6 +96,21 @@ def _ranked(
     return replace(request, depth=replace(depth, order=order))
 
 
+def _check_not_shared(view: ModelView, plan: PruningPlan) -> None:
+    """A layer is decided by what flows through it, so layers that share an MLP would disagree."""
+    cut = {(cut.layer, cut.mlp) for cut in plan.width_cuts}
+    owners: dict[int, MLPView] = {}
+    for mlp in view.mlps:
+        if (mlp.layer, mlp.spec.name) not in cut:
+            continue
+        first = owners.setdefault(id(mlp.tensors[mlp.spec.down]), mlp)
+        if first is not mlp:
+            raise UnsupportedModelError(
+                f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so they cannot "
+                "be decided one at a time. Use a static importance criterion."
+            )
+
+
 class _Reread:
     """Batches that are read once, when they are first asked for, and then kept: ids only."""
 
@@ -114,7 +131,7 @@ def _decision(plan: PruningPlan, found: Calibrated) -> Decision:
 
 def _recipe(request: PruningRequest, plan: PruningPlan) -> Recipe:
     criterion = request.criterion
-    if isinstance(criterion, CalibratedCriterion):
+    if isinstance(criterion, CalibratedCriterion) and criterion.needs_data:
         choose = partial(_choose, criterion, request.seed)
         return Recipe(choose, criterion.needs_moments, request.compensate, request.sequential)
     keeps = {(cut.layer, cut.mlp): cut.keep for cut in plan.width_cuts}

@@ -68,7 +68,8 @@ def plan_request(
         cuts = _cuts(list(zip(chosen, counts, strict=True)), scores, show_progress)
     if not drop and not cuts:
         _warn("Nothing was removed: the target keeps everything. Ask for less.")
-    record = _record(request, solution, data_driven=batches is not None)
+    reads_data = request.by_layers or getattr(request.criterion, "accepts_data", False)
+    record = _record(request, solution, data_driven=batches is not None and reads_data)
     return PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
 
 

@@ -55,6 +55,7 @@ def capture(view: ModelView, batches: Iterable[object]) -> Batches:
     found = Batches()
     with evaluating(view.model):
         forms = _output_forms(view)
+        _check_flow(view, forms)
         for batch in read_batches(batches):
             calls = _record(view, batch, forms)
             found.masks.append(batch.attention_mask)
@@ -62,7 +63,6 @@ def capture(view: ModelView, batches: Iterable[object]) -> Batches:
             found.arguments.append([(args, kwargs) for _, args, kwargs in calls])
         if not found.hidden:
             raise DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
-        _check_flow(view, forms)
     return found
 
 
@@ -99,7 +99,7 @@ def _output_forms(view: ModelView) -> list[Callable[[Tensor], Any]]:
 
 
 def _form(output: Any) -> Callable[[Tensor], Any]:
-    if isinstance(output, tuple):
+    if isinstance(output, tuple) and not hasattr(output, "_fields"):
         rest = tuple(None for _ in output[1:])
         return lambda hidden: (hidden, *rest)
     if isinstance(output, Tensor):
@@ -114,11 +114,16 @@ def _record(
     view: ModelView, batch: Batch, forms: Sequence[Callable[[Tensor], Any]]
 ) -> list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]]:
     """The calls of all layers for one batch: (hidden states, other arguments, keywords)."""
+    from transformers import Cache
+
     calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
 
     def stub(form: Callable[[Tensor], Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            given = dict(kwargs)
+            # A cache would grow with each run of the layer; some models make one unasked.
+            given: dict[str, Any] = {
+                key: None if isinstance(value, Cache) else value for key, value in kwargs.items()
+            }
             hidden = args[0] if args else given.pop("hidden_states")
             calls.append((hidden, args[1:], given))
             return form(hidden)
@@ -176,19 +181,26 @@ def _check_flow(view: ModelView, forms: Sequence[Callable[[Tensor], Any]]) -> No
         _forward(view, batch)
     finally:
         handle.remove()
-    calls = _record(view, batch, forms)
-    hidden = calls[0][0]
-    for layer, (_, args, kwargs) in zip(view.layers, calls, strict=True):
-        hidden = run_layer(layer.module, hidden, (args, kwargs))
+    try:
+        calls = _record(view, batch, forms)
+        hidden = calls[0][0]
+        for layer, (_, args, kwargs) in zip(view.layers, calls, strict=True):
+            hidden = run_layer(layer.module, hidden, (args, kwargs))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as exc:
+        raise exc if isinstance(exc, UnsupportedModelError) else _not_alone(view) from exc
     scale = float(seen[0].float().abs().max())
     if (
         float((hidden.to(seen[0].device).float() - seen[0].float()).abs().max())
         > _TOLERANCE * scale
     ):
-        raise UnsupportedModelError(
-            f"The layers of {view.spec.model_type!r} pass on more than hidden states, so they "
-            "cannot be run one at a time. Use a static importance criterion."
-        )
+        raise _not_alone(view)
+
+
+def _not_alone(view: ModelView) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"The layers of {view.spec.model_type!r} pass on more than hidden states, so they "
+        "cannot be run one at a time. Use a static importance criterion."
+    )
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -1,0 +1,455 @@
+"""Pruning by a pass over the layers: what it keeps, what it makes up for, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from optipfair import (
+    ArgumentError,
+    DataError,
+    PruningWarning,
+    UnknownNameError,
+    UnsupportedModelError,
+    plan_pruning,
+    prune_model,
+)
+from optipfair.arch.families import FAMILIES
+from optipfair.arch.slots import read
+from optipfair.arch.view import describe
+from optipfair.pruning.decision import Decision, decide
+from optipfair.pruning.importance import CALIBRATED
+from optipfair.pruning.request import check_request
+from optipfair.pruning.surgery import apply_plan
+from optipfair.testing import TINY_FAMILIES, tiny_model
+
+PRUNABLE = [name for name in TINY_FAMILIES if not any(mlp.why_not for mlp in FAMILIES[name].mlps)]
+NEED_DATA = [name for name in CALIBRATED if CALIBRATED[name].needs_data]
+WITH_EXPERTS = ["mixtral", "qwen2_moe"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
+
+
+def texts() -> list[list[int]]:
+    """About 1000 tokens: 256 come before the first that are held back, for each expert."""
+    draw = random.Random(3)
+    return [[draw.randrange(256) for _ in range(draw.randrange(8, 24))] for _ in range(64)]
+
+
+def batches(size: int, side: str = "right", order: int = 1) -> list[dict[str, Tensor]]:
+    rows = texts()[::order]
+    return [_padded(rows[start : start + size], side) for start in range(0, len(rows), size)]
+
+
+def _padded(rows: list[list[int]], side: str) -> dict[str, Tensor]:
+    longest = max(map(len, rows))
+    ids, mask = [], []
+    for row in rows:
+        gap = longest - len(row)
+        before, after = (gap, 0) if side == "left" else (0, gap)
+        ids.append([7] * before + row + [7] * after)
+        mask.append([0] * before + [1] * len(row) + [0] * after)
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+DATA = batches(16)
+
+
+def decision(
+    model: Any, method: str = "AUTO", percentage: float = 40, *, data: Any = DATA, **options: Any
+) -> Decision:
+    request = check_request("MLP_GLU", method, percentage, dataloader=data, **options)
+    return decide(describe(model), request, data)
+
+
+def pruned(
+    model: Any, kind: str = "MLP_GLU", method: str = "AUTO", percentage: float = 40, **options: Any
+) -> Any:
+    return prune_model(
+        model, kind, method, percentage, show_progress=False, **{"dataloader": DATA, **options}
+    )
+
+
+def kept(found: Decision) -> list[tuple[tuple[int, ...], ...]]:
+    return [cut.keep for cut in found.plan.width_cuts]
+
+
+def errors_of(found: Decision) -> list[tuple[float, float]]:
+    """The errors of the compensated and of the sliced weights, which must both be known."""
+    pairs = [(each.error, each.sliced_error) for each in found.errors]
+    return [(new, sliced) for new, sliced in pairs if new is not None and sliced is not None]
+
+
+def assert_same_weights(one: Any, other: Any) -> None:
+    expected = other.state_dict()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def outputs_of(model: Any, layer: int, name: str) -> Tensor:
+    """What the module that holds an MLP's down projection gives for the real tokens."""
+    mlp = next(m for m in describe(model).mlps if (m.layer, m.spec.name) == (layer, name))
+    seen: list[Tensor] = []
+    module = mlp.owner.get_submodule(mlp.spec.down.module)
+    handle = module.register_forward_hook(lambda _m, _a, output: seen.append(output))
+    rows = []
+    with torch.no_grad():
+        for batch in DATA:
+            model(**batch)
+            real = batch["attention_mask"].flatten().bool()
+            rows.append(seen.pop().flatten(0, -2)[real])  # (B*S, H)
+    handle.remove()
+    return torch.cat(rows)
+
+
+# What it keeps.
+
+
+@pytest.mark.parametrize("family", PRUNABLE)
+def test_kept_neurons_make_up_for_lost_ones(
+    family: str, unchanged: Callable[..., Any], reloaded: Callable[[Any], Any], token_ids: Tensor
+) -> None:
+    """In the first layer that is cut, whose inputs are the same in all three models."""
+    model = tiny_model(family)
+    with unchanged(model):
+        found = decision(model)
+    assert all(new <= sliced for new, sliced in errors_of(found))
+    assert len(errors_of(found)) == len(found.errors)
+    assert [(e.layer, e.mlp) for e in found.errors] == [
+        (cut.layer, cut.mlp) for cut in found.plan.width_cuts
+    ]
+    sliced, whole = copy.deepcopy(model), copy.deepcopy(model)
+    apply_plan(sliced, found.plan)
+    apply_plan(model, found.plan, found.replacements)
+    first = found.plan.width_cuts[0]
+    wanted, cut, better = (
+        outputs_of(m, first.layer, first.mlp).double() for m in (whole, sliced, model)
+    )
+    assert float((better - wanted).norm()) < 0.95 * float((cut - wanted).norm())
+    with torch.no_grad():
+        assert torch.equal(reloaded(model)(token_ids).logits, model(token_ids).logits)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_the_end_of_the_model_is_nearer_to_what_it_was(family: str) -> None:
+    whole, data = tiny_model(family), torch.tensor([row[:8] for row in texts()])
+
+    def distance(**options: Any) -> float:
+        model = pruned(tiny_model(family), **options)
+        with torch.no_grad():
+            return float((model(data).logits - whole(data).logits).norm())
+
+    assert distance() < distance(compensate=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [*(("llama", name) for name in NEED_DATA), ("gpt2", "AUTO"), ("mixtral", "AUTO")],
+)
+def test_batch_size_and_padding_do_not_matter(family: str, method: str) -> None:
+    model = tiny_model(family)
+    expected = decision(model, method, data=batches(1), compensate=True)
+    assert expected.replacements
+    for data in (batches(8), batches(5, "left")):
+        found = decision(model, method, data=data, compensate=True)
+        assert kept(found) == kept(expected)
+        for key, tensor in found.replacements.items():
+            torch.testing.assert_close(tensor, expected.replacements[key], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", NEED_DATA)
+def test_order_does_not_matter_to_what_is_kept(method: str) -> None:
+    model = tiny_model("llama")
+    there = decision(model, method, data=batches(4), compensate=False)
+    back = decision(model, method, data=batches(4, order=-1), compensate=False)
+    assert kept(there) == kept(back)
+
+
+@pytest.mark.parametrize("method", ["ACT", "WACT", "FLAP"])
+def test_scores_are_those_of_what_enters_the_down_projection(method: str) -> None:
+    model = tiny_model("llama")
+    found = decision(model, method, sequential=False)
+    for mlp, cut in zip(describe(model).mlps, found.plan.width_cuts, strict=True):
+        down = mlp.owner.get_submodule(mlp.spec.down.module)
+        seen: list[Tensor] = []
+        handle = down.register_forward_pre_hook(lambda _m, args, s=seen: s.append(args[0][0]))
+        with torch.no_grad():
+            for row in texts():
+                model(torch.tensor([row]))
+        handle.remove()
+        inputs = torch.cat(seen).double()
+        columns = down.weight.detach().double().norm(dim=0)  # type: ignore[operator]
+        scores = {
+            "ACT": inputs.norm(dim=0),
+            "WACT": inputs.norm(dim=0) * columns,
+            "FLAP": inputs.var(dim=0, correction=0) * columns**2,
+        }[method]
+        assert cut.keep == (tuple(sorted(scores.topk(24).indices.tolist())),)
+
+
+def test_auto_is_obs_that_compensates() -> None:
+    one, other = decision(tiny_model("llama")), decision(tiny_model("llama"), "OBS")
+    assert one.replacements
+    assert not other.replacements
+    compensated = decision(tiny_model("llama"), "OBS", compensate=True)
+    assert kept(one) == kept(compensated)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("method", ["MAW", "VOW", "RANDOM"])
+def test_compensation_does_not_change_which_neurons_a_method_keeps(
+    family: str, method: str
+) -> None:
+    model = tiny_model(family)
+    data = DATA if method == "MAW" else None  # MAW is hybrid with data
+    plain = decision(model, method, data=data)
+    compensated = decision(model, method, compensate=True)
+    assert kept(compensated) == kept(plain)
+    assert all(new <= sliced for new, sliced in errors_of(compensated))
+    assert any(new < sliced for new, sliced in errors_of(compensated))
+
+
+# How layers follow each other.
+
+
+def test_sequential_is_pruning_one_layer_after_the_other() -> None:
+    at_once, in_turn = tiny_model("llama"), tiny_model("llama")
+    pruned(at_once)
+    for layer in range(in_turn.config.num_hidden_layers):
+        pruned(in_turn, layer_indices=[layer])
+    assert_same_weights(at_once, in_turn)
+
+
+def test_not_sequential_is_pruning_each_layer_of_the_model_as_it_was() -> None:
+    model = tiny_model("llama")
+    apart = decision(model, sequential=False)
+    for cut in apart.plan.width_cuts:
+        alone = decision(model, layer_indices=[cut.layer])
+        assert alone.plan.width_cuts == (cut,)
+        for key, tensor in alone.replacements.items():
+            assert torch.equal(tensor, apart.replacements[key])
+
+
+def test_sequential_or_not_the_first_layer_is_the_same_and_later_ones_are_not() -> None:
+    one, other = (decision(tiny_model("llama"), sequential=flag) for flag in (True, False))
+    same = [torch.equal(t, other.replacements[key]) for key, t in one.replacements.items()]
+    assert same[0]
+    assert not all(same)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
+def test_both_is_layers_first_and_then_neurons(
+    family: str, reloaded: Callable[[Any], Any], logits_of: Callable[..., Tensor]
+) -> None:
+    last = len(describe(tiny_model(family)).layers) - 1
+    at_once = pruned(tiny_model(family), "BOTH", layer_indices=[last])
+    in_turn = prune_model(tiny_model(family), "DEPTH", layer_indices=[last], show_progress=False)
+    pruned(in_turn)
+    assert_same_weights(at_once, in_turn)
+    assert torch.equal(logits_of(reloaded(at_once)), logits_of(at_once))
+
+
+def test_only_the_layers_that_are_named_change() -> None:
+    model, before = tiny_model("llama"), tiny_model("llama")
+    pruned(model, layer_indices=[1, 3])
+    assert [mlp.width for mlp in describe(model).mlps] == [40, 24, 40, 24]
+    for layer in (0, 2):
+        assert_same_weights(model.model.layers[layer], before.model.layers[layer])
+
+
+# Random choice.
+
+
+def test_random_depends_on_the_seed_and_the_place_only(unchanged: Callable[..., Any]) -> None:
+    model = tiny_model("llama")
+    with unchanged(model):
+        found = decision(model, "RANDOM", data=None)
+    assert kept(decision(model, "RANDOM", data=None)) == kept(found)
+    assert kept(decision(model, "RANDOM", data=None, layer_indices=[2])) == kept(found)[2:3]
+    assert kept(decision(model, "RANDOM", data=None, layer_indices=[3, 1])) == kept(found)[1::2]
+    assert len(set(kept(found))) == len(kept(found))
+    assert kept(decision(model, "RANDOM", data=None, seed=1)) != kept(found)
+
+
+def test_random_differs_between_experts() -> None:
+    found = decision(tiny_model("mixtral"), "RANDOM", data=None)
+    assert all(len(set(keep)) == len(keep) for keep in kept(found))
+
+
+# Special data and models.
+
+
+@pytest.mark.parametrize("family", WITH_EXPERTS)
+def test_an_expert_without_tokens_keeps_the_longest_rows_and_its_weights(family: str) -> None:
+    """One token reaches two experts of a layer; the others have nothing to go by."""
+    model = tiny_model(family)
+    with pytest.warns(PruningWarning, match="Too few calibration tokens"):
+        found = decision(model, data=[torch.tensor([[5]])], sequential=False)
+    assert {error.error for error in found.errors} == {None}
+    untouched = 0
+    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in describe(model).mlps}
+    for cut in found.plan.width_cuts:
+        mlp = mlps[cut.layer, cut.mlp]
+        if not mlp.experts:
+            continue
+        new = found.replacements[cut.layer, cut.mlp, mlp.spec.down.name]
+        down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]  # (E, I, H)
+        for expert, keep in enumerate(cut.keep):
+            longest = down[expert].norm(dim=1).topk(cut.kept).indices.sort().values
+            untouched += tuple(longest.tolist()) == keep
+            small = read(new, mlp.spec.down)["down"][expert]
+            assert torch.equal(small, down[expert][list(keep)])
+    assert untouched >= len([mlp for mlp in mlps.values() if mlp.experts]) * 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_bfloat16_stays_bfloat16_and_gains_as_much(
+    family: str, reloaded: Callable[[Any], Any], logits_of: Callable[..., Tensor]
+) -> None:
+    found = decision(tiny_model(family).bfloat16())
+    assert {tensor.dtype for tensor in found.replacements.values()} == {torch.bfloat16}
+    for low, full in zip(found.errors, decision(tiny_model(family)).errors, strict=True):
+        assert low.error == pytest.approx(full.error, rel=0.2, abs=0.02)
+    model = pruned(tiny_model(family).bfloat16())
+    assert torch.equal(logits_of(reloaded(model)), logits_of(model))
+
+
+def test_frozen_parameters_and_modes_stay() -> None:
+    model = tiny_model("llama").train()
+    down = model.model.layers[0].mlp.down_proj.weight
+    down.requires_grad_(False)
+    pruned(model)
+    assert model.model.layers[0].mlp.down_proj.weight is down
+    assert not down.requires_grad
+    assert model.model.layers[1].mlp.down_proj.weight.requires_grad
+    assert all(module.training for module in model.modules())
+
+
+def test_the_record_holds_the_errors_that_are_left() -> None:
+    found = decision(tiny_model("llama"))
+    record = found.plan.request
+    assert (record["compensate"], record["sequential"]) == (True, True)
+    assert [entry["error"] for entry in record["reconstruction_errors"]] == [
+        entry.error for entry in found.errors
+    ]
+
+
+def test_a_dataloader_that_can_be_read_once_is_enough() -> None:
+    once = decision(tiny_model("llama"), "MAW", data=iter(DATA), compensate=True)
+    again = decision(tiny_model("llama"), "MAW", compensate=True)
+    assert kept(once) == kept(again)
+
+
+# What is refused, and that the model stays as it was.
+
+NO_DATA: dict[str, Any] = {"dataloader": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "match", "kind"),
+    [
+        *[({"method": name, **NO_DATA}, "Give a dataloader", ArgumentError) for name in NEED_DATA],
+        ({"method": "MAW", "compensate": True, **NO_DATA}, "needs calibration", ArgumentError),
+        ({"method": "RANDOM", "compensate": True, **NO_DATA}, "dataloader", ArgumentError),
+        ({"method": "VOW"}, "only 'MAW'", ArgumentError),
+        ({"method": "VOW", "compensate": False}, "only 'MAW'", ArgumentError),
+        ({"compensate": 1}, "compensate=1 is neither", ArgumentError),
+        ({"compensate": "yes"}, "compensate='yes' is neither", ArgumentError),
+        ({"sequential": 0}, "sequential=0 is neither", ArgumentError),
+        ({"seed": -1}, "seed=-1 is no whole", ArgumentError),
+        ({"seed": 1.5}, "seed=1.5 is no whole", ArgumentError),
+        ({"seed": None}, "seed=None is no whole", ArgumentError),
+        ({"method": "AUTOO"}, "Did you mean 'AUTO'", UnknownNameError),
+        ({"dataloader": []}, "no batch", DataError),
+        ({"dataloader": ["a text"]}, "str", DataError),
+        ({"dataloader": 7}, "dataloader is a int", DataError),
+        ({"layer_indices": [9]}, "9", ArgumentError),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    options: dict[str, Any], match: str, kind: type[Exception], refused: Callable[..., Any]
+) -> None:
+    model = tiny_model("llama")
+    with refused(model, match, kind):
+        pruned(model, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"compensate": True}, {"compensate": False}, {"sequential": True}], ids=str
+)
+def test_removing_layers_takes_no_options_of_neurons(
+    options: dict[str, Any], refused: Callable[..., Any]
+) -> None:
+    model = tiny_model("llama")
+    with refused(model, next(iter(options)), ArgumentError):
+        prune_model(model, "DEPTH", num_layers_to_remove=1, show_progress=False, **options)
+
+
+def test_a_plan_cannot_hold_what_kept_neurons_make_up_for(refused: Callable[..., Any]) -> None:
+    model = tiny_model("llama")
+    with refused(model, "A plan says which neurons stay.*compensate=False", ArgumentError):
+        plan_pruning(model, "MLP_GLU", "AUTO", 40, dataloader=DATA)
+    plan = plan_pruning(model, "MLP_GLU", "AUTO", 40, dataloader=DATA, compensate=False)
+    assert_same_weights(apply_plan(model, plan), pruned(tiny_model("llama"), compensate=False))
+
+
+@pytest.mark.parametrize("family", ["bloom", "xlm", "openai-gpt", "jetmoe"])
+def test_models_that_cannot_be_pruned_so_are_left_as_they_were(
+    family: str, refused: Callable[..., Any]
+) -> None:
+    model = tiny_model(family).train()
+    with refused(model, ".", UnsupportedModelError):
+        pruned(model)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "MAW", "compensate": True}, {"method": "FLAP"}], ids=str
+)
+def test_layers_that_share_an_mlp_are_refused(
+    options: dict[str, Any], refused: Callable[..., Any]
+) -> None:
+    """Each would want other neurons, or other weights, of the same tensors."""
+    model = tiny_model("llama")
+    model.model.layers[2].mlp = model.model.layers[0].mlp
+    with refused(model, "Layers 0 and 2 share their mlp", UnsupportedModelError):
+        pruned(model, **options)
+
+
+def test_nan_activations_are_refused_naming_the_layer(refused: Callable[..., Any]) -> None:
+    model = tiny_model("llama")
+    model.model.layers[1].post_attention_layernorm.weight.data[0] = float("inf")
+    with refused(model, "(?s)layer 1.*NaN or Inf", (DataError, UnsupportedModelError)):
+        pruned(model)
+
+
+def test_an_error_in_a_late_layer_leaves_the_model_as_it_was(unchanged: Callable[..., Any]) -> None:
+    """After the first layers were decided: their copies were cut, the live ones not."""
+    model = tiny_model("llama").train()
+    model.model.layers[1].eval()
+    calls: list[int] = []
+
+    def fail(*_: object) -> None:
+        calls.append(1)
+        if len(calls) > 6:
+            raise KeyError("from the model")
+
+    model.model.layers[3].register_forward_pre_hook(fail)
+    with unchanged(model), pytest.raises(KeyError, match="from the model"):
+        pruned(model)
+
+
+@pytest.mark.parametrize("method", [*CALIBRATED, "MAW"])
+def test_pruning_leaves_the_global_random_state(method: str) -> None:
+    states = torch.get_rng_state(), random.getstate()
+    rows: Any = torch.tensor([row[:8] for row in texts()])
+    loader: Any = DataLoader(rows, batch_size=8, shuffle=True)
+    pruned(tiny_model("llama"), method=method, dataloader=loader)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]

@@ -20,7 +20,7 @@ from optipfair.checkpoint.reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.errors import UnsupportedModelError
 from optipfair.loading import quiet_transformers
 from optipfair.testing import tiny_model
-from walk import MODEL_TYPES, ONLY_BY_THEIR_CLASS
+from walk import MODEL_TYPES, ONLY_BY_THEIR_CLASS, skip_without_toy
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
 
@@ -60,6 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     found: dict[tuple[str, str], Stored] = {}
 
     def save(name: str, dtype: str = "bfloat16") -> Stored:
+        skip_without_toy(name)
         if (name, dtype) not in found:
             folder = tmp_path_factory.mktemp("stored") / "model"
             with quiet_transformers():

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from packaging.version import Version
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -18,7 +17,7 @@ from optipfair.arch.tiny import UNBUILDABLE
 from optipfair.arch.view import describe
 from optipfair.pruning.calibration import neuron_input_norms
 from optipfair.testing import tiny_model
-from walk import IDS, MODEL_TYPES, OK, walk
+from walk import IDS, MODEL_TYPES, OK, THIS_RELEASE, skip_without_toy, walk
 
 BUILT = [name for name in MODEL_TYPES if name not in UNBUILDABLE]
 REFUSED_WITH_DATA = {
@@ -30,13 +29,6 @@ PADDING = 7  # a byte like any other: only the mask says that it is padding
 TABLE = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
 # What is served depends on the release; the table is of one.
 OF_RELEASE = Version(re.findall(r", transformers ([\d.]+),", TABLE)[0])
-THIS_RELEASE = Version(transformers.__version__)
-# Older releases have other names for kinds of layers, or cannot build a text model from such a
-# composite config.
-TOY_SINCE = {
-    **dict.fromkeys(("granitemoehybrid", "nemotron_h"), Version("5.13")),
-    **dict.fromkeys(("emu3", "llama4", "qwen3_5", "qwen3_5_moe"), Version("5.8")),
-}
 REPRESENTATIVE = {
     *("bert", "bart", "cohere2", "deepseek_v3", "gemma4_text", "glm4_moe", "gpt_oss", "jamba"),
     *("llama4_text", "mamba", "minicpm3", "mpt", "qwen3_next", "smollm3"),
@@ -57,11 +49,6 @@ def families(names: list[str]) -> list[Any]:
     """Families as parameters; all but a few are slow."""
     marks = {name: [] if name in REPRESENTATIVE else [pytest.mark.slow] for name in names}
     return [pytest.param(name, marks=marks[name]) for name in names]
-
-
-def skip_without_toy(model_type: str) -> None:
-    if (since := TOY_SINCE.get(model_type, THIS_RELEASE)) > THIS_RELEASE:
-        pytest.skip(f"transformers builds its toy model since {since}")
 
 
 def served_with_data() -> list[str]:

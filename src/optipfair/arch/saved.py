@@ -62,7 +62,7 @@ def _names_of_layer(view: ModelView, index: int, state: Mapping[str, Tensor]) ->
 
 
 def probe(view: ModelView, mlp: MLPView) -> dict[str, tuple[TensorSlot, Tensor]]:
-    """Where the neurons of an MLP lie on disk: name → its slot, and marks of hidden size 1.
+    """Where the neurons of an MLP lie on disk: name → its slot, and marks of hidden size 2.
 
     Each mark is `neuron + I * (block + blocks * expert)`, unique within a slot: where it stands in
     the saved form, that row or column of the tensor in memory is stored.
@@ -78,7 +78,10 @@ def probe(view: ModelView, mlp: MLPView) -> dict[str, tuple[TensorSlot, Tensor]]
 
 
 def _marks(mlp: MLPView, slot: TensorSlot, tensor: Tensor) -> Tensor:
-    """A tensor of the slot's form, one wide along the hidden axis, holding the marks."""
+    """A tensor of the slot's form, two wide along the hidden axis, holding the marks.
+
+    Two, since some releases drop an axis of length one on the way.
+    """
     experts = mlp.experts or 1
     units = torch.arange(mlp.width * slot.blocks * experts)
     by_block = units.view(experts, slot.blocks, mlp.width)
@@ -87,4 +90,8 @@ def _marks(mlp: MLPView, slot: TensorSlot, tensor: Tensor) -> Tensor:
     shape[slot.axis] = mlp.width * slot.blocks
     if mlp.spec.experts:
         shape[0] = experts
-    return in_order.reshape(shape)
+    marks = in_order.reshape(shape)
+    if slot.role == "bias":
+        return marks
+    hidden = ({tensor.dim() - 2, tensor.dim() - 1} - {slot.axis}).pop()
+    return marks.repeat_interleave(2, dim=hidden)

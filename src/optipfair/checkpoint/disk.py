@@ -207,9 +207,10 @@ def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> 
     size = info.nbytes // len(parts)
     pieces = []
     for number, part in enumerate(parts):
-        flat = part.flatten().numpy()
+        by_rows = part.dim() == 1 or bool((part == part[:, :1]).all())  # else by columns
+        axis = 0 if by_rows else 1
+        flat = (part if part.dim() == 1 else part.select(1 - axis, 0)).numpy()
         expert = int(flat[0]) // per_expert
-        axis = next((i for i, length in enumerate(part.shape) if length > 1), 0)
         if len(flat) != inner[axis] or np.any(flat // per_expert != expert):
             raise NamesUnknownError(f"{info.name} is stored in a form that cannot be cut by rows.")
         start = info.start + number * size

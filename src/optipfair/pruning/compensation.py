@@ -8,7 +8,7 @@ Axes: `H` outputs, `I` inputs (neurons), `k` kept inputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,50 +84,93 @@ def fit_kept(
         held_back: moments of other tokens.
         shrinkages: candidates for l.
     """
-    wide = weight.double()
-    sliced = wide[:, keep]
-    if not bool(held_back.inputs.diagonal().any()):  # nothing to judge by
+    fit, judge = _Sums.of(weight, keep, fitting), _Sums.of(weight, keep, held_back)
+    sliced = weight.double()[:, keep]
+    if judge.power <= 0:  # nothing to judge by
         return Fit(sliced.to(weight.dtype), float("inf"), None, None)
-    sliced_error = relative_error(wide, sliced, keep, held_back)
-    best, best_error = float("inf"), sliced_error
-    for shrinkage in shrinkages:
-        candidate = _solve(wide, keep, fitting, shrinkage)
-        error = relative_error(wide, candidate, keep, held_back)
-        if error < best_error:
-            best, best_error = shrinkage, error
-    if best == float("inf"):
-        return Fit(sliced.to(weight.dtype), best, sliced_error, sliced_error)
-    final = _solve(wide, keep, fitting + held_back, best)
-    error = relative_error(wide, final, keep, held_back)
+    sliced_error = judge.error(sliced)
+    errors: dict[float, float] = {}
+
+    def error_of(shrinkage: float) -> float:
+        if shrinkage not in errors:
+            errors[shrinkage] = judge.error(fit.solve(sliced, shrinkage))
+        return errors[shrinkage]
+
+    best = _lowest(error_of, sorted(shrinkages))
+    if error_of(best) >= sliced_error:
+        return Fit(sliced.to(weight.dtype), float("inf"), sliced_error, sliced_error)
+    final = (fit + judge).solve(sliced, best)
+    error = judge.error(final)
     if error > sliced_error:  # cannot get worse by more tokens, but never trust it
-        final, error = _solve(wide, keep, fitting, best), best_error
+        final, error = fit.solve(sliced, best), error_of(best)
     return Fit(final.to(weight.dtype), best, error, sliced_error)
 
 
 def relative_error(weight: Tensor, new: Tensor, keep: Tensor, moments: Moments) -> float:
     """Squared error of `new @ x[keep]` over the squared outputs, from moments alone."""
-    inputs = moments.inputs.double()
-    gram = inputs[keep][:, keep]
-    if moments.targets is None:
-        wanted = weight @ inputs  # (H, I): sum of y x^T
-        power = float((wanted * weight).sum())
-    else:
-        wanted, power = moments.targets.double(), float(moments.power or 0.0)
-    cross = float((wanted[:, keep] * new).sum())
-    own = float((new @ gram * new).sum())
-    return max(power - 2 * cross + own, 0.0) / max(power, 1e-30)
+    return _Sums.of(weight, keep, moments).error(new.double())
 
 
-def _solve(weight: Tensor, keep: Tensor, moments: Moments, shrinkage: float) -> Tensor:
-    """The ridge solution in float64, (H, k)."""
-    inputs = moments.inputs.double()
-    wanted = weight @ inputs[:, keep] if moments.targets is None else moments.targets[:, keep]
-    gram = inputs[keep][:, keep]
-    amount = max(shrinkage * float(inputs.diagonal().mean()), 1e-30)
-    right = wanted.double() + amount * weight[:, keep]
-    gram.diagonal().add_(amount)
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if bool(failed):  # a semi-definite matrix and a tiny shrinkage
-        solution: Tensor = torch.linalg.lstsq(gram, right.T).solution.T
-        return solution
-    return torch.cholesky_solve(right.T, factor).T
+@dataclass(frozen=True)
+class _Sums:
+    """What a fit needs of some tokens, in float64.
+
+    Attributes:
+        gram: second moments of the kept inputs, (k, k).
+        wanted: sum of y x^T over them, (H, k).
+        power: sum of |y|^2.
+        unit: mean second moment of all inputs, in which shrinkage is counted.
+    """
+
+    gram: Tensor
+    wanted: Tensor
+    power: float
+    unit: float
+
+    @classmethod
+    def of(cls, weight: Tensor, keep: Tensor, moments: Moments) -> _Sums:
+        inputs = moments.inputs.double()
+        unit = float(inputs.diagonal().mean())
+        gram = inputs[keep][:, keep]
+        if moments.targets is not None:
+            wanted = moments.targets.double()[:, keep]
+            return cls(gram, wanted, float(moments.power or 0.0), unit)
+        wide = weight.double()
+        wanted = wide @ inputs  # (H, I)
+        return cls(gram, wanted[:, keep], float((wanted * wide).sum()), unit)
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.gram + other.gram,
+            self.wanted + other.wanted,
+            self.power + other.power,
+            self.unit + other.unit,
+        )
+
+    def solve(self, sliced: Tensor, shrinkage: float) -> Tensor:
+        """The ridge solution, (H, k)."""
+        amount = max(shrinkage * self.unit, 1e-30)
+        right = self.wanted + amount * sliced
+        gram = self.gram.clone()
+        gram.diagonal().add_(amount)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if bool(failed):  # a semi-definite matrix and a tiny shrinkage
+            solution: Tensor = torch.linalg.lstsq(gram, right.T).solution.T
+            return solution
+        return torch.cholesky_solve(right.T, factor).T
+
+    def error(self, new: Tensor) -> float:
+        """Squared error of the outputs with these weights (H, k), over the squared outputs."""
+        difference = self.power - 2 * (self.wanted * new).sum() + (new @ self.gram * new).sum()
+        return max(float(difference), 0.0) / max(self.power, 1e-30)
+
+
+def _lowest(error_of: Callable[[float], float], candidates: Sequence[float]) -> float:
+    """Walk downhill from the middle candidate: errors fall, then rise."""
+    place = len(candidates) // 2
+    while True:
+        near = [i for i in (place - 1, place, place + 1) if 0 <= i < len(candidates)]
+        lowest = min(near, key=lambda i: error_of(candidates[i]))
+        if lowest == place:
+            return candidates[place]
+        place = lowest

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BATCHES = 24  # removals before scores are taken anew: a share of the inputs at a time
+_BATCHES = 96  # the inputs go in so many batches; scores are taken anew for each
 _SHRINKAGE = 1e-2  # relative to the mean of the moments' diagonal
 
 
@@ -34,25 +34,21 @@ def elimination_order(weight: Tensor, inputs: Tensor, count: int) -> Tensor:
     moments = inputs.double().clone()
     moments.diagonal().add_(_SHRINKAGE * float(moments.diagonal().mean()) + 1e-30)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
-    left = torch.arange(len(moments), device=w.device)
-    removed: list[Tensor] = []
-    step = max(len(moments) // (4 * _BATCHES), 1)
-    while (missing := count - sum(map(len, removed))) > 0:
-        scores = w.square().sum(dim=0) / inverse.diagonal()
-        worst = torch.argsort(scores, stable=True)[: min(step, missing)]
-        removed.append(left[worst])
-        w, inverse, left = _remove(w, inverse, left, worst)
-    return torch.cat(removed) if removed else left[:0]
+    gone = torch.zeros(len(moments), dtype=torch.bool, device=w.device)
+    order: list[Tensor] = []
+    step = max(len(moments) // _BATCHES, 1)
+    for first in range(0, count, step):
+        scores = (w.square().sum(dim=0) / inverse.diagonal()).masked_fill(gone, float("inf"))
+        worst = torch.argsort(scores, stable=True)[: min(step, count - first)]
+        _remove(w, inverse, worst)
+        gone[worst] = True
+        order.append(worst)
+    return torch.cat(order) if order else torch.arange(0, device=w.device)
 
 
-def _remove(
-    w: Tensor, inverse: Tensor, left: Tensor, gone: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Take inputs out and let the others make up for them, exactly."""
-    stay = torch.ones(len(left), dtype=torch.bool, device=left.device)
-    stay[gone] = False
+def _remove(w: Tensor, inverse: Tensor, gone: Tensor) -> None:
+    """Take inputs out and let the others make up for them, exactly; both change in place."""
     block = torch.linalg.cholesky(inverse[gone][:, gone])
-    rows = torch.cholesky_solve(inverse[gone][:, stay], block)  # [M M]^-1 [M S]
-    new_w = w[:, stay] - w[:, gone] @ rows
-    new_inverse = inverse[stay][:, stay] - inverse[stay][:, gone] @ rows
-    return new_w, new_inverse, left[stay]
+    rows = torch.cholesky_solve(inverse[gone], block)  # [M M]^-1 [M :], (M, I)
+    w.addmm_(w[:, gone], rows, alpha=-1)
+    inverse.addmm_(inverse[:, gone], rows, alpha=-1)

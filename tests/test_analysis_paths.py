@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 from optipfair import CheckpointError, OptiPFairError, analyze_model, prune_model
 from optipfair.analysis import api
 from optipfair.arch.families import FAMILIES
+from optipfair.arch.twin import build_on_meta
 from optipfair.checkpoint import config_kinds
 from optipfair.checkpoint.reader import SINGLE_FILE
 from optipfair.checkpoint.stored_config import StoredConfig
@@ -105,8 +106,17 @@ def test_one_layer_and_tied_embeddings_are_seen(
     if "n_layer" in FAMILIES[family].tiny:
         fields["n_layer"] = fields.pop("num_hidden_layers")
     tiny_model(family, **fields).save_pretrained(tmp_path)
-    assert by_headers(tmp_path)
+    assert by_headers(tmp_path) is not has_mixed_ropes(tmp_path)
     assert outcome(tmp_path) == built(tmp_path)
+
+
+def has_mixed_ropes(folder: Path) -> bool:
+    """Whether settings of a rotary embedding stand beside those of layer types.
+
+    Older releases (5.7 among them) write so where no layer is of one of the types.
+    """
+    ropes = json.loads((folder / "config.json").read_text()).get("rope_parameters") or {}
+    return "rope_type" in ropes and "full_attention" in ropes
 
 
 FORMS = [
@@ -263,6 +273,27 @@ def test_a_config_that_does_not_fit_the_shapes_is_not_believed(
     if count in ("hidden", "vocabulary"):
         with pytest.raises(CheckpointError, match=r"has shape .* its config.json says"):
             analyze_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_hidden_size_of_zero_is_refused(
+    tmp_path: Path, built: Callable[[Path], Outcome], family: str
+) -> None:
+    """Here the shapes of the tensors agree with it."""
+    tiny_model(family).save_pretrained(tmp_path)
+    change_config(tmp_path, hidden_size=0)
+    model = build_on_meta(AutoConfig.from_pretrained(tmp_path))
+    tensors = {name: torch.zeros(tensor.shape) for name, tensor in model.state_dict().items()}
+    save_file(tensors, tmp_path / SINGLE_FILE)
+    with pytest.raises(CheckpointError, match="hidden_size=0, which must be 1 or more"):
+        analyze_model(tmp_path)
+    assert outcome(tmp_path) == built(tmp_path)
+
+
+def test_no_attention_heads_are_refused(llama_copy: Path) -> None:
+    change_config(llama_copy, num_attention_heads=0)
+    with pytest.raises(CheckpointError, match="Cannot read the model"):
+        analyze_model(llama_copy)
 
 
 def test_code_of_the_repository_is_left_to_transformers(llama_copy: Path) -> None:

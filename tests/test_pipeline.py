@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from optipfair import (
+    DataError,
     OutputError,
     PruningPlan,
     VerificationError,
@@ -253,6 +254,78 @@ def test_full_verification_compares_the_loaded_result_with_a_live_cut(
 ) -> None:
     result = prune_checkpoint(llama_folder, tmp_path / "out", **way, verify="full")
     assert (result.streamed, result.verified, result.logits_difference) == (True, "full", 0)
+
+
+@pytest.mark.parametrize("method", ["AUTO", "OBS"])
+def test_full_verification_knows_what_kept_neurons_make_up_for(
+    llama_folder: Path, tmp_path: Path, method: str
+) -> None:
+    ids = torch.randint(0, 256, (64, 16), generator=torch.Generator().manual_seed(0))
+    result = prune_checkpoint(
+        *(llama_folder, tmp_path / "out", "MLP_GLU", method, 50),
+        dataloader=[ids],
+        verify="full",
+    )
+    assert (result.streamed, result.verified, result.logits_difference) == (False, "full", 0)
+    plain = apply_plan(load_model(llama_folder), result.plan)
+    assert same_tensors(load_model(tmp_path / "out"), plain) is (method == "OBS")
+
+
+BAD_TEXTS: list[tuple[str, bytes, str]] = [
+    ("x.txt", b"\xff\xfe\xff", "x.txt cannot be read"),
+    ("x.txt", b"", "has 0 tokens"),
+    ("x.txt", b"short", "has 5 tokens, a sequence takes 16"),
+    ("x.jsonl", b'{"text": "a"}\n{"text', "line 2 is not valid JSON"),
+    ("x.jsonl", b'{"text": 3}\n', "line 1 holds no text"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "match"), BAD_TEXTS, ids=lambda value: str(value)[:20])
+def test_a_text_that_cannot_be_used_is_refused_before_the_model_is_loaded(
+    llama_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    untouched: Untouched,
+    name: str,
+    content: bytes,
+    match: str,
+) -> None:
+    text = llama_copy.parent / name
+    text.write_bytes(content)
+    monkeypatch.delattr(runs, "load_model")
+    with untouched(llama_copy.parent), pytest.raises(DataError, match=match):
+        prune_checkpoint(
+            *(llama_copy, llama_copy.parent / "out", "MLP_GLU", "AUTO"),
+            calibration=text,
+            calibration_length=16,
+        )
+
+
+def test_text_without_a_tokenizer_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    (tmp_path / "x.txt").write_text("text " * 99)
+    monkeypatch.delattr(runs, "load_model")
+    with pytest.raises(DataError, match="has no tokenizer"):
+        prune_checkpoint(tmp_path / "model", tmp_path / "out", calibration=tmp_path / "x.txt")
+
+
+def test_the_plan_says_which_text_it_was_calibrated_on(llama_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("Some words, and some more of them. " * 40)
+    result = prune_checkpoint(
+        *(llama_folder, tmp_path / "out", "MLP_GLU", "ACT"),
+        calibration=tmp_path / "x.txt",
+        calibration_samples=6,
+        calibration_length=16,
+    )
+    record = dict(result.plan.request["calibration"])
+    assert len(record.pop("sha256")) == 16
+    assert record == {"source": "x.txt", "samples": 6, "length": 16, "seed": 0}
+
+
+def test_an_output_inside_the_input_is_refused(llama_copy: Path, untouched: Untouched) -> None:
+    with untouched(llama_copy.parent), pytest.raises(OutputError, match="lies inside the input"):
+        prune_checkpoint(llama_copy, llama_copy / "smaller")
 
 
 def test_a_model_without_tokenizer_is_pruned(tmp_path: Path) -> None:

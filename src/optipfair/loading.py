@@ -132,9 +132,15 @@ def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoConfig
 
     with _reading(source):
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             source.location, trust_remote_code=trust_remote_code, **source.arguments
         )
+    if getattr(config.get_text_config(), "hidden_size", None) == 0:
+        raise CheckpointError(
+            f"Cannot read the model {source.given!r}. Its config says hidden_size=0, which must be "
+            "1 or more. Restore the config or download the model again."
+        )
+    return config
 
 
 def load_tokenizer(
@@ -275,6 +281,7 @@ def _reading(source: Source, show_progress: bool = False) -> Iterator[None]:
     except (
         *(OSError, ValueError, KeyError, IndexError, ImportError, SafetensorError),
         *(AttributeError, TypeError, StrictDataclassError, struct.error),  # wrong values, cut off
+        ZeroDivisionError,
     ) as exc:
         reason = " ".join(str(exc).split())[:300]
         hint = (

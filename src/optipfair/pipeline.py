@@ -28,6 +28,11 @@ __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"
 
 PLAN_FILE = "pruning_plan.json"
 VERIFY = ("fast", "full", "none")
+_DEFAULT_METHODS = {
+    "pruning_type": "MLP_GLU",
+    "neuron_selection_method": "MAW",
+    "layer_selection_method": "last",
+}
 _REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
 
@@ -161,7 +166,8 @@ def prune_checkpoint(
         "pruning_percentage": pruning_percentage,
         "expansion_rate": expansion_rate,
         "expansion_divisor": expansion_divisor,
-        "dataloader": dataloader if text is None else (text,),
+        "dataloader": dataloader,
+        "calibration": None if text is None else text.source,
         "compensate": compensate,
         "sequential": sequential,
         "num_layers_to_remove": num_layers_to_remove,
@@ -170,36 +176,19 @@ def prune_checkpoint(
         "target_params": target_params,
         "target_size": target_size,
     }
-    if plan is None:
-        _fill_in_default(pruning_type, asked)
-        todo: PruningRequest | PruningPlan = check_request(
-            pruning_type,
-            neuron_selection_method,
-            layer_selection_method=layer_selection_method,
-            seed=seed,
-            **asked,
-        )
-    else:
-        chosen = {
-            "pruning_type": (pruning_type, "MLP_GLU"),
-            "neuron_selection_method": (neuron_selection_method, "MAW"),
-            "layer_selection_method": (layer_selection_method, "last"),
-        }
-        asked |= {name: None if was == default else was for name, (was, default) in chosen.items()}
-        todo = _given_plan(plan, asked)
+    methods: dict[str, Any] = {
+        "pruning_type": pruning_type,
+        "neuron_selection_method": neuron_selection_method,
+        "layer_selection_method": layer_selection_method,
+    }
+    todo = _request(methods, asked, seed) if plan is None else _given_plan(plan, methods, asked)
     mode = _verification(verify)
-    check_device(device)
-    check_dtype(dtype)
-    options = Options(
-        device, dtype, trust_remote_code, show_progress, _shard_bytes(max_shard_size), check_weights
+    options = _options(
+        device, dtype, trust_remote_code, show_progress, max_shard_size, check_weights
     )
     source = find_source(model_path)
     writes = not dry_run and save_plan is None
-    if output_path is None and writes:
-        raise ArgumentError("output_path is missing. Give the folder to write.")
-    output = Path(output_path) if output_path is not None and writes else None
-    if output is not None:
-        check_output(output, source.path, overwrite)
+    output = _output(output_path, source, overwrite) if writes else None
     if save_plan is not None:
         _check_plan_file(Path(save_plan))
     run = _decide(source, todo, options, dataloader, text, say)
@@ -209,22 +198,7 @@ def prune_checkpoint(
     difference = None
     if output is not None:
         command = command or _as_call(model_path, output, run.plan)
-        with new_folder(output) as folder:
-            run.write(folder)
-            run.plan.save(folder / PLAN_FILE)
-            card = model_card(
-                _base(source),
-                run.plan,
-                run.statistics,
-                output.name,
-                command,
-                layers_differ=run.layers_differ,
-            )
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            if mode != "none":
-                difference = run.verify(folder)
-            if mode == "full":
-                difference = verify_by_loading(source, run.plan, folder, options)
+        difference = _write(run, source, output, command, mode, options)
     return PruneResult(
         output_path=output,
         plan=run.plan,
@@ -260,6 +234,43 @@ def _decide(
     return loaded_run(source, todo, options, dataloader, text)
 
 
+def _request(methods: dict[str, Any], asked: dict[str, Any], seed: int) -> PruningRequest:
+    """Check what was asked for; width pruning without any target removes 10 %."""
+    _fill_in_default(methods["pruning_type"], asked)
+    return check_request(**methods, **asked, seed=seed)
+
+
+def _output(output_path: str | Path | None, source: Source, overwrite: bool) -> Path:
+    """The folder to write, which can be written."""
+    if output_path is None:
+        raise ArgumentError("output_path is missing. Give the folder to write.")
+    output = Path(output_path)
+    check_output(output, source.path, overwrite)
+    return output
+
+
+def _write(
+    run: Run, source: Source, output: Path, command: str, mode: str, options: Options
+) -> float | None:
+    """Write model, plan and card, and verify them; the largest difference of logits, if known."""
+    with new_folder(output) as folder:
+        run.write(folder)
+        run.plan.save(folder / PLAN_FILE)
+        card = model_card(
+            _base(source),
+            run.plan,
+            run.statistics,
+            output.name,
+            command,
+            layers_differ=run.layers_differ,
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        difference = None if mode == "none" else run.verify(folder)
+        if mode == "full":
+            difference = verify_by_loading(source, run, folder, options)
+    return difference
+
+
 def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
     """Width pruning without any target removes 10 %."""
     targets = ("pruning_percentage", "expansion_rate", "target_params", "target_size")
@@ -267,10 +278,14 @@ def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
         asked["pruning_percentage"] = DEFAULT_PERCENTAGE
 
 
-def _given_plan(plan: PruningPlan | str | Path, asked: dict[str, Any]) -> PruningPlan:
+def _given_plan(
+    plan: PruningPlan | str | Path, methods: dict[str, Any], asked: dict[str, Any]
+) -> PruningPlan:
+    """Read a plan; nothing else may be asked for."""
+    chosen = {name: value for name, value in methods.items() if value != _DEFAULT_METHODS[name]}
     given = [
         name if name == "dataloader" else f"{name}={value!r}"
-        for name, value in asked.items()
+        for name, value in (asked | chosen).items()
         if value is not None
     ]
     if given:
@@ -335,8 +350,18 @@ def _warn_about_widths(plan: PruningPlan) -> None:
         )
 
 
-def _shard_bytes(max_shard_size: int | str) -> int:
-    return read_size("max_shard_size", max_shard_size)
+def _options(
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    show_progress: bool,
+    max_shard_size: int | str,
+    check_weights: bool,
+) -> Options:
+    check_device(device)
+    check_dtype(dtype)
+    shard = read_size("max_shard_size", max_shard_size)
+    return Options(device, dtype, trust_remote_code, show_progress, shard, check_weights)
 
 
 def _widths(plan: PruningPlan) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from .arch.heterogeneous import overrides
 from .arch.view import describe
+from .batches import Batch
 from .checkpoint.disk import StoredModel
 from .checkpoint.reader import open_checkpoint
 from .checkpoint.surgery import (
@@ -29,6 +30,7 @@ from .checkpoint.surgery import (
 from .errors import DataError, VerificationError
 from .hooks import evaluating
 from .loading import (
+    check_readable,
     has_tokenizer,
     load_config,
     load_model,
@@ -40,7 +42,7 @@ from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest
 from .pruning.scoring import is_finite, not_finite
 from .pruning.statistics import get_pruning_statistics, summarize
-from .pruning.surgery import apply_plan
+from .pruning.surgery import Replacements, apply_plan
 from .pruning.texts import CalibrationText, digest
 from .sources import Source
 
@@ -73,6 +75,7 @@ class Run:
         write: writes model and tokenizer into an existing folder.
         verify: checks that folder; gives the largest difference of logits, None where the model
             was not loaded.
+        replacements: tensors that take the place of cut ones.
     """
 
     plan: PruningPlan
@@ -82,6 +85,7 @@ class Run:
     has_tokenizer: bool
     write: Callable[[Path], None]
     verify: Callable[[Path], float | None]
+    replacements: Replacements = field(default_factory=dict)
 
 
 def stored_run(
@@ -138,8 +142,14 @@ def loaded_run(
     dataloader: Iterable[Any] | None = None,
     calibration: CalibrationText | None = None,
 ) -> Run:
-    """Load a model and prune it in memory: for data-driven scores, and what is no checkpoint."""
+    """Load a model and prune it in memory: for data-driven scores, and what is no checkpoint.
+
+    Calibration text is read before the model is loaded, which takes longer.
+    """
     code, show = options.trust_remote_code, options.show_progress
+    check_readable(source)
+    tokenizer = load_tokenizer(source, trust_remote_code=code)
+    batches = None if calibration is None else _draw(calibration, tokenizer)
     model = load_model(
         source,
         device=options.device,
@@ -147,16 +157,16 @@ def loaded_run(
         trust_remote_code=code,
         show_progress=show,
     )
-    tokenizer = load_tokenizer(source, trust_remote_code=code)
     if options.check_weights:
         _check_live_weights(model)
     before = summarize(model)
     if isinstance(request, PruningPlan):
         decision = Decision(request)
-    elif calibration is not None:
-        decision = _decide_with_text(model, tokenizer, request, calibration, show)
     else:
-        decision = decide(describe(model), request, dataloader, show_progress=show)
+        data = dataloader if batches is None else batches
+        decision = decide(describe(model), request, data, show_progress=show)
+    if calibration is not None and batches is not None:
+        decision = _with_record(decision, calibration, batches)
     plan = decision.plan
     apply_plan(model, plan, decision.replacements, show_progress=show)
     statistics = get_pruning_statistics(before, model) | {
@@ -173,21 +183,23 @@ def loaded_run(
         return reloaded_difference(model, target, trust_remote_code=code)
 
     differ = bool(overrides(model.config.get_text_config()))
-    return Run(plan, statistics, False, differ, tokenizer is not None, write, verify)
+    return Run(
+        *(plan, statistics, False, differ, tokenizer is not None, write, verify),
+        replacements=decision.replacements,
+    )
 
 
-def _decide_with_text(
-    model: Any,
-    tokenizer: Any,
-    request: PruningRequest,
-    calibration: CalibrationText,
-    show_progress: bool,
-) -> Decision:
-    """Draw sequences from the calibration text; the plan says which they were."""
+def _draw(calibration: CalibrationText, tokenizer: Any) -> list[Batch]:
+    """Draw sequences from the calibration text."""
     if tokenizer is None:
         raise DataError("The model has no tokenizer, so calibration text cannot be read.")
-    batches = calibration.batches(tokenizer)
-    decision = decide(describe(model), request, batches, show_progress=show_progress)
+    return calibration.batches(tokenizer)
+
+
+def _with_record(
+    decision: Decision, calibration: CalibrationText, batches: list[Batch]
+) -> Decision:
+    """Let the plan say which text it was calibrated on."""
     record = asdict(calibration) | {
         "source": Path(calibration.source).name,
         "sha256": digest(batches),
@@ -233,7 +245,7 @@ def logits_difference(model: Any, reloaded: Any) -> float:
     return difference
 
 
-def verify_by_loading(source: Source, plan: PruningPlan, folder: Path, options: Options) -> float:
+def verify_by_loading(source: Source, run: Run, folder: Path, options: Options) -> float:
     """Load the result, compare it with a live cut of the original, and let it generate.
 
     Raises:
@@ -243,7 +255,7 @@ def verify_by_loading(source: Source, plan: PruningPlan, folder: Path, options: 
     live: Any = load_model(
         source, device=options.device, dtype=options.dtype, trust_remote_code=code
     )
-    apply_plan(live, plan)
+    apply_plan(live, run.plan, run.replacements)
     reloaded: Any = load_model(folder, device=options.device, trust_remote_code=code)
     difference = logits_difference(live, reloaded)
     del live

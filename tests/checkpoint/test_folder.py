@@ -57,6 +57,23 @@ def test_the_input_is_never_the_output(tmp_path: Path, overwrite: bool) -> None:
             check_output(output, link, overwrite)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_output_never_lies_inside_the_input(tmp_path: Path, overwrite: bool) -> None:
+    model = a_model(tmp_path / "model")
+    a_model(model / "old")
+    link = tmp_path / "link"
+    link.symlink_to(model)
+    for output in (model / "new", model / "a" / "b", model / "old", link / "new"):
+        for source in (model, link):
+            with pytest.raises(OutputError, match="lies inside the input"):
+                check_output(output, source, overwrite)
+
+
+def test_the_output_may_lie_beside_an_input_file(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    check_output(tmp_path / "new", tmp_path / "model.gguf", False)
+
+
 def test_the_folder_of_an_input_file_is_never_the_output(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is or holds the input"):
         check_output(tmp_path, tmp_path / "model.gguf", True)

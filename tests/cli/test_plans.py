@@ -174,3 +174,32 @@ def test_a_plan_beside_another_target_is_refused(
     plan_pruning(tiny_model("llama"), pruning_percentage=20).save(plan)
     paths = ["--model-path", llama_copy, "--output-path", llama_copy.parent / "out"]
     refuses("does not go with a plan", "prune", *paths, "--plan", plan, *arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--pruning-type", "DEPTH", "--num-layers-to-remove", 1),
+        ("--method", "VOW"),
+        ("--plan", "plan.json"),
+    ],
+    ids=lambda options: options[1],
+)
+def test_calibration_is_refused_by_the_name_it_was_given(
+    llama_copy: Path, tmp_path: Path, refuses: Refuses, options: tuple[object, ...]
+) -> None:
+    text = tmp_path / "x.txt"
+    text.write_text("words")
+    refuses(
+        f"^(?!.*dataloader).*calibration='{re.escape(str(text))}' does not go with",
+        *("prune", "--model-path", llama_copy, "--output-path", tmp_path / "out"),
+        *("--calibration", text, *options),
+    )
+
+
+@pytest.mark.parametrize("options", [("--method", "AUTO"), ("--preset", "quality")], ids=str)
+def test_what_needs_calibration_names_the_option(
+    llama_copy: Path, tmp_path: Path, refuses: Refuses, options: tuple[object, ...]
+) -> None:
+    command = ("prune", "--model-path", llama_copy, "--output-path", tmp_path / "out")
+    refuses("needs calibration data.*--calibration", *command, *options)

@@ -21,6 +21,7 @@ from optipfair.pruning.budget import Budget, largest_that_fits, read_budget, rea
         (350_000_000, 350_000_000),
         (np.int64(7), 7),
         ("1234", 1234),
+        ("1234.0", 1234),
         ("1.0B", 10**9),
         ("1.5b", 1_500_000_000),
         ("2G", 2 * 10**9),
@@ -68,14 +69,16 @@ NO_TEXTS = ["", " ", "B", "-1B", "+1", "0", "0.0B", "0.1", "1.B", ".5B", "1e9", 
 NO_TEXTS += ["nan", "inf", "1 B B", "1X", "one", "1.2.3", "1.0B parameters", "0x10"]
 
 
-@pytest.mark.parametrize("value", [*NO_AMOUNTS, *NO_TEXTS, "1GiB", "1KB"], ids=repr)
+@pytest.mark.parametrize("value", [*NO_AMOUNTS, *NO_TEXTS, "2.5", "1GiB", "1KB"], ids=repr)
 def test_what_is_no_count_is_refused_with_an_example(value: object) -> None:
     with pytest.raises(ArgumentError, match=r"target_params=.* is no amount.*1\.0B") as caught:
         read_budget(value, None)
     assert repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [*NO_AMOUNTS, *NO_TEXTS, "1K", "1G", "1M"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [*NO_AMOUNTS, *NO_TEXTS, "2.5", "2.5B", "1K", "1G", "1M"], ids=repr
+)
 def test_what_is_no_size_is_refused_with_an_example(value: object) -> None:
     with pytest.raises(ArgumentError, match=r"target_size=.* is no amount.*2GB"):
         read_budget(None, value)

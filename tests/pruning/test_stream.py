@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from optipfair.arch.view import describe
@@ -16,6 +17,7 @@ from optipfair.errors import DataError, UnsupportedModelError
 from optipfair.hooks import evaluating
 from optipfair.pruning.stream import Batches, capture, copied_layer, run_layer
 from optipfair.testing import TINY_FAMILIES, tiny_model
+from walk import MODEL_TYPES
 
 # Families outside the table whose forward makes a cache although nobody asks for one.
 MAKE_A_CACHE = ["mvp", "trocr", "moss_transcribe_diarize"]
@@ -59,6 +61,8 @@ def flow(model: Any, batches: Batches, index: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("family", [*TINY_FAMILIES, *MAKE_A_CACHE])
 def test_layers_one_at_a_time_give_what_the_model_gives(family: str) -> None:
+    if family not in MODEL_TYPES:
+        pytest.skip(f"transformers {transformers.__version__} has no {family}")
     model = tiny_model(family)
     data = padded_batches()
     expected = [layers_outputs(model, inputs) for inputs in data]
@@ -96,6 +100,29 @@ def test_masks_say_which_tokens_are_real_wherever_the_padding_was() -> None:
 def test_layers_that_cannot_run_alone_are_refused(family: str, refused: Callable[..., Any]) -> None:
     model = tiny_model(family).train()
     with refused(model, "cannot be run one at a time.*static", UnsupportedModelError):
+        capture(describe(model), [torch.arange(24).view(2, 12)])
+
+
+def test_a_tensor_that_layers_pass_on_is_noticed_where_it_changes_nothing(
+    refused: Callable[..., Any],
+) -> None:
+    """As the choice of the most relevant tokens, among few tokens."""
+    model = tiny_model("llama")
+    for layer in model.model.layers:
+        forward = layer.forward
+        layer.forward = lambda *args, forward=forward, passed=None, **kwargs: (
+            forward(*args, **kwargs),
+            torch.ones(1),
+        )
+
+    def run(self: Any, input_ids: Tensor, **kwargs: Any) -> Any:
+        hidden, passed = self.embed_tokens(input_ids), None
+        rotary = self.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
+        for layer in self.layers:
+            hidden, passed = layer(hidden, position_embeddings=rotary, passed=passed)
+        return hidden
+
+    with refused(with_forward(model, run), "pass on more than hidden", UnsupportedModelError):
         capture(describe(model), [torch.arange(24).view(2, 12)])
 
 

@@ -42,6 +42,11 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
                 f"The output {path} is or holds the input {source}. Give another folder; the "
                 "input is never overwritten."
             )
+        if read in target.parents and read.is_dir():
+            raise OutputError(
+                f"The output {path} lies inside the input {source}. Give a folder elsewhere; "
+                "nothing is written into the model that is read."
+            )
     if target.exists() and not target.is_dir():
         raise OutputError(f"The output {path} is a file. Give the name of a folder.")
     ancestor = target

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UnsupportedModelError, VerificationError
+from ..errors import VerificationError
 from ..pruning.plan import PruningPlan, WidthCut
 from .disk import Piece, StoredModel, item_size
 from .reader import TensorInfo, read_into
@@ -167,11 +167,3 @@ def _check(stored: StoredModel, outputs: list[OutputTensor], new: Any) -> None:
             f"{', '.join([*wrong, *sorted(lost)][:3])}. Nothing was written. Please report this "
             "with the model's name."
         )
-
-
-def check_convertible(stored: StoredModel) -> None:
-    """Refuse to convert a checkpoint with dtypes that are no plain floats."""
-    strange = sorted({info.dtype for info in stored.tensors.values()} - TORCH_DTYPES.keys())
-    floats = [name for name in strange if name.startswith("F")]
-    if floats:
-        raise UnsupportedModelError(f"Tensors of dtype {floats[0]} cannot be converted.")

@@ -133,6 +133,7 @@ class StoredConfig:
         fits = (
             layers > 0
             and heads > 0
+            and self.number("hidden_size") > 0
             and self.number("hidden_size") % heads == 0
             and self.number("head_dim") % 2 == 0  # rotary embeddings
             and (pad is None or (type(pad) is int and abs(pad) < self.number("vocab_size")))

@@ -84,7 +84,7 @@ def _names(registry: Any) -> str:
 @click.option(
     "--preset",
     type=click.Choice(["quality"]),
-    help="quality: the best that is known here, --method AUTO; needs --calibration.",
+    help="quality: --method AUTO, which is OBS with compensation; needs --calibration.",
 )
 @click.option(
     "--calibration", metavar="TEXT", help="Text to calibrate on: .txt, .jsonl, or a dataset id."

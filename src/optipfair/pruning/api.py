@@ -50,8 +50,9 @@ def prune_model(
         pruning_type: `"MLP_GLU"` (width; plain MLPs too), `"DEPTH"`, or `"BOTH"` at once; then
             `pruning_percentage` is the share of neurons and `layer_indices` the layers to remove.
         neuron_selection_method: importance criterion; width only. From weights: `"MAW"` (alias
-            `"PPM"`), `"VOW"`, `"PON"`, `"L2"`. With a dataloader: `"AUTO"` (the best known here),
-            `"OBS"`, `"FLAP"`, `"WACT"`, `"ACT"`, or `"MAW"`. And `"RANDOM"`, to compare with.
+            `"PPM"`), `"VOW"`, `"PON"`, `"L2"`. With a dataloader: `"AUTO"` (OBS with
+            compensation), `"OBS"`, `"FLAP"`, `"WACT"`, `"ACT"`, or `"MAW"`. And `"RANDOM"`, to
+            compare with.
         pruning_percentage: share of neurons to remove, [0, 100); with `"DEPTH"`, when given,
             share of layers. The default of 10 beside another target counts as absent, since it
             cannot be told from an explicit 10.
@@ -76,7 +77,7 @@ def prune_model(
         compensate: whether the kept neurons make up for the lost ones, by least squares on the
             calibration data; the default is True for `"AUTO"` and False for the others.
         sequential: whether each layer is calibrated on the outputs of the pruned layers before it
-            (the default), or of the layers as they were.
+            (the default), or of the layers as they were; only for what goes layer by layer.
         seed: of `"RANDOM"`.
 
     Returns:

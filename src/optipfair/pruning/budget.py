@@ -51,7 +51,7 @@ def read_budget(target_params: object, target_size: object) -> Budget | None:
         target_size: a number of bytes, or text like `"2GB"` (10^9), `"2GiB"` (2^30).
 
     Raises:
-        ArgumentError: both, or what is no positive amount.
+        ArgumentError: both, what is no positive amount, or a part of one parameter or byte.
     """
     if target_params is not None and target_size is not None:
         raise ArgumentError(
@@ -77,10 +77,17 @@ def _amount(name: str, value: object, units: dict[str, int], way_out: str) -> in
         match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", value)
         unit = units.get(match[2].upper()) if match else None
         if match and unit:
-            number = int(Fraction(match[1]) * unit)
+            number = _whole(name, value, Fraction(match[1]) * unit, way_out, may_round=unit > 1)
     if number is None or number < 1:
         raise ArgumentError(f"{name}={value!r} is no amount. {way_out}.")
     return number
+
+
+def _whole(name: str, given: str, amount: Fraction, way_out: str, *, may_round: bool) -> int:
+    """Round a large unit's fraction down; single parameters and bytes cannot be split."""
+    if amount.denominator > 1 and not may_round:
+        raise ArgumentError(f"{name}={given!r} is no amount: it is not whole. {way_out}.")
+    return int(amount)
 
 
 def largest_that_fits(size_of: Callable[[int], int], steps: int, limit: int) -> int | None:

@@ -9,7 +9,7 @@ Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -210,8 +210,7 @@ def _stored(mlp: MLPView, weights: list[Tensor]) -> Tensor:
     slot: TensorSlot = mlp.spec.down
     old = mlp.tensors[slot]
     stacked = torch.stack(weights) if mlp.spec.experts else weights[0]  # neurons last
-    axis = slot.axis if slot.axis >= 0 else old.dim() + slot.axis
-    return stacked.movedim(-1, axis).contiguous().to(old.dtype)
+    return stacked.movedim(-1, slot.axis).contiguous().to(old.dtype)
 
 
 def _cut_copy(mlps: Sequence[MLPView], found: Calibrated, layer: int) -> None:
@@ -238,10 +237,3 @@ def with_cuts(plan: PruningPlan, found: Calibrated) -> PruningPlan:
             for e in found.errors
         ]
     return replace(plan, width_cuts=cuts, request=record)
-
-
-def only_batches(batches: Iterable[object] | None) -> Iterable[object]:
-    """The calibration data, which must be there."""
-    if batches is None:
-        raise DataError("This needs calibration data. Give a dataloader.")
-    return batches

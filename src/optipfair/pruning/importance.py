@@ -143,7 +143,7 @@ def weighted_activation(down: Tensor, inputs: Inputs, count: int, generator: Gen
 def fluctuation(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
     """Fluctuation: variance of the neuron's output times the squared norm of its down column.
 
-    Source: FLAP (arXiv 2312.11983), equation 5.
+    Source: FLAP (arXiv 2312.11983).
     """
     return inputs.variances * _l2(down).square()
 
@@ -164,7 +164,7 @@ def brain_surgeon(down: Tensor, inputs: Inputs, count: int, generator: Generator
 
 @calibrated("AUTO", needs_moments=True, compensates=True)
 def automatic(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
-    """The best that is known here: OBS, and the kept neurons make up for the lost ones."""
+    """OBS with compensation: the kept neurons make up for the lost ones."""
     return brain_surgeon(down, inputs, count, generator)
 
 

@@ -26,7 +26,7 @@ def analyze_layer_importance(
     """Block influence of each decoder layer: 1 - cosine between its input and its output.
 
     The mean over all real tokens; a layer near 0 passes its input on and can go first. Source:
-    ShortGPT (arXiv 2403.03853), equation 1.
+    ShortGPT (arXiv 2403.03853).
 
     Args:
         model: a transformers model; it runs in eval mode and is left as it was.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import ArgumentError
 from .budget import Budget, read_budget
@@ -19,6 +19,17 @@ from .targets import (
     refuse_foreign,
     width_target,
 )
+
+_GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
+_DATA = ("dataloader", "calibration")
+_OF_WIDTH = {  # with their defaults
+    "neuron_selection_method": "MAW",
+    **dict.fromkeys(("expansion_rate", "expansion_divisor", *_DATA, "compensate", "sequential")),
+}
+_OF_DEPTH = {
+    **dict.fromkeys(("num_layers_to_remove", "depth_pruning_percentage")),
+    "layer_selection_method": "last",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,21 @@ class PruningRequest:
         return "DEPTH" if self.width is None else "MLP_GLU"
 
 
+@dataclass(frozen=True)
+class _Data:
+    """Calibration data under the name that the caller gave it: `dataloader` or `calibration`."""
+
+    name: str
+    value: object
+
+    @property
+    def given(self) -> bool:
+        return self.value is not None
+
+    def __str__(self) -> str:
+        return self.name if self.name == "dataloader" else f"{self.name}={self.value!r}"
+
+
 def check_request(
     pruning_type: str = "MLP_GLU",
     neuron_selection_method: str = "MAW",
@@ -64,6 +90,7 @@ def check_request(
     expansion_rate: float | None = None,
     *,
     dataloader: Iterable[Any] | None = None,
+    calibration: str | None = None,
     num_layers_to_remove: int | None = None,
     layer_indices: Sequence[int] | None = None,
     depth_pruning_percentage: float | None = None,
@@ -77,63 +104,100 @@ def check_request(
 ) -> PruningRequest:
     """Check the arguments of `plan_pruning` as far as that goes without a model.
 
+    `calibration` is the name of text that will take the place of a dataloader.
+
     Raises:
         ArgumentError: wrong or conflicting arguments.
     """
     kind = PRUNING_TYPES.canonical(pruning_type)
     budget = read_budget(target_params, target_size)
-    ranked = layer_selection_method in RANKED_STRATEGIES.names()
-    if ranked and kind != "MLP_GLU" and dataloader is None:
-        raise ArgumentError(
-            f"layer_selection_method={layer_selection_method!r} needs calibration data. Give a "
-            "dataloader, or use 'last' or 'first'."
-        )
-    if kind == "MLP_GLU":
-        refuse_foreign(
-            kind,
-            {
-                "num_layers_to_remove": (num_layers_to_remove, None),
-                "depth_pruning_percentage": (depth_pruning_percentage, None),
-                "layer_selection_method": (layer_selection_method, "last"),
-            },
-        )
-    if kind == "DEPTH":
-        refuse_foreign(
-            kind,
-            {
-                "neuron_selection_method": (neuron_selection_method, "MAW"),
-                "expansion_rate": (expansion_rate, None),
-                "expansion_divisor": (expansion_divisor, None),
-                **({} if ranked else {"dataloader": (dataloader, None)}),
-                "compensate": (compensate, None),
-                "sequential": (sequential, None),
-            },
-        )
-        depth_pruning_percentage = one_depth_percentage(
-            pruning_percentage, depth_pruning_percentage
-        )
-        pruning_percentage = None
-    width, depth = None, None
-    criterion: Criterion | CalibratedCriterion | None = None
+    data = _data(dataloader, calibration)
+    _check_ranking(kind, layer_selection_method, data)
+    given = {
+        "neuron_selection_method": neuron_selection_method,
+        "expansion_rate": expansion_rate,
+        "expansion_divisor": expansion_divisor,
+        data.name: data.value,
+        "compensate": compensate,
+        "sequential": sequential,
+        "num_layers_to_remove": num_layers_to_remove,
+        "depth_pruning_percentage": depth_pruning_percentage,
+        "layer_selection_method": layer_selection_method,
+    }
+    refuse_foreign(kind, _foreign(kind, given))
+    width, depth, criterion = None, None, None
     if kind != "DEPTH":
         chosen = layer_indices if kind == "MLP_GLU" else None
         width = width_target(
             pruning_percentage, expansion_rate, expansion_divisor, chosen, budget=budget
         )
-        criterion = _criterion(neuron_selection_method, dataloader, compensate)
+        criterion = _criterion(neuron_selection_method, data, compensate)
     if kind != "MLP_GLU":
         depth = depth_request(
             num_layers_to_remove,
             layer_indices,
-            depth_pruning_percentage,
+            _share_of_layers(kind, pruning_percentage, depth_pruning_percentage),
             layer_selection_method,
             budget=budget if kind == "DEPTH" else None,
             may_be_open=budget is not None,
         )
-    compensates = isinstance(criterion, CalibratedCriterion) and criterion.compensates
-    compensate = check_flag("compensate", compensate, default=compensates)
-    sequential = check_flag("sequential", sequential, default=True)
-    return PruningRequest(width, criterion, depth, budget, compensate, sequential, check_seed(seed))
+    compensates = check_flag("compensate", compensate, default=_compensates(criterion))
+    in_turn = check_flag("sequential", sequential, default=True)
+    request = PruningRequest(
+        width, criterion, depth, budget, compensates, in_turn, check_seed(seed)
+    )
+    if sequential and not request.by_layers:
+        _refuse_sequential(neuron_selection_method, data)
+    return request
+
+
+def _data(dataloader: object, calibration: str | None) -> _Data:
+    given = calibration is not None
+    return _Data("calibration", calibration) if given else _Data("dataloader", dataloader)
+
+
+def _check_ranking(kind: str, layer_selection_method: str, data: _Data) -> None:
+    ranked = layer_selection_method in RANKED_STRATEGIES.names()
+    if ranked and kind != "MLP_GLU" and not data.given:
+        raise ArgumentError(
+            f"layer_selection_method={layer_selection_method!r} needs calibration data. "
+            f"{_GIVE_DATA}, or use 'last' or 'first'."
+        )
+
+
+def _foreign(kind: str, given: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """What belongs to another pruning type, each with its default; data may rank layers too."""
+    names = {"MLP_GLU": _OF_DEPTH, "DEPTH": _OF_WIDTH}.get(kind, {})
+    ranks = kind == "DEPTH" and given["layer_selection_method"] in RANKED_STRATEGIES.names()
+    return {
+        name: (given[name], default)
+        for name, default in names.items()
+        if name in given and not (ranks and name in _DATA)
+    }
+
+
+def _share_of_layers(kind: str, percentage: Any, depth_percentage: Any) -> Any:
+    """In depth pruning, `pruning_percentage` is a share of layers too."""
+    return (
+        one_depth_percentage(percentage, depth_percentage) if kind == "DEPTH" else depth_percentage
+    )
+
+
+def _compensates(criterion: Criterion | CalibratedCriterion | None) -> bool:
+    return isinstance(criterion, CalibratedCriterion) and criterion.compensates
+
+
+def _refuse_sequential(method: str, data: _Data) -> NoReturn:
+    """Layers come one after the other only where a pass over them decides."""
+    if not data.given:
+        raise ArgumentError(
+            f"sequential=True needs calibration data. {_GIVE_DATA}, or leave sequential out."
+        )
+    raise ArgumentError(
+        f"sequential=True does not go with neuron_selection_method={method!r}, "
+        "which scores all layers of the model as it is. Use a method that goes layer by layer, "
+        "such as 'AUTO', give compensate=True, or leave sequential out."
+    )
 
 
 def check_flag(name: str, value: object, *, default: bool) -> bool:
@@ -151,23 +215,22 @@ def check_seed(seed: object) -> int:
     return number
 
 
-def _criterion(
-    name: str, dataloader: object, compensate: bool | None
-) -> Criterion | CalibratedCriterion:
+def _criterion(name: str, data: _Data, compensate: bool | None) -> Criterion | CalibratedCriterion:
     entry = criterion_named(name)
+    compensate = check_flag("compensate", compensate, default=False)
     if isinstance(entry, CalibratedCriterion):
-        if dataloader is None and (entry.needs_data or compensate):
+        if not data.given and (entry.needs_data or compensate):
             raise ArgumentError(
-                f"neuron_selection_method={name!r} needs calibration data. Give a dataloader, or "
-                "use a static method such as 'MAW'."
+                f"neuron_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use a "
+                "static method such as 'MAW'."
             )
         return entry
-    if dataloader is None and compensate:
-        raise ArgumentError("compensate=True needs calibration data. Give a dataloader.")
-    if dataloader is not None and not entry.accepts_data and not compensate:
+    if not data.given and compensate:
+        raise ArgumentError(f"compensate=True needs calibration data. {_GIVE_DATA}.")
+    if data.given and not entry.accepts_data and not compensate:
         raise ArgumentError(
-            f"dataloader does not go with neuron_selection_method={name!r}: of the static methods "
+            f"{data} does not go with neuron_selection_method={name!r}: of the static methods "
             "only 'MAW' (PPM) has a data-driven form. Use 'AUTO' or 'MAW', give compensate=True, "
-            "or leave the dataloader out."
+            f"or leave the {data.name} out."
         )
     return entry

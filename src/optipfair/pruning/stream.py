@@ -171,18 +171,25 @@ def _check_flow(view: ModelView, forms: Sequence[Callable[[Tensor], Any]]) -> No
     ids = torch.arange(6).view(1, 6) % int(view.text_config.vocab_size)
     batch = Batch(ids, torch.ones_like(ids).bool())
     seen: list[Tensor] = []
+    given: list[dict[str, Any]] = []
     last = view.layers[-1].module
+
+    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        given.append(kwargs)
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
         seen.append(output[0] if isinstance(output, tuple) else output)
 
-    handle = last.register_forward_hook(keep)
-    try:
+    with ExitStack() as stack:
+        for layer in view.layers:
+            handle = layer.module.register_forward_pre_hook(note, with_kwargs=True)
+            stack.callback(handle.remove)
+        stack.callback(last.register_forward_hook(keep).remove)
         _forward(view, batch)
-    finally:
-        handle.remove()
     try:
         calls = _record(view, batch, forms)
+        if any(_lacks(kwargs, call[2]) for kwargs, call in zip(given, calls, strict=False)):
+            raise _not_alone(view)
         hidden = calls[0][0]
         for layer, (_, args, kwargs) in zip(view.layers, calls, strict=True):
             hidden = run_layer(layer.module, hidden, (args, kwargs))
@@ -194,6 +201,17 @@ def _check_flow(view: ModelView, forms: Sequence[Callable[[Tensor], Any]]) -> No
         > _TOLERANCE * scale
     ):
         raise _not_alone(view)
+
+
+def _lacks(kwargs: dict[str, Any], recorded: dict[str, Any]) -> bool:
+    """Whether a layer was given a tensor that is missing where layers pass on hidden states only.
+
+    It may make no difference on a few tokens, as the choice of the most relevant ones does not.
+    """
+    return any(
+        isinstance(value, Tensor) and name != "hidden_states" and recorded.get(name) is None
+        for name, value in kwargs.items()
+    )
 
 
 def _not_alone(view: ModelView) -> UnsupportedModelError:

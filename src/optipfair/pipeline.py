@@ -19,6 +19,7 @@ from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest, check_request
 from .pruning.targets import DEFAULT_PERCENTAGE
 from .pruning.texts import CalibrationText
+from .pruning.widths import REAL_WIDTH
 from .registry import unknown_name
 from .report.card import Base, base_of_folder, model_card
 from .runs import Options, Run, loaded_run, reloaded_difference, stored_run, verify_by_loading
@@ -33,7 +34,6 @@ _DEFAULT_METHODS = {
     "neuron_selection_method": "MAW",
     "layer_selection_method": "last",
 }
-_REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ def _warn_about_widths(plan: PruningPlan) -> None:
         {
             cut.kept
             for cut in plan.width_cuts
-            if cut.kept % 32 and cut.width % 32 == 0 and cut.width >= _REAL_WIDTH
+            if cut.kept % 32 and cut.width % 32 == 0 and cut.width >= REAL_WIDTH
         }
     )
     if odd:

@@ -43,7 +43,7 @@ from .pruning.request import PruningRequest
 from .pruning.scoring import is_finite, not_finite
 from .pruning.statistics import get_pruning_statistics, summarize
 from .pruning.surgery import Replacements, apply_plan
-from .pruning.texts import CalibrationText, digest
+from .pruning.texts import CalibrationText, Drawn, digest
 from .sources import Source
 
 LOGITS_TOLERANCE = 1e-5
@@ -149,7 +149,7 @@ def loaded_run(
     code, show = options.trust_remote_code, options.show_progress
     check_readable(source)
     tokenizer = load_tokenizer(source, trust_remote_code=code)
-    batches = None if calibration is None else _draw(calibration, tokenizer)
+    drawn = None if calibration is None else _draw(calibration, tokenizer)
     model = load_model(
         source,
         device=options.device,
@@ -163,10 +163,10 @@ def loaded_run(
     if isinstance(request, PruningPlan):
         decision = Decision(request)
     else:
-        data = dataloader if batches is None else batches
+        data = dataloader if drawn is None else drawn.batches
         decision = decide(describe(model), request, data, show_progress=show)
-    if calibration is not None and batches is not None:
-        decision = _with_record(decision, calibration, batches)
+    if calibration is not None and drawn is not None:
+        decision = _with_record(decision, calibration, drawn.batches)
     plan = decision.plan
     apply_plan(model, plan, decision.replacements, show_progress=show)
     statistics = get_pruning_statistics(before, model) | {
@@ -189,11 +189,11 @@ def loaded_run(
     )
 
 
-def _draw(calibration: CalibrationText, tokenizer: Any) -> list[Batch]:
+def _draw(calibration: CalibrationText, tokenizer: Any) -> Drawn:
     """Draw sequences from the calibration text."""
     if tokenizer is None:
         raise DataError("The model has no tokenizer, so calibration text cannot be read.")
-    return calibration.batches(tokenizer)
+    return calibration.draw(tokenizer)
 
 
 def _with_record(

@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS = 8  # sequences in a batch
+_HELD_BACK = 4096  # tokens
 _DATASET_TEXTS = 20_000  # rows of a dataset that are read at most
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Sequences of a calibration text.
+
+    Attributes:
+        batches: to calibrate on.
+        held_back: other ones, to judge the result by; empty where the text is short.
+    """
+
+    batches: list[Batch]
+    held_back: list[Batch]
 
 
 @dataclass(frozen=True)
@@ -54,8 +68,10 @@ class CalibrationText:
         if looks_local and not Path(self.source).is_file():
             raise DataError(f"There is no calibration file {self.source}. Give its path.")
 
-    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+    def draw(self, tokenizer: PreTrainedTokenizerBase) -> Drawn:
         """Tokenise the text once and draw sequences from it, at random places.
+
+        The end of the text, up to a tenth of it, is held back to judge the result by.
 
         Raises:
             DataError: the text cannot be read or is shorter than one sequence.
@@ -67,11 +83,12 @@ class CalibrationText:
                 f"The calibration text {self.source} has {len(ids)} tokens, a sequence takes "
                 f"{self.length}. Give a longer text, or a smaller calibration_length."
             )
+        held = min(max(_HELD_BACK // self.length, 1), len(ids) // (10 * self.length))
+        end = len(ids) - held * self.length
         generator = torch.Generator().manual_seed(self.seed)
-        starts = torch.randint(0, len(ids) - self.length, (self.samples,), generator=generator)
+        starts = torch.randint(0, end - self.length, (self.samples,), generator=generator)
         rows = torch.stack([ids[start : start + self.length] for start in starts.tolist()])
-        parts: tuple[Tensor, ...] = torch.split(rows, _ROWS)
-        return [Batch(part, torch.ones_like(part).bool()) for part in parts]
+        return Drawn(_batches(rows), _batches(ids[end:].view(held, self.length)) if held else [])
 
     def texts(self) -> list[str]:
         """The texts, in order."""
@@ -85,6 +102,10 @@ class CalibrationText:
         if path.suffix != ".jsonl":
             return [text]
         return [_text_of(line, path, number) for number, line in enumerate(text.splitlines(), 1)]
+
+
+def _batches(rows: Tensor) -> list[Batch]:
+    return [Batch(part, torch.ones_like(part).bool()) for part in torch.split(rows, _ROWS)]
 
 
 def digest(batches: list[Batch]) -> str:

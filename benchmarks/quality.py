@@ -1,4 +1,4 @@
-"""What pruning costs on real text: the embedded model's perplexity, by criterion and share removed.
+"""What pruning costs on real text: the embedded model's perplexity, by method and share removed.
 
 Calibrates on the first half of the WikiText-2 validation text (shared data), measures on the
 second: context 512, windows side by side, the first 20,000 tokens, tokenised once, without special
@@ -17,8 +17,9 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ import torch
 from transformers import __version__ as transformers_version
 
 from optipfair import __version__, load_model, load_tokenizer, perplexity, prune_model
+from optipfair.arch.view import describe
 from optipfair.batches import Batch
+from optipfair.pruning.ranking import chosen_layers
+from optipfair.pruning.selection import RANKED_STRATEGIES, select_layers_to_remove
 
 DATA = Path(os.environ.get("OPTIPFAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 TOKENS, CONTEXT = 20_000, 512
@@ -35,6 +39,8 @@ SHARES = (10, 20, 30, 40, 50)
 DRAWN = (10, 30, 50)  # shares at which the preset, the hybrid and random have three draws
 STATIC = ("PPM", "VOW", "PON", "L2")
 CALIBRATED = ("ACT", "WACT", "FLAP", "OBS")
+DEPTHS = (2, 4, 6, 8, 10)
+LAYERS_BY = ("block_influence", "block_perplexity", "angular", "last", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,26 @@ class Row:
     @property
     def key(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class DepthRow:
+    """One removal of layers, the layer before each block fitted to it or not."""
+
+    layers: int
+    method: str
+    compensate: bool
+
+    @property
+    def key(self) -> str:
+        return json.dumps({"depth": asdict(self)}, sort_keys=True)
+
+
+def depth_rows() -> Iterator[DepthRow]:
+    for method in LAYERS_BY:
+        for layers in DEPTHS:
+            yield DepthRow(layers, method, False)
+            yield DepthRow(layers, method, True)
 
 
 def rows() -> Iterator[Row]:
@@ -74,15 +100,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("quality-cache.jsonl"))
     parser.add_argument("--minutes", type=float, default=170, help="stop starting rows after this")
+    parser.add_argument("--only", choices=["width", "depth"], help="measure only these rows")
     parser.add_argument("--print", action="store_true", help="only print what is in the cache")
     options = parser.parse_args()
     known = read(options.cache)
     if not options.print:
-        measure(known, options.cache, time.monotonic() + 60 * options.minutes)
+        measure(known, options.cache, time.monotonic() + 60 * options.minutes, options.only)
     print_table(known)
+    print_depth_table(known)
 
 
-def measure(known: dict[str, dict[str, float]], cache: Path, until: float) -> None:
+def measure(
+    known: dict[str, dict[str, float]], file: Path, until: float, only: str | None = None
+) -> None:
     text = detokenised((DATA / "wikitext2" / "valid.txt").read_text(encoding="utf-8"))
     tokenizer: Any = load_tokenizer("demo")
     half = len(text) // 2
@@ -90,33 +120,61 @@ def measure(known: dict[str, dict[str, float]], cache: Path, until: float) -> No
     evaluated = tokenizer.decode(tokenizer(text[half:], verbose=False)["input_ids"][:TOKENS])
     dense: Any = load_model("demo", dtype="float32")
     if "dense" not in known:
-        keep(known, cache, "dense", timed(dense, tokenizer, evaluated, None, []))
-    for row in rows():
+        keep(known, file, "dense", timed(dense, tokenizer, evaluated, lambda model: None))
+
+    @cache
+    def chosen(method: str) -> Callable[[int], Any]:
+        if method not in RANKED_STRATEGIES:
+            return lambda count: select_layers_to_remove(len(layers), count, method)
+        return chosen_layers(method, view, draw(calibration, 0))
+
+    view = describe(dense)
+    layers = view.layers
+    todo: list[Row | DepthRow] = [*(rows() if only != "depth" else [])]
+    todo += depth_rows() if only != "width" else []
+    for row in todo:
         if row.key in known:
             continue
         if time.monotonic() > until:
             return
-        batches = draw(calibration, row.draw) if row.data else []
-        keep(known, cache, row.key, timed(dense, tokenizer, evaluated, row, batches))
+        if isinstance(row, DepthRow):
+            batches = draw(calibration, 0) if row.compensate else []
+            change = removing(row, chosen(row.method)(row.layers), batches)
+        else:
+            change = narrowing(row, draw(calibration, row.draw) if row.data else [])
+        keep(known, file, row.key, timed(dense, tokenizer, evaluated, change))
+
+
+def narrowing(row: Row, batches: list[Batch]) -> Callable[[Any], object]:
+    return lambda model: prune_model(
+        model,
+        "MLP_GLU",
+        row.method,
+        row.share + 1e-9,  # an exact 10 is the specification's default
+        dataloader=[{"input_ids": batch.input_ids} for batch in batches] or None,
+        compensate=row.compensate,
+        seed=row.draw,
+        show_progress=False,
+    )
+
+
+def removing(row: DepthRow, drop: Any, batches: list[Batch]) -> Callable[[Any], object]:
+    return lambda model: prune_model(
+        model,
+        "DEPTH",
+        layer_indices=drop,
+        dataloader=[{"input_ids": batch.input_ids} for batch in batches] or None,
+        compensate=row.compensate,
+        show_progress=False,
+    )
 
 
 def timed(
-    dense: Any, tokenizer: Any, text: str, row: Row | None, batches: list[Batch]
+    dense: Any, tokenizer: Any, text: str, change: Callable[[Any], object]
 ) -> dict[str, float]:
     model = copy.deepcopy(dense)
     started = time.perf_counter()
-    if row is not None:
-        percentage = row.share + 1e-9  # an exact 10 is the specification's default
-        prune_model(
-            model,
-            "MLP_GLU",
-            row.method,
-            percentage,
-            dataloader=[{"input_ids": batch.input_ids} for batch in batches] or None,
-            compensate=row.compensate,
-            seed=row.draw,
-            show_progress=False,
-        )
+    change(model)
     seconds = time.perf_counter() - started
     value = perplexity(model, tokenizer, text, context=CONTEXT, stride=CONTEXT).value
     return {"perplexity": value, "seconds": seconds}
@@ -135,16 +193,16 @@ def detokenised(text: str) -> str:
     return re.sub(r"([(\[$]) ", r"\1", text).replace(" n't", "n't").replace(" 's", "'s")
 
 
-def read(cache: Path) -> dict[str, dict[str, float]]:
-    if not cache.is_file():
+def read(cache_file: Path) -> dict[str, dict[str, float]]:
+    if not cache_file.is_file():
         return {}
-    lines = cache.read_text(encoding="utf-8").splitlines()
+    lines = cache_file.read_text(encoding="utf-8").splitlines()
     return {entry["key"]: entry["found"] for entry in map(json.loads, lines)}
 
 
-def keep(known: dict[str, Any], cache: Path, key: str, found: dict[str, float]) -> None:
+def keep(known: dict[str, Any], cache_file: Path, key: str, found: dict[str, float]) -> None:
     known[key] = found
-    with cache.open("a", encoding="utf-8") as file:
+    with cache_file.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"key": key, "found": found}) + "\n")
 
 
@@ -166,6 +224,32 @@ def print_table(known: dict[str, dict[str, float]]) -> None:
         times = [known[r.key]["seconds"] for r in rows() if r.name == name and r.key in known]
         if times:
             print(f"  {name}: {statistics.median(times):.0f} s a pruning")
+
+
+def print_depth_table(known: dict[str, dict[str, float]]) -> None:
+    if not any(row.key in known for row in depth_rows()):
+        return
+    dense = known["dense"]["perplexity"]
+    loss = {
+        row: known[row.key]["perplexity"] / dense - 1 for row in depth_rows() if row.key in known
+    }
+    print(
+        "\nperplexity, and in brackets what is lost (perplexity / dense - 1) as a share of what "
+        "plain removal by block influence loses\n"
+    )
+    print(f"  {'layers removed':28}" + "".join(f"{layers:>18}" for layers in DEPTHS))
+    for method in LAYERS_BY:
+        for compensate in (False, True):
+            cells = []
+            for layers in DEPTHS:
+                own = loss.get(DepthRow(layers, method, compensate))
+                plain = loss.get(DepthRow(layers, "block_influence", False))
+                value = "" if own is None else f"{dense * (1 + own):.4g}"
+                share = "" if own is None or not plain else f" ({own / plain:.2f})"
+                cells.append(value + share)
+            if any(cells):
+                name = method + (" + replacement" if compensate else "")
+                print(f"  {name:28}" + "".join(f"{each:>18}" for each in cells))
 
 
 def cell(known: dict[str, dict[str, float]], name: str, share: int, dense: float) -> str:

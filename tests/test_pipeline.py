@@ -85,6 +85,26 @@ def test_without_a_target_ten_percent_of_the_neurons_go(llama_folder: Path, tmp_
     assert AutoConfig.from_pretrained(tmp_path / "out").intermediate_size == 36
 
 
+@pytest.mark.parametrize("method", ["angular", "perplexity"])
+def test_layers_chosen_and_made_up_for_on_data_are_written(
+    method: str, llama_folder: Path, tmp_path: Path
+) -> None:
+    data = [torch.randint(0, 256, (32, 16), generator=torch.Generator().manual_seed(0))]
+    result = prune_checkpoint(
+        llama_folder,
+        tmp_path / "out",
+        "DEPTH",
+        num_layers_to_remove=1,
+        layer_selection_method=method,
+        dataloader=data,
+        compensate=True,
+        verify="full",
+    )
+    (block,) = result.plan.request["replaced_blocks"]
+    assert (block["first"],) == result.plan.drop_layers
+    assert "makes up for it" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_calibration_data_decide(llama_folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     result = prune_checkpoint(

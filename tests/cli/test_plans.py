@@ -203,3 +203,16 @@ def test_what_needs_calibration_names_the_option(
 ) -> None:
     command = ("prune", "--model-path", llama_copy, "--output-path", tmp_path / "out")
     refuses("needs calibration data.*--calibration", *command, *options)
+
+
+def test_removed_layers_are_made_up_for(llama_folder: Path, tmp_path: Path, run: Run) -> None:
+    text, output = tmp_path / "x.txt", tmp_path / "out"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    code, out, _ = run(
+        *("prune", "--model-path", llama_folder, "--output-path", output, "--json"),
+        *("--pruning-type", "DEPTH", "--num-layers-to-remove", 1, "--calibration", text),
+        *("--layer-selection-method", "angular", "--compensate", "--calibration-length", 32),
+    )
+    assert code == 0
+    (block,) = json.loads(out)["plan"]["request"]["replaced_blocks"]
+    assert block["error"] < block["removed_error"]

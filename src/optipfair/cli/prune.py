@@ -105,6 +105,12 @@ def _names(registry: Any) -> str:
     metavar="TOKENS",
     help="Tokens of each.",
 )
+@click.option(
+    "--compensate/--no-compensate",
+    default=None,
+    help="Whether the kept neurons, or the layers before removed ones, make up for the lost ones "
+    "(needs --calibration). [AUTO: yes, else no]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option("--plan", metavar="FILE", help="Carry out a saved plan instead of deciding anew.")
 @click.option("--save-plan", metavar="FILE", help="Write the plan to a file, and nothing else.")
@@ -155,6 +161,7 @@ def prune(**options: Any) -> None:
             layer_selection_method=options["layer_selection_method"],
             target_params=options["target_params"],
             target_size=options["target_size"],
+            compensate=options["compensate"],
             calibration=options["calibration"],
             calibration_samples=options["calibration_samples"],
             calibration_length=options["calibration_length"],

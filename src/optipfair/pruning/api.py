@@ -67,7 +67,10 @@ def prune_model(
             that differ in width are saved with `per_layer_config`, which `load_model` reads.
         depth_pruning_percentage: share of layers to remove, [0, 100); depth only.
         layer_selection_method: `"last"`, `"first"`, `"custom"` (implied by `layer_indices`), or,
-            with a dataloader, `"block_influence"`: those that change their input least.
+            with a dataloader, `"block_influence"`: those that change their input least,
+            `"angular"`: the block that turns its input least, `"perplexity"`: one after the other
+            the one that is missed least (slow), `"block_perplexity"`: the block that is missed
+            least.
         expansion_divisor: round the kept width down to a multiple of 32, 64, 128 or 256.
         target_params: the most parameters that the result may have, a number or `"1.0B"`, instead
             of the other targets: the largest width that fits, or the fewest layers removed. With
@@ -75,7 +78,9 @@ def prune_model(
             and neurons go in about the same share.
         target_size: the same in bytes of weights, a number, `"2GB"` or `"2GiB"`.
         compensate: whether the kept neurons make up for the lost ones, by least squares on the
-            calibration data; the default is True for `"AUTO"` and False for the others.
+            calibration data; the default is True for `"AUTO"` and False for the others. With
+            `"DEPTH"`: whether the layer before each removed block makes up for it; the default is
+            False. (With `"BOTH"` only neurons are made up for.)
         sequential: whether each layer is calibrated on the outputs of the pruned layers before it
             (the default), or of the layers as they were; only for what goes layer by layer.
         seed: of `"RANDOM"`.
@@ -172,7 +177,7 @@ def plan_pruning(
     )
     if request.compensate:
         raise ArgumentError(
-            "A plan says which neurons stay, not what the kept ones make up for. Use prune_model, "
+            "A plan says what stays, not how that makes up for the rest. Use prune_model, "
             "or compensate=False."
         )
     return decide(describe(model), request, dataloader, show_progress=show_progress).plan

@@ -53,8 +53,7 @@ class Inputs:
 
     def add(self, values: Tensor) -> None:
         """Add tokens, (T, I); which of them are held back follows from how many came before."""
-        numbers = torch.arange(self.tokens, self.tokens + len(values), device=values.device)
-        held = numbers // _BLOCK % _EVERY == _EVERY - 1
+        held = held_back(self.tokens, len(values), values.device)
         self.tokens += len(values)
         wide = values.float()
         self.squares += wide.square().sum(dim=0).double()
@@ -84,6 +83,12 @@ class Inputs:
         """Moments to fit on, and those to judge by."""
         assert self.fitting is not None and self.held_back is not None
         return Moments(self.fitting), Moments(self.held_back)
+
+
+def held_back(before: int, count: int, device: torch.device) -> Tensor:
+    """Which of the next `count` tokens are held back, (T,) bool, after so many before them."""
+    numbers = torch.arange(before, before + count, device=device)
+    return numbers // _BLOCK % _EVERY == _EVERY - 1
 
 
 def _add_products(sums: Tensor, values: Tensor) -> None:

@@ -24,9 +24,10 @@ from .checks import check_cuttable
 from .collecting import Inputs
 from .guard import Rewrite, prove
 from .importance import CalibratedCriterion
-from .influence import block_influence, removal_order
 from .plan import PruningPlan
 from .planning import generator_of, plan_request
+from .ranking import chosen_layers
+from .replacement import replace_blocks, with_blocks
 from .request import PruningRequest
 from .selection import RANKED_STRATEGIES, select_neurons
 from .solving import Sizes
@@ -68,6 +69,8 @@ def decide(
     sizes = Sizes.of_model(view)
     request = _ranked(view, request, batches, show_progress)
     plan = plan_request(view, request, sizes, batches=batches, show_progress=show_progress)
+    if request.kind == "DEPTH" and request.compensate and plan.drop_layers and batches is not None:
+        return _with_replaced_blocks(view, plan, batches, show_progress)
     if not request.by_layers or not plan.width_cuts or batches is None:
         return Decision(plan)
     _check_not_shared(view, plan)
@@ -84,16 +87,26 @@ def decide(
     return _decision(plan, found)
 
 
+def _with_replaced_blocks(
+    view: ModelView, plan: PruningPlan, batches: Iterable[object], show_progress: bool
+) -> Decision:
+    """The layers before the removed ones make up for them."""
+    prove(view, plan)  # refuse before the long work
+    stream = capture(view, batches)
+    found = replace_blocks(view, stream, plan.drop_layers, show_progress=show_progress)
+    return Decision(with_blocks(plan, found), found.replacements)
+
+
 def _ranked(
     view: ModelView, request: PruningRequest, batches: _Reread | None, show_progress: bool
 ) -> PruningRequest:
-    """Give a depth request that ranks the layers on data their order of removal."""
+    """Give a depth request that ranks the layers on data what its strategy chooses."""
     depth = request.depth
     if depth is None or depth.indices is not None or depth.method not in RANKED_STRATEGIES.names():
         return request
     assert batches is not None  # `check_request` has seen to it
-    order = removal_order(block_influence(view, batches, show_progress))
-    return replace(request, depth=replace(depth, order=order))
+    chosen = chosen_layers(depth.method, view, batches, show_progress)
+    return replace(request, depth=replace(depth, chosen=chosen))
 
 
 def _check_not_shared(view: ModelView, plan: PruningPlan) -> None:

@@ -21,10 +21,11 @@ from .targets import (
 )
 
 _GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
+_NEEDS_DATA = f"compensate=True needs calibration data. {_GIVE_DATA}."
 _DATA = ("dataloader", "calibration")
 _OF_WIDTH = {  # with their defaults
     "neuron_selection_method": "MAW",
-    **dict.fromkeys(("expansion_rate", "expansion_divisor", *_DATA, "compensate", "sequential")),
+    **dict.fromkeys(("expansion_rate", "expansion_divisor", *_DATA, "sequential")),
 }
 _OF_DEPTH = {
     **dict.fromkeys(("num_layers_to_remove", "depth_pruning_percentage")),
@@ -41,7 +42,8 @@ class PruningRequest:
         criterion: what scores them, None in depth pruning.
         depth: which layers go (open where a budget decides), None in width pruning.
         budget: how large the result may be, None without one.
-        compensate: whether the kept neurons make up for the lost ones.
+        compensate: whether the kept neurons make up for the lost ones; in depth pruning, whether
+            the layers before the removed ones make up for them.
         sequential: whether layers see the outputs of the pruned layers before them.
         seed: of what is random.
     """
@@ -125,6 +127,8 @@ def check_request(
         "layer_selection_method": layer_selection_method,
     }
     refuse_foreign(kind, _foreign(kind, given))
+    if kind == "DEPTH" and compensate and not data.given:
+        raise ArgumentError(_NEEDS_DATA)
     width, depth, criterion = None, None, None
     if kind != "DEPTH":
         chosen = layer_indices if kind == "MLP_GLU" else None
@@ -166,9 +170,11 @@ def _check_ranking(kind: str, layer_selection_method: str, data: _Data) -> None:
 
 
 def _foreign(kind: str, given: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """What belongs to another pruning type, each with its default; data may rank layers too."""
+    """What belongs to another pruning type, each with its default; data may serve layers too."""
     names = {"MLP_GLU": _OF_DEPTH, "DEPTH": _OF_WIDTH}.get(kind, {})
-    ranks = kind == "DEPTH" and given["layer_selection_method"] in RANKED_STRATEGIES.names()
+    ranks = kind == "DEPTH" and (
+        given["layer_selection_method"] in RANKED_STRATEGIES.names() or bool(given["compensate"])
+    )
     return {
         name: (given[name], default)
         for name, default in names.items()
@@ -226,7 +232,7 @@ def _criterion(name: str, data: _Data, compensate: bool | None) -> Criterion | C
             )
         return entry
     if not data.given and compensate:
-        raise ArgumentError(f"compensate=True needs calibration data. {_GIVE_DATA}.")
+        raise ArgumentError(_NEEDS_DATA)
     if data.given and not entry.accepts_data and not compensate:
         raise ArgumentError(
             f"{data} does not go with neuron_selection_method={name!r}: of the static methods "

@@ -41,6 +41,11 @@ RANKED_STRATEGIES: Registry[str] = Registry("layer_selection_method")
 RANKED_STRATEGIES.add(
     "block_influence", "Remove the layers that change what flows through them least."
 )
+RANKED_STRATEGIES.add("angular", "Remove the block of layers that turns its input least.")
+RANKED_STRATEGIES.add(
+    "perplexity", "Remove one layer after the other, each the one that is missed least."
+)
+RANKED_STRATEGIES.add("block_perplexity", "Remove the block of layers that is missed least.")
 
 
 def strategy_named(name: object) -> str:

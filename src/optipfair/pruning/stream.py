@@ -36,11 +36,13 @@ class Batches:
         hidden: the current input of the next layer, (B, S, H).
         arguments: for each batch and layer the positional and keyword arguments after the hidden
             states. What layers share is the same object.
+        forms: for each layer, how it wraps its hidden states.
     """
 
     masks: list[Tensor] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
     arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
+    forms: list[Callable[[Tensor], Any]] = field(default_factory=list)
 
 
 def capture(view: ModelView, batches: Iterable[object]) -> Batches:
@@ -54,7 +56,7 @@ def capture(view: ModelView, batches: Iterable[object]) -> Batches:
     """
     found = Batches()
     with evaluating(view.model):
-        forms = _output_forms(view)
+        forms = found.forms = _output_forms(view)
         _check_flow(view, forms)
         for batch in read_batches(batches):
             calls = _record(view, batch, forms)
@@ -73,6 +75,32 @@ def run_layer(layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any]) -> T
     output = layer(hidden.to(device), *_moved(args, device), **_moved(kwargs, device))
     found: Tensor = output[0] if isinstance(output, tuple | list) else output
     return found
+
+
+def logits_after(
+    view: ModelView, batch: Batch, hidden: Tensor, forms: Sequence[Callable[[Tensor], Any]]
+) -> Tensor:
+    """The logits (B, S, V) of a model whose last layer gives these hidden states.
+
+    The model's own forward runs with layers that give them, so that its last norm, its head, and
+    what scales or caps its logits are its own.
+
+    Raises:
+        UnsupportedModelError: the model gives no logits.
+    """
+
+    def stub(form: Callable[[Tensor], Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: form(hidden)
+
+    with _replaced_forwards([layer.module for layer in view.layers], [stub(f) for f in forms]):
+        output = _forward(view, batch, view.model)
+    logits: Tensor | None = getattr(output, "logits", None)
+    if logits is None or logits.shape[:-1] != batch.input_ids.shape:
+        raise UnsupportedModelError(
+            f"{type(view.model).__name__} gives no logits for each token, so it has no perplexity. "
+            "Load it as a causal language model, or choose layers by 'block_influence'."
+        )
+    return logits
 
 
 def copied_layer(layer: nn.Module) -> nn.Module:
@@ -157,9 +185,9 @@ def _replaced_forwards(
                 module.__dict__["forward"] = old
 
 
-def _forward(view: ModelView, batch: Batch) -> Any:
-    """The model without its head and without a cache."""
-    base: Any = view.model.base_model
+def _forward(view: ModelView, batch: Batch, model: Any = None) -> Any:
+    """The model without a cache; without its head where `model` does not say otherwise."""
+    base: Any = view.model.base_model if model is None else model
     accepted = inspect.signature(base.forward).parameters
     extra = {"use_cache": False} if "use_cache" in accepted else {}
     embeddings: Any = view.model.get_input_embeddings()
@@ -223,10 +251,17 @@ def _not_alone(view: ModelView) -> UnsupportedModelError:
 
 def _moved(value: Any, device: torch.device) -> Any:
     """Tensors inside tuples, lists and dicts on another device; the rest as it is."""
+    return mapped(value, lambda tensor: tensor.to(device))
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Tensors inside tuples, lists and dicts changed; the rest as it is."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_moved(entry, device) for entry in value)
+        return tuple(mapped(entry, change) for entry in value)
+    if isinstance(value, list):
+        return [mapped(entry, change) for entry in value]
     if type(value) is dict:
-        return {key: _moved(entry, device) for key, entry in value.items()}
+        return {key: mapped(entry, change) for key, entry in value.items()}
     return value

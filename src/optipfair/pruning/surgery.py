@@ -17,6 +17,7 @@ from ..arch.slots import take, zero_
 from ..arch.spec import TensorSlot
 from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
+from ..errors import ArgumentError
 from ..progress import track
 from .checks import check_cuttable, check_plan_fits, check_sharing
 from .guard import Rewrite, prove
@@ -43,7 +44,7 @@ def apply_plan(
     Args:
         model: the model that the plan was made for.
         plan: what stays.
-        replacements: tensors that take the place of cut ones, by layer (of the model before), MLP
+        replacements: tensors that take the place of others, by layer (of the model before), MLP
             and tensor name, in the shape after the cut.
         show_progress: whether to show a bar.
 
@@ -51,7 +52,7 @@ def apply_plan(
         The same object.
 
     Raises:
-        ArgumentError: the plan is for another model.
+        ArgumentError: the plan or a replacement is for another model.
         UnsupportedModelError: the result would not reload as itself; nothing was changed.
     """
     if plan.empty:
@@ -60,6 +61,7 @@ def apply_plan(
     check_plan_fits(view, plan)
     check_cuttable(view)
     check_sharing(view)
+    _whole_replacements(view, plan, replacements or {})  # raises before the first change
     carry_out(view, plan, prove(view, plan), replacements or {}, show_progress=show_progress)
     return model
 
@@ -83,6 +85,8 @@ def carry_out(
             if (cut.layer, cut.mlp, slot.name) in replacements
         }
         cut_mlp(mlp, cut, done, own)
+    for parameter, tensor in _whole_replacements(view, plan, replacements):
+        _replace(parameter, tensor.to(parameter.device), parameter.grad)
     for index in reversed(plan.drop_layers):
         del view.container[index]
     for change in rewrite.attributes:
@@ -90,6 +94,27 @@ def carry_out(
         if getattr(module, change.name, None) == change.old:
             setattr(module, change.name, change.new)
     apply_config(view.text_config, rewrite.config)
+
+
+def _whole_replacements(
+    view: ModelView, plan: PruningPlan, replacements: Replacements
+) -> list[tuple[nn.Parameter, Tensor]]:
+    """Tensors of MLPs that are not cut, each with what takes its place."""
+    cut = {(each.layer, each.mlp) for each in plan.width_cuts}
+    slots = {
+        (mlp.layer, mlp.spec.name, slot.name): parameter
+        for mlp in view.mlps
+        if mlp.layer in plan.keep_layers
+        for slot, parameter in mlp.tensors.items()
+    }
+    whole = {key: tensor for key, tensor in replacements.items() if key[:2] not in cut}
+    for key, tensor in whole.items():
+        if key not in slots or slots[key].shape != tensor.shape:
+            raise ArgumentError(
+                f"The replacement of {key[2]!r} in layer {key[0]} has shape {tuple(tensor.shape)}, "
+                "which no tensor that stays has there. Give what was decided for this model."
+            )
+    return [(slots[key], tensor) for key, tensor in whole.items()]
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -94,7 +94,7 @@ class DepthRequest:
     indices: tuple[int, ...] | None
     percentage: float | None
     method: str
-    order: tuple[int, ...] | None = None  # of removal, where calibration data gave one
+    chosen: Callable[[int], Sequence[int]] | None = None  # by data: count → the layers that go
 
     @property
     def open(self) -> bool:
@@ -113,10 +113,10 @@ class DepthRequest:
 
     def first_to_go(self, total_layers: int, count: int) -> tuple[int, ...]:
         """The layers that go when so many go; `count` may be 0."""
-        if self.order is not None:
-            return tuple(sorted(self.order[:count]))
         if count == 0:
             return ()
+        if self.chosen is not None:
+            return tuple(self.chosen(count))
         return tuple(select_layers_to_remove(total_layers, count, self.method))
 
 

@@ -131,6 +131,8 @@ def what_was_done(plan: PruningPlan) -> str:
         lines.append(
             f"Removed {len(plan.drop_layers)} of {plan.num_layers} decoder layers ({listed})."
         )
+    if plan.request.get("replaced_blocks"):
+        lines.append("The layer before each removed block makes up for it, by least squares.")
     widths = sorted({(cut.mlp, cut.width, cut.kept) for cut in plan.width_cuts})
     by_width = plan.request.get("pruning_type") == "MLP_GLU"
     chosen = plan.request.get("layer_indices") if by_width else None

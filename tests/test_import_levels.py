@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "optipfair"
 LEVELS = {
     "errors": 0,
     "_version": 0,
-    "progress": 0,
+    "distributed": 1,
+    "progress": 2,
     "registry": 1,
     "sources": 1,
     "batches": 1,

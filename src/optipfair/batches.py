@@ -25,6 +25,7 @@ class Batch:
 
     input_ids: Tensor
     attention_mask: Tensor  # bool
+    first: int | None = None  # the number of its first row in all the data, once that is known
 
     @property
     def padded(self) -> bool:

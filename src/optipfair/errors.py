@@ -7,7 +7,8 @@
     ├── DataError              (ValueError)    calibration data that cannot be used
     ├── CheckpointError        (ValueError)    a model on disk that cannot be read
     ├── OutputError            (ValueError)    an output path that cannot be written
-    └── VerificationError      (RuntimeError)  a result that does not reload as it was
+    ├── VerificationError      (RuntimeError)  a result that does not reload as it was
+    └── DistributedError       (RuntimeError)  another process of the same run failed
 
     PruningWarning             (UserWarning)   done, but probably not what was meant
 
@@ -19,6 +20,7 @@ __all__ = [
     "ArgumentError",
     "CheckpointError",
     "DataError",
+    "DistributedError",
     "OptiPFairError",
     "OutputError",
     "PruningWarning",
@@ -58,6 +60,10 @@ class OutputError(OptiPFairError, ValueError):
 
 class VerificationError(OptiPFairError, RuntimeError):
     """A written model does not reload as the model it was written from."""
+
+
+class DistributedError(OptiPFairError, RuntimeError):
+    """Another process of the same run failed; its own error says why."""
 
 
 class PruningWarning(UserWarning):

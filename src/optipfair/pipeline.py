@@ -7,11 +7,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .checkpoint.disk import NamesUnknownError
 from .checkpoint.folder import check_output, new_folder
+from .distributed import in_first, is_first, own_device, together
 from .errors import ArgumentError, OutputError, PruningWarning
 from .loading import check_device, check_dtype, snapshot
 from .pruning.budget import read_size
@@ -161,54 +163,62 @@ def prune_checkpoint(
         VerificationError: the result is not as planned; nothing was written.
     """
     started = time.perf_counter()
-    text = _calibration(calibration, dataloader, calibration_samples, calibration_length, seed)
-    asked: dict[str, Any] = {
-        "pruning_percentage": pruning_percentage,
-        "expansion_rate": expansion_rate,
-        "expansion_divisor": expansion_divisor,
-        "dataloader": dataloader,
-        "calibration": None if text is None else text.source,
-        "compensate": compensate,
-        "sequential": sequential,
-        "num_layers_to_remove": num_layers_to_remove,
-        "layer_indices": layer_indices,
-        "depth_pruning_percentage": depth_pruning_percentage,
-        "target_params": target_params,
-        "target_size": target_size,
-    }
-    methods: dict[str, Any] = {
-        "pruning_type": pruning_type,
-        "neuron_selection_method": neuron_selection_method,
-        "layer_selection_method": layer_selection_method,
-    }
-    todo = _request(methods, asked, seed) if plan is None else _given_plan(plan, methods, asked)
-    mode = _verification(verify)
-    options = _options(
-        device, dtype, trust_remote_code, show_progress, max_shard_size, check_weights
-    )
-    source = find_source(model_path)
-    writes = not dry_run and save_plan is None
-    output = _output(output_path, source, overwrite) if writes else None
-    if save_plan is not None:
-        _check_plan_file(Path(save_plan))
-    run = _decide(source, todo, options, dataloader, text, say)
-    _warn_about_widths(run.plan)
-    if save_plan is not None:
-        run.plan.save(save_plan)
-    difference = None
-    if output is not None:
-        command = command or _as_call(model_path, output, run.plan)
-        difference = _write(run, source, output, command, mode, options)
-    return PruneResult(
-        output_path=output,
-        plan=run.plan,
-        statistics=run.statistics,
-        streamed=run.streamed,
-        logits_difference=difference,
-        verified=mode if output is not None else "none",
-        has_tokenizer=run.has_tokenizer,
-        seconds=time.perf_counter() - started,
-    )
+    with together():
+        text = _calibration(calibration, dataloader, calibration_samples, calibration_length, seed)
+        asked: dict[str, Any] = {
+            "pruning_percentage": pruning_percentage,
+            "expansion_rate": expansion_rate,
+            "expansion_divisor": expansion_divisor,
+            "dataloader": dataloader,
+            "calibration": None if text is None else text.source,
+            "compensate": compensate,
+            "sequential": sequential,
+            "num_layers_to_remove": num_layers_to_remove,
+            "layer_indices": layer_indices,
+            "depth_pruning_percentage": depth_pruning_percentage,
+            "target_params": target_params,
+            "target_size": target_size,
+        }
+        methods: dict[str, Any] = {
+            "pruning_type": pruning_type,
+            "neuron_selection_method": neuron_selection_method,
+            "layer_selection_method": layer_selection_method,
+        }
+        todo = _request(methods, asked, seed) if plan is None else _given_plan(plan, methods, asked)
+        mode = _verification(verify)
+        options = _options(
+            device, dtype, trust_remote_code, show_progress, max_shard_size, check_weights
+        )
+        source = find_source(model_path)
+        writes = not dry_run and save_plan is None
+        output = _output(output_path, source, overwrite) if writes else None
+        if save_plan is not None:
+            _check_plan_file(Path(save_plan))
+    decide = partial(_decide, source, todo, options, dataloader, text, say if is_first() else None)
+
+    def carry_out(run: Run) -> PruneResult:
+        _warn_about_widths(run.plan)
+        if save_plan is not None:
+            run.plan.save(save_plan)
+        difference = None
+        if output is not None:
+            named = command or _as_call(model_path, output, run.plan)
+            difference = _write(run, source, output, named, mode, options)
+        return PruneResult(
+            output_path=output,
+            plan=run.plan,
+            statistics=run.statistics,
+            streamed=run.streamed,
+            logits_difference=difference,
+            verified=mode if output is not None else "none",
+            has_tokenizer=run.has_tokenizer,
+            seconds=time.perf_counter() - started,
+        )
+
+    if dataloader is None and text is None:  # nothing to share
+        return in_first(lambda: carry_out(decide()))
+    run = decide()
+    return in_first(lambda: carry_out(run))
 
 
 def _decide(
@@ -245,7 +255,8 @@ def _output(output_path: str | Path | None, source: Source, overwrite: bool) -> 
     if output_path is None:
         raise ArgumentError("output_path is missing. Give the folder to write.")
     output = Path(output_path)
-    check_output(output, source.path, overwrite)
+    if is_first():  # it makes a folder on trial
+        check_output(output, source.path, overwrite)
     return output
 
 
@@ -358,6 +369,7 @@ def _options(
     max_shard_size: int | str,
     check_weights: bool,
 ) -> Options:
+    device = own_device(device)
     check_device(device)
     check_dtype(dtype)
     shard = read_size("max_shard_size", max_shard_size)

@@ -1,4 +1,4 @@
-"""Progress bars. The only module that knows tqdm."""
+"""Progress bars, in the first of several processes. The only module that knows tqdm."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TypeVar
 
+from .distributed import is_first
+
 T = TypeVar("T")
 
 
 def track(iterable: Iterable[T], label: str, enabled: bool, unit: str = "it") -> Iterator[T]:
     """Yield from `iterable`; show a bar with a rate on standard error if `enabled`."""
-    if not enabled:
+    if not enabled or not is_first():
         yield from iterable
         return
     from tqdm import tqdm
@@ -23,7 +25,7 @@ def track(iterable: Iterable[T], label: str, enabled: bool, unit: str = "it") ->
 @contextmanager
 def meter(total_bytes: int, label: str, enabled: bool) -> Iterator[Callable[[int], None]]:
     """Yield a function that is told the bytes done, by any thread; show rate and time left."""
-    if not enabled:
+    if not enabled or not is_first():
         yield lambda count: None
         return
     from tqdm import tqdm

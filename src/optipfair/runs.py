@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from .checkpoint.surgery import (
     verify_checkpoint,
     write_checkpoint,
 )
+from .distributed import is_first, together
 from .errors import DataError, VerificationError
 from .hooks import evaluating
 from .loading import (
@@ -147,19 +149,21 @@ def loaded_run(
     Calibration text is read before the model is loaded, which takes longer.
     """
     code, show = options.trust_remote_code, options.show_progress
-    check_readable(source)
-    tokenizer = load_tokenizer(source, trust_remote_code=code)
-    drawn = None if calibration is None else _draw(calibration, tokenizer)
-    model = load_model(
-        source,
-        device=options.device,
-        dtype=options.dtype,
-        trust_remote_code=code,
-        show_progress=show,
-    )
-    if options.check_weights:
-        _check_live_weights(model)
-    before = summarize(model)
+    has_data = dataloader is not None or calibration is not None
+    with together() if has_data else nullcontext():  # without data the first process is alone
+        check_readable(source)
+        tokenizer = load_tokenizer(source, trust_remote_code=code)
+        drawn = None if calibration is None else _draw(calibration, tokenizer)
+        model = load_model(
+            source,
+            device=options.device,
+            dtype=options.dtype,
+            trust_remote_code=code,
+            show_progress=show and is_first(),
+        )
+        if options.check_weights:
+            _check_live_weights(model)
+        before = summarize(model)
     if isinstance(request, PruningPlan):
         decision = Decision(request)
     else:

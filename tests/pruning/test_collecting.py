@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optipfair.arch.view import describe
 from optipfair.errors import UnsupportedModelError
-from optipfair.pruning.collecting import Inputs, MLPInputs, collecting
+from optipfair.pruning.collecting import Inputs, MLPInputs, collecting, token_roles
 from optipfair.testing import tiny_model
 
 CPU = torch.device("cpu")
@@ -31,8 +31,8 @@ def summed(parts: Sequence[Tensor], *, moments: bool = True) -> Inputs:
     return inputs
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-5)
+def close(found: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=atol)
 
 
 def test_sums_of_three_tokens_by_hand() -> None:
@@ -46,23 +46,54 @@ def test_sums_of_three_tokens_by_hand() -> None:
 
 
 def test_every_fifth_block_of_16_tokens_is_held_back() -> None:
-    # 700 tokens: of 44 blocks those that begin at 64, 144, 224, ...
-    tokens = normal(700, 5)
-    held = torch.cat([tokens[start : start + 16] for start in range(64, len(tokens), 80)])
-    fitting, held_back = summed([tokens]).split()
-    close(held_back.inputs, held.T @ held)
-    close(fitting.inputs, tokens.T @ tokens - held.T @ held)
+    # 700 tokens: of 44 blocks, in the first sequence those that begin at 64, 144, 224, ..., in the
+    # second one block earlier, and so on.
+    roles = token_roles(torch.ones(7, 700).bool(), 0)
+    for sequence, row in enumerate(roles):
+        held = [start + n for start in range(64 - 16 * sequence, 700, 80) for n in range(16)]
+        expected = [2 if place in set(held) else 1 for place in range(700)]
+        assert row.tolist() == expected
 
 
-@given(cuts=st.lists(st.integers(0, 700), max_size=12))
-def test_how_tokens_come_in_parts_changes_nothing(cuts: list[int]) -> None:
-    tokens = normal(700, 3)
+@given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=12), ends=st.data())
+def test_what_is_held_back_follows_from_the_place_alone(lengths: list[int], ends: Any) -> None:
+    mask = torch.arange(200) < torch.tensor(lengths)[:, None]
+    whole = token_roles(mask, 3)
+    cut = ends.draw(st.integers(0, len(lengths)))
+    longest = max(lengths)
+    assert torch.equal(token_roles(mask[:cut], 3), whole[:cut])
+    assert torch.equal(token_roles(mask[cut:, :longest], 3 + cut), whole[cut:, :longest])
+    assert torch.equal(whole > 0, mask)
+
+
+@pytest.mark.parametrize("length", [8, 20, 79, 512])
+def test_a_fifth_is_held_back_of_short_and_of_long_sequences(length: int) -> None:
+    roles = token_roles(torch.ones(50, length).bool(), 0)
+    assert float((roles == 2).float().mean()) == pytest.approx(0.2, abs=0.01)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 700), max_size=12), held=st.integers(0, 5), seed=st.integers(0, 9)
+)
+def test_how_tokens_come_in_parts_changes_nothing(cuts: list[int], held: int, seed: int) -> None:
+    """Against float64; two strips of rows."""
+    tokens = normal(700, 150, seed=seed)
+    inputs = Inputs.empty(150, CPU, moments=True)
     ends = [0, *sorted(cuts), 700]
-    parts = [tokens[start:end] for start, end in pairwise(ends)]
-    found, expected = summed(parts), summed([tokens])
-    assert found.tokens == 700
-    for name in ("fitting", "held_back", "norms", "variances", "moments"):
-        close(getattr(found, name), getattr(expected, name))
+    apart: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for start, end in pairwise(ends):
+        middle = start + (end - start) * held // 5
+        inputs.add(tokens[start:middle], tokens[middle:end])
+        apart[0].append(tokens[start:middle])
+        apart[1].append(tokens[middle:end])
+    assert inputs.tokens == 700
+    wide = tokens.double()
+    close(inputs.moments, wide.T @ wide, 1e-4)
+    for found, rows in zip(inputs.split(), apart, strict=True):
+        part = torch.cat(rows).double()
+        close(found.inputs, part.T @ part, 1e-4)
+    close(inputs.norms, wide.norm(dim=0))
+    close(inputs.variances, wide.var(dim=0, correction=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -77,8 +108,7 @@ def test_sums_are_wide_whatever_the_dtype(dtype: torch.dtype) -> None:
 def test_without_moments_norms_and_variances_are_the_same() -> None:
     tokens = normal(400, 4)
     light, full = summed([tokens], moments=False), summed([tokens])
-    assert light.fitting is None
-    assert light.held_back is None
+    assert light.products is None
     close(light.norms, full.norms)
     close(light.variances, tokens.double().var(dim=0, correction=0))
 

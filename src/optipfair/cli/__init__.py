@@ -1,6 +1,9 @@
 """The command line: parse, call, print. No rule of its own; errors become exit codes.
 
 0 done   1 failed while working   2 refused before anything changed   130 interrupted
+
+Of several processes that a launcher has started the first prints; another one says only what the
+first cannot know.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 
 import click
 
+from ..distributed import launched_rank
 from ..errors import OptiPFairError
 from .app import app
 
@@ -22,12 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app.main(arguments, prog_name="optipfair", standalone_mode=False)
         return code if isinstance(code, int) else DONE
     except click.ClickException as exc:
-        exc.show()
+        if launched_rank() == 0:
+            exc.show()
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _fail("Interrupted.", INTERRUPTED)
     except OptiPFairError as exc:
-        return _fail(str(exc), REFUSED if isinstance(exc, ValueError) else FAILED)
+        code = REFUSED if isinstance(exc, ValueError) else FAILED
+        return _fail(str(exc), code) if launched_rank() == 0 else code
     except MemoryError:
         return _fail("Out of memory. Try a smaller --dtype or a machine with more.", FAILED)
     except (OSError, RuntimeError) as exc:  # disk and device; nothing half done is left
@@ -35,5 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"Error: {message}", file=sys.stderr)
+    process = launched_rank()
+    print(f"Error: {f'process {process}: ' if process else ''}{message}", file=sys.stderr)
     return code

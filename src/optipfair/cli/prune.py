@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..distributed import launched, launched_rank
 from ..pruning.importance import criterion_names
 from ..pruning.selection import strategy_names
 from ..pruning.targets import EXPANSION_DIVISORS, PRUNING_TYPES
@@ -146,8 +147,9 @@ def prune(**options: Any) -> None:
     """
     from ..pipeline import prune_checkpoint
 
-    quiet = not options["verbose"]
-    with showing_warnings(quiet):
+    first = launched_rank() == 0
+    quiet = not options["verbose"] or not first
+    with showing_warnings(quiet), launched(options["device"]):
         result = prune_checkpoint(
             options["model_path"],
             options["output_path"],
@@ -180,7 +182,7 @@ def prune(**options: Any) -> None:
             command=shlex.join(["optipfair", *sys.argv[1:]]),
             say=None if quiet else lambda text: click.echo(text, err=True),
         )
-    if options["as_json"]:
+    if options["as_json"] and first:
         print_json(result.to_dict())
     elif not quiet:
         _print(result)

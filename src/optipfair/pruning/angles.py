@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.view import ModelView
+from ..distributed import sum_
 from ..errors import DataError
 from .calibration import run_batches, token_mask
 
@@ -36,7 +37,7 @@ def block_angles(
     Raises:
         DataError: no batch, one of an unknown kind, or hidden states that are NaN or Inf.
     """
-    total = torch.zeros(len(view.layers) + 1, len(view.layers) + 1, dtype=torch.float64)
+    sums = torch.zeros(len(view.layers) + 1, len(view.layers) + 1, dtype=torch.float64)
     states: list[Tensor] = []  # of the batch that runs
     real: list[Tensor] = [torch.empty(0)]
 
@@ -48,20 +49,21 @@ def block_angles(
         if not states:
             states.append(_rows(args[0] if args else kwargs["hidden_states"], real[0]))
         states.append(_rows(output[0] if isinstance(output, tuple | list) else output, real[0]))
-        if len(states) == len(total):
-            total.add_(_angle_sums(states))
+        if len(states) == len(sums):
+            sums.add_(_angle_sums(states))
 
     with ExitStack() as stack:
         for layer in view.layers:
             handle = layer.module.register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         tokens = run_batches(view, batches, [(view.layers[0].module, note)], show_progress)
-    if not bool(torch.isfinite(total).all()):
+    sum_(sums)
+    if not bool(torch.isfinite(sums).all()):
         raise DataError(
             "The hidden states of a layer are NaN or Inf on the calibration data. Try a wider "
             "dtype (bfloat16 or float32)."
         )
-    angles: list[list[float]] = (total / tokens).tolist()
+    angles: list[list[float]] = (sums / tokens).tolist()
     return angles
 
 

@@ -58,8 +58,9 @@ def prune_model(
             cannot be told from an explicit 10.
         expansion_rate: width to reach, in percent of the hidden size; width only.
         dataloader: calibration batches (dicts, tuples or tensors). The result depends on neither
-            batch size nor padding; with `compensate` it depends on the order, since a part of the
-            tokens is held back.
+            batch size nor padding; with `compensate` it depends on the order of the sequences,
+            since a part of their tokens is held back. Several processes share the batches
+            (`docs/criteria.md`).
         show_progress: whether to show progress bars.
         return_stats: whether to return statistics too (`get_pruning_statistics`).
         num_layers_to_remove: depth only.

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from ..arch.slots import read
 from ..arch.spec import TensorSlot
 from ..arch.view import MLPView, ModelView, find_mlp
+from ..distributed import divided, together, world_size
 from ..errors import DataError, PruningWarning
 from ..hooks import evaluating
 from ..progress import track
-from .collecting import Inputs, MLPInputs, collecting
+from .collecting import Inputs, MLPInputs, collecting, token_roles
 from .compensation import Fit, fit_kept
 from .plan import PruningPlan, WidthCut
 from .stream import Batches, copied_layer, run_layer
@@ -146,42 +147,51 @@ def _run(
 ) -> list[Tensor]:
     """Run all batches through a layer; collect its MLPs' inputs, and keep its outputs."""
     outputs: list[Tensor] = []
-    mask: list[Tensor] = [torch.empty(0)]
-    with collecting(inputs, mask):
+    roles: list[Tensor] = [torch.empty(0)]
+    with together(), collecting(inputs, roles):
         for number, hidden in enumerate(batches.hidden):
-            mask[0] = batches.masks[number]
+            roles[0] = token_roles(batches.masks[number], batches.firsts[number])
             output = run_layer(layer, hidden, batches.arguments[number][index])
             if keep:
                 outputs.append(output)
+    for each in inputs:
+        each.sum_over_processes()
     return outputs
 
 
 def _decide(inputs: MLPInputs, count: int, recipe: Recipe, found: Calibrated) -> None:
     """Choose the neurons of one MLP and fit its new down projection."""
     mlp = inputs.mlp
-    keeps: list[Tensor] = []
-    weights: list[Tensor] = []
-    fits: list[Fit] = []
-    down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]  # (I, H) or (E, I, H)
-    for expert, part in enumerate(inputs.parts):
-        if not bool(torch.isfinite(part.squares).all()):
-            raise DataError(
-                f"The activations of {mlp.spec.name} in layer {mlp.layer} are NaN or Inf on the "
-                "calibration data. Try a wider dtype (bfloat16 or float32)."
-            )
-        keep = recipe.choose(mlp, expert, part, count)
-        keeps.append(keep)
-        if recipe.compensate:
-            matrix = down[expert] if mlp.spec.experts else down
-            fit = fit_kept(matrix.T.float(), keep, *part.split())
-            weights.append(fit.weight)
-            fits.append(fit)
-    cut = tuple(tuple(keep.tolist()) for keep in keeps)
+    if not all(bool(torch.isfinite(part.squares).all()) for part in inputs.parts):
+        raise DataError(
+            f"The activations of {mlp.spec.name} in layer {mlp.layer} are NaN or Inf on the "
+            "calibration data. Try a wider dtype (bfloat16 or float32)."
+        )
+    decided = divided(lambda expert: _decide_part(inputs, expert, count, recipe), len(inputs.parts))
+    cut = tuple(keep for keep, _ in decided)
     found.cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, cut))
-    if recipe.compensate:
-        tensor = _stored(mlp, weights)
+    fits = [fit for _, fit in decided if fit is not None]
+    if fits:
+        tensor = _stored(mlp, [fit.weight for fit in fits])
         found.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name] = tensor
         found.errors.append(_mean_error(mlp, fits))
+
+
+def _decide_part(
+    inputs: MLPInputs, expert: int, count: int, recipe: Recipe
+) -> tuple[tuple[int, ...], Fit | None]:
+    """The kept neurons of a dense MLP or of one expert, and their new weights."""
+    mlp, part = inputs.mlp, inputs.parts[expert]
+    keep = recipe.choose(mlp, expert, part, count)
+    kept = tuple(keep.tolist())
+    if not recipe.compensate:
+        return kept, None
+    down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]  # (I, H) or (E, I, H)
+    matrix = down[expert] if mlp.spec.experts else down
+    fit = fit_kept(matrix.T.float(), keep, *part.split())
+    if world_size() > 1:  # it is sent to the others, which have devices of their own
+        fit = replace(fit, weight=fit.weight.cpu())
+    return kept, fit
 
 
 def _mean_error(mlp: MLPView, fits: Sequence[Fit]) -> LayerError:
@@ -210,7 +220,7 @@ def _stored(mlp: MLPView, weights: list[Tensor]) -> Tensor:
     slot: TensorSlot = mlp.spec.down
     old = mlp.tensors[slot]
     stacked = torch.stack(weights) if mlp.spec.experts else weights[0]  # neurons last
-    return stacked.movedim(-1, slot.axis).contiguous().to(old.dtype)
+    return stacked.movedim(-1, slot.axis).contiguous().to(old)
 
 
 def _cut_copy(mlps: Sequence[MLPView], found: Calibrated, layer: int) -> None:

@@ -1,15 +1,18 @@
 """Statistics of what flows through the MLPs on calibration data. It never changes the model.
 
 Only real tokens count, sums are kept in float64, and neither batch size, batch order nor padding
-side changes the result.
+side changes the result. Several processes (`distributed`) sum up what each of them saw.
 
 Axes: `B` batch, `S` sequence, `T` real tokens, `I` neurons, `E` experts, `H` hidden.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch, read_batch
+from ..distributed import gathered, is_shared_out, rank, share, sum_, together, total
 from ..errors import DataError, UnsupportedModelError
 from ..hooks import evaluating, recording_inputs
 from ..progress import track
@@ -49,27 +53,25 @@ class SquareSums:
             self.total += _square_sum(args[0].flatten(0, -2), real)  # (B*S, I)
 
     def _update_experts(self, hidden: Tensor, chosen: Tensor, real: Tensor) -> None:
-        for expert, tokens in routed_tokens(hidden, chosen, real, self.total.shape[0]):
+        for expert, routed in routed_tokens(chosen, real, self.total.shape[0]):
+            tokens = hidden.flatten(0, -2)[routed]
             inputs = expert_inputs(self.mlp, self.module, tokens, expert)
             self.total[expert] += _square_sum(inputs, None)
 
 
-def routed_tokens(
-    hidden: Tensor, chosen: Tensor, real: Tensor, experts: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Each expert that is chosen with its real tokens, (T, H).
+def routed_tokens(chosen: Tensor, real: Tensor, experts: int) -> Iterator[tuple[int, Tensor]]:
+    """Each expert that is chosen with the places of its real tokens, (T,).
 
     Args:
-        hidden: what enters the experts, (B*S, H).
         chosen: the experts of each token, (B*S, top_k).
         real: which tokens are real, (B*S,).
         experts: how many there are.
     """
-    real = real.to(hidden.device)
-    hidden, chosen = hidden.flatten(0, -2), chosen.flatten(0, -2)
+    chosen = chosen.flatten(0, -2)
+    real = real.to(chosen.device)
     for expert in torch.unique(chosen[real]).tolist():
         if expert < experts:  # some routers number an empty expert
-            yield expert, hidden[real & (chosen == expert).any(dim=-1)]
+            yield expert, (real & (chosen == expert).any(dim=-1)).nonzero()[:, 0]
 
 
 def expert_inputs(mlp: MLPView, module: Any, tokens: Tensor, expert: int) -> Tensor:
@@ -117,6 +119,7 @@ def neuron_input_norms(
     sums = [SquareSums(mlp) for mlp in view.mlps]
     run_batches(view, batches, [(each.module, each.update) for each in sums], show_progress)
     for each in sums:
+        sum_(each.total)
         if not bool(torch.isfinite(each.total).all()):
             raise DataError(
                 f"The activations of {each.mlp.spec.name} in layer {each.mlp.layer} are NaN or "
@@ -134,7 +137,7 @@ def run_batches(
     """Run the model without its head over all batches and call each module's update.
 
     Returns:
-        The number of real tokens.
+        The number of real tokens, in all processes.
     """
     base: Any = view.model.base_model
     parameters = inspect.signature(base.forward).parameters
@@ -147,17 +150,24 @@ def run_batches(
         return lambda _module, args: update(args, real)
 
     tokens = 0
+    found = list(read_batches(batches))  # processes may wait for each other here
     with (
+        together(),
         evaluating(view.model),
         recording_inputs([(module, callback(update)) for module, update in updates]),
     ):
-        for batch in track(read_batches(batches), "calibrating", show_progress, unit="batch"):
+        for batch in track(found, "calibrating", show_progress, unit="batch"):
             real = batch.attention_mask
             base(**model_inputs(batch, device), **extra)
             tokens += batch.tokens
+    tokens = int(total(tokens)[0])
     if tokens == 0:
-        raise DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
+        raise no_batch()
     return tokens
+
+
+def no_batch() -> DataError:
+    return DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
 
 
 def _distinct_axes(batch: Batch) -> Batch:
@@ -197,13 +207,65 @@ def model_inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 def read_batches(batches: Iterable[object]) -> Iterator[Batch]:
     """Read a loader's items one by one, each with batch and sequence of different length.
 
+    Their sequences are numbered as they come, unless they are numbered already.
+
     Raises:
         DataError: this is no iterable of batches, or an item is none.
     """
-    return (
-        item if isinstance(item, Batch) else _distinct_axes(read_batch(item))
-        for item in _iterate(batches)
-    )
+    number = 0
+    for item in _iterate(batches):
+        batch = item if isinstance(item, Batch) else _distinct_axes(read_batch(item))
+        if batch.first is None:
+            batch = replace(batch, first=number)
+            number += len(batch.input_ids)
+        yield batch
+
+
+def own_batches(batches: Iterable[object]) -> list[Batch]:
+    """Read all batches and keep those that this process works on, numbered as in all the data.
+
+    Of the batches that every process reads, each takes every n-th. What accelerate or a
+    `DistributedSampler` has shared out stays as it is.
+
+    Raises:
+        DataError: a batch is of an unknown kind, or the processes read different ones.
+    """
+    with together(), torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
+        found = list(read_batches(batches))
+    if not is_shared_out(batches):
+        if len(set(gathered(_digest(found)))) > 1:
+            raise DataError(
+                "The processes read different batches. Give all of them the same, without "
+                "shuffling or with one seed, or a DataLoader that accelerator.prepare has shared "
+                "out."
+            )
+        return share(found)
+    rows = gathered([len(batch.input_ids) for batch in found])
+    return [
+        replace(batch, first=first)
+        for batch, first in zip(found, first_rows(rows)[rank()], strict=True)
+    ]
+
+
+def first_rows(rows: list[list[int]]) -> list[list[int]]:
+    """Where each process's batches begin, of which there are `rows` rows, dealt out in turns."""
+    found: list[list[int]] = [[] for _ in rows]
+    number = 0
+    for turn in zip_longest(*rows):
+        for process, count in enumerate(turn):
+            if count is not None:
+                found[process].append(number)
+                number += count
+    return found
+
+
+def _digest(batches: list[Batch]) -> str:
+    found = hashlib.sha256()
+    for batch in batches:
+        for tensor in (batch.input_ids, batch.attention_mask):
+            found.update(f"{tuple(tensor.shape)}".encode())
+            found.update(tensor.to("cpu", torch.int64).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _iterate(batches: Iterable[object]) -> Iterable[object]:

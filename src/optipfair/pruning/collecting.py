@@ -1,6 +1,7 @@
 """What enters an MLP's down projection, summed up while a layer runs.
 
-Some of the tokens are held back, in blocks, to judge on them what was fitted on the others.
+Some of the tokens are held back, in blocks, to judge on them what was fitted on the others. Which
+ones follows from their place in the data alone, not from how it is cut into batches.
 
 Axes: `B` batch, `S` sequence, `T` tokens, `I` neurons, `E` experts.
 """
@@ -16,12 +17,70 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.view import MLPView
+from ..distributed import sum_, total
 from ..hooks import recording_inputs
 from .calibration import check_experts, expert_inputs, routed_tokens, token_mask
 from .compensation import Moments
 
 _BLOCK = 16  # tokens that are held back together, since neighbours are alike
 _EVERY = 5  # one block in so many is held back
+FIT, HELD_BACK = 1, 2  # what a token is for; 0 is padding
+_MULTIPLIED = 4096  # tokens that are multiplied at once, in float32
+_SQUARED = 64  # tokens that are squared at once: they stay in the cache
+
+
+def token_roles(mask: Tensor, first: int) -> Tensor:
+    """What each token is for, (B, S): 1 to fit on, 2 to judge by, 0 not real.
+
+    Sequences are cut into blocks of 16 tokens. A block is held back where its number in the
+    sequence and the sequence's number in all the data add up to 4 modulo 5: a fifth of all tokens,
+    spread over every part of a sequence.
+
+    Args:
+        mask: which tokens are real, (B, S), real ones first.
+        first: the number of the first sequence in all the data.
+    """
+    sequences = torch.arange(first, first + mask.shape[0], device=mask.device)[:, None]
+    blocks = torch.arange(mask.shape[1], device=mask.device) // _BLOCK
+    held = (sequences + blocks) % _EVERY == _EVERY - 1  # (B, S)
+    return mask * (FIT + held * (HELD_BACK - FIT))
+
+
+class Products:
+    """Sum of x x^T over tokens x, (I, I) float64; products of a few thousand tokens in float32.
+
+    Only what lies on and above the diagonal is computed.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._sums = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, tokens: Tensor) -> None:
+        """Add tokens, (T, I) float32."""
+        chunks: tuple[Tensor, ...] = torch.split(tokens, _MULTIPLIED)
+        for chunk in chunks:
+            for rows in self._strips():
+                upper = slice(rows.start, None)
+                self._sums[rows, upper] += chunk[:, rows].T @ chunk[:, upper]
+
+    def sum_over_processes(self) -> None:
+        """Take the sum over the tokens of all processes."""
+        for rows in self._strips():
+            sum_(self._sums[rows, rows.start :])
+
+    @property
+    def sums(self) -> Tensor:
+        """The sum so far, both triangles."""
+        for rows in self._strips():
+            below = slice(rows.stop, None)
+            self._sums[below, rows] = self._sums[rows, below].T
+        return self._sums
+
+    def _strips(self) -> list[slice]:
+        """Eight strips of rows, or fewer broader ones: less than 60 % of all products."""
+        width = len(self._sums)
+        step = max(-(-width // 8), 128)
+        return [slice(start, min(start + step, width)) for start in range(0, width, step)]
 
 
 @dataclass
@@ -29,38 +88,44 @@ class Inputs:
     """Sums over the tokens that entered one down projection, or one expert's.
 
     Attributes:
-        fitting: sum of x x^T of the tokens to fit on, (I, I) float64; None if only squares are
-            kept.
-        held_back: the same of the others.
         squares: sum of x^2 over all tokens, (I,) float64.
         total: sum of x, (I,) float64.
         tokens: how many, of all.
+        products: sums of x x^T of the tokens to fit on and of the others; None if only squares are
+            kept.
     """
 
-    fitting: Tensor | None
-    held_back: Tensor | None
     squares: Tensor
     total: Tensor
     tokens: int = 0
+    products: tuple[Products, Products] | None = None
 
     @classmethod
     def empty(cls, width: int, device: torch.device, *, moments: bool) -> Inputs:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
+        zeros = torch.zeros(2, width, dtype=torch.float64, device=device)
+        pair = (Products(width, device), Products(width, device)) if moments else None
+        return cls(zeros[0], zeros[1], products=pair)
 
-        pair = [zeros(width, width) if moments else None for _ in range(2)]
-        return cls(pair[0], pair[1], zeros(width), zeros(width))
+    def add(self, tokens: Tensor, held_back: Tensor | None = None) -> None:
+        """Add tokens to fit on, (T, I), and tokens that are held back."""
+        for number, values in enumerate((tokens, held_back)):
+            if values is None or len(values) == 0:
+                continue
+            wide = values.float()
+            self.tokens += len(wide)
+            chunks: tuple[Tensor, ...] = torch.split(wide, _SQUARED)
+            for chunk in chunks:
+                self.squares += chunk.square().sum(dim=0)
+                self.total += chunk.sum(dim=0)
+            if self.products is not None:
+                self.products[number].add(wide)
 
-    def add(self, values: Tensor) -> None:
-        """Add tokens, (T, I); which of them are held back follows from how many came before."""
-        held = held_back(self.tokens, len(values), values.device)
-        self.tokens += len(values)
-        wide = values.float()
-        self.squares += wide.square().sum(dim=0).double()
-        self.total += wide.sum(dim=0).double()
-        if self.fitting is not None and self.held_back is not None:
-            _add_products(self.fitting, wide[~held])
-            _add_products(self.held_back, wide[held])
+    def sum_over_processes(self) -> None:
+        """Take the sums over the tokens of all processes."""
+        sum_(self.squares, self.total)
+        self.tokens = int(total(self.tokens)[0])
+        for products in self.products or ():
+            products.sum_over_processes()
 
     @property
     def norms(self) -> Tensor:
@@ -76,24 +141,13 @@ class Inputs:
     @property
     def moments(self) -> Tensor:
         """Second moments of all tokens, (I, I)."""
-        assert self.fitting is not None and self.held_back is not None
-        return self.fitting + self.held_back
+        fitting, held_back = self.split()
+        return fitting.inputs + held_back.inputs
 
     def split(self) -> tuple[Moments, Moments]:
         """Moments to fit on, and those to judge by."""
-        assert self.fitting is not None and self.held_back is not None
-        return Moments(self.fitting), Moments(self.held_back)
-
-
-def held_back(before: int, count: int, device: torch.device) -> Tensor:
-    """Which of the next `count` tokens are held back, (T,) bool, after so many before them."""
-    numbers = torch.arange(before, before + count, device=device)
-    return numbers // _BLOCK % _EVERY == _EVERY - 1
-
-
-def _add_products(sums: Tensor, values: Tensor) -> None:
-    if len(values):
-        sums += (values.T @ values).double()
+        assert self.products is not None
+        return Moments(self.products[0].sums), Moments(self.products[1].sums)
 
 
 class MLPInputs:
@@ -111,23 +165,43 @@ class MLPInputs:
     def module(self) -> nn.Module:
         return self.mlp.owner.get_submodule(self.mlp.spec.down.module)
 
-    def update(self, args: tuple[Any, ...], mask: Tensor) -> None:
-        """Add what entered the module. `mask` (B, S) says which tokens are real."""
-        real = token_mask(args[0], mask)
+    def update(self, args: tuple[Any, ...], roles: Tensor) -> None:
+        """Add what entered the module. `roles` (B, S) says what each token is for."""
+        values = args[0].flatten(0, -2)  # (B*S, I), or (B*S, H) for experts
+        order = token_mask(args[0], roles).to(values.device)
         if not self.mlp.spec.experts:
-            values = args[0].flatten(0, -2)
-            self.parts[0].add(values[real.to(values.device)])
+            self.parts[0].add(*(values[places] for places in self._apart(order)))
             return
-        for expert, tokens in routed_tokens(args[0], args[1], real, len(self.parts)):
-            self.parts[expert].add(expert_inputs(self.mlp, self.module, tokens, expert))
+        for expert, routed in routed_tokens(args[1], order > 0, len(self.parts)):
+            for_both = [routed[places] for places in self._apart(order[routed])]
+            tokens = (expert_inputs(self.mlp, self.module, values[p], expert) for p in for_both)
+            self.parts[expert].add(*tokens)
+
+    def _apart(self, roles: Tensor) -> list[Tensor | slice]:
+        """The places of the tokens to fit on, and of those held back, where that matters."""
+        if self.parts[0].products is None:
+            every = bool((roles > 0).all())  # then nothing need be copied
+            return [slice(None) if every else (roles > 0).nonzero()[:, 0]]
+        return [(roles == role).nonzero()[:, 0] for role in (FIT, HELD_BACK)]
+
+    def sum_over_processes(self) -> None:
+        """Take the sums over the tokens of all processes."""
+        for part in self.parts:
+            part.sum_over_processes()
 
 
 @contextmanager
-def collecting(mlps: Sequence[MLPInputs], mask: list[Tensor]) -> Iterator[None]:
-    """Collect while the layer runs inside the block; `mask[0]` is that of the batch that runs."""
+def collecting(mlps: Sequence[MLPInputs], roles: list[Tensor]) -> Iterator[None]:
+    """Collect while the layer runs inside the block.
+
+    Args:
+        mlps: what to collect.
+        roles: `roles[0]` are the `token_roles` of the batch that runs; a plain mask holds nothing
+            back.
+    """
 
     def callback(inputs: MLPInputs) -> Any:
-        return lambda _module, args: inputs.update(args, mask[0])
+        return lambda _module, args: inputs.update(args, roles[0])
 
     with recording_inputs([(each.module, callback(each)) for each in mlps]):
         yield

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..arch.slots import read
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch
+from ..distributed import from_first
 from ..errors import UnsupportedModelError
 from .calibrated import Calibrated, LayerError, Recipe, decide_by_layers, with_cuts
-from .calibration import read_batches
+from .calibration import own_batches
 from .checks import check_cuttable
 from .collecting import Inputs
 from .guard import Rewrite, prove
@@ -59,6 +60,8 @@ def decide(
 ) -> Decision:
     """Decide what a checked request means for a live model.
 
+    Several processes (`distributed`) share the data; each gets the same decision.
+
     Raises:
         UnsupportedModelError: the model cannot be pruned this way.
         ArgumentError: the target is out of reach.
@@ -69,6 +72,7 @@ def decide(
     sizes = Sizes.of_model(view)
     request = _ranked(view, request, batches, show_progress)
     plan = plan_request(view, request, sizes, batches=batches, show_progress=show_progress)
+    plan = plan if batches is None else from_first(plan)
     if request.kind == "DEPTH" and request.compensate and plan.drop_layers and batches is not None:
         return _with_replaced_blocks(view, plan, batches, show_progress)
     if not request.by_layers or not plan.width_cuts or batches is None:
@@ -125,7 +129,7 @@ def _check_not_shared(view: ModelView, plan: PruningPlan) -> None:
 
 
 class _Reread:
-    """Batches that are read once, when they are first asked for, and then kept: ids only."""
+    """This process's batches, read once, when they are first asked for, and then kept: ids only."""
 
     def __init__(self, dataloader: Iterable[Any]) -> None:
         self.dataloader = dataloader
@@ -133,8 +137,7 @@ class _Reread:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.kept is None:
-            with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
-                self.kept = list(read_batches(self.dataloader))
+            self.kept = own_batches(self.dataloader)
         return iter(self.kept)
 
 

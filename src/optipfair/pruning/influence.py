@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.view import ModelView, describe
+from ..distributed import total
 from ..errors import DataError
-from .calibration import run_batches, token_mask
+from .calibration import own_batches, run_batches, token_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,7 @@ def analyze_layer_importance(
         >>> sorted(scores)
         [0, 1, 2, 3]
     """
-    return block_influence(describe(model), dataloader, show_progress)
+    return block_influence(describe(model), own_batches(dataloader), show_progress)
 
 
 def block_influence(
@@ -78,7 +79,7 @@ def block_influence(
             handle = layer.module.register_forward_hook(add(layer.index), with_kwargs=True)
             stack.callback(handle.remove)
         tokens = run_batches(view, batches, [(first, note)], show_progress)
-    scores = {index: total / tokens for index, total in enumerate(sums)}
+    scores = {index: value / tokens for index, value in enumerate(total(*sums))}
     wrong = [index for index, score in scores.items() if not score < float("inf")]
     if wrong:
         raise DataError(

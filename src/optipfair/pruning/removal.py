@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..arch.view import ModelView
 from ..batches import Batch
+from ..distributed import total, world_size
 from ..errors import DataError
 from ..hooks import evaluating
 from ..progress import track
-from .calibration import read_batches
+from .calibration import no_batch, read_batches
 from .stream import Batches, capture, logits_after, run_layer
 
 SAMPLE_TOKENS = 2048  # each costs L^2 / 2 layers a step
@@ -31,7 +32,7 @@ class Removal:
     ) -> None:
         self.view = view
         self.show_progress = show_progress
-        self.sample = sampled(batches, SAMPLE_TOKENS)
+        self.sample = sampled(batches, SAMPLE_TOKENS // world_size())
         self.stream = capture(view, self.sample)
         self.order: list[int] = []
         self.blocks: dict[int, int] = {}  # of so many layers: where the best begins
@@ -91,15 +92,16 @@ def losses_without_each(
                 logits = logits_after(view, sample[number], end, stream.forms)
                 sums[index] += _loss_sum(logits, sample[number])
                 hidden = _through(view, stream, number, [index], hidden)
-    predicted = sum(int(batch.attention_mask[:, 1:].sum()) for batch in sample)
+    own = sum(int(batch.attention_mask[:, 1:].sum()) for batch in sample)
+    predicted, *losses = total(own, *sums.values())  # over all processes
     if not predicted:
         raise DataError("No calibration sequence has two tokens. Give longer ones.")
-    if not all(math.isfinite(value) for value in sums.values()):
+    if not all(math.isfinite(value) for value in losses):
         raise DataError(
             "The loss on the calibration data is NaN or Inf. Try a wider dtype (bfloat16 or "
             "float32)."
         )
-    return {index: value / predicted for index, value in sums.items()}
+    return {index: loss / predicted for index, loss in zip(sums, losses, strict=True)}
 
 
 def _through(
@@ -132,8 +134,10 @@ def sampled(batches: Iterable[object], most_tokens: int) -> list[Batch]:
         for batch in read_batches(batches)
         for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
     ]
-    if not rows:
-        raise DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
+    if total(len(rows))[0] == 0:
+        raise no_batch()
+    if not rows:  # another process has some
+        return []
     tokens = sum(map(len, rows))
     count = min(max(len(rows) * most_tokens // tokens, 1), len(rows))
     chosen = [rows[number * len(rows) // count] for number in range(count)]

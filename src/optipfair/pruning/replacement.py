@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ..arch.slots import read
 from ..arch.view import MLPView, ModelView
+from ..distributed import sum_, total
 from ..errors import DataError, PruningWarning, UnsupportedModelError
 from ..hooks import evaluating
 from ..progress import track
 from .additive import additive_scale, own_mlp, real_tokens, run_seeing
-from .collecting import held_back
+from .collecting import HELD_BACK, token_roles
 from .compensation import Fit, Moments, fit_kept
 from .plan import PruningPlan
 from .stream import Batches, copied_layer, run_layer
@@ -233,7 +234,6 @@ def _block_moments(
     """Moments to fit on and to judge by: inputs m, targets W m + (y - x) / s."""
     width, hidden_size = weight.shape[1], weight.shape[0]
     sums = [_empty(width, hidden_size, weight.device) for _ in range(2)]
-    tokens = 0
     for number, hidden in enumerate(stream.hidden):
         arguments, mask = stream.arguments[number], stream.masks[number]
         inputs, output = run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
@@ -242,10 +242,10 @@ def _block_moments(
             onward = run_layer(view.layers[index].module, onward, arguments[index])
         gap = real_tokens(onward, mask).to(weight.device) - real_tokens(output, mask)  # (T, H)
         targets = inputs @ weight.T + gap / anchor.scale
-        held = held_back(tokens, len(inputs), inputs.device)
-        tokens += len(inputs)
+        held = token_roles(mask, stream.firsts[number])[mask].to(inputs.device) == HELD_BACK
         for place, chosen in enumerate((~held, held)):
             sums[place] += _moments(inputs[chosen], targets[chosen])
+    sums = [_over_processes(moments) for moments in sums]
     if not all(math.isfinite(moments.power or 0.0) for moments in sums):
         raise DataError(
             f"The activations of layers {mlp.layer} to {anchor.last} are NaN or Inf on the "
@@ -259,6 +259,13 @@ def _empty(width: int, hidden_size: int, device: torch.device) -> Moments:
         return torch.zeros(shape, dtype=torch.float64, device=device)
 
     return Moments(zeros(width, width), zeros(hidden_size, width), 0.0)
+
+
+def _over_processes(moments: Moments) -> Moments:
+    assert moments.targets is not None
+    sum_(moments.inputs, moments.targets)
+    power, tokens = total(moments.power or 0.0, moments.tokens)
+    return replace(moments, power=power, tokens=int(tokens))
 
 
 def _moments(inputs: Tensor, targets: Tensor) -> Moments:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from ..arch.view import ModelView
 from ..batches import Batch
-from ..errors import DataError, UnsupportedModelError
+from ..distributed import together, total
+from ..errors import UnsupportedModelError
 from ..hooks import evaluating
-from .calibration import model_inputs, read_batches
+from .calibration import model_inputs, no_batch, read_batches
 
 _TOLERANCE = 1e-3
 
@@ -33,6 +34,7 @@ class Batches:
 
     Attributes:
         masks: which tokens are real, (B, S).
+        firsts: the number of each batch's first row in all the data.
         hidden: the current input of the next layer, (B, S, H).
         arguments: for each batch and layer the positional and keyword arguments after the hidden
             states. What layers share is the same object.
@@ -40,6 +42,7 @@ class Batches:
     """
 
     masks: list[Tensor] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
     arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
     forms: list[Callable[[Tensor], Any]] = field(default_factory=list)
@@ -51,20 +54,22 @@ def capture(view: ModelView, batches: Iterable[object]) -> Batches:
     The model's own forward runs with layers that pass their input on, so this costs little.
 
     Raises:
-        DataError: no batch, or one of an unknown kind.
+        DataError: no batch in any process, or one of an unknown kind.
         UnsupportedModelError: the layers cannot be run one at a time.
     """
     found = Batches()
-    with evaluating(view.model):
+    given = list(read_batches(batches))  # processes may wait for each other here
+    with together(), evaluating(view.model):
         forms = found.forms = _output_forms(view)
         _check_flow(view, forms)
-        for batch in read_batches(batches):
+        for batch in given:
             calls = _record(view, batch, forms)
             found.masks.append(batch.attention_mask)
+            found.firsts.append(batch.first or 0)
             found.hidden.append(calls[0][0])
             found.arguments.append([(args, kwargs) for _, args, kwargs in calls])
-        if not found.hidden:
-            raise DataError("The dataloader gave no batch. Give at least one batch of real tokens.")
+    if total(len(found.hidden))[0] == 0:
+        raise no_batch()
     return found
 
 

@@ -1,0 +1,135 @@
+"""Two processes on their shares of the data give what one process gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optipfair import load_model
+from optipfair.distributed import divided, gathered, in_first, is_first, own_device, share, together
+from optipfair.pruning.calibration import first_rows
+from processes import CASES, batches, command, pruned, sequences
+
+pytest.importorskip("accelerate", reason="the extra `demo` is not installed")
+TESTS = Path(__file__).parent
+
+
+def launched(*command: object) -> subprocess.CompletedProcess[str]:
+    """Run a script or module in two processes, on a port that the launcher chooses."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("results")
+    done = launched(TESTS / "processes.py", folder, llama_folder)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_give_what_one_gives(results: list[dict[str, Any]], name: str) -> None:
+    """Kept neurons are the same where all weights are, since no two neurons are."""
+    family, count, options = CASES[name]
+    expected = pruned(family, batches(count), options)
+    assert_close(results[0][name], expected)
+    for key, tensor in results[0][name].items():
+        assert torch.equal(results[1][name][key], tensor), "the processes have different models"
+
+
+@pytest.mark.slow
+def test_a_loader_that_accelerate_has_shared_out_is_taken_as_it_is(
+    results: list[dict[str, Any]],
+) -> None:
+    expected = pruned("llama", sequences().split(4), CASES["auto"][2])
+    assert_close(results[0]["prepared"], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "errors"),
+    [
+        ("failed", ["DistributedError: Process 1 failed. OSError: the d", "OSError: the disk is"]),
+        ("different", ["DataError: The processes read different batches."] * 2),
+        ("empty", ["DataError: The dataloader gave no batch."] * 2),
+    ],
+)
+def test_processes_fail_together(
+    results: list[dict[str, Any]], name: str, errors: list[str]
+) -> None:
+    for result, error in zip(results, errors, strict=True):
+        assert result[name].startswith(error)
+
+
+@pytest.mark.slow
+def test_the_command_line_writes_one_folder(llama_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(chr(32 + n * n % 89) for n in range(3000)), encoding="utf-8")
+    prune = ["-m", "optipfair", "prune", "--model-path", llama_folder, "--preset", "quality"]
+    data = ["--calibration", text, "--calibration-samples", 20, "--calibration-length", 64]
+    code, output = command(*prune[2:], *data, "--output-path", tmp_path / "one")
+    assert code == 0
+    two = launched(*prune, *data, "--output-path", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("Written to") == output.count("Written to") == 1
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(
+        p.name for p in (tmp_path / "one").iterdir()
+    )
+    assert_close(
+        load_model(tmp_path / "two").state_dict(), load_model(tmp_path / "one").state_dict()
+    )
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_without_data_the_first_process_does_it_all(results: list[dict[str, Any]]) -> None:
+    """A refusal is said once, too."""
+    for rank, name, code, text in (
+        (0, "command", 0, "Written to"),
+        (1, "command", 0, ""),
+        (0, "refused", 2, "Error: The output folder"),
+        (1, "refused", 1, ""),  # that another process failed
+    ):
+        found, output = results[rank][name]
+        assert found == code
+        assert text in output if text else not output
+
+
+def test_one_process_works_alone() -> None:
+    assert is_first()
+    assert share([1, 2, 3]) == [1, 2, 3]
+    assert gathered("a") == ["a"]
+    assert divided(lambda number: number**2, 3) == [0, 1, 4]
+    assert in_first(lambda: 7) == 7
+    assert own_device("auto") == "auto"
+    with pytest.raises(KeyError), together():
+        raise KeyError
+
+
+def test_batches_dealt_out_in_turns_are_numbered_as_they_were() -> None:
+    # Sizes 4, 3, 2, 5, 1 dealt to two processes: 4, 2, 1 and 3, 5.
+    assert first_rows([[4, 2, 1], [3, 5]]) == [[0, 7, 14], [4, 9]]
+    assert first_rows([[2], [], []]) == [[0], [], []]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from optipfair import PruningPlan, get_model_layers
+from optipfair.arch.attention import by_attention
 from optipfair.arch.slots import zero_
 from optipfair.arch.view import describe
 
@@ -67,6 +68,20 @@ def with_zeroed_neurons(model: Any, plan: PruningPlan) -> Any:
                     zero_(tensor.data[expert], replace(slot, axis=slot.axis - 1), drop)
                 else:
                     zero_(tensor.data, slot, drop)
+    return zeroed
+
+
+def with_zeroed_heads(model: Any, plan: PruningPlan) -> Any:
+    """A copy in which nothing comes out of the heads that a plan removes."""
+    zeroed = copy.deepcopy(model)
+    assert plan.attention_unit is not None
+    view = by_attention(describe(zeroed), plan.attention_unit)
+    for cut in plan.width_cuts:
+        (attention,) = view.layers[cut.layer].mlps
+        down = attention.tensors[attention.spec.down].data  # (H, heads * head_dim)
+        size = down.shape[1] // cut.width
+        for unit in set(range(cut.width)) - set(cut.keep[0]):
+            down[:, unit * size : (unit + 1) * size] = 0
     return zeroed
 
 

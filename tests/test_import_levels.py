@@ -36,6 +36,7 @@ LEVELS = {
     "loading": 4,
     "testing": 5,
     "arch.saved": 5,
+    "arch.attention": 5,
     "checkpoint.reader": 3,
     "checkpoint.folder": 3,
     "checkpoint.config_kinds": 3,

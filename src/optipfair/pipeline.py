@@ -35,6 +35,7 @@ _DEFAULT_METHODS = {
     "pruning_type": "MLP_GLU",
     "neuron_selection_method": "MAW",
     "layer_selection_method": "last",
+    "attention_unit": "group",
 }
 
 
@@ -106,6 +107,7 @@ def prune_checkpoint(
     calibration_samples: int = 128,
     calibration_length: int = 512,
     seed: int = 0,
+    attention_unit: str = "group",
     plan: PruningPlan | str | Path | None = None,
     save_plan: str | Path | None = None,
     dry_run: bool = False,
@@ -133,9 +135,10 @@ def prune_checkpoint(
         pruning_type, neuron_selection_method, expansion_rate, expansion_divisor, dataloader,
             num_layers_to_remove, layer_indices, depth_pruning_percentage,
             layer_selection_method, target_params, target_size: as in `prune_model`.
-        compensate, sequential, seed: as in `prune_model`; the seed also draws the calibration text.
-        pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width pruning without
-            any target removes 10 %.
+        compensate, sequential, seed, attention_unit: as in `prune_model`; the seed also draws the
+            calibration text.
+        pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width and attention
+            pruning without any target remove 10 %.
         calibration: text to calibrate on instead of a dataloader: a `.txt` or `.jsonl` file, or the
             id of a dataset (with the package `datasets`).
         calibration_samples: how many sequences are drawn from it.
@@ -183,6 +186,7 @@ def prune_checkpoint(
             "pruning_type": pruning_type,
             "neuron_selection_method": neuron_selection_method,
             "layer_selection_method": layer_selection_method,
+            "attention_unit": attention_unit,
         }
         todo = _request(methods, asked, seed) if plan is None else _given_plan(plan, methods, asked)
         mode = _verification(verify)
@@ -245,7 +249,7 @@ def _decide(
 
 
 def _request(methods: dict[str, Any], asked: dict[str, Any], seed: int) -> PruningRequest:
-    """Check what was asked for; width pruning without any target removes 10 %."""
+    """Check what was asked for; without any target, width and attention lose 10 %."""
     _fill_in_default(methods["pruning_type"], asked)
     return check_request(**methods, **asked, seed=seed)
 
@@ -283,9 +287,9 @@ def _write(
 
 
 def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
-    """Width pruning without any target removes 10 %."""
+    """Width and attention pruning without any target remove 10 %."""
     targets = ("pruning_percentage", "expansion_rate", "target_params", "target_size")
-    if pruning_type == "MLP_GLU" and all(asked[name] is None for name in targets):
+    if pruning_type in ("MLP_GLU", "ATTENTION") and all(asked[name] is None for name in targets):
         asked["pruning_percentage"] = DEFAULT_PERCENTAGE
 
 

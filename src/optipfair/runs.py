@@ -107,6 +107,7 @@ def stored_run(
     """
     config = load_config(source, trust_remote_code=options.trust_remote_code)
     stored = StoredModel(folder, config)
+    stored.seen_by(request.attention_unit)
     show = options.show_progress
     if options.check_weights:
         check_all_weights(stored, show)

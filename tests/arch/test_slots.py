@@ -81,3 +81,32 @@ def test_each_expert_keeps_its_own_neurons() -> None:
 def test_a_bias_is_cut_in_each_of_its_blocks() -> None:
     slot = TensorSlot("b", "bias", 0, 2)
     assert take(torch.arange(6), slot, torch.tensor([0, 2])).tolist() == [0, 2, 3, 5]
+
+
+@st.composite
+def tensors_of_units(draw: st.DrawFn) -> tuple[Tensor, TensorSlot, int]:
+    """A matrix in which each unit has some rows in each of one to three parts."""
+    parts = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
+    units, axis = draw(st.integers(1, 5)), draw(st.integers(0, 1))
+    shape = [4, 4]
+    shape[axis] = units * sum(parts)
+    roles = {1: "query", 2: "gate+up", 3: "query+key+value"}
+    slot = TensorSlot("w", roles[len(parts)], axis, len(parts), parts=parts)  # type: ignore[arg-type]
+    return torch.arange(1.0, shape[0] * shape[1] + 1).reshape(shape), slot, units
+
+
+@given(tensors_of_units(), st.data())
+def test_units_keep_their_rows_of_each_part(
+    case: tuple[Tensor, TensorSlot, int], data: st.DataObject
+) -> None:
+    tensor, slot, units = case
+    keep = data.draw(st.lists(st.integers(0, units - 1), unique=True).map(sorted))
+    taken, zeroed = take(tensor, slot, torch.tensor(keep, dtype=torch.int64)), tensor.clone()
+    zero_(zeroed, slot, torch.tensor(keep, dtype=torch.int64))
+    assert (width(tensor, slot), width(taken, slot)) == (units, len(keep))
+    for (role, matrix), rows in zip(read(tensor, slot).items(), slot.parts, strict=True):
+        by_unit = matrix.reshape(units, rows, 4)
+        assert torch.equal(read(taken, slot)[role], by_unit[keep].reshape(-1, 4))
+        by_unit = by_unit.clone()
+        by_unit[keep] = 0
+        assert torch.equal(read(zeroed, slot)[role].reshape(units, rows, 4), by_unit)

@@ -43,8 +43,10 @@ BOTH = ["--pruning-type", "BOTH"]
 WIDTH = [
     (["--method", "PPN"], r"Unknown .*'PPN'\. Did you mean 'PP?O?[NM]'.*Available: L2, MAW, PON"),
     (["--method", ""], "Available: L2, MAW, PON, PPM, VOW"),
-    (["--pruning-type", "DEPHT"], r"'DEPHT'.* mean 'DEPTH'\? Available: BOTH, DEPTH, MLP_GLU"),
+    (["--pruning-type", "DEPHT"], r"'DEPHT'.* mean 'DEPTH'\? Available: ATTENTION, BOTH, "),
     (["--pruning-type", "mlp_glu"], "Did you mean 'MLP_GLU'"),
+    (["--attention-unit", "head"], "attention_unit='head' does not go with.*'ATTENTION'"),
+    (["--pruning-type", "ATTENTION", "--attention-unit", "heads"], "Did you mean 'head'"),
     (["--pruning-percentage", "-5"], r"pruning_percentage=-5.* outside \[0, 100\)"),
     (["--pruning-percentage", "100"], r"pruning_percentage=100.* outside \[0, 100\)"),
     (["--pruning-percentage", "120"], r"pruning_percentage=120.* outside \[0, 100\)"),
@@ -353,6 +355,24 @@ def test_every_kind_of_request_works(
     assert run("prune", "--model-path", llama_folder, "--output-path", output, *arguments)[0] == 0
     config = AutoConfig.from_pretrained(output)
     assert (config.intermediate_size, config.num_hidden_layers) == (width, layers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heads", "groups"),
+    [([], 2, 1), (["--attention-unit", "group"], 2, 1), (["--attention-unit", "head"], 2, 2)],
+    ids=str,
+)
+def test_attention_is_pruned(
+    run: Run, llama_folder: Path, tmp_path: Path, arguments: list[str], heads: int, groups: int
+) -> None:
+    asked = ["--pruning-type", "ATTENTION", "--pruning-percentage", "50", *arguments]
+    paths = ["--model-path", llama_folder, "--output-path", tmp_path / "out"]
+    code, out, err = run("prune", *paths, *asked, "--verify", "full")
+    assert (code, err) == (0, "")
+    assert "in each layer's attention" in out
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert (config.num_attention_heads, config.num_key_value_heads) == (heads, groups)
+    assert config.head_dim == 4
 
 
 def test_ten_percent_of_ten_layers_is_one_layer(run: Run, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_divisor_larger_than_the_width_is_refused(refused: Callable[..., Any])
         ({"neuron_selection_method": None}, "Available: L2"),
         ({"pruning_type": "MLP_GUL"}, "'MLP_GUL'.*Did you mean 'MLP_GLU'"),
         ({"pruning_type": "depth"}, "Did you mean 'DEPTH'"),
-        ({"pruning_type": None}, "Available: BOTH, DEPTH, MLP_GLU"),
+        ({"pruning_type": None}, "Available: ATTENTION, BOTH, DEPTH, MLP_GLU"),
     ],
     ids=str,
 )

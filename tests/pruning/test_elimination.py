@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optipfair.pruning.elimination import _SHRINKAGE, elimination_order
+from optipfair.pruning.elimination import (
+    _SHRINKAGE,
+    elimination_order,
+    unit_elimination_order,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -110,3 +114,35 @@ def test_fewer_removals_are_the_first_of_more(width: int, seed: int, data: st.Da
     assert torch.equal(elimination_order(weight, moments, fewer), order[:fewer])
     assert len(set(order.tolist())) == count
     assert 0 <= int(order.min()) <= int(order.max()) < width
+
+
+def columns(units: list[int], size: int) -> list[int]:
+    return [unit * size + column for unit in units for column in range(size)]
+
+
+@given(st.integers(0, 2**31), st.integers(2, 5), st.integers(1, 3))
+def test_each_unit_that_goes_is_the_one_whose_loss_is_least(
+    seed: int, units: int, size: int
+) -> None:
+    weight = normal(4, units * size, seed=seed)
+    moments = second_moments(normal(40, units * size, seed=seed + 1))
+    gone: list[int] = []
+    for unit in unit_elimination_order(weight, moments, units - 1, size).tolist():
+        losses = {
+            each: loss_without(weight, moments, columns([*gone, each], size))
+            for each in range(units)
+            if each not in gone
+        }
+        assert losses[unit] <= min(losses.values()) * (1 + 1e-6)
+        gone.append(unit)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(2, 4))
+def test_as_many_units_go_from_each_group(seed: int, groups: int, share: int) -> None:
+    weight = normal(4, groups * share * 2, seed=seed)
+    moments = second_moments(normal(60, groups * share * 2, seed=seed + 1))
+    order = unit_elimination_order(weight, moments, groups * (share - 1), 2, groups).tolist()
+    assert len(set(order)) == len(order)
+    assert [sum(unit // share == group for unit in order) for group in range(groups)] == [
+        share - 1
+    ] * groups

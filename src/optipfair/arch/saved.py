@@ -64,8 +64,9 @@ def _names_of_layer(view: ModelView, index: int, state: Mapping[str, Tensor]) ->
 def probe(view: ModelView, mlp: MLPView) -> dict[str, tuple[TensorSlot, Tensor]]:
     """Where the neurons of an MLP lie on disk: name → its slot, and marks of hidden size 2.
 
-    Each mark is `neuron + I * (block + blocks * expert)`, unique within a slot: where it stands in
-    the saved form, that row or column of the tensor in memory is stored.
+    Each mark is `neuron + I * (block + blocks * expert)`, unique within a slot but for the rows of
+    one unit: where it stands in the saved form, that row or column of the tensor in memory is
+    stored.
     """
     found: dict[str, tuple[TensorSlot, Tensor]] = {}
     marks = {slot: _marks(mlp, slot, tensor) for slot, tensor in mlp.tensors.items()}
@@ -86,12 +87,15 @@ def _marks(mlp: MLPView, slot: TensorSlot, tensor: Tensor) -> Tensor:
     units = torch.arange(mlp.width * slot.blocks * experts)
     by_block = units.view(experts, slot.blocks, mlp.width)
     in_order = by_block.transpose(1, 2) if slot.interleaved else by_block
+    if slot.parts:
+        blocks = zip(by_block[0], slot.parts, strict=True)
+        in_order = torch.cat([block.repeat_interleave(rows) for block, rows in blocks])
     shape = [1] * tensor.dim()
-    shape[slot.axis] = mlp.width * slot.blocks
+    shape[slot.axis] = mlp.width * slot.rows
     if mlp.spec.experts:
         shape[0] = experts
     marks = in_order.reshape(shape)
-    if slot.role == "bias":
+    if slot.role == "bias" or tensor.dim() == 1:
         return marks
     hidden = ({tensor.dim() - 2, tensor.dim() - 1} - {slot.axis}).pop()
     return marks.repeat_interleave(2, dim=hidden)

@@ -18,16 +18,20 @@ _CHUNK_ROWS = 64
 
 def width(tensor: Tensor, slot: TensorSlot) -> int:
     """Number of neurons `I` along the slot's axis."""
-    return int(tensor.shape[slot.axis]) // slot.blocks
+    return int(tensor.shape[slot.axis]) // slot.rows
 
 
 def read(tensor: Tensor, slot: TensorSlot) -> dict[str, Tensor]:
     """Return the slot's matrices by role, each a view of shape (I, H), or (E, I, H) for experts.
 
-    A fused `gate+up` tensor gives two entries, any other role one. Biases are not read.
+    A fused `gate+up` tensor gives two entries, any other role one. Biases are not read. Where a
+    neuron is a unit of several rows, all of them are there, unit by unit.
     """
     matrix = tensor.movedim(slot.axis, -2)  # (.., blocks * I, H)
-    if slot.interleaved:
+    if slot.parts:
+        sizes = [part * width(tensor, slot) for part in slot.parts]
+        parts = torch.split(matrix, sizes, dim=-2)
+    elif slot.interleaved:
         parts = tuple(matrix[..., block :: slot.blocks, :] for block in range(slot.blocks))
     else:
         parts = matrix.chunk(slot.blocks, dim=-2)
@@ -83,8 +87,17 @@ def zero_(tensor: Tensor, slot: TensorSlot, drop: Tensor) -> None:
 def _stored_index(tensor: Tensor, slot: TensorSlot, neurons: Tensor) -> Tensor:
     """Neuron numbers → positions along the stored axis, repeated for each block."""
     neurons = neurons.to(tensor.device)
+    if slot.parts:
+        size, starts = width(tensor, slot), [sum(slot.parts[:i]) for i in range(len(slot.parts))]
+        pairs = zip(slot.parts, starts, strict=True)
+        return torch.cat([size * start + rows_of(neurons, part) for part, start in pairs])
     if slot.interleaved:
         first = neurons * slot.blocks
         return torch.stack([first + block for block in range(slot.blocks)], dim=1).flatten()
     size = width(tensor, slot)
     return torch.cat([neurons + block * size for block in range(slot.blocks)])
+
+
+def rows_of(units: Tensor, rows: int) -> Tensor:
+    """The rows of units that take so many each: (n,) → (n * rows,)."""
+    return (units[:, None] * rows + torch.arange(rows, device=units.device)).flatten()

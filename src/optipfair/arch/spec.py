@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-Role = Literal["gate", "up", "gate+up", "down", "bias"]
+Role = Literal[
+    "gate", "up", "gate+up", "down", "bias", "query", "key", "value", "query+key+value", "other"
+]
+
+ATTENTION_UNITS = {"group": "kv_groups", "head": "query_heads"}  # what a unit is → its spec's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +28,14 @@ class TensorSlot:
 
     Attributes:
         name: path of the tensor below the decoder layer, `mlp.gate_proj.weight`.
-        role: what it is; a `bias` is cut but never scored, and may be absent.
+        role: what it is; a `bias` is cut but never scored, and may be absent; what is `other` is
+            never scored.
         axis: the axis of the stored tensor along which the neurons lie.
         blocks: how often the `I` neurons repeat along `axis` (2 where gate and up are fused,
             gate first).
         interleaved: whether the blocks alternate neuron by neuron instead of following each other.
+        parts: where a unit is more than one row (the heads of attention), how many it takes in each
+            block.
     """
 
     name: str
@@ -36,6 +43,12 @@ class TensorSlot:
     axis: int
     blocks: int = 1
     interleaved: bool = False
+    parts: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Positions along `axis` that one neuron, or one unit, takes."""
+        return sum(self.parts) if self.parts else self.blocks
 
     @property
     def optional(self) -> bool:
@@ -61,6 +74,9 @@ class MLPSpec:
         width_factor: how often the value of `width_key` goes into the width.
         stored_experts: how checkpoints name the projections of one expert, each with `{}` for its
             number: gate, up and down. Empty where they are stored as they live.
+        groups: its neurons are chosen in so many groups, of each the same number.
+        more_keys: other config fields that follow the width, each with its factor.
+        explicit: config fields to write out, with their values.
     """
 
     name: str
@@ -71,6 +87,15 @@ class MLPSpec:
     width_multiple: int = 1
     width_factor: Fraction = Fraction(1)
     stored_experts: tuple[str, ...] = ()
+    groups: int = 1
+    more_keys: tuple[tuple[str, Fraction], ...] = ()
+    explicit: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def keys(self) -> dict[str, Fraction]:
+        """The config fields that follow the width, with their factors."""
+        own = {} if self.width_key is None else {self.width_key: self.width_factor}
+        return {**own, **dict(self.more_keys)}
 
     @property
     def gated(self) -> bool:

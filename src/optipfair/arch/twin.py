@@ -93,6 +93,15 @@ def apply_config(text_config: Any, changes: Mapping[str, Any]) -> None:
             setattr(text_config, name, value)
 
 
+def config_refusal(config: Any, changes: Mapping[str, Any]) -> str:
+    """Why a config does not take changes of the decoder's fields; empty where it does."""
+    try:
+        changed_config(config, changes)
+    except _BUILD_ERRORS as exc:
+        return " ".join(str(exc).split())
+    return ""
+
+
 def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
     """Build the model's class from its changed config, on `meta`.
 

@@ -41,6 +41,11 @@ class MLPView:
         return width(self.tensors[self.spec.down], self.spec.down)
 
     @property
+    def down_inputs(self) -> int:
+        """How many inputs the down projection has: more than the width where a unit has several."""
+        return self.width * self.spec.down.rows
+
+    @property
     def hidden_size(self) -> int:
         down = read(self.tensors[self.spec.down], self.spec.down)["down"]
         return int(down.shape[-1])
@@ -59,7 +64,7 @@ class MLPView:
         """The scored matrices `gate` (if any), `up`, `down`: (I, H) or (E, I, H), as views."""
         found: dict[str, Tensor] = {}
         for slot, tensor in self.tensors.items():
-            if slot.role != "bias":
+            if slot.role not in ("bias", "other"):
                 found |= read(tensor.detach(), slot)
         return found
 

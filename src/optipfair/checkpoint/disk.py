@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arch.attention import by_attention
 from ..arch.saved import probe, saved_form, saved_layers, saved_shapes
 from ..arch.spec import TensorSlot
 from ..arch.twin import build_on_meta
@@ -94,6 +95,15 @@ class StoredModel:
         self.view: ModelView = describe(build_on_meta(config))
         self._prefix = self._find_prefix()
         self._check_tensors()
+
+    def seen_by(self, attention_unit: str | None) -> None:
+        """From now on the view has attention in the place of MLPs, where that is pruned.
+
+        Raises:
+            UnsupportedModelError: its attention cannot be cut.
+        """
+        if attention_unit is not None:
+            self.view = by_attention(self.view, attention_unit)
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:

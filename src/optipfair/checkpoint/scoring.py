@@ -19,7 +19,7 @@ from torch import Tensor
 from ..arch.view import MLPView
 from ..errors import UnsupportedModelError
 from ..pruning.importance import Criterion
-from ..pruning.scoring import is_finite, not_finite, overflow, score_matrices
+from ..pruning.scoring import is_finite, not_finite, overflow, score_all
 from .disk import Piece, StoredMLP, StoredModel, item_size
 from .reader import TensorInfo, read_into
 
@@ -68,14 +68,15 @@ def score_stored_mlp(stored: StoredModel, criterion: Criterion, mlp: MLPView) ->
             that cannot be scored.
     """
     on_disk = stored.stored_mlp(mlp)
-    matrices = {role: _matrix(on_disk, role) for role in ("gate", "up") if _holds(mlp, role)}
-    scores = score_matrices(criterion, matrices)
+    scored = ("gate", "up") if _holds(mlp, "up") else ("query", "key", "value", "down")
+    matrices = {role: _matrix(on_disk, role) for role in scored if _holds(mlp, role)}
+    scores = score_all(criterion, mlp, matrices)
     if not bool(torch.isfinite(scores).all()):
         for info, _ in on_disk.tensors.values():
             check_finite_tensor(info)
         raise UnsupportedModelError(overflow(mlp, criterion))
     for info, pieces in on_disk.tensors.values():
-        if pieces[0].slot.role in ("down", "bias"):
+        if pieces[0].slot.role in ("down", "bias", "other"):
             check_finite_tensor(info)
     return scores
 

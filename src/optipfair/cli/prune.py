@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..arch.spec import ATTENTION_UNITS
 from ..distributed import launched, launched_rank
 from ..pruning.importance import criterion_names
 from ..pruning.selection import strategy_names
@@ -31,7 +32,7 @@ def _names(registry: Any) -> str:
     default="MLP_GLU",
     show_default=True,
     metavar=_names(PRUNING_TYPES),
-    help="Remove MLP neurons, whole decoder layers, or both.",
+    help="Remove MLP neurons, whole decoder layers, both, or attention heads.",
 )
 @click.option(
     "--method",
@@ -58,6 +59,13 @@ def _names(registry: Any) -> str:
     type=int,
     metavar="|".join(map(str, EXPANSION_DIVISORS)),
     help="Round the kept width down to a multiple.",
+)
+@click.option(
+    "--attention-unit",
+    default="group",
+    show_default=True,
+    metavar="|".join(ATTENTION_UNITS),
+    help="What ATTENTION removes: key/value groups with their query heads, or query heads.",
 )
 @click.option("--num-layers-to-remove", type=int, metavar="NUM", help="How many layers to remove.")
 @click.option(
@@ -168,6 +176,7 @@ def prune(**options: Any) -> None:
             calibration_samples=options["calibration_samples"],
             calibration_length=options["calibration_length"],
             seed=options["seed"],
+            attention_unit=options["attention_unit"],
             plan=options["plan"],
             save_plan=options["save_plan"],
             dry_run=options["dry_run"],

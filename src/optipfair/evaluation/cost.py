@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..batches import Batch
@@ -80,7 +79,8 @@ def cost_of(
                 if ids.shape[1] < 2:
                     continue
                 old, new = (
-                    _log_probabilities(model, ids, state[row : row + 1][:, mask]) for state in states
+                    _log_probabilities(model, ids, state[row : row + 1][:, mask])
+                    for state in states
                 )
                 wanted = ids[0, 1:, None].to(old.device)
                 for place, answer in enumerate((old, new)):

@@ -42,20 +42,22 @@ def prune_model(
     compensate: bool | None = None,
     sequential: bool | None = None,
     seed: int = 0,
+    attention_unit: str = "group",
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
-    """Prune a model in place: neurons of its MLPs, or whole decoder layers.
+    """Prune a model in place: neurons of its MLPs, attention heads, or whole decoder layers.
 
     Args:
         model: a transformers model of a supported family, on any device, in any float dtype.
         pruning_type: `"MLP_GLU"` (width; plain MLPs too), `"DEPTH"`, or `"BOTH"` at once; then
             `pruning_percentage` is the share of neurons and `layer_indices` the layers to remove.
-        neuron_selection_method: importance criterion; width only. From weights: `"MAW"` (alias
+            `"ATTENTION"` removes that share of the heads (see `attention_unit`).
+        neuron_selection_method: importance criterion; not of layers. From weights: `"MAW"` (alias
             `"PPM"`), `"VOW"`, `"PON"`, `"L2"`. With a dataloader: `"AUTO"` (OBS with
             compensation), `"OBS"`, `"FLAP"`, `"WACT"`, `"ACT"`, or `"MAW"`. And `"RANDOM"`, to
             compare with.
-        pruning_percentage: share of neurons to remove, [0, 100); with `"DEPTH"`, when given,
-            share of layers. The default of 10 beside another target counts as absent, since it
-            cannot be told from an explicit 10.
+        pruning_percentage: share of neurons (or heads) to remove, [0, 100); with `"DEPTH"`, when
+            given, share of layers. The default of 10 beside another target counts as absent, since
+            it cannot be told from an explicit 10.
         expansion_rate: width to reach, in percent of the hidden size; width only.
         dataloader: calibration batches (dicts, tuples or tensors). The result depends on neither
             batch size nor padding; with `compensate` it depends on the order of the sequences,
@@ -85,6 +87,8 @@ def prune_model(
         sequential: whether each layer is calibrated on the outputs of the pruned layers before it
             (the default), or of the layers as they were; only for what goes layer by layer.
         seed: of `"RANDOM"`.
+        attention_unit: what `"ATTENTION"` removes: `"group"`, a key/value head with its query
+            heads, or `"head"`, a query head, of every group the same number.
 
     Returns:
         The same model object; with `return_stats`, `(model, statistics)`.
@@ -121,6 +125,7 @@ def prune_model(
         compensate=compensate,
         sequential=sequential,
         seed=seed,
+        attention_unit=attention_unit,
     )
     decision = decide(describe(model), request, dataloader, show_progress=show_progress)
     before = summarize(model) if return_stats else None
@@ -147,6 +152,7 @@ def plan_pruning(
     compensate: bool | None = None,
     sequential: bool | None = None,
     seed: int = 0,
+    attention_unit: str = "group",
 ) -> PruningPlan:
     """Decide what `prune_model` would do, without changing the model.
 
@@ -175,6 +181,7 @@ def plan_pruning(
         compensate=compensate,
         sequential=sequential,
         seed=seed,
+        attention_unit=attention_unit,
     )
     if request.compensate:
         raise ArgumentError(

@@ -11,12 +11,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..arch.slots import read
+from ..arch.slots import read, rows_of
 from ..arch.spec import TensorSlot
 from ..arch.view import MLPView, ModelView, find_mlp
 from ..distributed import divided, together, world_size
@@ -115,12 +114,13 @@ def decide_by_layers(
             if layer.index not in stay:
                 continue
             widths = {mlp.spec.name: counts.get((layer.index, mlp.spec.name)) for mlp in layer.mlps}
+            specs = {mlp.spec.name: mlp.spec for mlp in layer.mlps}
             copied = copied_layer(layer.module)
             mlps = [
                 mlp
                 for name in widths
                 if widths[name] is not None
-                and (mlp := find_mlp(layer.index, copied, _spec(view, name))) is not None
+                and (mlp := find_mlp(layer.index, copied, specs[name])) is not None
                 and (widths[name] or 0) < mlp.width
             ]
             moments = recipe.needs_moments or recipe.compensate
@@ -136,10 +136,6 @@ def decide_by_layers(
                 outputs = _run(copied, layer.index, batches, [], keep=True)
             batches.hidden = outputs
     return found
-
-
-def _spec(view: ModelView, name: str) -> Any:
-    return next(spec for spec in view.spec.mlps if spec.name == name)
 
 
 def _run(
@@ -188,7 +184,8 @@ def _decide_part(
         return kept, None
     down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]  # (I, H) or (E, I, H)
     matrix = down[expert] if mlp.spec.experts else down
-    fit = fit_kept(matrix.T.float(), keep, *part.split())
+    columns = rows_of(keep, mlp.spec.down.rows)
+    fit = fit_kept(matrix.T.float(), columns, *part.split())
     if world_size() > 1:  # it is sent to the others, which have devices of their own
         fit = replace(fit, weight=fit.weight.cpu())
     return kept, fit

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ..arch.attention import by_attention
 from ..arch.view import MLPView, ModelView
 from ..errors import ArgumentError, UnsupportedModelError
 from .plan import PruningPlan, WidthCut
+
+
+def seen_by(view: ModelView, attention_unit: str | None) -> ModelView:
+    """The view as a pruning sees it: by its attention where that is pruned, else by its MLPs."""
+    return view if attention_unit is None else by_attention(view, attention_unit)
 
 
 def check_cuttable(view: ModelView) -> None:
@@ -95,6 +102,13 @@ def _check_cut_fits(mlp: MLPView, cut: WidthCut) -> None:
     if not all(_increasing(keep, mlp.width) for keep in cut.keep):
         raise ArgumentError(
             f"The plan's kept neurons of {where} are no increasing numbers below {mlp.width}."
+        )
+    groups = mlp.spec.groups
+    in_group = Counter(unit * groups // mlp.width for unit in cut.keep[0])
+    if groups > 1 and (len(in_group) < groups or len(set(in_group.values())) > 1):
+        raise ArgumentError(
+            f"The plan keeps {[in_group[group] for group in range(groups)]} of {where}; the same "
+            "number must stay in every group."
         )
 
 

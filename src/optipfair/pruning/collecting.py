@@ -93,18 +93,24 @@ class Inputs:
         tokens: how many, of all.
         products: sums of x x^T of the tokens to fit on and of the others; None if only squares are
             kept.
+        unit: how many neighbouring inputs stay or go together (the columns of attention heads).
+        groups: as many units stay in each of so many groups.
     """
 
     squares: Tensor
     total: Tensor
     tokens: int = 0
     products: tuple[Products, Products] | None = None
+    unit: int = 1
+    groups: int = 1
 
     @classmethod
-    def empty(cls, width: int, device: torch.device, *, moments: bool) -> Inputs:
+    def empty(
+        cls, width: int, device: torch.device, *, moments: bool, unit: int = 1, groups: int = 1
+    ) -> Inputs:
         zeros = torch.zeros(2, width, dtype=torch.float64, device=device)
         pair = (Products(width, device), Products(width, device)) if moments else None
-        return cls(zeros[0], zeros[1], products=pair)
+        return cls(zeros[0], zeros[1], products=pair, unit=unit, groups=groups)
 
     def add(self, tokens: Tensor, held_back: Tensor | None = None) -> None:
         """Add tokens to fit on, (T, I), and tokens that are held back."""
@@ -157,8 +163,10 @@ class MLPInputs:
         check_experts(mlp)
         self.mlp = mlp
         device = mlp.tensors[mlp.spec.down].device
+        size, unit, groups = mlp.down_inputs, mlp.spec.down.rows, mlp.spec.groups
         self.parts = [
-            Inputs.empty(mlp.width, device, moments=moments) for _ in range(mlp.experts or 1)
+            Inputs.empty(size, device, moments=moments, unit=unit, groups=groups)
+            for _ in range(mlp.experts or 1)
         ]
 
     @property

@@ -21,7 +21,7 @@ from ..distributed import from_first
 from ..errors import UnsupportedModelError
 from .calibrated import Calibrated, LayerError, Recipe, decide_by_layers, with_cuts
 from .calibration import own_batches
-from .checks import check_cuttable
+from .checks import check_cuttable, seen_by
 from .collecting import Inputs
 from .guard import Rewrite, prove
 from .importance import CalibratedCriterion
@@ -30,7 +30,7 @@ from .planning import generator_of, plan_request
 from .ranking import chosen_layers
 from .replacement import replace_blocks, with_blocks
 from .request import PruningRequest
-from .selection import RANKED_STRATEGIES, select_neurons
+from .selection import RANKED_STRATEGIES, select_neurons, select_units
 from .solving import Sizes
 from .stream import capture
 from .surgery import Replacements
@@ -68,6 +68,7 @@ def decide(
         DataError: the calibration data cannot be used.
     """
     check_cuttable(view)
+    view = seen_by(view, request.attention_unit)
     batches = None if dataloader is None else _Reread(dataloader)
     sizes = Sizes.of_model(view)
     request = _ranked(view, request, batches, show_progress)
@@ -168,7 +169,8 @@ def _choose(
     if inputs.tokens == 0:  # an expert that no calibration token was routed to
         return select_neurons(matrix.norm(dim=1), count)
     scores = criterion.function(matrix, inputs, count, generator_of(seed, mlp, expert))
-    return select_neurons(scores.to(matrix.device), count)
+    by_unit = scores.to(matrix.device).view(mlp.width, -1).sum(dim=1)
+    return select_units(by_unit, count, mlp.spec.groups)
 
 
 def _as_planned(
@@ -192,3 +194,8 @@ def _adjust(
             module = layer.get_submodule(change.module[len(prefix) :])
             if getattr(module, change.name, None) == change.old and change.name != "layer_idx":
                 setattr(module, change.name, change.new)
+    for module in layer.modules() if plan.attention_unit else ():
+        config = vars(module).get("config")  # a copy of its own, which some forwards read
+        for name in rewrite.config:
+            if hasattr(config, name):
+                setattr(config, name, rewrite.config[name])

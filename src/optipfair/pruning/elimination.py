@@ -2,13 +2,15 @@
 
 Pure functions on a projection's weights and its inputs' second moments.
 
-Axes: `H` outputs, `I` inputs (neurons).
+Axes: `H` outputs, `I` inputs (neurons), `U` units of inputs that go together.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from ..arch.slots import rows_of
 
 _BATCHES = 96  # the inputs go in so many batches; scores are taken anew for each
 _SHRINKAGE = 1e-2  # relative to the mean of the moments' diagonal
@@ -31,12 +33,10 @@ def elimination_order(weight: Tensor, inputs: Tensor, count: int) -> Tensor:
         (count,) indices.
     """
     w = weight.double().clone()
-    moments = inputs.double().clone()
-    moments.diagonal().add_(_SHRINKAGE * float(moments.diagonal().mean()) + 1e-30)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
-    gone = torch.zeros(len(moments), dtype=torch.bool, device=w.device)
+    inverse = _shrunk_inverse(inputs)
+    gone = torch.zeros(len(inverse), dtype=torch.bool, device=w.device)
     order: list[Tensor] = []
-    step = max(len(moments) // _BATCHES, 1)
+    step = max(len(inverse) // _BATCHES, 1)
     for first in range(0, count, step):
         scores = (w.square().sum(dim=0) / inverse.diagonal()).masked_fill(gone, float("inf"))
         worst = torch.argsort(scores, stable=True)[: min(step, count - first)]
@@ -44,6 +44,49 @@ def elimination_order(weight: Tensor, inputs: Tensor, count: int) -> Tensor:
         gone[worst] = True
         order.append(worst)
     return torch.cat(order) if order else torch.arange(0, device=w.device)
+
+
+def unit_elimination_order(
+    weight: Tensor, inputs: Tensor, count: int, unit: int, groups: int = 1
+) -> Tensor:
+    """The same for units of neighbouring inputs, one at a time: the first `count` to remove.
+
+    Each step removes the unit u with the least tr(W_u [H^-1]_uu^-1 W_u^T), which is the error that
+    the others cannot make up for.
+
+    Args:
+        weight: (H, U * unit).
+        inputs: sum of x x^T, (U * unit, U * unit).
+        count: how many units to remove, of each group the same number.
+        unit: inputs of one unit.
+        groups: in how many groups the units lie, one after the other.
+
+    Returns:
+        (count,) numbers of units.
+    """
+    w, inverse = weight.double().clone(), _shrunk_inverse(inputs)
+    left = torch.arange(len(inverse) // unit, device=w.device)
+    size, units = len(left) // groups, len(left)
+    missing = left.new_full((groups,), count // groups)
+    order: list[Tensor] = []
+    for _ in range(count // groups * groups):
+        own = inverse.view(units, unit, units, unit)[left, :, left]  # (U, unit, unit)
+        parts = w.view(len(w), units, unit)[:, left].permute(1, 2, 0)  # (U, unit, H)
+        solved = torch.cholesky_solve(parts, torch.linalg.cholesky(own))
+        scores = (solved * parts).sum(dim=(1, 2))
+        scores[missing[left // size] == 0] = float("inf")
+        worst = left[torch.argsort(scores, stable=True)[:1]]
+        _remove(w, inverse, rows_of(worst, unit))
+        left = left[left != worst]
+        missing[worst // size] -= 1
+        order.append(worst)
+    return torch.cat(order) if order else left[:0]
+
+
+def _shrunk_inverse(inputs: Tensor) -> Tensor:
+    moments = inputs.double().clone()
+    moments.diagonal().add_(_SHRINKAGE * float(moments.diagonal().mean()) + 1e-30)
+    return torch.cholesky_inverse(torch.linalg.cholesky(moments))
 
 
 def _remove(w: Tensor, inverse: Tensor, gone: Tensor) -> None:

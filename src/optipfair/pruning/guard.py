@@ -16,7 +16,6 @@ from torch import nn
 
 from ..arch import heterogeneous
 from ..arch.config_rules import config_after_depth
-from ..arch.spec import MLPSpec
 from ..arch.twin import (
     AttributeChange,
     PresenceChange,
@@ -108,6 +107,8 @@ def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
     for key, widths in _widths_by_key(view, plan).items():
         old = changes.get(key, heterogeneous.shared_value(view.text_config, key))
         changes[key] = _width_field(old, key, widths, by_layer)
+    for cut in plan.width_cuts:
+        changes |= dict(_mlp_of(view, cut).spec.explicit)
     after = {layer: fields for layer, fields in by_layer.items() if fields}
     if before or after:
         # Last, since transformers checks the overrides against the fields that are set before.
@@ -123,22 +124,22 @@ def _widths_by_key(view: ModelView, plan: PruningPlan) -> dict[str, dict[int, in
         UnsupportedModelError: MLPs of one layer that share a config field would differ in width.
     """
     cuts = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
-    touched = {_spec_of(view, cut).width_key for cut in plan.width_cuts}
+    touched = {key for cut in plan.width_cuts for key in _mlp_of(view, cut).spec.keys}
     for fields in heterogeneous.overrides(view.text_config).values():
         touched |= fields.keys()
     number = {old: new for new, old in enumerate(plan.keep_layers)}
     widths: defaultdict[str, dict[int, int]] = defaultdict(dict)
     for mlp in view.mlps:
-        key = mlp.spec.width_key
-        if mlp.layer not in number or key is None or key not in touched:
-            continue
-        value = int(cuts.get((mlp.layer, mlp.spec.name), mlp.width) / mlp.spec.width_factor)
-        if widths[key].setdefault(number[mlp.layer], value) != value:
-            raise UnsupportedModelError(
-                f"The MLPs of layer {mlp.layer} would have different widths "
-                f"({widths[key][number[mlp.layer]]} and {value}), which the config field {key!r} "
-                f"of {view.spec.model_type!r} cannot express. Prune them alike."
-            )
+        for key, factor in mlp.spec.keys.items():
+            if mlp.layer not in number or key not in touched:
+                continue
+            value = int(cuts.get((mlp.layer, mlp.spec.name), mlp.width) / factor)
+            if widths[key].setdefault(number[mlp.layer], value) != value:
+                raise UnsupportedModelError(
+                    f"The MLPs of layer {mlp.layer} would have different widths "
+                    f"({widths[key][number[mlp.layer]]} and {value}), which the config field "
+                    f"{key!r} of {view.spec.model_type!r} cannot express. Prune them alike."
+                )
     return dict(widths)
 
 
@@ -161,10 +162,6 @@ def _width_field(
         if widths.get(layer, common) != common:
             fields[key] = widths[layer]
     return common
-
-
-def _spec_of(view: ModelView, cut: WidthCut) -> MLPSpec:
-    return next(spec for spec in view.spec.mlps if spec.name == cut.mlp)
 
 
 def _check_live_model(view: ModelView, described: Mapping[str, tuple[int, ...]]) -> None:
@@ -219,7 +216,7 @@ def _cut_shapes(view: ModelView, plan: PruningPlan) -> dict[str, tuple[int, ...]
     for cut in plan.width_cuts:
         for slot, tensor in _mlp_of(view, cut).tensors.items():
             shape = list(tensor.shape)
-            shape[slot.axis] = slot.blocks * cut.kept
+            shape[slot.axis] = slot.rows * cut.kept
             shapes[f"{view.layers_path}.{number[cut.layer]}.{slot.name}"] = tuple(shape)
     return shapes
 
@@ -279,6 +276,8 @@ def _unexplained_attributes(
 ) -> list[str]:
     widths = {(cut.width, cut.kept) for cut in plan.width_cuts}
     widths |= {(2 * old, 2 * new) for old, new in widths}  # fused gate and up
+    for cut in plan.width_cuts:
+        widths |= _unit_counts(_mlp_of(view, cut), cut)
     prefix = f"{view.layers_path}."
 
     def explained(change: AttributeChange) -> bool:
@@ -299,6 +298,14 @@ def _unexplained_attributes(
         for change in changes
         if not explained(change)
     ]
+
+
+def _unit_counts(mlp: MLPView, cut: WidthCut) -> set[tuple[int, int]]:
+    """Numbers, before and after, that follow the units of a cut: rows, config fields, shares."""
+    rows = {slot.rows for slot in mlp.tensors if slot.parts}
+    pairs = {(count * cut.width, count * cut.kept) for count in rows}
+    pairs |= {(int(cut.width / f), int(cut.kept / f)) for f in mlp.spec.keys.values()}
+    return pairs | {(cut.width // mlp.spec.groups, cut.kept // mlp.spec.groups)}
 
 
 def _renumbers(plan: PruningPlan, change: AttributeChange) -> bool:

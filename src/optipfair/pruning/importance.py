@@ -92,7 +92,8 @@ class CalibratedCriterion:
         name: as users write it.
         function: `(down, inputs, count, generator) -> scores`: `down` (I, H) float32 with a row for
             each neuron, the statistics of its inputs, how many neurons stay, and a seeded source
-            of random numbers; it returns (I,), higher stays.
+            of random numbers; it returns (I,), higher stays. Where inputs stay or go together
+            (`inputs.unit`), the scores of a unit are summed, or it returns one for each.
         needs_data: whether it reads the inputs at all.
         needs_moments: whether it reads their second moments, (I, I).
         compensates: whether the kept neurons make up for the lost ones unless asked otherwise.
@@ -154,10 +155,15 @@ def brain_surgeon(down: Tensor, inputs: Inputs, count: int, generator: Generator
 
     Sources: SlimGPT (arXiv 2412.18110), ZipLM (arXiv 2302.04089).
     """
-    from .elimination import elimination_order
+    from .elimination import elimination_order, unit_elimination_order
 
-    order = elimination_order(down.T, inputs.moments, len(down) - count)
-    scores = down.new_full((len(down),), float(len(down)))
+    units = len(down) // inputs.unit
+    if inputs.unit == 1:
+        order = elimination_order(down.T, inputs.moments, units - count)
+    else:
+        shape = (inputs.unit, inputs.groups)
+        order = unit_elimination_order(down.T, inputs.moments, units - count, *shape)
+    scores = down.new_full((units,), float(units))
     scores[order] = _ranks(order)
     return scores
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..arch.spec import ATTENTION_UNITS
 from ..errors import ArgumentError
 
 PLAN_VERSION = 1
@@ -64,6 +65,12 @@ class PruningPlan:
     def drop_layers(self) -> Indices:
         kept = set(self.keep_layers)
         return tuple(i for i in range(self.num_layers) if i not in kept)
+
+    @property
+    def attention_unit(self) -> str | None:
+        """What a unit of attention is in its cuts, `group` or `head`; None where it cuts MLPs."""
+        names = {cut.mlp for cut in self.width_cuts}
+        return next((unit for unit, name in ATTENTION_UNITS.items() if name in names), None)
 
     @property
     def empty(self) -> bool:

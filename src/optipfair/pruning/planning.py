@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arch.attention import check_count
 from ..arch.view import MLPView, ModelView
 from ..errors import ArgumentError, PruningWarning
 from ..progress import track
@@ -20,10 +21,16 @@ from .importance import CalibratedCriterion
 from .plan import PruningPlan, WidthCut
 from .request import PruningRequest
 from .scoring import score_mlp, score_mlp_with_data
-from .selection import check_layer_indices, select_neurons
+from .selection import check_layer_indices, select_units
 from .solving import Sizes, Solution, solve
 from .targets import WidthTarget, rate_above
-from .widths import REAL_WIDTH, check_width_is_prunable, kept_width, width_multiple
+from .widths import (
+    REAL_WIDTH,
+    check_width_is_prunable,
+    exact_width,
+    kept_width,
+    width_multiple,
+)
 
 Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
 
@@ -54,7 +61,8 @@ def plan_request(
         DataError: the calibration data cannot be used.
     """
     if request.width is not None:
-        check_width_is_prunable(view.spec, view.mlps)
+        if request.attention_unit is None:
+            check_width_is_prunable(view.spec, view.mlps)
         check_sharing(view)
         _chosen(view, request.width, tuple(range(len(view.layers))))  # before it is weighed
     solution = solve(view, request, sizes)
@@ -65,11 +73,14 @@ def plan_request(
         chosen = _chosen(view, solution.width, keep)
         _warn_about_weights_only(request, chosen, data=batches is not None)
         counts = _kept_counts(view, solution.width, chosen)
+        for count in sorted(set(counts)) if request.attention_unit is not None else ():
+            check_count(view, count)
         scores = scores or partial(map, _scorer(view, request, batches, show_progress))
         cuts = _cuts(list(zip(chosen, counts, strict=True)), scores, show_progress)
     if not drop and not cuts:
         _warn("Nothing was removed: the target keeps everything. Ask for less.")
-    reads_data = request.by_layers or getattr(request.criterion, "accepts_data", False)
+    hybrid = request.attention_unit is None and getattr(request.criterion, "accepts_data", False)
+    reads_data = request.by_layers or hybrid
     record = _record(request, solution, data_driven=batches is not None and reads_data)
     return PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
 
@@ -82,7 +93,7 @@ def _scorer(
     if isinstance(criterion, CalibratedCriterion):
         return partial(_random_scores, request.seed) if not criterion.needs_data else _alike
     assert criterion is not None
-    if batches is not None and criterion.accepts_data:
+    if batches is not None and criterion.accepts_data and request.attention_unit is None:
         norms = neuron_input_norms(view, batches, show_progress)
         return partial(_score_with_data, norms)
     return partial(score_mlp, criterion=criterion)
@@ -116,7 +127,7 @@ def _cuts(
     decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
     pairs = zip(track(todo, "scoring", show_progress, unit="MLP"), found, strict=True)
     for (identity, (mlp, count)), score in pairs:
-        keep = select_neurons(score, count).tolist()
+        keep = select_units(score, count, mlp.spec.groups).tolist()
         decided[identity] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
     return tuple(
         WidthCut(mlp.layer, mlp.spec.name, mlp.width, decided[_identity(mlp)])
@@ -131,6 +142,8 @@ def _identity(mlp: MLPView) -> tuple[int, ...]:
 def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -> dict[str, Any]:
     """What was asked for and what it came to, for the plan and the model card."""
     record: dict[str, Any] = {"pruning_type": request.kind}
+    if request.attention_unit is not None:
+        record["attention_unit"] = request.attention_unit
     if request.width is not None and request.criterion is not None:
         layers = request.width.layers
         record |= {
@@ -166,9 +179,8 @@ def _chosen(view: ModelView, target: WidthTarget, keep: tuple[int, ...]) -> list
 
 def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) -> list[int]:
     """How many neurons stay in each chosen MLP, with the warnings that are due."""
-    sizes = [(mlp.width, mlp.hidden_size) for mlp in chosen]
-    exact = [target.exact_kept(*size) for size in sizes]
-    if all(kept > width for kept, (width, _) in zip(exact, sizes, strict=True)):
+    exact = [exact_width(mlp, target) for mlp in chosen]
+    if all(kept > mlp.width for kept, mlp in zip(exact, chosen, strict=True)):
         current = max(mlp.expansion_rate for mlp in chosen)
         raise ArgumentError(rate_above(target.expansion_rate or 0.0, current))
     counts = [kept_width(view.spec, mlp, target) for mlp in chosen]
@@ -195,18 +207,16 @@ def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, 
         )
 
 
-def _warn_about_weights_only(
-    request: PruningRequest, chosen: list[MLPView], *, data: bool
-) -> None:
+def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, data: bool) -> None:
     """Figures: `docs/criteria.md`."""
     static = not isinstance(request.criterion, CalibratedCriterion)
     if data or not static or max((mlp.width for mlp in chosen), default=0) < REAL_WIDTH:
         return
     _warn(
         "Without calibration data neurons are chosen by their weights alone, which ruins real "
-        "models: 10 % fewer neurons take the perplexity of SmolLM2-135M from 27.6 to "
-        f"X1, random ones to X2, neuron_selection_method='AUTO' with data to "
-        f"X3. Give calibration data, or train the result afterwards."
+        "models: without a tenth of its neurons the perplexity of SmolLM2-135M went from 19.7 to "
+        "139 (without random ones to 34.6, chosen with data to 21.9). Give calibration data, or "
+        "train the result afterwards."
     )
 
 

@@ -14,6 +14,7 @@ from .targets import (
     PRUNING_TYPES,
     DepthRequest,
     WidthTarget,
+    check_attention_unit,
     depth_request,
     one_depth_percentage,
     refuse_foreign,
@@ -31,6 +32,8 @@ _OF_DEPTH = {
     **dict.fromkeys(("num_layers_to_remove", "depth_pruning_percentage")),
     "layer_selection_method": "last",
 }
+_OF_MLPS = dict.fromkeys(("expansion_rate", "expansion_divisor", "layer_indices"))
+_WITH_DEPTH = ("DEPTH", "BOTH")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class PruningRequest:
             the layers before the removed ones make up for them.
         sequential: whether layers see the outputs of the pruned layers before them.
         seed: of what is random.
+        attention_unit: what a unit of attention is, `group` or `head`; then `width` says how many
+            units stay. None where MLPs are pruned.
     """
 
     width: WidthTarget | None = None
@@ -55,6 +60,7 @@ class PruningRequest:
     compensate: bool = False
     sequential: bool = False
     seed: int = 0
+    attention_unit: str | None = None
 
     @property
     def by_layers(self) -> bool:
@@ -64,7 +70,9 @@ class PruningRequest:
 
     @property
     def kind(self) -> str:
-        """`MLP_GLU`, `DEPTH` or `BOTH`."""
+        """`MLP_GLU`, `DEPTH`, `BOTH` or `ATTENTION`."""
+        if self.attention_unit is not None:
+            return "ATTENTION"
         if self.width is not None and self.depth is not None:
             return "BOTH"
         return "DEPTH" if self.width is None else "MLP_GLU"
@@ -103,6 +111,7 @@ def check_request(
     compensate: bool | None = None,
     sequential: bool | None = None,
     seed: int = 0,
+    attention_unit: str = "group",
 ) -> PruningRequest:
     """Check the arguments of `plan_pruning` as far as that goes without a model.
 
@@ -129,14 +138,15 @@ def check_request(
     refuse_foreign(kind, _foreign(kind, given))
     if kind == "DEPTH" and compensate and not data.given:
         raise ArgumentError(_NEEDS_DATA)
+    _refuse_beside_attention(kind, {**given, "layer_indices": layer_indices}, attention_unit)
     width, depth, criterion = None, None, None
     if kind != "DEPTH":
         chosen = layer_indices if kind == "MLP_GLU" else None
         width = width_target(
             pruning_percentage, expansion_rate, expansion_divisor, chosen, budget=budget
         )
-        criterion = _criterion(neuron_selection_method, data, compensate)
-    if kind != "MLP_GLU":
+        criterion = _criterion(kind, neuron_selection_method, data, compensate)
+    if kind in _WITH_DEPTH:
         depth = depth_request(
             num_layers_to_remove,
             layer_indices,
@@ -147,8 +157,9 @@ def check_request(
         )
     compensates = check_flag("compensate", compensate, default=_compensates(criterion))
     in_turn = check_flag("sequential", sequential, default=True)
+    unit = check_attention_unit(attention_unit) if kind == "ATTENTION" else None
     request = PruningRequest(
-        width, criterion, depth, budget, compensates, in_turn, check_seed(seed)
+        width, criterion, depth, budget, compensates, in_turn, check_seed(seed), unit
     )
     if sequential and not request.by_layers:
         _refuse_sequential(neuron_selection_method, data)
@@ -162,7 +173,7 @@ def _data(dataloader: object, calibration: str | None) -> _Data:
 
 def _check_ranking(kind: str, layer_selection_method: str, data: _Data) -> None:
     ranked = layer_selection_method in RANKED_STRATEGIES.names()
-    if ranked and kind != "MLP_GLU" and not data.given:
+    if ranked and kind in _WITH_DEPTH and not data.given:
         raise ArgumentError(
             f"layer_selection_method={layer_selection_method!r} needs calibration data. "
             f"{_GIVE_DATA}, or use 'last' or 'first'."
@@ -180,6 +191,17 @@ def _foreign(kind: str, given: Mapping[str, object]) -> dict[str, tuple[object, 
         for name, default in names.items()
         if name in given and not (ranks and name in _DATA)
     }
+
+
+def _refuse_beside_attention(
+    kind: str, given: Mapping[str, object], attention_unit: object
+) -> None:
+    """Attention takes no options of layers or MLP widths, the others none of attention."""
+    if kind != "ATTENTION":
+        refuse_foreign(kind, {"attention_unit": (attention_unit, "group")}, "ATTENTION")
+        return
+    for other, names in (("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS)):
+        refuse_foreign(kind, {name: (given[name], names[name]) for name in names}, other)
 
 
 def _share_of_layers(kind: str, percentage: Any, depth_percentage: Any) -> Any:
@@ -221,7 +243,9 @@ def check_seed(seed: object) -> int:
     return number
 
 
-def _criterion(name: str, data: _Data, compensate: bool | None) -> Criterion | CalibratedCriterion:
+def _criterion(
+    kind: str, name: str, data: _Data, compensate: bool | None
+) -> Criterion | CalibratedCriterion:
     entry = criterion_named(name)
     compensate = check_flag("compensate", compensate, default=False)
     if isinstance(entry, CalibratedCriterion):
@@ -233,6 +257,12 @@ def _criterion(name: str, data: _Data, compensate: bool | None) -> Criterion | C
         return entry
     if not data.given and compensate:
         raise ArgumentError(_NEEDS_DATA)
+    if data.given and kind == "ATTENTION" and not compensate:
+        raise ArgumentError(
+            f"{data} does not go with neuron_selection_method={name!r} in attention pruning: the "
+            "static methods have no data-driven form there. Use 'AUTO', give compensate=True, or "
+            f"leave the {data.name} out."
+        )
     if data.given and not entry.accepts_data and not compensate:
         raise ArgumentError(
             f"{data} does not go with neuron_selection_method={name!r}: of the static methods "

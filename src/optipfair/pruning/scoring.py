@@ -43,13 +43,29 @@ def score_mlp(mlp: MLPView, criterion: Criterion) -> Tensor:
     Raises:
         UnsupportedModelError: a tensor that is scored or cut holds NaN or Inf.
     """
-    scores = score_matrices(criterion, mlp.matrices())
-    scored = {"gate", "up", "gate+up"}
+    scores = score_all(criterion, mlp, mlp.matrices())
+    scored = {"gate", "up", "gate+up", "query", "key", "value", "query+key+value", "down"}
     if not bool(torch.isfinite(scores).all()):
         check_finite(mlp, scored)
         raise UnsupportedModelError(overflow(mlp, criterion))
-    check_finite(mlp, {"down", "bias"})
+    check_finite(mlp, {"down", "bias", "other"})
     return scores
+
+
+def score_all(criterion: Criterion, mlp: MLPView, matrices: Mapping[str, Matrix]) -> Tensor:
+    """Score the neurons of an MLP, or the units of an attention, by their matrices."""
+    if "up" in matrices:
+        return score_matrices(criterion, matrices)
+    return score_units(criterion, matrices, mlp.width)
+
+
+def score_units(criterion: Criterion, matrices: Mapping[str, Matrix], units: int) -> Tensor:
+    """Score units of several rows: the sum over all their rows (of `down`: columns), (U,).
+
+    A row is scored as the one row of a neuron without a gate.
+    """
+    scores = [score_matrices(criterion, {"up": matrix}) for matrix in matrices.values()]
+    return torch.stack([each.view(units, -1).sum(dim=1) for each in scores]).sum(dim=0)
 
 
 def score_matrices(criterion: Criterion, matrices: Mapping[str, Matrix]) -> Tensor:

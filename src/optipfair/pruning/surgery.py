@@ -19,7 +19,7 @@ from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
 from ..errors import ArgumentError
 from ..progress import track
-from .checks import check_cuttable, check_plan_fits, check_sharing
+from .checks import check_cuttable, check_plan_fits, check_sharing, seen_by
 from .guard import Rewrite, prove
 from .plan import PruningPlan, WidthCut
 
@@ -57,7 +57,7 @@ def apply_plan(
     """
     if plan.empty:
         return model
-    view = describe(model)
+    view = seen_by(describe(model), plan.attention_unit)
     check_plan_fits(view, plan)
     check_cuttable(view)
     check_sharing(view)

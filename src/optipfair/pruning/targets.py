@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from ..errors import ArgumentError
-from ..registry import Registry
+from ..arch.spec import ATTENTION_UNITS
+from ..errors import ArgumentError, UnknownNameError
+from ..registry import Registry, unknown_name
 from .budget import Budget
 from .selection import (
     check_layer_count,
@@ -28,6 +29,7 @@ PRUNING_TYPES: Registry[str] = Registry("pruning_type")
 PRUNING_TYPES.add("MLP_GLU", "Remove neurons of the MLPs (width).")
 PRUNING_TYPES.add("DEPTH", "Remove whole decoder layers.")
 PRUNING_TYPES.add("BOTH", "Remove layers, and neurons of the layers that stay.")
+PRUNING_TYPES.add("ATTENTION", "Remove key/value groups with their query heads, or query heads.")
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,12 @@ def explicit_percentage(pruning_type: object, percentage: Any, *others: object) 
     return None if is_default and elsewhere else percentage
 
 
+def check_attention_unit(value: object) -> str:
+    if not isinstance(value, str) or value not in ATTENTION_UNITS:
+        raise UnknownNameError(unknown_name("attention_unit", value, list(ATTENTION_UNITS)))
+    return value
+
+
 def one_depth_percentage(percentage: Any, depth_percentage: Any) -> Any:
     """The share of layers, under either of its names; both at once exclude each other."""
     if percentage is not None and depth_percentage is not None:
@@ -286,12 +294,15 @@ def one_depth_percentage(percentage: Any, depth_percentage: Any) -> Any:
     return depth_percentage if percentage is None else percentage
 
 
-def refuse_foreign(pruning_type: str, foreign: Mapping[str, tuple[Any, Any]]) -> None:
+def refuse_foreign(
+    pruning_type: str, foreign: Mapping[str, tuple[Any, Any]], other: str | None = None
+) -> None:
     """Refuse arguments that belong to the other pruning type.
 
     Args:
         pruning_type: the type that was asked for.
         foreign: name → (value given, its default).
+        other: the type they belong to; None for the other of `MLP_GLU` and `DEPTH`.
     """
     named = [
         f"{name}={value!r}"
@@ -299,7 +310,7 @@ def refuse_foreign(pruning_type: str, foreign: Mapping[str, tuple[Any, Any]]) ->
         if not (value is default or (isinstance(value, str) and value == default))
     ]
     if named:
-        other = "DEPTH" if pruning_type == "MLP_GLU" else "MLP_GLU"
+        other = other or ("DEPTH" if pruning_type == "MLP_GLU" else "MLP_GLU")
         raise ArgumentError(
             f"{', '.join(named)} does not go with pruning_type={pruning_type!r}. "
             f"Leave it out, or use pruning_type={other!r}."

@@ -10,7 +10,6 @@ from ..arch.spec import ArchSpec, MLPSpec
 from ..errors import UnsupportedModelError
 from .targets import WidthTarget
 
-
 REAL_WIDTH = 256  # narrower MLPs are toys
 
 
@@ -52,9 +51,15 @@ def kept_width(spec: ArchSpec, mlp: SizedMLP, target: WidthTarget) -> int:
     Raises:
         ArgumentError: its width is below what it is rounded to.
     """
-    factor = mlp.spec.width_factor
-    field = int(mlp.width / factor)  # the value of the config field
+    factor = mlp.spec.width_factor * mlp.spec.groups
+    field = int(mlp.width / factor)  # the value of the config field, or the size of a group
     return int(factor * target.kept(field, mlp.hidden_size, width_multiple(spec, mlp.spec)))
+
+
+def exact_width(mlp: SizedMLP, target: WidthTarget) -> int:
+    """The same before anything is rounded to a multiple."""
+    groups = mlp.spec.groups
+    return groups * target.exact_kept(mlp.width // groups, mlp.hidden_size)
 
 
 def width_multiple(spec: ArchSpec, mlp: MLPSpec) -> int:

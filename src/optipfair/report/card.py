@@ -11,6 +11,11 @@ from typing import Any
 from .._version import __version__
 from ..pruning.plan import PruningPlan
 
+_UNITS = {
+    "kv_groups": "key/value groups, with their query heads, in each layer's attention",
+    "query_heads": "query heads in each layer's attention",
+}
+
 
 @dataclass(frozen=True)
 class Base:
@@ -57,7 +62,8 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    kinds = ["width-pruning"] if plan.width_cuts else []
+    width = "attention-pruning" if plan.attention_unit else "width-pruning"
+    kinds = [width] if plan.width_cuts else []
     kinds += ["depth-pruning"] if plan.drop_layers else []
     data = ModelCardData(
         base_model=base.hub_id,
@@ -138,12 +144,14 @@ def what_was_done(plan: PruningPlan) -> str:
     chosen = plan.request.get("layer_indices") if by_width else None
     where = f" of layers {', '.join(map(str, chosen))}" if chosen else ""
     lines += [
-        f"Kept {kept} of {width} neurons in each {mlp}{where}." for mlp, width, kept in widths
+        f"Kept {kept} of {width} {_UNITS.get(mlp, f'neurons in each {mlp}')}{where}."
+        for mlp, width, kept in widths
     ]
     if plan.width_cuts:
         method = plan.request.get("neuron_selection_method", "?")
         data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"
-        lines.append(f"Neurons were chosen by {method}, from {data}.")
+        what = "Heads" if plan.attention_unit else "Neurons"
+        lines.append(f"{what} were chosen by {method}, from {data}.")
     return " ".join(lines) or "Nothing was removed."
 
 

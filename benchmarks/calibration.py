@@ -33,7 +33,7 @@ from optipfair.arch.view import ModelView, describe
 from optipfair.batches import Batch
 from optipfair.hooks import evaluating
 from optipfair.pruning.calibration import neuron_input_norms, read_batches
-from optipfair.pruning.collecting import MLPInputs, collecting, token_roles
+from optipfair.pruning.collecting import MLPInputs, Tokens, collecting
 from optipfair.pruning.compensation import fit_kept
 from optipfair.pruning.decision import decide
 from optipfair.pruning.importance import criterion_named
@@ -91,13 +91,13 @@ def forward(model: torch.nn.Module, batches: Sequence[Batch], device: str) -> No
 def second_moments(view: ModelView, batches: Sequence[Batch], layer: int) -> MLPInputs:
     """Collect those of every layer, one at a time; give those of one."""
     stream = capture(view, batches)
-    roles: list[Tensor] = [torch.empty(0)]
+    tokens: list[Tokens] = []
     found: list[MLPInputs] = []
     for each in view.layers:
         inputs = [MLPInputs(mlp, moments=True) for mlp in each.mlps]
-        with evaluating(each.module), collecting(inputs, roles):
+        with evaluating(each.module), collecting(inputs, tokens):
             for number, hidden in enumerate(stream.hidden):
-                roles[0] = token_roles(stream.masks[number], stream.firsts[number])
+                tokens[:] = [Tokens.of(hidden, stream.masks[number], stream.firsts[number])]
                 arguments = stream.arguments[number][each.index]
                 stream.hidden[number] = run_layer(each.module, hidden, arguments)
         found += inputs if each.index == layer else []

@@ -21,7 +21,6 @@ from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest, check_request
 from .pruning.targets import DEFAULT_PERCENTAGE
 from .pruning.texts import CalibrationText
-from .pruning.widths import REAL_WIDTH
 from .registry import unknown_name
 from .report.card import Base, base_of_folder, model_card
 from .runs import Options, Run, loaded_run, reloaded_difference, stored_run, verify_by_loading
@@ -37,6 +36,7 @@ _DEFAULT_METHODS = {
     "layer_selection_method": "last",
     "attention_unit": "group",
 }
+_REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ def _warn_about_widths(plan: PruningPlan) -> None:
         {
             cut.kept
             for cut in plan.width_cuts
-            if cut.kept % 32 and cut.width % 32 == 0 and cut.width >= REAL_WIDTH
+            if cut.kept % 32 and cut.width % 32 == 0 and cut.width >= _REAL_WIDTH
         }
     )
     if odd:

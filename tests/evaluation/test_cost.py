@@ -28,7 +28,7 @@ def batches(vocabulary: int) -> list:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_cost_is_what_both_models_answer(family: str) -> None:
     before = tiny_model(family).eval()
-    after = prune_model(copy.deepcopy(before), pruning_percentage=50, show_progress=False)
+    after = prune_model(copy.deepcopy(before), pruning_percentage=60, show_progress=False)
     data = batches(before.config.vocab_size)
     found = cost_of(after, data, final_states(before, data), final_states(after, data))
     losses, divergence, tokens = [0.0, 0.0], 0.0, 0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optipfair.arch.view import describe
 from optipfair.errors import UnsupportedModelError
-from optipfair.pruning.collecting import Inputs, MLPInputs, collecting, token_roles
+from optipfair.pruning.collecting import Inputs, MLPInputs, Tokens, collecting, token_roles
 from optipfair.testing import tiny_model
 
 CPU = torch.device("cpu")
@@ -24,10 +24,20 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def alike(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens that count alike."""
+    return tokens, torch.ones(len(tokens))
+
+
+def plain(mask: Tensor) -> Tokens:
+    """Real tokens that count alike, none held back."""
+    return Tokens(mask.int(), torch.ones(mask.shape))
+
+
 def summed(parts: Sequence[Tensor], *, moments: bool = True) -> Inputs:
     inputs = Inputs.empty(parts[0].shape[1], CPU, moments=moments)
     for part in parts:
-        inputs.add(part)
+        inputs.add(alike(part))
     return inputs
 
 
@@ -83,7 +93,7 @@ def test_how_tokens_come_in_parts_changes_nothing(cuts: list[int], held: int, se
     apart: tuple[list[Tensor], list[Tensor]] = ([], [])
     for start, end in pairwise(ends):
         middle = start + (end - start) * held // 5
-        inputs.add(tokens[start:middle], tokens[middle:end])
+        inputs.add(alike(tokens[start:middle]), alike(tokens[middle:end]))
         apart[0].append(tokens[start:middle])
         apart[1].append(tokens[middle:end])
     assert inputs.tokens == 700
@@ -113,9 +123,24 @@ def test_without_moments_norms_and_variances_are_the_same() -> None:
     close(light.variances, tokens.double().var(dim=0, correction=0))
 
 
+def test_tokens_count_by_their_scales_in_products_alone() -> None:
+    tokens, scales = normal(40, 5), normal(40, seed=1).abs()
+    inputs = Inputs.empty(5, CPU, moments=True)
+    inputs.add((tokens, scales))
+    scaled = tokens * scales[:, None]
+    close(inputs.moments, scaled.T @ scaled)
+    close(inputs.norms, tokens.norm(dim=0))
+
+
+def test_a_token_with_large_states_counts_less() -> None:
+    hidden = torch.stack([torch.full((4,), 3.0), torch.full((4,), 300.0)])[None]
+    scales = Tokens.of(hidden, torch.ones(1, 2).bool(), 0).scales
+    torch.testing.assert_close(scales, torch.tensor([[1 / 3, 1 / 300]]))
+
+
 def test_no_tokens_give_zeros() -> None:
     inputs = Inputs.empty(3, CPU, moments=True)
-    inputs.add(torch.zeros(0, 3))
+    inputs.add(alike(torch.zeros(0, 3)))
     assert inputs.tokens == 0
     for values in (inputs.norms, inputs.variances, inputs.moments):
         assert not values.any()
@@ -139,7 +164,7 @@ def test_only_real_tokens_count(family: str, token_ids: Tensor) -> None:
     mask = torch.ones_like(token_ids).bool()
     mask[1, 5:] = False
     inputs = MLPInputs(next(mlp for mlp in describe(model).mlps if mlp.layer == 1), moments=True)
-    with torch.no_grad(), collecting([inputs], [mask]):
+    with torch.no_grad(), collecting([inputs], [plain(mask)]):
         model(token_ids)
     real = entering(model, token_ids, 1)[mask]
     assert inputs.parts[0].tokens == 12 + 5
@@ -150,7 +175,11 @@ def test_only_real_tokens_count(family: str, token_ids: Tensor) -> None:
 def test_hooks_are_gone_after_the_block_even_when_it_fails(unchanged: Any) -> None:
     model = tiny_model("llama")
     inputs = [MLPInputs(mlp, moments=False) for mlp in describe(model).mlps]
-    with unchanged(model), pytest.raises(KeyError), collecting(inputs, [torch.ones(1, 1)]):
+    with (
+        unchanged(model),
+        pytest.raises(KeyError),
+        collecting(inputs, [plain(torch.ones(1, 1).bool())]),
+    ):
         raise KeyError
 
 
@@ -164,7 +193,7 @@ def test_each_expert_counts_the_tokens_that_it_gets() -> None:
     mask = torch.ones_like(ids).bool()
     mask[2, 4:] = False
     inputs = MLPInputs(mlp, moments=True)
-    with torch.no_grad(), collecting([inputs], [mask]):
+    with torch.no_grad(), collecting([inputs], [plain(mask)]):
         model(ids)
     handle.remove()
     (hidden, chosen) = calls[0]

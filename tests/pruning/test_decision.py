@@ -397,7 +397,7 @@ def test_removing_layers_takes_no_options_of_neurons_without_data(
 
 def test_a_plan_cannot_hold_what_kept_neurons_make_up_for(refused: Callable[..., Any]) -> None:
     model = tiny_model("llama")
-    with refused(model, "A plan says which neurons stay.*compensate=False", ArgumentError):
+    with refused(model, "A plan says what stays.*compensate=False", ArgumentError):
         plan_pruning(model, "MLP_GLU", "AUTO", 40, dataloader=DATA)
     plan = plan_pruning(model, "MLP_GLU", "AUTO", 40, dataloader=DATA, compensate=False)
     assert_same_weights(apply_plan(model, plan), pruned(tiny_model("llama"), compensate=False))

@@ -22,7 +22,7 @@ from ..distributed import divided, together, world_size
 from ..errors import DataError, PruningWarning
 from ..hooks import evaluating
 from ..progress import track
-from .collecting import Inputs, MLPInputs, collecting, token_roles
+from .collecting import Inputs, MLPInputs, Tokens, collecting
 from .compensation import Fit, fit_kept
 from .plan import PruningPlan, WidthCut
 from .stream import Batches, copied_layer, run_layer
@@ -143,10 +143,10 @@ def _run(
 ) -> list[Tensor]:
     """Run all batches through a layer; collect its MLPs' inputs, and keep its outputs."""
     outputs: list[Tensor] = []
-    roles: list[Tensor] = [torch.empty(0)]
-    with together(), collecting(inputs, roles):
+    tokens: list[Tokens] = []
+    with together(), collecting(inputs, tokens):
         for number, hidden in enumerate(batches.hidden):
-            roles[0] = token_roles(batches.masks[number], batches.firsts[number])
+            tokens[:] = [Tokens.of(hidden, batches.masks[number], batches.firsts[number])]
             output = run_layer(layer, hidden, batches.arguments[number][index])
             if keep:
                 outputs.append(output)

@@ -26,6 +26,7 @@ _BLOCK = 16  # tokens that are held back together, since neighbours are alike
 _EVERY = 5  # one block in so many is held back
 FIT, HELD_BACK = 1, 2  # what a token is for; 0 is padding
 _MULTIPLIED = 4096  # tokens that are multiplied at once, in float32
+_EPSILON = 1e-6  # as in norms
 _SQUARED = 64  # tokens that are squared at once: they stay in the cache
 
 
@@ -44,6 +45,30 @@ def token_roles(mask: Tensor, first: int) -> Tensor:
     blocks = torch.arange(mask.shape[1], device=mask.device) // _BLOCK
     held = (sequences + blocks) % _EVERY == _EVERY - 1  # (B, S)
     return mask * (FIT + held * (HELD_BACK - FIT))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the tokens of a batch are, (B, S) each.
+
+    Attributes:
+        roles: `token_roles`.
+        scales: what a token's values are multiplied with before products are summed.
+    """
+
+    roles: Tensor
+    scales: Tensor
+
+    @classmethod
+    def of(cls, hidden: Tensor, mask: Tensor, first: int) -> Tokens:
+        """Those of a batch that enters a layer as `hidden` (B, S, H).
+
+        An output that is added to the hidden states matters as far as it turns them, since norms
+        divide by their size. So a token counts by one over the mean square of its states, and the
+        few tokens whose states are a hundred times larger do not decide alone.
+        """
+        power = hidden.float().square().mean(dim=-1)
+        return cls(token_roles(mask, first), (power + _EPSILON).rsqrt())
 
 
 class Products:
@@ -112,10 +137,10 @@ class Inputs:
         pair = (Products(width, device), Products(width, device)) if moments else None
         return cls(zeros[0], zeros[1], products=pair, unit=unit, groups=groups)
 
-    def add(self, tokens: Tensor, held_back: Tensor | None = None) -> None:
-        """Add tokens to fit on, (T, I), and tokens that are held back."""
-        for number, values in enumerate((tokens, held_back)):
-            if values is None or len(values) == 0:
+    def add(self, *groups: tuple[Tensor, Tensor]) -> None:
+        """Add tokens to fit on, (T, I), and tokens that are held back, with their scales (T,)."""
+        for number, (values, scales) in enumerate(groups):
+            if len(values) == 0:
                 continue
             wide = values.float()
             self.tokens += len(wide)
@@ -124,7 +149,7 @@ class Inputs:
                 self.squares += chunk.square().sum(dim=0)
                 self.total += chunk.sum(dim=0)
             if self.products is not None:
-                self.products[number].add(wide)
+                self.products[number].add(wide * scales[:, None])
 
     def sum_over_processes(self) -> None:
         """Take the sums over the tokens of all processes."""
@@ -173,17 +198,22 @@ class MLPInputs:
     def module(self) -> nn.Module:
         return self.mlp.owner.get_submodule(self.mlp.spec.down.module)
 
-    def update(self, args: tuple[Any, ...], roles: Tensor) -> None:
-        """Add what entered the module. `roles` (B, S) says what each token is for."""
+    def update(self, args: tuple[Any, ...], tokens: Tokens) -> None:
+        """Add what entered the module."""
         values = args[0].flatten(0, -2)  # (B*S, I), or (B*S, H) for experts
-        order = token_mask(args[0], roles).to(values.device)
+        order = token_mask(args[0], tokens.roles).to(values.device)
+        scales = token_mask(args[0], tokens.scales).to(values.device)
         if not self.mlp.spec.experts:
-            self.parts[0].add(*(values[places] for places in self._apart(order)))
+            self.parts[0].add(*((values[p], scales[p]) for p in self._apart(order)))
             return
         for expert, routed in routed_tokens(args[1], order > 0, len(self.parts)):
             for_both = [routed[places] for places in self._apart(order[routed])]
-            tokens = (expert_inputs(self.mlp, self.module, values[p], expert) for p in for_both)
-            self.parts[expert].add(*tokens)
+            self.parts[expert].add(
+                *(
+                    (expert_inputs(self.mlp, self.module, values[p], expert), scales[p])
+                    for p in for_both
+                )
+            )
 
     def _apart(self, roles: Tensor) -> list[Tensor | slice]:
         """The places of the tokens to fit on, and of those held back, where that matters."""
@@ -199,17 +229,16 @@ class MLPInputs:
 
 
 @contextmanager
-def collecting(mlps: Sequence[MLPInputs], roles: list[Tensor]) -> Iterator[None]:
+def collecting(mlps: Sequence[MLPInputs], tokens: list[Tokens]) -> Iterator[None]:
     """Collect while the layer runs inside the block.
 
     Args:
         mlps: what to collect.
-        roles: `roles[0]` are the `token_roles` of the batch that runs; a plain mask holds nothing
-            back.
+        tokens: `tokens[0]` are those of the batch that runs.
     """
 
     def callback(inputs: MLPInputs) -> Any:
-        return lambda _module, args: inputs.update(args, roles[0])
+        return lambda _module, args: inputs.update(args, tokens[0])
 
     with recording_inputs([(each.module, callback(each)) for each in mlps]):
         yield

@@ -25,12 +25,13 @@ from .selection import check_layer_indices, select_units
 from .solving import Sizes, Solution, solve
 from .targets import WidthTarget, rate_above
 from .widths import (
-    REAL_WIDTH,
     check_width_is_prunable,
     exact_width,
     kept_width,
     width_multiple,
 )
+
+_TRAINED_WIDTH = 1024  # narrower models are toys, mostly
 
 Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
 
@@ -210,7 +211,7 @@ def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, 
 def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, data: bool) -> None:
     """Figures: `docs/criteria.md`."""
     static = not isinstance(request.criterion, CalibratedCriterion)
-    if data or not static or max((mlp.width for mlp in chosen), default=0) < REAL_WIDTH:
+    if data or not static or max((mlp.width for mlp in chosen), default=0) < _TRAINED_WIDTH:
         return
     _warn(
         "Without calibration data neurons are chosen by their weights alone, which ruins real "

@@ -10,8 +10,6 @@ from ..arch.spec import ArchSpec, MLPSpec
 from ..errors import UnsupportedModelError
 from .targets import WidthTarget
 
-REAL_WIDTH = 256  # narrower MLPs are toys
-
 
 class SizedMLP(Protocol):
     """An MLP as far as its sizes go."""

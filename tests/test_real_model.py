@@ -12,6 +12,7 @@ import torch
 
 from optipfair import (
     CheckpointError,
+    PruningWarning,
     analyze_model,
     load_model,
     load_tokenizer,
@@ -76,9 +77,10 @@ def test_the_analysis_counts_the_parameters_of_the_loaded_model(original: Any) -
 
 def test_calibration_data_save_quality(original: Any, data_driven: Any, tokenizer: Any) -> None:
     """On a text that was not used for calibration."""
-    static = prune_model(
-        copy.deepcopy(original), "MLP_GLU", "PPM", pruning_percentage=10, show_progress=False
-    )
+    with pytest.warns(PruningWarning, match="by their weights alone"):
+        static = prune_model(
+            copy.deepcopy(original), "MLP_GLU", "PPM", pruning_percentage=10, show_progress=False
+        )
     assert static.config.intermediate_size == data_driven.config.intermediate_size
     before, with_data, without_data = (
         perplexity(model, tokenizer, demo_text("evaluation"), context=BLOCK).value

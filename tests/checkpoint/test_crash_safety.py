@@ -51,7 +51,11 @@ def digest(folder: Path) -> str:
 def prune(model: Path, output: Path, **options: Any) -> None:
     """One run; the command is named, so that the same run writes the same bytes."""
     prune_checkpoint(
-        model, output, pruning_percentage=50, max_shard_size=SHARD_BYTES, command="x", **options
+        *(model, output, "MLP_GLU", "RANDOM"),
+        pruning_percentage=50,
+        max_shard_size=SHARD_BYTES,
+        command="x",
+        **options,
     )
 
 
@@ -339,7 +343,9 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(model: Path, tmp_path: Pa
         with pytest.raises(OSError, match="No space left"):
             prune(model, disk / "new" / "out")
         assert list(disk.iterdir()) == []
-        prune_checkpoint(model, disk / "out", "BOTH", pruning_percentage=90, num_layers_to_remove=3)
+        prune_checkpoint(
+            *(model, disk / "out", "BOTH", "RANDOM"), pruning_percentage=90, num_layers_to_remove=3
+        )
         load_model(disk / "out")
 
 

@@ -17,9 +17,9 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,25 @@ from transformers import __version__ as transformers_version
 from optipfair import __version__, load_model, load_tokenizer, perplexity, prune_model
 from optipfair.arch.view import describe
 from optipfair.batches import Batch
+from optipfair.pruning.calibration import neuron_input_norms
+from optipfair.pruning.planning import plan_request
 from optipfair.pruning.ranking import chosen_layers
+from optipfair.pruning.request import check_request
+from optipfair.pruning.scoring import score_mlp_with_data
 from optipfair.pruning.selection import RANKED_STRATEGIES, select_layers_to_remove
+from optipfair.pruning.solving import Sizes
+from optipfair.pruning.surgery import apply_plan
 
 DATA = Path(os.environ.get("OPTIPFAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 TOKENS, CONTEXT = 20_000, 512
-SAMPLES, LENGTH = 64, 256
+SAMPLES, LENGTH = 128, 256
 SHARES = (10, 20, 30, 40, 50)
 DRAWN = (10, 30, 50)  # shares at which the preset, the hybrid and random have three draws
 STATIC = ("PPM", "VOW", "PON", "L2")
 CALIBRATED = ("ACT", "WACT", "FLAP", "OBS")
 DEPTHS = (2, 4, 6, 8, 10)
+BLOCK = "block_perplexity"  # chooses the layers of mixed rows
+WAYS = ("width", "half layers, half width", "key/value groups")
 LAYERS_BY = ("block_influence", "block_perplexity", "angular", "last", "perplexity")
 
 
@@ -72,20 +80,50 @@ class DepthRow:
         return json.dumps({"depth": asdict(self)}, sort_keys=True)
 
 
-def depth_rows() -> Iterator[DepthRow]:
-    for method in LAYERS_BY:
+@dataclass(frozen=True)
+class EqualRow:
+    """A way to remove as many parameters as so many layers have, all with compensation."""
+
+    layers: int
+    way: str
+
+    @property
+    def key(self) -> str:
+        return json.dumps({"equal": asdict(self)}, sort_keys=True)
+
+
+def depth_rows(methods: Sequence[str] = LAYERS_BY) -> Iterator[DepthRow]:
+    for method in methods:
         for layers in DEPTHS:
             yield DepthRow(layers, method, False)
             yield DepthRow(layers, method, True)
 
 
-def rows() -> Iterator[Row]:
+def equal_rows() -> Iterator[EqualRow]:
+    for way in WAYS:
+        yield from (EqualRow(layers, way) for layers in DEPTHS)
+
+
+def drawn_rows(draw: int) -> Iterator[Row]:
+    for share in SHARES if draw == 0 else DRAWN:
+        yield Row("AUTO (preset)", share, "AUTO", True, True, draw)
+        yield Row("hybrid (MAW with data)", share, "MAW", True, False, draw)
+        yield Row("RANDOM", share, "RANDOM", False, False, draw)
+
+
+def all_rows() -> Iterator[Row | DepthRow | EqualRow]:
     """The most telling first, so that a short run is of use."""
+    yield from drawn_rows(0)
+    yield from depth_rows(LAYERS_BY[:3])
+    yield from (row for row in rows() if not row.data and not row.draw)
+    yield from equal_rows()
+    yield from depth_rows(LAYERS_BY[3:])
+    yield from rows()
+
+
+def rows() -> Iterator[Row]:
     for draw in range(3):
-        for share in SHARES if draw == 0 else DRAWN:
-            yield Row("AUTO (preset)", share, "AUTO", True, True, draw)
-            yield Row("hybrid (MAW with data)", share, "MAW", True, False, draw)
-            yield Row("RANDOM", share, "RANDOM", False, False, draw)
+        yield from drawn_rows(draw)
     for share in SHARES:
         yield from (
             Row(f"{method}, weights only", share, method, False, False) for method in STATIC
@@ -96,11 +134,16 @@ def rows() -> Iterator[Row]:
             yield Row(f"{method} + compensation", share, method, True, True)
 
 
+ROWS = {"width": Row, "depth": DepthRow, "equal": EqualRow}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("quality-cache.jsonl"))
     parser.add_argument("--minutes", type=float, default=170, help="stop starting rows after this")
-    parser.add_argument("--only", choices=["width", "depth"], help="measure only these rows")
+    parser.add_argument(
+        "--only", choices=["width", "depth", "equal"], help="measure only these rows"
+    )
     parser.add_argument("--print", action="store_true", help="only print what is in the cache")
     options = parser.parse_args()
     known = read(options.cache)
@@ -108,6 +151,7 @@ def main() -> None:
         measure(known, options.cache, time.monotonic() + 60 * options.minutes, options.only)
     print_table(known)
     print_depth_table(known)
+    print_equal_table(known)
 
 
 def measure(
@@ -130,16 +174,24 @@ def measure(
 
     view = describe(dense)
     layers = view.layers
-    todo: list[Row | DepthRow] = [*(rows() if only != "depth" else [])]
-    todo += depth_rows() if only != "width" else []
-    for row in todo:
-        if row.key in known:
+
+    @cache
+    def norms(number: int) -> Any:
+        return neuron_input_norms(view, draw(calibration, number))
+
+    for row in all_rows():
+        if row.key in known or (only is not None and not isinstance(row, ROWS[only])):
             continue
         if time.monotonic() > until:
             return
         if isinstance(row, DepthRow):
             batches = draw(calibration, 0) if row.compensate else []
-            change = removing(row, chosen(row.method)(row.layers), batches)
+            change = removing(chosen(row.method)(row.layers), batches)
+        elif isinstance(row, EqualRow):
+            block = chosen(BLOCK)
+            change = as_many(row, block, draw(calibration, 0))
+        elif (row.method, row.data, row.compensate) == ("MAW", True, False):
+            change = partial(scored_by, row, norms(row.draw))
         else:
             change = narrowing(row, draw(calibration, row.draw) if row.data else [])
         keep(known, file, row.key, timed(dense, tokenizer, evaluated, change))
@@ -158,15 +210,48 @@ def narrowing(row: Row, batches: list[Batch]) -> Callable[[Any], object]:
     )
 
 
-def removing(row: DepthRow, drop: Any, batches: list[Batch]) -> Callable[[Any], object]:
+def scored_by(row: Row, norms: Any, model: Any) -> None:
+    """The hybrid, with the statistics of another share."""
+    view = describe(model)
+    request = check_request("MLP_GLU", row.method, row.share, dataloader=[()])
+    apply_plan(
+        model,
+        plan_request(
+            *(view, request, Sizes.of_model(view)),
+            batches=[],
+            scores=lambda mlps: [score_mlp_with_data(m, norms[m.layer, m.spec.name]) for m in mlps],
+        ),
+    )
+
+
+def removing(drop: Any, batches: list[Batch]) -> Callable[[Any], object]:
     return lambda model: prune_model(
         model,
         "DEPTH",
         layer_indices=drop,
         dataloader=[{"input_ids": batch.input_ids} for batch in batches] or None,
-        compensate=row.compensate,
+        compensate=bool(batches),
         show_progress=False,
     )
+
+
+def as_many(
+    row: EqualRow, block: Callable[[int], Any], batches: list[Batch]
+) -> Callable[[Any], object]:
+    """Remove what `row.layers` layers hold in another way."""
+
+    def change(model: Any) -> None:
+        one = sum(p.numel() for p in describe(model).layers[0].module.parameters())
+        target = sum(p.numel() for p in model.parameters()) - row.layers * one
+        common: dict[str, Any] = {"dataloader": batches, "show_progress": False}
+        if row.way == "key/value groups":
+            prune_model(model, "ATTENTION", "AUTO", 34, **common)  # one of three: 2.5 layers
+        elif row.way != "width":
+            removing(block(row.layers // 2), batches)(model)
+        if sum(p.numel() for p in model.parameters()) > target:
+            prune_model(model, "MLP_GLU", "AUTO", None, target_params=target, **common)
+
+    return change
 
 
 def timed(
@@ -250,6 +335,19 @@ def print_depth_table(known: dict[str, dict[str, float]]) -> None:
             if any(cells):
                 name = method + (" + replacement" if compensate else "")
                 print(f"  {name:28}" + "".join(f"{each:>18}" for each in cells))
+
+
+def print_equal_table(known: dict[str, dict[str, float]]) -> None:
+    if not any(row.key in known for row in equal_rows()):
+        return
+    print("\nperplexity with as many parameters removed as so many layers have, compensated\n")
+    print(f"  {'layers':28}" + "".join(f"{layers:>18}" for layers in DEPTHS))
+    kept = [("layers alone, " + m, [DepthRow(n, m, True) for n in DEPTHS]) for m in LAYERS_BY]
+    ways = [(way, [EqualRow(n, way) for n in DEPTHS]) for way in WAYS]
+    for name, each in [*kept, *ways]:
+        values = [known[row.key]["perplexity"] if row.key in known else None for row in each]
+        if any(values):
+            print(f"  {name:28}" + "".join(f"{v:>18.4g}" if v else " " * 18 for v in values))
 
 
 def cell(known: dict[str, dict[str, float]], name: str, share: int, dense: float) -> str:

@@ -35,6 +35,7 @@ _DEFAULT_METHODS = {
     "neuron_selection_method": "MAW",
     "layer_selection_method": "last",
     "attention_unit": "group",
+    "layer_widths": "uniform",
 }
 _REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
@@ -108,6 +109,7 @@ def prune_checkpoint(
     calibration_length: int = 512,
     seed: int = 0,
     attention_unit: str = "group",
+    layer_widths: str = "uniform",
     plan: PruningPlan | str | Path | None = None,
     save_plan: str | Path | None = None,
     dry_run: bool = False,
@@ -135,8 +137,8 @@ def prune_checkpoint(
         pruning_type, neuron_selection_method, expansion_rate, expansion_divisor, dataloader,
             num_layers_to_remove, layer_indices, depth_pruning_percentage,
             layer_selection_method, target_params, target_size: as in `prune_model`.
-        compensate, sequential, seed, attention_unit: as in `prune_model`; the seed also draws the
-            calibration text.
+        compensate, sequential, seed, attention_unit, layer_widths: as in `prune_model`; the
+            seed also draws the calibration text.
         pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width and attention
             pruning without any target remove 10 %.
         calibration: text to calibrate on instead of a dataloader: a `.txt` or `.jsonl` file, or the
@@ -187,6 +189,7 @@ def prune_checkpoint(
             "neuron_selection_method": neuron_selection_method,
             "layer_selection_method": layer_selection_method,
             "attention_unit": attention_unit,
+            "layer_widths": layer_widths,
         }
         todo = _request(methods, asked, seed) if plan is None else _given_plan(plan, methods, asked)
         mode = _verification(verify)

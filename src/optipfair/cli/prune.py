@@ -10,6 +10,7 @@ import click
 
 from ..arch.spec import ATTENTION_UNITS
 from ..distributed import launched, launched_rank
+from ..pruning.allocation import LAYER_WIDTHS
 from ..pruning.importance import criterion_names
 from ..pruning.selection import strategy_names
 from ..pruning.targets import EXPANSION_DIVISORS, PRUNING_TYPES
@@ -66,6 +67,13 @@ def _names(registry: Any) -> str:
     show_default=True,
     metavar="|".join(ATTENTION_UNITS),
     help="What ATTENTION removes: key/value groups with their query heads, or query heads.",
+)
+@click.option(
+    "--layer-widths",
+    default="uniform",
+    show_default=True,
+    metavar="|".join(LAYER_WIDTHS.names()),
+    help="by_loss lets layers that are missed more lose less.",
 )
 @click.option("--num-layers-to-remove", type=int, metavar="NUM", help="How many layers to remove.")
 @click.option(
@@ -177,6 +185,7 @@ def prune(**options: Any) -> None:
             calibration_length=options["calibration_length"],
             seed=options["seed"],
             attention_unit=options["attention_unit"],
+            layer_widths=options["layer_widths"],
             plan=options["plan"],
             save_plan=options["save_plan"],
             dry_run=options["dry_run"],

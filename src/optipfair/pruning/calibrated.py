@@ -131,7 +131,7 @@ def decide_by_layers(
             for each in inputs:
                 _decide(each, widths[each.mlp.spec.name] or 1, recipe, found)
             if mlps and recipe.sequential:
-                _cut_copy(mlps, found, layer.index)
+                cut_copy(mlps, found, layer.index)
                 adjust(layer.index, copied)
                 outputs = _run(copied, layer.index, batches, [], keep=True)
             batches.hidden = outputs
@@ -220,7 +220,7 @@ def _stored(mlp: MLPView, weights: list[Tensor]) -> Tensor:
     return stacked.movedim(-1, slot.axis).contiguous().to(old)
 
 
-def _cut_copy(mlps: Sequence[MLPView], found: Calibrated, layer: int) -> None:
+def cut_copy(mlps: Sequence[MLPView], found: Calibrated, layer: int) -> None:
     """Carry out on the layer's copy what was decided for it."""
     cuts = {cut.mlp: cut for cut in found.cuts if cut.layer == layer}
     done: set[int] = set()

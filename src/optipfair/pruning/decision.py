@@ -6,7 +6,8 @@ the cut ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,13 +20,15 @@ from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import from_first
 from ..errors import UnsupportedModelError
+from .allocation import Share, allocate
 from .calibrated import Calibrated, LayerError, Recipe, decide_by_layers, with_cuts
 from .calibration import own_batches
 from .checks import check_cuttable, seen_by
 from .collecting import Inputs
 from .guard import Rewrite, prove
 from .importance import CalibratedCriterion
-from .plan import PruningPlan
+from .layer_losses import layer_losses
+from .plan import PruningPlan, WidthCut
 from .planning import generator_of, plan_request
 from .ranking import chosen_layers
 from .replacement import replace_blocks, with_blocks
@@ -34,6 +37,7 @@ from .selection import RANKED_STRATEGIES, select_neurons, select_units
 from .solving import Sizes
 from .stream import capture
 from .surgery import Replacements
+from .widths import width_multiple
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ def decide(
     if not request.by_layers or not plan.width_cuts or batches is None:
         return Decision(plan)
     _check_not_shared(view, plan)
+    if request.layer_widths == "by_loss":
+        plan = _by_loss(view, request, plan, batches, show_progress)
     rewrite = prove(view, plan)  # the widths are known: refuse before the long work
     found = decide_by_layers(
         view,
@@ -90,6 +96,46 @@ def decide(
         show_progress=show_progress,
     )
     return _decision(plan, found)
+
+
+def _by_loss(
+    view: ModelView,
+    request: PruningRequest,
+    plan: PruningPlan,
+    batches: Iterable[object],
+    show_progress: bool,
+) -> PruningPlan:
+    """Share the neurons that go out among the layers, by what each layer's alone cost."""
+    shares = [_share(view, request, cut) for cut in plan.width_cuts]
+    prove(view, _with_kept(plan, [s.kept_at(1 + s.layer % 2 / 2) for s in shares]))  # may differ?
+    adjust = partial(_adjust, view, plan, prove(view, plan))
+    found = decide_by_layers(
+        view,
+        capture(view, batches),
+        {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
+        replace(_recipe(request, plan), sequential=False),
+        adjust=adjust,
+        show_progress=show_progress,
+    )
+    losses = layer_losses(view, batches, found, adjust, show_progress=show_progress)
+    record = {"layer_widths": request.layer_widths, "layer_losses": list(losses.items())}
+    allocated = _with_kept(plan, allocate(shares, losses))
+    return replace(allocated, request={**plan.request, **record})
+
+
+def _share(view: ModelView, request: PruningRequest, cut: WidthCut) -> Share:
+    mlp = next(m for m in view.layers[cut.layer].mlps if m.spec.name == cut.mlp)
+    divisor = (request.width and request.width.divisor) or 1
+    multiple = math.lcm(divisor, width_multiple(view.spec, mlp.spec))
+    size = sum(tensor.numel() for tensor in mlp.tensors.values()) // cut.width
+    return Share(cut.layer, cut.width, cut.kept, int(multiple * mlp.spec.width_factor), size)
+
+
+def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:
+    """The plan with other numbers of neurons; which ones is decided later."""
+    cuts = zip(plan.width_cuts, kept, strict=True)
+    new = [replace(cut, keep=tuple(tuple(range(n)) for _ in cut.keep)) for cut, n in cuts]
+    return replace(plan, width_cuts=tuple(cut for cut in new if cut.kept < cut.width))
 
 
 def _with_replaced_blocks(

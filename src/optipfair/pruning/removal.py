@@ -88,10 +88,10 @@ def losses_without_each(
         for number in track(numbers, label, show_progress, "batch"):
             hidden = stream.hidden[number]
             for place, index in enumerate(sums):
-                end = _through(view, stream, number, left[place + count :], hidden)
+                end = through(view, stream, number, left[place + count :], hidden)
                 logits = logits_after(view, sample[number], end, stream.forms)
-                sums[index] += _loss_sum(logits, sample[number])
-                hidden = _through(view, stream, number, [index], hidden)
+                sums[index] += loss_sum(logits, sample[number])
+                hidden = through(view, stream, number, [index], hidden)
     own = sum(int(batch.attention_mask[:, 1:].sum()) for batch in sample)
     predicted, *losses = total(own, *sums.values())  # over all processes
     if not predicted:
@@ -104,16 +104,17 @@ def losses_without_each(
     return {index: loss / predicted for index, loss in zip(sums, losses, strict=True)}
 
 
-def _through(
+def through(
     view: ModelView, stream: Batches, number: int, layers: Sequence[int], hidden: Tensor
 ) -> Tensor:
+    """Run a batch's hidden states through some layers of the model."""
     for index in layers:
         module = view.layers[index].module
         hidden = run_layer(module, hidden, stream.arguments[number][index])
     return hidden
 
 
-def _loss_sum(logits: Tensor, batch: Batch) -> float:
+def loss_sum(logits: Tensor, batch: Batch) -> float:
     """Negative log-likelihood of the real tokens after the first, summed: (B, S, V) → a number."""
     real = batch.attention_mask[:, 1:].to(logits.device)
     wanted = batch.input_ids[:, 1:].to(logits.device)[real]

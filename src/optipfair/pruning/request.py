@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ..errors import ArgumentError
+from .allocation import LAYER_WIDTHS
 from .budget import Budget, read_budget
 from .importance import CalibratedCriterion, Criterion, criterion_named
 from .selection import RANKED_STRATEGIES, whole_number
@@ -49,6 +50,7 @@ class PruningRequest:
             the layers before the removed ones make up for them.
         sequential: whether layers see the outputs of the pruned layers before them.
         seed: of what is random.
+        layer_widths: `uniform`, or `by_loss` where layers lose different shares.
         attention_unit: what a unit of attention is, `group` or `head`; then `width` says how many
             units stay. None where MLPs are pruned.
     """
@@ -61,6 +63,7 @@ class PruningRequest:
     sequential: bool = False
     seed: int = 0
     attention_unit: str | None = None
+    layer_widths: str = "uniform"
 
     @property
     def by_layers(self) -> bool:
@@ -112,6 +115,7 @@ def check_request(
     sequential: bool | None = None,
     seed: int = 0,
     attention_unit: str = "group",
+    layer_widths: str = "uniform",
 ) -> PruningRequest:
     """Check the arguments of `plan_pruning` as far as that goes without a model.
 
@@ -159,8 +163,10 @@ def check_request(
     in_turn = check_flag("sequential", sequential, default=True)
     unit = check_attention_unit(attention_unit) if kind == "ATTENTION" else None
     request = PruningRequest(
-        width, criterion, depth, budget, compensates, in_turn, check_seed(seed), unit
+        *(width, criterion, depth, budget, compensates, in_turn, check_seed(seed), unit),
+        layer_widths=LAYER_WIDTHS.canonical(layer_widths),
     )
+    _check_layer_widths(request, neuron_selection_method)
     if sequential and not request.by_layers:
         _refuse_sequential(neuron_selection_method, data)
     return request
@@ -191,6 +197,22 @@ def _foreign(kind: str, given: Mapping[str, object]) -> dict[str, tuple[object, 
         for name, default in names.items()
         if name in given and not (ranks and name in _DATA)
     }
+
+
+def _check_layer_widths(request: PruningRequest, method: str) -> None:
+    if request.layer_widths == "uniform":
+        return
+    if request.kind != "MLP_GLU":
+        raise ArgumentError(
+            f"layer_widths={request.layer_widths!r} does not go with "
+            f"pruning_type={request.kind!r}. Leave it out, or use pruning_type='MLP_GLU'."
+        )
+    if not request.by_layers:
+        raise ArgumentError(
+            f"layer_widths={request.layer_widths!r} goes layer by layer through calibration data, "
+            f"which neuron_selection_method={method!r} does not. Use 'AUTO' or give "
+            "compensate=True."
+        )
 
 
 def _refuse_beside_attention(

@@ -28,12 +28,14 @@ from optipfair import (
     VerificationError,
     apply_plan,
     load_model,
+    pipeline,
     plan_pruning,
     prune_checkpoint,
     prune_model,
     runs,
 )
 from optipfair.checkpoint import writer
+from optipfair.checkpoint.disk import NamesUnknownError
 from optipfair.checkpoint.reader import SINGLE_FILE, open_checkpoint
 from optipfair.pipeline import PLAN_FILE, reloaded_difference
 from optipfair.testing import byte_tokenizer, tiny_model
@@ -47,7 +49,16 @@ WAYS: list[dict[str, Any]] = [
     {"pruning_type": "DEPTH", "layer_indices": [0, 2]},
     {"pruning_type": "BOTH", "pruning_percentage": 40, "layer_indices": [1]},
 ]
-DATA = [torch.arange(24).view(2, 12)]  # with data to score by, the model is loaded
+DATA = [torch.arange(24).view(2, 12)]
+
+
+def load_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the names on disk be unknown, so that the model is loaded."""
+
+    def fail(*_: Any) -> None:
+        raise NamesUnknownError("Its names are unknown.")
+
+    monkeypatch.setattr(pipeline, "stored_run", fail)
 
 
 def same_tensors(one: Any, other: Any) -> bool:
@@ -110,13 +121,11 @@ def test_calibration_data_decide(llama_folder: Path, tmp_path: Path) -> None:
     result = prune_checkpoint(
         llama_folder, tmp_path / "out", pruning_percentage=50, dataloader=DATA, say=told.append
     )
-    assert not result.streamed
-    assert told == ["The model is loaded into memory: scores from data need its forward pass."]
+    assert result.streamed
     weights_only = prune_checkpoint(
         llama_folder, tmp_path / "other", pruning_percentage=50, say=told.append
     )
-    assert weights_only.streamed
-    assert len(told) == 1
+    assert told == []
     assert result.plan.width_cuts != weights_only.plan.width_cuts
     assert "calibration data" in (tmp_path / "out" / "README.md").read_text()
 
@@ -251,10 +260,17 @@ def test_a_broken_card_of_the_base_does_not_stop_it(
     assert metadata_load(tmp_path / "out" / "README.md")
 
 
-@pytest.mark.parametrize("way", [*WAYS, {"dataloader": DATA}], ids=[*map(str, WAYS), "loaded"])
+@pytest.mark.parametrize("loads", [False, True], ids=["streamed", "loaded"])
+@pytest.mark.parametrize("way", [*WAYS, {"dataloader": DATA}], ids=str)
 def test_the_figures_are_those_of_the_written_model(
-    llama_folder: Path, tmp_path: Path, way: dict[str, Any]
+    llama_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: dict[str, Any],
+    loads: bool,
 ) -> None:
+    if loads:
+        load_instead(monkeypatch)
     result = prune_checkpoint(llama_folder, tmp_path / "out", **way)
     before, after = open_checkpoint(llama_folder), open_checkpoint(tmp_path / "out")
     assert result.statistics["original_bytes"] == before.nbytes
@@ -263,7 +279,7 @@ def test_the_figures_are_those_of_the_written_model(
         on_disk = (folder / SINGLE_FILE).stat().st_size
         assert result.statistics[f"{name}_file_bytes"] == on_disk
     assert result.statistics["pruned_parameters"] == sum(t.numel for t in after.tensors.values())
-    assert result.streamed is ("dataloader" not in way)
+    assert result.streamed is not loads
     assert (result.verified, result.logits_difference) == ("fast", None if result.streamed else 0)
     json.dumps(result.to_dict(), allow_nan=False)
 
@@ -276,17 +292,20 @@ def test_full_verification_compares_the_loaded_result_with_a_live_cut(
     assert (result.streamed, result.verified, result.logits_difference) == (True, "full", 0)
 
 
+@pytest.mark.parametrize("loads", [False, True], ids=["streamed", "loaded"])
 @pytest.mark.parametrize("method", ["AUTO", "OBS"])
 def test_full_verification_knows_what_kept_neurons_make_up_for(
-    llama_folder: Path, tmp_path: Path, method: str
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, loads: bool
 ) -> None:
+    if loads:
+        load_instead(monkeypatch)
     ids = torch.randint(0, 256, (64, 16), generator=torch.Generator().manual_seed(0))
     result = prune_checkpoint(
         *(llama_folder, tmp_path / "out", "MLP_GLU", method, 50),
         dataloader=[ids],
         verify="full",
     )
-    assert (result.streamed, result.verified, result.logits_difference) == (False, "full", 0)
+    assert (result.streamed, result.verified, result.logits_difference) == (not loads, "full", 0)
     plain = apply_plan(load_model(llama_folder), result.plan)
     assert same_tensors(load_model(tmp_path / "out"), plain) is (method == "OBS")
 
@@ -414,32 +433,34 @@ LOADED: list[tuple[Any, str, Callable[..., None], type[BaseException]]] = [
     (LlamaForCausalLM, "save_pretrained", interrupt, KeyboardInterrupt),
     (LlamaForCausalLM, "save_pretrained", half_then_interrupt, KeyboardInterrupt),
 ]
-FAILURES = [(None, *each) for each in STREAMED] + [(DATA, *each) for each in LOADED]
+FAILURES = [(False, *each) for each in STREAMED] + [(True, *each) for each in LOADED]
 
 
-@pytest.mark.parametrize(("data", "owner", "name", "fail", "error"), FAILURES)
+@pytest.mark.parametrize(("loads", "owner", "name", "fail", "error"), FAILURES)
 @pytest.mark.parametrize("output", ["out", "new/parents/out"])
 def test_a_failure_while_writing_leaves_nothing(
     llama_copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     untouched: Untouched,
     output: str,
-    data: Any,
+    loads: bool,
     owner: Any,
     name: str,
     fail: Callable[..., None],
     error: type[BaseException],
 ) -> None:
     monkeypatch.setattr(owner, name, fail)
+    if loads:
+        load_instead(monkeypatch)
     with untouched(llama_copy.parent), pytest.raises(error):
-        prune_checkpoint(llama_copy, llama_copy.parent / output, dataloader=data)
+        prune_checkpoint(llama_copy, llama_copy.parent / output)
 
 
 @pytest.mark.parametrize(
-    ("data", "owner", "name", "fail"),
+    ("loads", "owner", "name", "fail"),
     [
-        (None, writer, "_write_shard", half_a_file_then_interrupt),
-        (DATA, LlamaForCausalLM, "save_pretrained", half_then_interrupt),
+        (False, writer, "_write_shard", half_a_file_then_interrupt),
+        (True, LlamaForCausalLM, "save_pretrained", half_then_interrupt),
     ],
     ids=["streamed", "loaded"],
 )
@@ -447,7 +468,7 @@ def test_a_failure_keeps_the_model_that_was_to_be_replaced(
     llama_copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     untouched: Untouched,
-    data: Any,
+    loads: bool,
     owner: Any,
     name: str,
     fail: Callable[..., None],
@@ -455,8 +476,10 @@ def test_a_failure_keeps_the_model_that_was_to_be_replaced(
     output = llama_copy.parent / "out"
     prune_checkpoint(llama_copy, output)
     monkeypatch.setattr(owner, name, fail)
+    if loads:
+        load_instead(monkeypatch)
     with untouched(llama_copy.parent), pytest.raises(KeyboardInterrupt):
-        prune_checkpoint(llama_copy, output, pruning_percentage=50, dataloader=data, overwrite=True)
+        prune_checkpoint(llama_copy, output, pruning_percentage=50, overwrite=True)
 
 
 def test_a_result_that_reloads_differently_is_not_written(
@@ -469,11 +492,12 @@ def test_a_result_that_reloads_differently_is_not_written(
         model.lm_head.weight.data += 1
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_and_drift)
+    load_instead(monkeypatch)
     with (
         untouched(llama_copy.parent),
         pytest.raises(VerificationError, match=r"logits differ by.*Nothing was written"),
     ):
-        prune_checkpoint(llama_copy, llama_copy.parent / "out", dataloader=DATA)
+        prune_checkpoint(llama_copy, llama_copy.parent / "out")
 
 
 def damage(folder: Path, *names: str) -> None:

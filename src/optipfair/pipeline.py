@@ -11,14 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .checkpoint.deciding import NeedsModelError
 from .checkpoint.disk import NamesUnknownError
 from .checkpoint.folder import check_output, new_folder
+from .checkpoint.plan_files import load_replacements
+from .checkpoint.plan_files import save_plan as write_plan
 from .distributed import in_first, is_first, own_device, together
 from .errors import ArgumentError, OutputError, PruningWarning
 from .loading import check_device, check_dtype, snapshot
 from .pruning.budget import read_size
+from .pruning.decision import Decision, Reread
+from .pruning.holding import Holding, check_hidden_states
 from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest, check_request
+from .pruning.stream import NotByLayersError
 from .pruning.targets import DEFAULT_PERCENTAGE
 from .pruning.texts import CalibrationText
 from .registry import unknown_name
@@ -119,6 +125,8 @@ def prune_checkpoint(
     check_weights: bool = False,
     overwrite: bool = False,
     verify: bool | str = "fast",
+    hidden_states: str = "auto",
+    spill_above: int | str | None = None,
     trust_remote_code: bool = False,
     show_progress: bool = False,
     command: str | None = None,
@@ -127,8 +135,9 @@ def prune_checkpoint(
     """Prune a model and write it with tokenizer, plan and card to a new folder.
 
     A safetensors checkpoint is pruned file to file, tensor by tensor, so it may be larger than
-    memory. The model is loaded only where that is needed: for data-driven scores, for a `.gguf`
-    file, and where tensors are named in a way that only transformers understands.
+    memory; with calibration data, one decoder layer at a time is loaded. The whole model is loaded
+    only where that is needed: for a `.gguf` file, where tensors are named in a way that only
+    transformers understands, and for data-driven scores where layers cannot be run one at a time.
 
     Args:
         model_path: a folder, a `.gguf` file, a hub id, or `demo` for the embedded model.
@@ -146,10 +155,11 @@ def prune_checkpoint(
         calibration_samples: how many sequences are drawn from it.
         calibration_length: of each, in tokens.
         plan: a plan, or the file of one, to carry out instead of deciding anew.
-        save_plan: file to write the plan to; nothing else is written then.
+        save_plan: file to write the plan to, and where kept neurons make up for lost ones, beside
+            it the tensors that do so; nothing else is written then.
         dry_run: whether to stop before writing; where the model was not loaded, the statistics hold
             the exact size of the files (`pruned_file_bytes`).
-        device: where to work if the model is loaded, `auto` for an accelerator if there is one.
+        device: where the layers or the model run, `auto` for an accelerator if there is one.
         dtype: `auto` keeps the checkpoint's dtype; else all floats are converted.
         max_shard_size: of one file, a number of bytes or text like `"5GB"`.
         check_weights: whether to look for NaN and Inf in all tensors; without it only those that
@@ -158,6 +168,10 @@ def prune_checkpoint(
         verify: `"fast"` (or True) checks headers, copied bytes and samples of what was cut, and
             compares logits if the model was loaded; `"full"` loads the result and a live cut,
             compares their logits and generates; `"none"` (or False).
+        hidden_states: where those of the calibration data are held, as in `prune_model`; on disk,
+            beside the output.
+        spill_above: replaced tensors of more bytes in all (a number, or text like `"1GB"`) lie in a
+            temporary file until they are written; by default a quarter of the free memory.
         trust_remote_code: whether code from the model's repository may run.
         show_progress: whether to show bars.
         command: the command to name in the model card.
@@ -193,8 +207,10 @@ def prune_checkpoint(
         }
         todo = _request(methods, asked, seed) if plan is None else _given_plan(plan, methods, asked)
         mode = _verification(verify)
+        holding = _holding(hidden_states, spill_above, save_plan or output_path)
         options = _options(
-            device, dtype, trust_remote_code, show_progress, max_shard_size, check_weights
+            *(device, dtype, trust_remote_code, show_progress, max_shard_size),
+            *(check_weights, holding),
         )
         source = find_source(model_path)
         writes = not dry_run and save_plan is None
@@ -206,7 +222,7 @@ def prune_checkpoint(
     def carry_out(run: Run) -> PruneResult:
         _warn_about_widths(run.plan)
         if save_plan is not None:
-            run.plan.save(save_plan)
+            write_plan(Path(save_plan), run.plan, run.replacements)
         difference = None
         if output is not None:
             named = command or _as_call(model_path, output, run.plan)
@@ -230,22 +246,28 @@ def prune_checkpoint(
 
 def _decide(
     source: Source,
-    todo: PruningRequest | PruningPlan,
+    todo: PruningRequest | Decision,
     options: Options,
     dataloader: Iterable[Any] | None,
     text: CalibrationText | None,
     say: Callable[[str], None] | None,
 ) -> Run:
     """Work on the files where that is possible, else say why not and load the model."""
-    if dataloader is not None or text is not None:
-        reason = "scores from data need its forward pass"
-    elif source.kind == "gguf":
+    if source.kind == "gguf":
         reason = "a .gguf file is quantized"
     else:
+        if dataloader is not None:
+            dataloader = Reread(dataloader)  # should the model be loaded after all
         try:
-            return stored_run(source, snapshot(source), todo, options)
+            return stored_run(source, snapshot(source), todo, options, dataloader, text)
         except NamesUnknownError as exc:
             reason = str(exc).rstrip(".")
+        except NeedsModelError as exc:
+            reason = str(exc)
+        except NotByLayersError:
+            if isinstance(todo, PruningRequest) and todo.by_layers:
+                raise
+            reason = "its layers cannot be run one at a time"
     if say is not None:
         say(f"The model is loaded into memory: {reason}.")
     return loaded_run(source, todo, options, dataloader, text)
@@ -289,6 +311,13 @@ def _write(
     return difference
 
 
+def _folder_beside(output: str | Path | None) -> Path | None:
+    """The folder for temporary files: where the output will be, as far as that is there."""
+    if output is None:
+        return None
+    return next((each for each in Path(output).absolute().parents if each.is_dir()), None)
+
+
 def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
     """Width and attention pruning without any target remove 10 %."""
     targets = ("pruning_percentage", "expansion_rate", "target_params", "target_size")
@@ -298,8 +327,8 @@ def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
 
 def _given_plan(
     plan: PruningPlan | str | Path, methods: dict[str, Any], asked: dict[str, Any]
-) -> PruningPlan:
-    """Read a plan; nothing else may be asked for."""
+) -> Decision:
+    """Read a plan with the tensors that belong to it; nothing else may be asked for."""
     chosen = {name: value for name, value in methods.items() if value != _DEFAULT_METHODS[name]}
     given = [
         name if name == "dataloader" else f"{name}={value!r}"
@@ -312,15 +341,16 @@ def _given_plan(
             "of them out."
         )
     if isinstance(plan, PruningPlan):
-        return plan
+        return Decision(plan, load_replacements(plan, None))
     if not isinstance(plan, str | Path):
         raise ArgumentError(
             f"plan={plan!r} is no PruningPlan and no name of a file that holds one."
         )
     try:
-        return PruningPlan.load(plan)
+        found = PruningPlan.load(plan)
     except (OSError, UnicodeDecodeError) as exc:
         raise ArgumentError(f"The plan {plan} cannot be read: {exc}.") from exc
+    return Decision(found, load_replacements(found, Path(plan)))
 
 
 def _calibration(
@@ -375,12 +405,20 @@ def _options(
     show_progress: bool,
     max_shard_size: int | str,
     check_weights: bool,
+    holding: Holding,
 ) -> Options:
     device = own_device(device)
     check_device(device)
     check_dtype(dtype)
     shard = read_size("max_shard_size", max_shard_size)
-    return Options(device, dtype, trust_remote_code, show_progress, shard, check_weights)
+    return Options(device, dtype, trust_remote_code, show_progress, shard, check_weights, holding)
+
+
+def _holding(
+    hidden_states: str, spill_above: int | str | None, output: str | Path | None
+) -> Holding:
+    limit = None if spill_above is None else read_size("spill_above", spill_above)
+    return Holding(check_hidden_states(hidden_states), limit, _folder_beside(output))
 
 
 def _widths(plan: PruningPlan) -> dict[str, list[int]]:

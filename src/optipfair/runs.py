@@ -17,12 +17,12 @@ import torch
 from .arch.heterogeneous import overrides
 from .arch.view import describe
 from .batches import Batch
+from .checkpoint.deciding import decide_stored
 from .checkpoint.disk import StoredModel
 from .checkpoint.reader import open_checkpoint
 from .checkpoint.surgery import (
     check_all_weights,
     check_cut_weights,
-    plan_stored,
     prepare,
     summarize_stored,
     verify_checkpoint,
@@ -32,6 +32,7 @@ from .distributed import is_first, together
 from .errors import DataError, VerificationError
 from .hooks import evaluating
 from .loading import (
+    check_device,
     check_readable,
     has_tokenizer,
     load_config,
@@ -40,11 +41,12 @@ from .loading import (
     quiet_transformers,
 )
 from .pruning.decision import Decision, decide
+from .pruning.holding import Holding, Replacements
 from .pruning.plan import PruningPlan
 from .pruning.request import PruningRequest
 from .pruning.scoring import is_finite, not_finite
 from .pruning.statistics import get_pruning_statistics, summarize
-from .pruning.surgery import Replacements, apply_plan
+from .pruning.surgery import apply_plan
 from .pruning.texts import CalibrationText, Drawn, digest
 from .sources import Source
 
@@ -62,6 +64,7 @@ class Options:
     show_progress: bool = False
     max_shard_bytes: int = 5 * 10**9
     check_weights: bool = False
+    holding: Holding = field(default_factory=Holding)
 
 
 @dataclass(frozen=True)
@@ -91,34 +94,58 @@ class Run:
 
 
 def stored_run(
-    source: Source, folder: Path, request: PruningRequest | PruningPlan, options: Options
+    source: Source,
+    folder: Path,
+    request: PruningRequest | Decision,
+    options: Options,
+    dataloader: Iterable[Any] | None = None,
+    calibration: CalibrationText | None = None,
 ) -> Run:
     """Prune the files of a checkpoint.
 
     Args:
         source: what the user named.
         folder: its files.
-        request: what to remove, or a plan to carry out.
+        request: what to remove, or what was decided before.
         options: how to work.
+        dataloader: calibration data.
+        calibration: text to draw calibration data from, instead.
 
     Raises:
         NamesUnknownError: its tensors are named in a way that only loading understands.
+        NotByLayersError: its layers cannot be run one at a time.
         Other errors of this library: refused, nothing was written.
     """
-    config = load_config(source, trust_remote_code=options.trust_remote_code)
-    stored = StoredModel(folder, config)
-    stored.seen_by(request.attention_unit)
-    show = options.show_progress
-    if options.check_weights:
-        check_all_weights(stored, show)
-    if isinstance(request, PruningPlan):
-        plan = request
+    code, show = options.trust_remote_code, options.show_progress
+    asked = request.plan if isinstance(request, Decision) else request
+    has_data = dataloader is not None or calibration is not None
+    with together() if has_data else nullcontext():  # without data the first process is alone
+        stored = StoredModel(folder, load_config(source, trust_remote_code=code))
+        stored.seen_by(asked.attention_unit)
+        drawn = None
+        if calibration is not None:
+            drawn = _draw(calibration, load_tokenizer(source, trust_remote_code=code))
+        if options.check_weights:
+            check_all_weights(stored, show)
+    given = isinstance(request, Decision)
+    if isinstance(request, Decision):
+        decision = request
     else:
-        plan = plan_stored(
-            stored, request, options.dtype, options.max_shard_bytes, show_progress=show
+        decision = decide_stored(
+            stored,
+            request,
+            options.dtype,
+            options.max_shard_bytes,
+            dataloader=dataloader if drawn is None else drawn.batches,
+            device=check_device(options.device),
+            holding=options.holding,
+            show_progress=show,
         )
-    new = prepare(stored, plan, options.dtype, options.max_shard_bytes)
-    if isinstance(request, PruningPlan) and not options.check_weights:
+    if calibration is not None and drawn is not None:
+        decision = _with_record(decision, calibration, drawn.batches)
+    plan = decision.plan
+    new = prepare(stored, plan, options.dtype, options.max_shard_bytes, decision.replacements)
+    if given and not options.check_weights:
         check_cut_weights(stored, plan, show)
     before = summarize_stored(stored, stored.view.model, stored.checkpoint.nbytes)
     after = summarize_stored(stored, new.twin, sum(tensor.nbytes for tensor in new.tensors))
@@ -135,17 +162,20 @@ def stored_run(
         verify_checkpoint(stored, plan, new, target)
 
     differ = bool(overrides(new.twin.config.get_text_config()))
-    return Run(plan, statistics, True, differ, has_tokenizer(folder), write, verify)
+    return Run(
+        *(plan, statistics, True, differ, has_tokenizer(folder), write, verify),
+        replacements=decision.replacements,
+    )
 
 
 def loaded_run(
     source: Source,
-    request: PruningRequest | PruningPlan,
+    request: PruningRequest | Decision,
     options: Options,
     dataloader: Iterable[Any] | None = None,
     calibration: CalibrationText | None = None,
 ) -> Run:
-    """Load a model and prune it in memory: for data-driven scores, and what is no checkpoint.
+    """Load a model and prune it in memory: where its files alone do not do.
 
     Calibration text is read before the model is loaded, which takes longer.
     """
@@ -165,11 +195,13 @@ def loaded_run(
         if options.check_weights:
             _check_live_weights(model)
         before = summarize(model)
-    if isinstance(request, PruningPlan):
-        decision = Decision(request)
+    if isinstance(request, Decision):
+        decision = request
     else:
         data = dataloader if drawn is None else drawn.batches
-        decision = decide(describe(model), request, data, show_progress=show)
+        decision = decide(
+            describe(model), request, data, holding=options.holding, show_progress=show
+        )
     if calibration is not None and drawn is not None:
         decision = _with_record(decision, calibration, drawn.batches)
     plan = decision.plan

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from optipfair import VerificationError, load_model, prune_checkpoint
 from optipfair.checkpoint import rewrite, writer
+from optipfair.checkpoint.deciding import decide_stored
 from optipfair.checkpoint.disk import StoredModel
 from optipfair.checkpoint.reader import INDEX_FILE, SINGLE_FILE, TensorInfo
 from optipfair.checkpoint.surgery import (
     NewCheckpoint,
-    plan_stored,
     prepare,
     verify_checkpoint,
     write_checkpoint,
@@ -184,7 +184,7 @@ class Written:
         folder.mkdir()
         self.folder = folder
         self.stored = StoredModel(source, load_config(find_source(source)))
-        self.plan = plan_stored(self.stored, check_request(**way), show_progress=False)
+        self.plan = decide_stored(self.stored, check_request(**way)).plan
         self.new: NewCheckpoint = prepare(self.stored, self.plan, "auto", 10**9)
         write_checkpoint(self.stored, self.new, folder, show_progress=False)
 

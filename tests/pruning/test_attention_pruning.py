@@ -99,7 +99,9 @@ def test_what_flows_on_is_what_the_layers_will_give(
         lambda _m, _a, out: last.append(out[0] if isinstance(out, tuple) else out)
     )
     outputs(model)
-    torch.testing.assert_close(torch.cat(kept[0].hidden), torch.cat(last), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(list(kept[0].hidden)), torch.cat(last), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", sorted(CALIBRATED.names()))

@@ -7,7 +7,7 @@ shape and still hold other values there.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,33 @@ def changed_buffers(
                 yield f"{path}.{name}".lstrip(".")
 
 
+def computed_buffers(
+    model: nn.Module, part: nn.Module, without: nn.Module | None = None
+) -> Iterator[tuple[str, Tensor | None]]:
+    """Name inside `part` → value, of the computed buffers of a part of a twin.
+
+    A value is None where the owner of the buffer does not compute it by itself.
+
+    Args:
+        model: the twin.
+        part: one of its modules.
+        without: one inside `part` that is left out.
+
+    Raises:
+        Whatever the model's own initialization raises about its config.
+    """
+    left_out = set() if without is None else {id(module) for module in without.modules()}
+    inside = {id(module): path for path, module in part.named_modules()}
+    for module, owner in _owners(model):
+        wanted = id(module) in inside and id(module) not in left_out
+        if not wanted or not module._non_persistent_buffers_set:
+            continue
+        again = _values(owner, module, torch.ones_like)
+        for name, value in _values(owner, module).items():
+            path = f"{inside[id(module)]}.{name}".lstrip(".")
+            yield path, value if _equal(value, again[name]) else None
+
+
 def _owners(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
     """Every module with the innermost transformers model around it, which initializes it."""
     pending: list[tuple[nn.Module, nn.Module]] = [(model, model)]
@@ -49,16 +76,17 @@ def _owners(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
         pending += [(child, owner) for child in module.children()]
 
 
-def _values(owner: Any, module: nn.Module) -> dict[str, Tensor]:
-    """The module's computed buffers; on `meta`, what its initialization gives."""
+def _values(
+    owner: Any, module: nn.Module, start: Callable[..., Tensor] = torch.zeros_like
+) -> dict[str, Tensor]:
+    """The module's computed buffers; on `meta`, what its initialization makes of `start`."""
     own = {name: module._buffers.get(name) for name in module._non_persistent_buffers_set}
     found = {name: tensor for name, tensor in own.items() if tensor is not None}
     if not any(tensor.is_meta for tensor in found.values()):
         return found
-    filled = copy.copy(module)  # shares all but the buffers
-    filled._buffers = {
-        name: torch.zeros_like(tensor, device="cpu") for name, tensor in found.items()
-    }
+    filled = copy.copy(module)  # shares what it holds but for these
+    filled._parameters = dict(module._parameters)
+    filled._buffers = {name: start(tensor, device="cpu") for name, tensor in found.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         owner._init_weights(filled)
     return {name: tensor for name, tensor in filled._buffers.items() if tensor is not None}

@@ -9,7 +9,7 @@ Axes: rows and columns of one piece (`disk.py`); `k` kept positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import VerificationError
 from ..pruning.plan import PruningPlan, WidthCut
 from .disk import Piece, StoredModel, item_size
 from .reader import TensorInfo, read_into
+from .replaced import StoredReplacements
 from .scoring import TORCH_DTYPES
 from .writer import OutputTensor
 
@@ -37,7 +38,11 @@ class PieceCut:
 
 
 def rewritten(
-    stored: StoredModel, plan: PruningPlan, new: Any, dtype: str = "auto"
+    stored: StoredModel,
+    plan: PruningPlan,
+    new: Any,
+    dtype: str = "auto",
+    replaced: StoredReplacements | None = None,
 ) -> list[OutputTensor]:
     """Say what the new checkpoint holds.
 
@@ -46,6 +51,7 @@ def rewritten(
         plan: what stays; it fits the model and the guard has proved it.
         new: the twin of the pruned model, without weights.
         dtype: `auto` keeps each tensor's; else the dtype for all floats.
+        replaced: tensors that take the place of cut ones.
 
     Raises:
         VerificationError: what would be written is not what the new config describes.
@@ -59,7 +65,10 @@ def rewritten(
         if layer is not None and layer not in number:
             continue
         new_name = name if layer is None else stored.renumbered(name, number[layer])
-        outputs.append(_output(new_name, info, cuts.get(name, ()), _new_dtype(info, dtype, new)))
+        output = _output(new_name, info, cuts.get(name, ()), _new_dtype(info, dtype, new))
+        if replaced is not None and name in replaced.keys:
+            output = replace(output, chunks=partial(replaced.chunks, name, output.dtype))
+        outputs.append(output)
     _check(stored, outputs, new)
     return outputs
 

@@ -1,4 +1,4 @@
-"""A checkpoint pruned without its model: planned from headers and rows, written tensor by tensor.
+"""A checkpoint pruned without its model: proved by its twin, written tensor by tensor.
 
 The counterpart of `pruning/surgery.py`: the same plan, the same guard, no weights in memory.
 """
@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,17 @@ from ..arch.saved import saved_form
 from ..arch.twin import build_twin
 from ..errors import VerificationError
 from ..progress import meter, track
-from ..pruning.checks import check_plan_fits, check_sharing
+from ..pruning.checks import check_plan_fits, check_replacements_fit, check_sharing
 from ..pruning.guard import prove
-from ..pruning.importance import Criterion
+from ..pruning.holding import Replacements
 from ..pruning.plan import PruningPlan
-from ..pruning.planning import plan_request
-from ..pruning.request import PruningRequest
 from ..pruning.solving import Sizes
 from ..pruning.statistics import ModelSummary, summarize
 from .disk import Piece, StoredModel, item_size
 from .reader import Checkpoint, TensorInfo, open_checkpoint, read_into
+from .replaced import StoredReplacements
 from .rewrite import PieceCut, cut_tensors, rewritten
-from .scoring import TORCH_DTYPES, check_finite_tensor, score_stored_mlps
+from .scoring import TORCH_DTYPES, check_finite_tensor
 from .writer import OutputTensor, Shard, lay_out, write_shards
 
 # What belongs to a model beside its config and weights; what is not named here stays behind.
@@ -53,10 +51,17 @@ _VERIFY_BYTES = 2 * 2**20
 
 @dataclass(frozen=True)
 class NewCheckpoint:
-    """What will be written: the twin of the pruned model and the files with their tensors."""
+    """What will be written: the twin of the pruned model and the files with their tensors.
+
+    Attributes:
+        twin: on `meta`.
+        shards: the files.
+        replaced: the tensors among theirs that are not cut from the checkpoint's.
+    """
 
     twin: Any
     shards: list[Shard]
+    replaced: StoredReplacements
 
     @property
     def tensors(self) -> list[OutputTensor]:
@@ -66,22 +71,6 @@ class NewCheckpoint:
     def nbytes(self) -> int:
         """Of all weight files, headers included; exact."""
         return sum(shard.nbytes for shard in self.shards)
-
-
-def plan_stored(
-    stored: StoredModel,
-    request: PruningRequest,
-    dtype: str = "auto",
-    max_shard_bytes: int = 5 * 10**9,
-    *,
-    show_progress: bool = False,
-) -> PruningPlan:
-    """Decide what a request means for a checkpoint; rows of the scored tensors are read."""
-    scores = None
-    if isinstance(request.criterion, Criterion):
-        scores = partial(score_stored_mlps, stored, request.criterion)
-    sizes = stored_sizes(stored, dtype, max_shard_bytes)
-    return plan_request(stored.view, request, sizes, scores=scores, show_progress=show_progress)
 
 
 def stored_sizes(stored: StoredModel, dtype: str, max_shard_bytes: int) -> Sizes:
@@ -118,21 +107,28 @@ def summarize_stored(stored: StoredModel, twin: Any, nbytes: int) -> ModelSummar
 
 
 def prepare(
-    stored: StoredModel, plan: PruningPlan, dtype: str, max_shard_bytes: int
+    stored: StoredModel,
+    plan: PruningPlan,
+    dtype: str,
+    max_shard_bytes: int,
+    replacements: Replacements | None = None,
 ) -> NewCheckpoint:
     """Prove a plan and say what it writes; everything that can be refused is refused here.
 
     Raises:
-        ArgumentError: the plan is for another model.
+        ArgumentError: the plan or a replaced tensor is for another model.
         UnsupportedModelError: the result would not load as itself, or a tensor that is cut holds
             NaN or Inf.
     """
     check_plan_fits(stored.view, plan)
+    check_replacements_fit(stored.view, plan, replacements or {})
     check_sharing(stored.view)
     new = build_twin(stored.view.model, prove(stored.view, plan).config)
     if dtype != "auto":
         new.config.dtype = getattr(torch, dtype)
-    return NewCheckpoint(new, lay_out(rewritten(stored, plan, new, dtype), max_shard_bytes))
+    replaced = StoredReplacements(stored, replacements or {})
+    outputs = rewritten(stored, plan, new, dtype, replaced)
+    return NewCheckpoint(new, lay_out(outputs, max_shard_bytes), replaced)
 
 
 def check_cut_weights(stored: StoredModel, plan: PruningPlan, show_progress: bool) -> None:
@@ -195,15 +191,31 @@ def verify_checkpoint(
     cuts = cut_tensors(stored, plan)
     by_layer: dict[int | None, list[OutputTensor]] = {}
     for tensor in new.tensors:
-        if tensor.source.name in cuts:
+        if tensor.source.name in cuts or tensor.source.name in new.replaced.keys:
             by_layer.setdefault(stored.layer_of(tensor.source.name), []).append(tensor)
     choice = random.Random(plan.digest)
     chosen = [choice.choice(tensors) for tensors in by_layer.values()]
     with ThreadPoolExecutor(_VERIFIERS) as pool:
-        same = pool.map(lambda t: _is_cut_right(t, cuts[t.source.name], written), chosen)
+        same = pool.map(
+            lambda t: (
+                _is_replaced(t, new.replaced, written)
+                if t.source.name in new.replaced.keys
+                else _is_cut_right(t, cuts[t.source.name], written)
+            ),
+            chosen,
+        )
         wrong = [tensor.name for tensor, right in zip(chosen, same, strict=True) if not right]
     if wrong:
         raise VerificationError(_wrong(wrong))
+
+
+def _is_replaced(tensor: OutputTensor, replaced: StoredReplacements, written: Checkpoint) -> bool:
+    """Whether a tensor holds what took its place."""
+    found = written.tensors[tensor.name]
+    expected = replaced.elements(tensor.source.name, tensor.dtype)
+    data = np.empty(found.nbytes, dtype=np.uint8)
+    read_into(found.file, found.start, data.data)
+    return np.array_equal(data, expected)
 
 
 def _is_cut_right(tensor: OutputTensor, cuts: Sequence[PieceCut], written: Checkpoint) -> bool:

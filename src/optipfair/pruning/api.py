@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..arch.view import ModelView, describe
 from ..errors import ArgumentError, UnsupportedModelError
 from .decision import decide
+from .holding import Holding, check_hidden_states
 from .plan import PruningPlan
 from .request import check_request
 from .statistics import get_pruning_statistics, summarize
@@ -44,6 +45,7 @@ def prune_model(
     seed: int = 0,
     attention_unit: str = "group",
     layer_widths: str = "uniform",
+    hidden_states: str = "auto",
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Prune a model in place: neurons of its MLPs, attention heads, or whole decoder layers.
 
@@ -93,6 +95,10 @@ def prune_model(
             pass over the layers, and the result differs by layer as with `layer_indices`.
         attention_unit: what `"ATTENTION"` removes: `"group"`, a key/value head with its query
             heads, or `"head"`, a query head, of every group the same number.
+        hidden_states: where those of the calibration data are held between two layers: `"cpu"`,
+            `"device"` (where the layers run), `"disk"` (a memory-mapped temporary file), or
+            `"auto"`: the first of device, CPU and disk of whose free memory they take a quarter at
+            most. The result is the same.
 
     Returns:
         The same model object; with `return_stats`, `(model, statistics)`.
@@ -132,7 +138,10 @@ def prune_model(
         attention_unit=attention_unit,
         layer_widths=layer_widths,
     )
-    decision = decide(describe(model), request, dataloader, show_progress=show_progress)
+    holding = Holding(check_hidden_states(hidden_states))
+    decision = decide(
+        describe(model), request, dataloader, holding=holding, show_progress=show_progress
+    )
     before = summarize(model) if return_stats else None
     apply_plan(model, decision.plan, decision.replacements, show_progress=show_progress)
     return model if before is None else (model, get_pruning_statistics(before, model))

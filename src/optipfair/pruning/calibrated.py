@@ -9,15 +9,15 @@ Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..arch.slots import read, rows_of
-from ..arch.spec import TensorSlot
-from ..arch.view import MLPView, ModelView, find_mlp
+from ..arch.spec import MLPSpec, TensorSlot
+from ..arch.view import LayerView, MLPView, ModelView, find_mlp
 from ..distributed import divided, together, world_size
 from ..errors import DataError, PruningWarning
 from ..hooks import evaluating
@@ -25,7 +25,7 @@ from ..progress import track
 from .collecting import Inputs, MLPInputs, Tokens, collecting
 from .compensation import Fit, fit_kept
 from .plan import PruningPlan, WidthCut
-from .stream import Batches, copied_layer, run_layer
+from .stream import LIVE, Batches, LayerSource, run_layer
 from .surgery import cut_mlp
 
 Key = tuple[int, str]  # layer, MLP
@@ -61,7 +61,7 @@ class Calibrated:
     """
 
     cuts: list[WidthCut] = field(default_factory=list)
-    replacements: dict[tuple[int, str, str], Tensor] = field(default_factory=dict)
+    replacements: MutableMapping[tuple[int, str, str], Tensor] = field(default_factory=dict)
     errors: list[LayerError] = field(default_factory=list)
 
 
@@ -91,6 +91,8 @@ def decide_by_layers(
     *,
     adjust: Callable[[int, nn.Module], None] = lambda index, layer: None,
     layers: Sequence[int] | None = None,
+    source: LayerSource = LIVE,
+    replaced: MutableMapping[tuple[int, str, str], Tensor] | None = None,
     show_progress: bool = False,
 ) -> Calibrated:
     """Run the calibration batches through the layers and decide each MLP on the way.
@@ -102,57 +104,61 @@ def decide_by_layers(
         recipe: how to decide.
         adjust: sets the module attributes of a cut layer's copy that follow its width.
         layers: those that stay, the others are passed over; None for all.
+        source: where the layers come from, by default from the model itself.
+        replaced: takes the tensors that replace cut ones.
         show_progress: whether to show a bar.
 
     Raises:
         DataError: activations that are NaN or Inf.
     """
-    found = Calibrated()
+    found = Calibrated(replacements={} if replaced is None else replaced)
     stay = set(range(len(view.layers)) if layers is None else layers)
     with evaluating(view.model):
         for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
-            if layer.index not in stay:
-                continue
-            widths = {mlp.spec.name: counts.get((layer.index, mlp.spec.name)) for mlp in layer.mlps}
-            specs = {mlp.spec.name: mlp.spec for mlp in layer.mlps}
-            copied = copied_layer(layer.module)
-            mlps = [
-                mlp
-                for name in widths
-                if widths[name] is not None
-                and (mlp := find_mlp(layer.index, copied, specs[name])) is not None
-                and (widths[name] or 0) < mlp.width
-            ]
-            moments = recipe.needs_moments or recipe.compensate
-            inputs = [MLPInputs(mlp, moments=moments) for mlp in mlps]
-            outputs = _run(
-                copied, layer.index, batches, inputs, keep=not (mlps and recipe.sequential)
-            )
-            for each in inputs:
-                _decide(each, widths[each.mlp.spec.name] or 1, recipe, found)
-            if mlps and recipe.sequential:
-                cut_copy(mlps, found, layer.index)
-                adjust(layer.index, copied)
-                outputs = _run(copied, layer.index, batches, [], keep=True)
-            batches.hidden = outputs
+            if layer.index in stay:
+                own = {mlp.spec: counts.get((layer.index, mlp.spec.name)) for mlp in layer.mlps}
+                widths = {spec: width for spec, width in own.items() if width is not None}
+                _decide_layer(layer, source.copied(layer), batches, widths, recipe, adjust, found)
     return found
+
+
+def _decide_layer(
+    layer: LayerView,
+    copied: nn.Module,
+    batches: Batches,
+    widths: Mapping[MLPSpec, int],
+    recipe: Recipe,
+    adjust: Callable[[int, nn.Module], None],
+    found: Calibrated,
+) -> None:
+    """Decide the MLPs of one layer, and let the batches flow on. The copy is used up."""
+    views = [find_mlp(layer.index, copied, spec) for spec in widths]
+    mlps = [mlp for mlp in views if mlp is not None and widths[mlp.spec] < mlp.width]
+    moments = recipe.needs_moments or recipe.compensate
+    inputs = [MLPInputs(mlp, moments=moments) for mlp in mlps]
+    again = bool(mlps) and recipe.sequential
+    _run(copied, layer.index, batches, inputs, keep=not again)
+    for each in inputs:
+        _decide(each, widths[each.mlp.spec], recipe, found)
+    if again:
+        cut_copy(mlps, found, layer.index)
+        adjust(layer.index, copied)
+        _run(copied, layer.index, batches, [], keep=True)
 
 
 def _run(
     layer: nn.Module, index: int, batches: Batches, inputs: Sequence[MLPInputs], *, keep: bool
-) -> list[Tensor]:
+) -> None:
     """Run all batches through a layer; collect its MLPs' inputs, and keep its outputs."""
-    outputs: list[Tensor] = []
     tokens: list[Tokens] = []
     with together(), collecting(inputs, tokens):
         for number, hidden in enumerate(batches.hidden):
             tokens[:] = [Tokens.of(hidden, batches.masks[number], batches.firsts[number])]
             output = run_layer(layer, hidden, batches.arguments[number][index])
             if keep:
-                outputs.append(output)
+                batches.hidden[number] = output
     for each in inputs:
         each.sum_over_processes()
-    return outputs
 
 
 def _decide(inputs: MLPInputs, count: int, recipe: Recipe, found: Calibrated) -> None:

@@ -118,14 +118,22 @@ def neuron_input_norms(
         check_experts(mlp)
     sums = [SquareSums(mlp) for mlp in view.mlps]
     run_batches(view, batches, [(each.module, each.update) for each in sums], show_progress)
-    for each in sums:
-        sum_(each.total)
-        if not bool(torch.isfinite(each.total).all()):
-            raise DataError(
-                f"The activations of {each.mlp.spec.name} in layer {each.mlp.layer} are NaN or "
-                "Inf on the calibration data. Try a wider dtype (bfloat16 or float32)."
-            )
-    return {(each.mlp.layer, each.mlp.spec.name): each.total.sqrt() for each in sums}
+    return {(each.mlp.layer, each.mlp.spec.name): input_norms(each) for each in sums}
+
+
+def input_norms(sums: SquareSums) -> Tensor:
+    """The L2 norms of an MLP's neurons over all processes, (I,) or (E, I), float64.
+
+    Raises:
+        DataError: activations that are NaN or Inf.
+    """
+    sum_(sums.total)
+    if not bool(torch.isfinite(sums.total).all()):
+        raise DataError(
+            f"The activations of {sums.mlp.spec.name} in layer {sums.mlp.layer} are NaN or "
+            "Inf on the calibration data. Try a wider dtype (bfloat16 or float32)."
+        )
+    return sums.total.sqrt()
 
 
 def run_batches(

@@ -9,6 +9,7 @@ from typing import Any
 from ..arch.attention import by_attention
 from ..arch.view import MLPView, ModelView
 from ..errors import ArgumentError, UnsupportedModelError
+from .holding import Key, Replacements, shape_of
 from .plan import PruningPlan, WidthCut
 
 
@@ -69,6 +70,25 @@ def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
             )
         _check_cut_fits(mlp, cut)
     _check_shared_cuts(view, plan)
+
+
+def check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Replacements) -> None:
+    """Refuse tensors that cannot take the place of what stays or is cut."""
+    kept = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
+    shapes: dict[Key, tuple[int, ...]] = {}
+    for mlp in view.mlps:
+        for slot, tensor in mlp.tensors.items() if mlp.layer in plan.keep_layers else ():
+            shape = list(tensor.shape)
+            left = kept.get((mlp.layer, mlp.spec.name), mlp.width)
+            shape[slot.axis] = shape[slot.axis] * left // mlp.width
+            shapes[mlp.layer, mlp.spec.name, slot.name] = tuple(shape)
+    for key in replacements:
+        shape_found = shape_of(replacements, key)
+        if shapes.get(key) != shape_found:
+            raise ArgumentError(
+                f"The replacement of {key[2]!r} in layer {key[0]} has shape {shape_found}, which "
+                "no tensor that stays has there. Give what was decided for this model."
+            )
 
 
 def _check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:

@@ -7,7 +7,7 @@ the cut ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,17 +26,17 @@ from .calibration import own_batches
 from .checks import check_cuttable, seen_by
 from .collecting import Inputs
 from .guard import Rewrite, prove
+from .holding import Holding, Replacements
 from .importance import CalibratedCriterion
 from .layer_losses import layer_losses
 from .plan import PruningPlan, WidthCut
-from .planning import generator_of, plan_request
-from .ranking import chosen_layers
+from .planning import Scores, generator_of, plan_request
+from .ranking import Chosen, chosen_layers
 from .replacement import replace_blocks, with_blocks
 from .request import PruningRequest
 from .selection import RANKED_STRATEGIES, select_neurons, select_units
 from .solving import Sizes
-from .stream import capture
-from .surgery import Replacements
+from .stream import LIVE, LayerSource, capture
 from .widths import width_multiple
 
 
@@ -55,14 +55,52 @@ class Decision:
     errors: tuple[LayerError, ...] = ()
 
 
+@dataclass(frozen=True)
+class Means:
+    """What a decision draws on beside the structure of the model.
+
+    Attributes:
+        sizes: what the model weighs.
+        running: the model that calibration runs; what is outside its layers holds weights.
+        source: where its layers come from.
+        scores: given the data (or None), what scores MLPs; None to score the view's own tensors.
+        chosen: given a strategy that ranks layers on data, and the data, what it chooses.
+    """
+
+    sizes: Sizes
+    running: ModelView
+    source: LayerSource
+    scores: Callable[[Iterable[Batch] | None], Scores | None]
+    chosen: Callable[[str, Iterable[Batch]], Chosen]
+
+    @classmethod
+    def of_live(cls, view: ModelView, show_progress: bool) -> Means:
+        """Those of a model in memory."""
+
+        def chosen(method: str, batches: Iterable[Batch]) -> Chosen:
+            return chosen_layers(method, view, batches, show_progress)
+
+        return cls(Sizes.of_model(view), view, LIVE, lambda batches: None, chosen)
+
+
 def decide(
     view: ModelView,
     request: PruningRequest,
     dataloader: Iterable[Any] | None = None,
     *,
+    means: Means | None = None,
+    holding: Holding | None = None,
     show_progress: bool = False,
 ) -> Decision:
-    """Decide what a checked request means for a live model.
+    """Decide what a checked request means for a model.
+
+    Args:
+        view: the model.
+        request: what was asked for.
+        dataloader: calibration data.
+        means: what the decision draws on where the model is not in memory; then `view` is its twin.
+        holding: where hidden states and replaced tensors are held meanwhile.
+        show_progress: whether to show bars.
 
     Several processes (`distributed`) share the data; each gets the same decision.
 
@@ -71,15 +109,26 @@ def decide(
         ArgumentError: the target is out of reach.
         DataError: the calibration data cannot be used.
     """
-    check_cuttable(view)
-    view = seen_by(view, request.attention_unit)
-    batches = None if dataloader is None else _Reread(dataloader)
-    sizes = Sizes.of_model(view)
-    request = _ranked(view, request, batches, show_progress)
-    plan = plan_request(view, request, sizes, batches=batches, show_progress=show_progress)
+    if means is None:
+        check_cuttable(view)
+        view = seen_by(view, request.attention_unit)
+        means = Means.of_live(view, show_progress)
+    holding = holding or Holding()
+    batches = dataloader if isinstance(dataloader, Reread) else None
+    if dataloader is not None and batches is None:
+        batches = Reread(dataloader)
+    request = _ranked(request, batches, means)
+    plan = plan_request(
+        view,
+        request,
+        means.sizes,
+        batches=batches,
+        scores=means.scores(batches),
+        show_progress=show_progress,
+    )
     plan = plan if batches is None else from_first(plan)
     if request.kind == "DEPTH" and request.compensate and plan.drop_layers and batches is not None:
-        return _with_replaced_blocks(view, plan, batches, show_progress)
+        return _with_replaced_blocks(view, plan, batches, holding, show_progress)
     if not request.by_layers or not plan.width_cuts or batches is None:
         return Decision(plan)
     _check_not_shared(view, plan)
@@ -87,12 +136,14 @@ def decide(
         plan = _by_loss(view, request, plan, batches, show_progress)
     rewrite = prove(view, plan)  # the widths are known: refuse before the long work
     found = decide_by_layers(
-        view,
-        capture(view, batches),
+        means.running,
+        capture(means.running, batches, means.source, holding),
         {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
         _recipe(request, plan),
         adjust=partial(_adjust, view, plan, rewrite),
         layers=plan.keep_layers,
+        source=means.source,
+        replaced=holding.replaced(),
         show_progress=show_progress,
     )
     return _decision(plan, found)
@@ -139,24 +190,26 @@ def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:
 
 
 def _with_replaced_blocks(
-    view: ModelView, plan: PruningPlan, batches: Iterable[object], show_progress: bool
+    view: ModelView,
+    plan: PruningPlan,
+    batches: Iterable[object],
+    holding: Holding,
+    show_progress: bool,
 ) -> Decision:
     """The layers before the removed ones make up for them."""
     prove(view, plan)  # refuse before the long work
-    stream = capture(view, batches)
+    stream = capture(view, batches, holding=holding)
     found = replace_blocks(view, stream, plan.drop_layers, show_progress=show_progress)
     return Decision(with_blocks(plan, found), found.replacements)
 
 
-def _ranked(
-    view: ModelView, request: PruningRequest, batches: _Reread | None, show_progress: bool
-) -> PruningRequest:
+def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> PruningRequest:
     """Give a depth request that ranks the layers on data what its strategy chooses."""
     depth = request.depth
     if depth is None or depth.indices is not None or depth.method not in RANKED_STRATEGIES.names():
         return request
     assert batches is not None  # `check_request` has seen to it
-    chosen = chosen_layers(depth.method, view, batches, show_progress)
+    chosen = means.chosen(depth.method, batches)
     return replace(request, depth=replace(depth, chosen=chosen))
 
 
@@ -175,7 +228,7 @@ def _check_not_shared(view: ModelView, plan: PruningPlan) -> None:
             )
 
 
-class _Reread:
+class Reread:
     """This process's batches, read once, when they are first asked for, and then kept: ids only."""
 
     def __init__(self, dataloader: Iterable[Any]) -> None:

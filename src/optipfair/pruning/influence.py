@@ -5,7 +5,7 @@ Axes: `B` batch, `S` sequence, `T` real tokens, `H` hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,7 @@ def block_influence(
         def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple | list) else output
-            real = token_mask(before, mask[0]).to(before.device)
-            rows = [x.flatten(0, -2)[real].float() for x in (before, after.to(before.device))]
-            cosine = nn.functional.cosine_similarity(rows[0], rows[1], dim=-1)  # (T,)
-            sums[index] += float((1 - cosine).clamp_min(0).double().sum())
+            sums[index] += influence_sum(before, after, mask[0])
 
         return hook
 
@@ -79,6 +76,23 @@ def block_influence(
             handle = layer.module.register_forward_hook(add(layer.index), with_kwargs=True)
             stack.callback(handle.remove)
         tokens = run_batches(view, batches, [(first, note)], show_progress)
+    return checked_influence(sums, tokens)
+
+
+def influence_sum(before: Tensor, after: Tensor, mask: Tensor) -> float:
+    """Sum over the real tokens of 1 - cosine between a layer's input and output, (B, S, H)."""
+    real = token_mask(before, mask).to(before.device)
+    rows = [x.flatten(0, -2)[real].float() for x in (before, after.to(before.device))]
+    cosine = nn.functional.cosine_similarity(rows[0], rows[1], dim=-1)  # (T,)
+    return float((1 - cosine).clamp_min(0).double().sum())
+
+
+def checked_influence(sums: Sequence[float], tokens: int) -> dict[int, float]:
+    """Layer index → mean over the tokens of all processes.
+
+    Raises:
+        DataError: hidden states that were NaN or Inf.
+    """
     scores = {index: value / tokens for index, value in enumerate(total(*sums))}
     wrong = [index for index, score in scores.items() if not score < float("inf")]
     if wrong:

@@ -104,10 +104,9 @@ def replace_blocks(
             anchor = anchors.get(layer.index)
             if anchor is not None:
                 _fit(view, anchor, own_mlp(anchor.mlp, copied), copied, stream, found)
-            stream.hidden = [
-                run_layer(copied, hidden, stream.arguments[number][layer.index])
-                for number, hidden in enumerate(stream.hidden)
-            ]
+            for number, hidden in enumerate(stream.hidden):
+                arguments = stream.arguments[number][layer.index]
+                stream.hidden[number] = run_layer(copied, hidden, arguments)
     return found
 
 

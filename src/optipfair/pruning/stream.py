@@ -13,19 +13,55 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..arch.view import ModelView
+from ..arch.view import LayerView, ModelView
 from ..batches import Batch
 from ..distributed import together, total
-from ..errors import UnsupportedModelError
+from ..errors import OptiPFairError, UnsupportedModelError
 from ..hooks import evaluating
 from .calibration import model_inputs, no_batch, read_batches
+from .holding import HiddenStates, Holding
 
 _TOLERANCE = 1e-3
+
+
+class NotByLayersError(UnsupportedModelError):
+    """The layers cannot be run one at a time; the model as a whole may run all the same."""
+
+
+@dataclass(frozen=True)
+class LayerSource:
+    """Where layers that can be run come from.
+
+    Attributes:
+        copied: gives a layer to run and to change, in eval mode, which nobody else holds.
+        resident: whether the model's own layers can be run; else each comes from `copied` when it
+            is needed and goes after it has run.
+    """
+
+    copied: Callable[[LayerView], nn.Module]
+    resident: bool
+
+    def lent(self, layer: LayerView) -> nn.Module:
+        """A layer to run, not to change."""
+        return layer.module if self.resident else self.copied(layer)
+
+    @contextmanager
+    def present(self, view: ModelView) -> Iterator[None]:
+        """Inside the block the model's own forward can run."""
+
+        def forward(layer: LayerView, *args: Any, **kwargs: Any) -> Any:
+            return self.copied(layer)(*args, **kwargs)
+
+        away = [] if self.resident else list(view.layers)
+        forwards = [partial(forward, each) for each in away]
+        with _replaced_forwards([each.module for each in away], forwards):
+            yield
 
 
 @dataclass
@@ -43,30 +79,58 @@ class Batches:
 
     masks: list[Tensor] = field(default_factory=list)
     firsts: list[int] = field(default_factory=list)
-    hidden: list[Tensor] = field(default_factory=list)
+    hidden: HiddenStates = field(default_factory=HiddenStates)
     arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
     forms: list[Callable[[Tensor], Any]] = field(default_factory=list)
 
 
-def capture(view: ModelView, batches: Iterable[object]) -> Batches:
+def copied_layer(layer: nn.Module) -> nn.Module:
+    """A copy of a layer in eval mode, whose parameters need no gradients."""
+    copied = copy.deepcopy(layer).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied
+
+
+LIVE = LayerSource(lambda layer: copied_layer(layer.module), resident=True)
+
+
+def capture(
+    view: ModelView,
+    batches: Iterable[object],
+    source: LayerSource = LIVE,
+    holding: Holding | None = None,
+) -> Batches:
     """Record what enters the first layer, and with which arguments every layer is called.
 
-    The model's own forward runs with layers that pass their input on, so this costs little.
+    The model's own forward runs with layers that pass their input on, so this costs little. Before
+    that a few tokens run through the model twice, as it is and one layer at a time, which must give
+    the same.
+
+    Args:
+        view: the model; what is outside its layers holds weights.
+        batches: calibration data; read once.
+        source: where layers come from, by default from the model itself.
+        holding: where the hidden states are held.
 
     Raises:
         DataError: no batch in any process, or one of an unknown kind.
-        UnsupportedModelError: the layers cannot be run one at a time.
+        NotByLayersError: the layers cannot be run one at a time.
     """
-    found = Batches()
     given = list(read_batches(batches))  # processes may wait for each other here
+    found = Batches()
     with together(), evaluating(view.model):
-        forms = found.forms = _output_forms(view)
-        _check_flow(view, forms)
+        found.forms = _checked_forms(view, source)
         for batch in given:
-            calls = _record(view, batch, forms)
+            calls = _record(view, batch, found.forms)
+            hidden = calls[0][0]
+            if not found.masks:
+                tokens = sum(each.input_ids.numel() for each in given)
+                nbytes = tokens * hidden.shape[-1] * hidden.element_size()
+                found.hidden = (holding or Holding()).hidden(nbytes, hidden.device)
             found.masks.append(batch.attention_mask)
             found.firsts.append(batch.first or 0)
-            found.hidden.append(calls[0][0])
+            found.hidden.append(hidden)
             found.arguments.append([(args, kwargs) for _, args, kwargs in calls])
     if total(len(found.hidden))[0] == 0:
         raise no_batch()
@@ -108,27 +172,32 @@ def logits_after(
     return logits
 
 
-def copied_layer(layer: nn.Module) -> nn.Module:
-    """A copy of a layer in eval mode, whose parameters need no gradients."""
-    copied = copy.deepcopy(layer).eval()
-    for parameter in copied.parameters():
-        parameter.requires_grad_(False)
-    return copied
-
-
-def _output_forms(view: ModelView) -> list[Callable[[Tensor], Any]]:
-    """For each layer, how it wraps its hidden states; learned from a run of two tokens."""
+def _checked_forms(view: ModelView, source: LayerSource) -> list[Callable[[Tensor], Any]]:
+    """For each layer, how it wraps its hidden states; layers run one by one must give what the
+    model gives, on a few tokens.
+    """
+    ids = torch.arange(6).view(1, 6) % int(view.text_config.vocab_size)
+    batch = Batch(ids, torch.ones_like(ids).bool())
     outputs: list[Any] = [None] * len(view.layers)
+    given: list[dict[str, Any]] = []
+
+    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        given.append(kwargs)
 
     def keep(index: int) -> Callable[..., None]:
         return lambda _module, _args, output: outputs.__setitem__(index, output)
 
     with ExitStack() as stack:
         for layer in view.layers:
-            handle = layer.module.register_forward_hook(keep(layer.index))
+            stack.callback(layer.module.register_forward_hook(keep(layer.index)).remove)
+            handle = layer.module.register_forward_pre_hook(note, with_kwargs=True)
             stack.callback(handle.remove)
-        _forward(view, Batch(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2).bool()))
-    return [_form(output) for output in outputs]
+        stack.enter_context(source.present(view))
+        _forward(view, batch)
+    forms = [_form(output) for output in outputs]
+    last = outputs[-1][0] if isinstance(outputs[-1], tuple) else outputs[-1]
+    _check_flow(view, batch, forms, last, given, source)
+    return forms
 
 
 def _form(output: Any) -> Callable[[Tensor], Any]:
@@ -137,7 +206,7 @@ def _form(output: Any) -> Callable[[Tensor], Any]:
         return lambda hidden: (hidden, *rest)
     if isinstance(output, Tensor):
         return lambda hidden: hidden
-    raise UnsupportedModelError(
+    raise NotByLayersError(
         f"A layer of this model gives a {type(output).__name__}, so its layers cannot be run one "
         "at a time. Use a static importance criterion."
     )
@@ -166,7 +235,7 @@ def _record(
     with _replaced_forwards([layer.module for layer in view.layers], [stub(f) for f in forms]):
         _forward(view, batch)
     if len(calls) != len(view.layers):
-        raise UnsupportedModelError(
+        raise NotByLayersError(
             f"The model runs {len(calls)} layers where it has {len(view.layers)}, so they cannot "
             "be run one at a time. Use a static importance criterion."
         )
@@ -199,40 +268,26 @@ def _forward(view: ModelView, batch: Batch, model: Any = None) -> Any:
     return base(**model_inputs(batch, embeddings.weight.device), **extra)
 
 
-def _check_flow(view: ModelView, forms: Sequence[Callable[[Tensor], Any]]) -> None:
-    """On a few tokens, layers run one by one must give what the model gives."""
-    ids = torch.arange(6).view(1, 6) % int(view.text_config.vocab_size)
-    batch = Batch(ids, torch.ones_like(ids).bool())
-    seen: list[Tensor] = []
-    given: list[dict[str, Any]] = []
-    last = view.layers[-1].module
-
-    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        given.append(kwargs)
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    with ExitStack() as stack:
-        for layer in view.layers:
-            handle = layer.module.register_forward_pre_hook(note, with_kwargs=True)
-            stack.callback(handle.remove)
-        stack.callback(last.register_forward_hook(keep).remove)
-        _forward(view, batch)
+def _check_flow(
+    view: ModelView,
+    batch: Batch,
+    forms: Sequence[Callable[[Tensor], Any]],
+    expected: Tensor,
+    given: Sequence[dict[str, Any]],
+    source: LayerSource,
+) -> None:
+    """Layers run one by one must give what the model gave."""
     try:
         calls = _record(view, batch, forms)
         if any(_lacks(kwargs, call[2]) for kwargs, call in zip(given, calls, strict=False)):
             raise _not_alone(view)
         hidden = calls[0][0]
         for layer, (_, args, kwargs) in zip(view.layers, calls, strict=True):
-            hidden = run_layer(layer.module, hidden, (args, kwargs))
+            hidden = run_layer(source.lent(layer), hidden, (args, kwargs))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as exc:
-        raise exc if isinstance(exc, UnsupportedModelError) else _not_alone(view) from exc
-    scale = float(seen[0].float().abs().max())
-    if (
-        float((hidden.to(seen[0].device).float() - seen[0].float()).abs().max())
-        > _TOLERANCE * scale
-    ):
+        raise exc if isinstance(exc, OptiPFairError) else _not_alone(view) from exc
+    difference = hidden.to(expected.device).float() - expected.float()
+    if float(difference.abs().max()) > _TOLERANCE * float(expected.float().abs().max()):
         raise _not_alone(view)
 
 
@@ -247,8 +302,8 @@ def _lacks(kwargs: dict[str, Any], recorded: dict[str, Any]) -> bool:
     )
 
 
-def _not_alone(view: ModelView) -> UnsupportedModelError:
-    return UnsupportedModelError(
+def _not_alone(view: ModelView) -> NotByLayersError:
+    return NotByLayersError(
         f"The layers of {view.spec.model_type!r} pass on more than hidden states, so they "
         "cannot be run one at a time. Use a static importance criterion."
     )

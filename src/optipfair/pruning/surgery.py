@@ -17,16 +17,20 @@ from ..arch.slots import take, zero_
 from ..arch.spec import TensorSlot
 from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
-from ..errors import ArgumentError
 from ..progress import track
-from .checks import check_cuttable, check_plan_fits, check_sharing, seen_by
+from .checks import (
+    check_cuttable,
+    check_plan_fits,
+    check_replacements_fit,
+    check_sharing,
+    seen_by,
+)
 from .guard import Rewrite, prove
+from .holding import Replacements
 from .plan import PruningPlan, WidthCut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Replacements = Mapping[tuple[int, str, str], Tensor]  # layer, MLP, tensor name → tensor
 
 
 def apply_plan(
@@ -59,9 +63,9 @@ def apply_plan(
         return model
     view = seen_by(describe(model), plan.attention_unit)
     check_plan_fits(view, plan)
+    check_replacements_fit(view, plan, replacements or {})
     check_cuttable(view)
     check_sharing(view)
-    _whole_replacements(view, plan, replacements or {})  # raises before the first change
     carry_out(view, plan, prove(view, plan), replacements or {}, show_progress=show_progress)
     return model
 
@@ -107,14 +111,7 @@ def _whole_replacements(
         if mlp.layer in plan.keep_layers
         for slot, parameter in mlp.tensors.items()
     }
-    whole = {key: tensor for key, tensor in replacements.items() if key[:2] not in cut}
-    for key, tensor in whole.items():
-        if key not in slots or slots[key].shape != tensor.shape:
-            raise ArgumentError(
-                f"The replacement of {key[2]!r} in layer {key[0]} has shape {tuple(tensor.shape)}, "
-                "which no tensor that stays has there. Give what was decided for this model."
-            )
-    return [(slots[key], tensor) for key, tensor in whole.items()]
+    return [(slots[key], replacements[key]) for key in replacements if key[:2] not in cut]
 
 
 @torch.no_grad()

@@ -1,0 +1,65 @@
+"""Replaced tensors as they are stored: where they go in the files, and their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..arch.saved import saved_form
+from ..pruning.holding import Key
+from .disk import StoredModel
+from .scoring import TORCH_DTYPES
+
+_KEPT = 2  # layers' tensors in memory while they are written, whose experts are apart on disk
+
+
+@dataclass(frozen=True)
+class StoredReplacements:
+    """The tensors that take the place of others, by their names on disk.
+
+    Attributes:
+        stored: the checkpoint.
+        tensors: in the form that they have in memory.
+    """
+
+    stored: StoredModel
+    tensors: Mapping[Key, Tensor]
+
+    @cached_property
+    def keys(self) -> dict[str, Key]:
+        """Name on disk → the replaced tensor that it is, or is a part of."""
+        mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in self.stored.view.mlps}
+        return {
+            name: key
+            for place in sorted({(layer, mlp) for layer, mlp, _ in self.tensors})
+            for name, (_, pieces) in self.stored.stored_mlp(mlps[place]).tensors.items()
+            for key in [(*place, pieces[0].slot.name)]
+            if key in self.tensors
+        }
+
+    def chunks(self, name: str, dtype: str) -> Iterator[memoryview]:
+        """The bytes of a stored tensor, in the dtype to store."""
+        yield self.elements(name, dtype).data
+
+    def elements(self, name: str, dtype: str) -> NDArray[Any]:
+        """The same as plain bytes, (n,)."""
+        tensor = self._saved(self.keys[name])[name].to(TORCH_DTYPES[dtype])
+        found: NDArray[np.uint8] = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        return found
+
+    @cached_property
+    def _saved(self) -> Any:
+        return lru_cache(maxsize=_KEPT)(self._as_saved)
+
+    def _as_saved(self, key: Key) -> dict[str, Tensor]:
+        layer, _, tensor_name = key
+        name = f"{self.stored.view.layers_path}.{layer}.{tensor_name}"
+        found = saved_form(self.stored.view.model, {name: self.tensors[key]})
+        return self.stored.named_here(found)

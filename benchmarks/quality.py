@@ -3,7 +3,7 @@
 Calibrates on the first half of the WikiText-2 validation text (shared data), measures on the
 second: context 512, windows side by side, the first 20,000 tokens, tokenised once, without special
 tokens. The text is detokenised (`@-@` and spaces before punctuation are undone).
-Each row is kept in a cache as soon as it is measured, so a run that is stopped goes on.
+The model is in bfloat16. Each row is kept in a cache as soon as it is measured, so a run that is stopped goes on.
 
     python benchmarks/quality.py --minutes 60
 """
@@ -162,7 +162,7 @@ def measure(
     half = len(text) // 2
     calibration = torch.tensor(tokenizer(text[:half], verbose=False)["input_ids"])
     evaluated = tokenizer.decode(tokenizer(text[half:], verbose=False)["input_ids"][:TOKENS])
-    dense: Any = load_model("demo", dtype="float32")
+    dense: Any = load_model("demo", dtype="bfloat16")
     if "dense" not in known:
         keep(known, file, "dense", timed(dense, tokenizer, evaluated, lambda model: None))
 
@@ -295,7 +295,7 @@ def print_table(known: dict[str, dict[str, float]]) -> None:
     print(
         f"optipfair {__version__}, transformers {transformers_version}, torch {torch.__version__}"
     )
-    print(f"calibration {SAMPLES} x {LENGTH} tokens, evaluated {TOKENS} tokens, context {CONTEXT}")
+    print(f"bfloat16, calibration {SAMPLES} x {LENGTH} tokens, evaluated {TOKENS} tokens, context {CONTEXT}")
     dense = known["dense"]["perplexity"]
     print(
         f"dense {dense:.2f}; perplexity, and in brackets perplexity / dense - 1 (median of draws)\n"

@@ -25,9 +25,11 @@ from optipfair import (
     DataError,
     OutputError,
     PruningPlan,
+    PruningWarning,
     VerificationError,
     apply_plan,
     load_model,
+    load_tokenizer,
     pipeline,
     plan_pruning,
     prune_checkpoint,
@@ -37,7 +39,9 @@ from optipfair import (
 from optipfair.checkpoint import writer
 from optipfair.checkpoint.disk import NamesUnknownError
 from optipfair.checkpoint.reader import SINGLE_FILE, open_checkpoint
+from optipfair.evaluation.cost import cost_of, final_states
 from optipfair.pipeline import PLAN_FILE, reloaded_difference
+from optipfair.pruning.texts import CalibrationText
 from optipfair.testing import byte_tokenizer, tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -576,3 +580,64 @@ def test_the_result_can_be_pruned_again(llama_folder: Path, tmp_path: Path) -> N
     prune_checkpoint(tmp_path / "a", tmp_path / "b", "DEPTH", num_layers_to_remove=1)
     config = AutoConfig.from_pretrained(tmp_path / "b")
     assert (config.intermediate_size, config.num_hidden_layers) == (20, 3)
+
+
+@pytest.fixture(scope="module")
+def long_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "long.txt"
+    path.write_text("A quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_the_cost_is_measured_on_held_back_text(
+    family: str, tmp_path: Path, long_text: Path
+) -> None:
+    """Streamed from disk, against both models in memory."""
+    folder = tmp_path / "model"
+    tiny_model(family, tie_word_embeddings=False).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    options = {"calibration_samples": 4, "calibration_length": 32}
+    result = prune_checkpoint(
+        *(folder, tmp_path / "out", "MLP_GLU", "WACT", 60), calibration=long_text, **options
+    )
+    assert result.streamed and result.cost is not None
+    held_back = CalibrationText(str(long_text), 4, 32).draw(load_tokenizer(folder)).held_back
+    before, after = load_model(folder), load_model(tmp_path / "out")
+    expected = cost_of(
+        before, held_back, final_states(before, held_back), final_states(after, held_back)
+    )
+    assert expected is not None
+    assert result.cost.to_dict() == pytest.approx(expected.to_dict(), rel=1e-4)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"Measured: {result.cost.in_words()}." in card
+    assert json.loads(json.dumps(result.to_dict()))["cost"]["tokens"] == expected.tokens
+
+
+def test_the_cost_is_not_measured_where_nobody_asks_or_nothing_is_left(
+    tmp_path: Path, llama_folder: Path, long_text: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("a b c " * 12, encoding="utf-8")
+    few = {"calibration_samples": 2, "calibration_length": 32}
+    for name, options in {
+        "skipped": {"calibration": long_text, "evaluate": False},
+        "short": {"calibration": short},
+    }.items():
+        result = prune_checkpoint(
+            *(llama_folder, tmp_path / name, "MLP_GLU", "WACT", 20), **options, **few
+        )
+        assert result.cost is None
+
+
+def test_a_large_loss_is_said_in_words(
+    tmp_path: Path, llama_folder: Path, long_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optipfair.pipeline.LARGE", 0.1)
+    with pytest.warns(PruningWarning, match="Perplexity rose .*--preset quality"):
+        prune_checkpoint(
+            *(llama_folder, tmp_path / "out", "MLP_GLU", "WACT", 20),
+            calibration=long_text,
+            calibration_samples=4,
+            calibration_length=32,
+        )

@@ -18,6 +18,7 @@ from .checkpoint.plan_files import load_replacements
 from .checkpoint.plan_files import save_plan as write_plan
 from .distributed import in_first, is_first, own_device, together
 from .errors import ArgumentError, OutputError, PruningWarning
+from .evaluation.cost import LARGE, Cost
 from .loading import check_device, check_dtype, snapshot
 from .pruning.budget import read_size
 from .pruning.decision import Decision, Reread
@@ -58,6 +59,8 @@ class PruneResult:
         logits_difference: largest difference between the model in memory and reloaded; None
             where they were not compared.
         verified: `fast`, `full` or `none`.
+        cost: perplexity and KL divergence before and after, on held-back calibration text; None
+            where there is none.
         has_tokenizer: whether there was a tokenizer to carry over.
         seconds: wall time.
     """
@@ -70,6 +73,7 @@ class PruneResult:
     verified: str
     has_tokenizer: bool
     seconds: float
+    cost: Cost | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; the plan itself lies in the output folder."""
@@ -89,6 +93,7 @@ class PruneResult:
             "verified": self.verified,
             "has_tokenizer": self.has_tokenizer,
             "seconds": round(self.seconds, 3),
+            "cost": None if self.cost is None else self.cost.to_dict(),
         }
 
 
@@ -125,6 +130,7 @@ def prune_checkpoint(
     check_weights: bool = False,
     overwrite: bool = False,
     verify: bool | str = "fast",
+    evaluate: bool = True,
     hidden_states: str = "auto",
     spill_above: int | str | None = None,
     trust_remote_code: bool = False,
@@ -172,6 +178,8 @@ def prune_checkpoint(
             beside the output.
         spill_above: replaced tensors of more bytes in all (a number, or text like `"1GB"`) lie in a
             temporary file until they are written; by default a quarter of the free memory.
+        evaluate: whether to measure perplexity and KL divergence before and after, on calibration
+            text that is held back for it.
         trust_remote_code: whether code from the model's repository may run.
         show_progress: whether to show bars.
         command: the command to name in the model card.
@@ -210,7 +218,7 @@ def prune_checkpoint(
         holding = _holding(hidden_states, spill_above, save_plan or output_path)
         options = _options(
             *(device, dtype, trust_remote_code, show_progress, max_shard_size),
-            *(check_weights, holding),
+            *(check_weights, evaluate, holding),
         )
         source = find_source(model_path)
         writes = not dry_run and save_plan is None
@@ -223,10 +231,12 @@ def prune_checkpoint(
         _warn_about_widths(run.plan)
         if save_plan is not None:
             write_plan(Path(save_plan), run.plan, run.replacements)
-        difference = None
+        difference, cost = None, None
         if output is not None:
             named = command or _as_call(model_path, output, run.plan)
-            difference = _write(run, source, output, named, mode, options)
+            difference, cost = _write(run, source, output, named, mode, options)
+        if cost is not None:
+            _warn_about_cost(cost)
         return PruneResult(
             output_path=output,
             plan=run.plan,
@@ -236,6 +246,7 @@ def prune_checkpoint(
             verified=mode if output is not None else "none",
             has_tokenizer=run.has_tokenizer,
             seconds=time.perf_counter() - started,
+            cost=cost,
         )
 
     if dataloader is None and text is None:  # nothing to share
@@ -291,10 +302,15 @@ def _output(output_path: str | Path | None, source: Source, overwrite: bool) -> 
 
 def _write(
     run: Run, source: Source, output: Path, command: str, mode: str, options: Options
-) -> float | None:
-    """Write model, plan and card, and verify them; the largest difference of logits, if known."""
+) -> tuple[float | None, Cost | None]:
+    """Write model, plan and card, and verify them.
+
+    Returns:
+        The largest difference of logits and what was lost, each if known.
+    """
     with new_folder(output) as folder:
         run.write(folder)
+        cost = run.cost(folder)
         run.plan.save(folder / PLAN_FILE)
         card = model_card(
             _base(source),
@@ -303,12 +319,13 @@ def _write(
             output.name,
             command,
             layers_differ=run.layers_differ,
+            cost=cost,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         difference = None if mode == "none" else run.verify(folder)
         if mode == "full":
             difference = verify_by_loading(source, run, folder, options)
-    return difference
+    return difference, cost
 
 
 def _folder_beside(output: str | Path | None) -> Path | None:
@@ -379,6 +396,18 @@ def _verification(verify: bool | str) -> str:
     return mode
 
 
+def _warn_about_cost(cost: Cost) -> None:
+    if cost.ratio >= LARGE:
+        warnings.warn(
+            f"Perplexity rose {cost.ratio:.3g} times on held-back text, from "
+            f"{cost.perplexity_before:.4g} to {cost.perplexity_after:.4g}. Remove less, let "
+            "calibration data choose and compensate (--preset quality, method 'AUTO'), or train "
+            "the result afterwards.",
+            PruningWarning,
+            stacklevel=3,
+        )
+
+
 def _warn_about_widths(plan: PruningPlan) -> None:
     """Quantized blocks are 32 wide in most formats (`docs/ship.md`)."""
     odd = sorted(
@@ -405,13 +434,15 @@ def _options(
     show_progress: bool,
     max_shard_size: int | str,
     check_weights: bool,
+    evaluate: bool,
     holding: Holding,
 ) -> Options:
     device = own_device(device)
     check_device(device)
     check_dtype(dtype)
     shard = read_size("max_shard_size", max_shard_size)
-    return Options(device, dtype, trust_remote_code, show_progress, shard, check_weights, holding)
+    code, bars = trust_remote_code, show_progress
+    return Options(device, dtype, code, bars, shard, check_weights, evaluate, holding)
 
 
 def _holding(

@@ -6,7 +6,7 @@ Both ways give a `Run`: what will stay, the figures, and how to write and verify
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from .arch.view import describe
 from .batches import Batch
 from .checkpoint.deciding import decide_stored
 from .checkpoint.disk import StoredModel
+from .checkpoint.layers import StoredLayers
 from .checkpoint.reader import open_checkpoint
 from .checkpoint.surgery import (
     check_all_weights,
@@ -30,6 +31,7 @@ from .checkpoint.surgery import (
 )
 from .distributed import is_first, together
 from .errors import DataError, VerificationError
+from .evaluation.cost import Cost, cost_of, final_states
 from .hooks import evaluating
 from .loading import (
     check_device,
@@ -48,7 +50,7 @@ from .pruning.scoring import is_finite, not_finite
 from .pruning.statistics import get_pruning_statistics, summarize
 from .pruning.surgery import apply_plan
 from .pruning.texts import CalibrationText, Drawn, digest
-from .sources import Source
+from .sources import Source, find_source
 
 LOGITS_TOLERANCE = 1e-5
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
@@ -64,6 +66,7 @@ class Options:
     show_progress: bool = False
     max_shard_bytes: int = 5 * 10**9
     check_weights: bool = False
+    evaluate: bool = True
     holding: Holding = field(default_factory=Holding)
 
 
@@ -81,6 +84,7 @@ class Run:
         verify: checks that folder; gives the largest difference of logits, None where the model
             was not loaded.
         replacements: tensors that take the place of cut ones.
+        cost: what the folder's model lost on held-back text; None where there is none.
     """
 
     plan: PruningPlan
@@ -91,6 +95,7 @@ class Run:
     write: Callable[[Path], None]
     verify: Callable[[Path], float | None]
     replacements: Replacements = field(default_factory=dict)
+    cost: Callable[[Path], Cost | None] = lambda _folder: None
 
 
 def stored_run(
@@ -161,11 +166,33 @@ def stored_run(
     def verify(target: Path) -> None:
         verify_checkpoint(stored, plan, new, target)
 
+    def cost(target: Path) -> Cost | None:
+        if not held_back:
+            return None
+        device = check_device(options.device)
+        written = StoredModel(target, load_config(find_source(target), trust_remote_code=code))
+        layers = [StoredLayers(each, device, options.dtype) for each in (stored, written)]
+        return stored_cost(layers[0], layers[1], held_back)
+
+    held_back = drawn.held_back if drawn is not None and options.evaluate else []
     differ = bool(overrides(new.twin.config.get_text_config()))
     return Run(
         *(plan, statistics, True, differ, has_tokenizer(folder), write, verify),
         replacements=decision.replacements,
+        cost=cost,
     )
+
+
+def stored_cost(
+    before: StoredLayers, after: StoredLayers, held_back: Sequence[Batch]
+) -> Cost | None:
+    """What a checkpoint lost against another, each read one layer at a time."""
+    states = []
+    for layers in (before, after):
+        with layers.running() as model:
+            states.append(final_states(model, held_back))
+    before.read_head()
+    return cost_of(before.view.model, held_back, *states)
 
 
 def loaded_run(
@@ -205,6 +232,8 @@ def loaded_run(
     if calibration is not None and drawn is not None:
         decision = _with_record(decision, calibration, drawn.batches)
     plan = decision.plan
+    held_back = drawn.held_back if drawn is not None and options.evaluate and is_first() else []
+    unpruned = final_states(model, held_back)
     apply_plan(model, plan, decision.replacements, show_progress=show)
     statistics = get_pruning_statistics(before, model) | {
         "original_expansion_rate": before.expansion_rate,
@@ -219,10 +248,16 @@ def loaded_run(
     def verify(target: Path) -> float:
         return reloaded_difference(model, target, trust_remote_code=code)
 
+    def cost(_target: Path) -> Cost | None:
+        if not held_back:
+            return None
+        return cost_of(model, held_back, unpruned, final_states(model, held_back))
+
     differ = bool(overrides(model.config.get_text_config()))
     return Run(
         *(plan, statistics, False, differ, tokenizer is not None, write, verify),
         replacements=decision.replacements,
+        cost=cost,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import pytest
@@ -57,9 +58,12 @@ def test_nothing_pruned_costs_nothing_and_the_model_is_as_it_was() -> None:
     assert model.training and "forward" not in vars(model.base_model)
 
 
-def test_a_collapsed_model_has_a_perplexity_all_the_same() -> None:
+def test_what_is_not_finite_is_null_in_json() -> None:
     model = tiny_model("llama")
     data = batches(model.config.vocab_size)
     states = final_states(model, data)
     worse = [state * 1e30 for state in states]
-    assert math.isfinite(cost_of(model, data, states, worse).perplexity_after)
+    found = cost_of(model, data, states, worse)
+    assert found is not None and found.perplexity_after == math.inf
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert json.loads(text)["perplexity_after"] is None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..arch.saved import saved_form
 from ..arch.twin import build_on_meta
 from ..arch.view import LayerView, ModelView, describe
 from ..pruning.checks import seen_by
+from ..pruning.stream import LayerSource
 from .disk import NamesUnknownError, StoredModel
 from .reader import TensorInfo, read_into
 from .scoring import TORCH_DTYPES
@@ -91,15 +92,28 @@ class StoredLayers:
         for name, value in self._computed(self._model, self.view.container).items():
             _assign(self._model, name, value.to(self._device))
         base = {id(each) for each in self._model.base_model.state_dict(keep_vars=True).values()}
+        self._read(lambda tensor: id(tensor) in base)
+
+    def read_head(self) -> None:
+        """Give what stands outside the base model its values, so that there are logits."""
+        self._read(lambda tensor: tensor.is_meta)
+
+    def _read(self, wanted: Callable[[Tensor], bool]) -> None:
+        """Fill the tensors outside the layers that are wanted; tied ones once."""
         found: dict[int, Tensor] = {}
-        state = self._model.state_dict(keep_vars=True)
-        for name, tensor in state.items():
-            if id(tensor) not in base or self._in_layers(name):
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            if self._in_layers(name) or not wanted(tensor):
                 continue
             if id(tensor) not in found:
                 value = self._filled({name: tensor})[name].to(self._device)
                 found[id(tensor)] = _like(tensor, value)
             _assign(self._model, name, found[id(tensor)])
+
+    @contextmanager
+    def running(self) -> Iterator[Any]:
+        """The model, whose own forward runs inside the block, each layer read when it is needed."""
+        with LayerSource(self.copied, resident=False).present(self.view):
+            yield self._model
 
     def _in_layers(self, name: str) -> bool:
         return name.startswith(f"{self.view.layers_path}.")

@@ -160,6 +160,11 @@ def _names(registry: Any) -> str:
     metavar="fast|full|none",
     help="fast checks the files; full also loads them and compares with a live cut.",
 )
+@click.option(
+    "--evaluate/--no-evaluate",
+    default=True,
+    help="With --calibration: measure what is lost on text that is held back.",
+)
 @click.option("--no-verify", is_flag=True, help="The same as --verify none.")
 @trust_option
 @json_option
@@ -209,6 +214,7 @@ def prune(**options: Any) -> None:
             hidden_states=options["hidden_states"],
             spill_above=options["spill_above"],
             verify="none" if options["no_verify"] else options["verify"],
+            evaluate=options["evaluate"],
             trust_remote_code=options["trust_remote_code"],
             show_progress=show_bars(quiet),
             command=shlex.join(["optipfair", *sys.argv[1:]]),
@@ -261,6 +267,8 @@ def _print(result: PruneResult) -> None:
     else:
         cut = ", and one cut tensor of each layer" if result.plan.width_cuts else ""
         click.echo(f"Verified: headers, copied bytes{cut}.")
+    if result.cost is not None:
+        click.echo(f"Measured: {result.cost.in_words()}.")
     if not result.has_tokenizer:
         click.echo("The model has no tokenizer; none was written.")
     click.echo(f"Written to {result.output_path} in {result.seconds:.1f} s.")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,10 +42,15 @@ class Cost:
     def ratio(self) -> float:
         return self.perplexity_after / self.perplexity_before
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain data for JSON; None for what is not finite."""
+        values = asdict(self) | {"perplexity_ratio": self.ratio}
+        return {name: v if math.isfinite(v) else None for name, v in values.items()}
+
     def in_words(self) -> str:
         return (
-            f"perplexity {self.perplexity_before:.2f} -> {self.perplexity_after:.2f} "
-            f"({self.ratio:.2f} times), KL divergence {self.kl_divergence:.3f} nats, on "
+            f"perplexity {self.perplexity_before:.4g} -> {self.perplexity_after:.4g} "
+            f"({self.ratio:.3g} times), KL divergence {self.kl_divergence:.3f} nats, on "
             f"{self.tokens:,} held-back tokens"
         )
 
@@ -63,13 +68,16 @@ def final_states(model: Any, batches: Iterable[Batch]) -> list[Tensor]:
 
 def cost_of(
     model: Any, batches: Sequence[Batch], before: Sequence[Tensor], after: Sequence[Tensor]
-) -> Cost:
+) -> Cost | None:
     """Compare what a head makes of the states that entered it before and after.
 
     Args:
         model: before or after; only its head runs.
         batches: the tokens.
         before, after: of `final_states`.
+
+    Returns:
+        The figures; None where no sequence has two tokens.
     """
     losses, divergence, tokens = [0.0, 0.0], 0.0, 0
     with evaluating(model):
@@ -87,7 +95,9 @@ def cost_of(
                     losses[place] -= float(answer.gather(1, wanted).double().sum())
                 divergence += float((old.exp() * (old - new)).sum(dim=1).double().sum())
                 tokens += len(wanted)
-    means = [math.exp(min(loss / tokens, 700.0)) for loss in losses]
+    if not tokens:
+        return None
+    means = [math.exp(loss / tokens) if loss / tokens < 700 else math.inf for loss in losses]
     return Cost(means[0], means[1], divergence / tokens, tokens)
 
 

@@ -30,7 +30,7 @@ class Drawn:
 
     Attributes:
         batches: to calibrate on.
-        held_back: other ones, to judge the result by; empty where the text is short.
+        held_back: other ones in one batch, to judge the result by; none where the text is short.
     """
 
     batches: list[Batch]
@@ -88,7 +88,7 @@ class CalibrationText:
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(0, end - self.length, (self.samples,), generator=generator)
         rows = torch.stack([ids[start : start + self.length] for start in starts.tolist()])
-        return Drawn(_batches(rows), _batches(ids[end:].view(held, self.length)) if held else [])
+        return Drawn(_batches(rows), _batches(ids[end:].view(held, self.length), held))
 
     def texts(self) -> list[str]:
         """The texts, in order."""
@@ -104,8 +104,9 @@ class CalibrationText:
         return [_text_of(line, path, number) for number, line in enumerate(text.splitlines(), 1)]
 
 
-def _batches(rows: Tensor) -> list[Batch]:
-    return [Batch(part, torch.ones_like(part).bool()) for part in torch.split(rows, _ROWS)]
+def _batches(rows: Tensor, size: int = _ROWS) -> list[Batch]:
+    parts: tuple[Tensor, ...] = torch.split(rows, size) if len(rows) else ()
+    return [Batch(part, torch.ones_like(part).bool()) for part in parts]
 
 
 def digest(batches: list[Batch]) -> str:

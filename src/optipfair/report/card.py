@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..evaluation.cost import Cost
 from ..pruning.plan import PruningPlan
 
 _UNITS = {
@@ -48,6 +49,7 @@ def model_card(
     command: str,
     *,
     layers_differ: bool = False,
+    cost: Cost | None = None,
 ) -> str:
     """Write the card as Markdown with YAML front matter.
 
@@ -59,6 +61,7 @@ def model_card(
         name: of the new model.
         command: that made it.
         layers_differ: whether its layers differ in width, which few transformers classes load.
+        cost: what it lost, where that was measured.
     """
     from huggingface_hub import ModelCardData
 
@@ -86,6 +89,7 @@ def model_card(
             "",
             *_table(statistics),
             "",
+            *([] if cost is None else [f"Measured: {cost.in_words()}.", ""]),
             "Pruning costs quality. Unless figures for quality and bias stand here, none were "
             "measured: evaluate the model on your own task before you use it.",
             "",
@@ -139,13 +143,15 @@ def what_was_done(plan: PruningPlan) -> str:
         )
     if plan.request.get("replaced_blocks"):
         lines.append("The layer before each removed block makes up for it, by least squares.")
-    widths = sorted({(cut.mlp, cut.width, cut.kept) for cut in plan.width_cuts})
+    kept: dict[tuple[str, int], set[int]] = {}
+    for cut in plan.width_cuts:
+        kept.setdefault((cut.mlp, cut.width), set()).add(cut.kept)
     by_width = plan.request.get("pruning_type") == "MLP_GLU"
     chosen = plan.request.get("layer_indices") if by_width else None
     where = f" of layers {', '.join(map(str, chosen))}" if chosen else ""
     lines += [
-        f"Kept {kept} of {width} {_UNITS.get(mlp, f'neurons in each {mlp}')}{where}."
-        for mlp, width, kept in widths
+        f"Kept {_counts(counts)} of {width} {_UNITS.get(mlp, f'neurons in each {mlp}')}{where}."
+        for (mlp, width), counts in sorted(kept.items())
     ]
     if plan.width_cuts:
         method = plan.request.get("neuron_selection_method", "?")
@@ -153,6 +159,11 @@ def what_was_done(plan: PruningPlan) -> str:
         what = "Heads" if plan.attention_unit else "Neurons"
         lines.append(f"{what} were chosen by {method}, from {data}.")
     return " ".join(lines) or "Nothing was removed."
+
+
+def _counts(counts: set[int]) -> str:
+    listed = sorted(counts)
+    return f"{listed[0]} to {listed[-1]}" if len(listed) > 1 else str(listed[0])
 
 
 def _table(statistics: Mapping[str, Any]) -> list[str]:

@@ -216,3 +216,44 @@ def test_removed_layers_are_made_up_for(llama_folder: Path, tmp_path: Path, run:
     assert code == 0
     (block,) = json.loads(out)["plan"]["request"]["replaced_blocks"]
     assert block["error"] < block["removed_error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("MLP_GLU", {"neuron_selection_method": "AUTO", "compensate": True}),
+        ("ATTENTION", {"neuron_selection_method": "AUTO", "compensate": True}),
+        ("DEPTH", {"layer_selection_method": "block_perplexity", "compensate": True}),
+        ("BOTH", {"layer_selection_method": "block_perplexity", "compensate": True}),
+    ],
+)
+def test_the_preset_chooses_for_every_kind_of_pruning(
+    llama_folder: Path, tmp_path: Path, run: Run, kind: str, expected: dict[str, object]
+) -> None:
+    text = tmp_path / "x.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    amount = ("--num-layers-to-remove", 1) if kind in ("DEPTH", "BOTH") else ()
+    share = () if kind == "DEPTH" else ("--pruning-percentage", 50)
+    code, out, _ = run(
+        *("prune", "--model-path", llama_folder, "--output-path", tmp_path / "out", "--json"),
+        *("--pruning-type", kind, *amount, *share, "--calibration", text, "--preset", "quality"),
+        *("--calibration-length", 32, "--calibration-samples", 8),
+    )
+    assert code == 0
+    result = json.loads(out)
+    assert result["plan"]["request"].items() >= expected.items()
+    assert result["cost"]["perplexity_ratio"] > 0
+
+
+def test_a_preset_leaves_nothing_to_choose(
+    llama_copy: Path, tmp_path: Path, refuses: Refuses
+) -> None:
+    command = ("prune", "--model-path", llama_copy, "--output-path", tmp_path / "out")
+    preset = ("--preset", "quality", "--pruning-type", "DEPTH", "--num-layers-to-remove", 1)
+    refuses(
+        "--layer-selection-method and --preset",
+        *command,
+        *preset,
+        "--layer-selection-method",
+        "first",
+    )

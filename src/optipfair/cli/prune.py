@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,7 +102,8 @@ def _names(registry: Any) -> str:
 @click.option(
     "--preset",
     type=click.Choice(["quality"]),
-    help="quality: --method AUTO, which is OBS with compensation; needs --calibration.",
+    help="quality: what keeps most of it. --method AUTO; with DEPTH the block of layers that is "
+    "missed least, and compensation. Needs --calibration.",
 )
 @click.option(
     "--calibration", metavar="TEXT", help="Text to calibrate on: .txt, .jsonl, or a dataset id."
@@ -180,6 +182,7 @@ def prune(**options: Any) -> None:
     """
     from ..pipeline import prune_checkpoint
 
+    options |= _of_preset(options)
     first = launched_rank() == 0
     quiet = not options["verbose"] or not first
     with showing_warnings(quiet), launched(options["device"]):
@@ -187,7 +190,7 @@ def prune(**options: Any) -> None:
             options["model_path"],
             options["output_path"],
             options["pruning_type"],
-            _method(options["method"], options["preset"]),
+            options["method"],
             options["pruning_percentage"],
             expansion_rate=options["expansion_rate"],
             expansion_divisor=options["expansion_divisor"],
@@ -238,13 +241,23 @@ def _indices(text: str | None) -> list[int] | None:
         ) from None
 
 
-def _method(method: str, preset: str | None) -> str:
-    """A preset names a method; both exclude each other."""
-    if preset is None:
-        return method
-    if method != "MAW":
-        raise click.UsageError("--method and --preset exclude each other. Give one of them.")
-    return "AUTO"
+def _of_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a preset stands for; what it chooses cannot be chosen beside it."""
+    if options["preset"] is None:
+        return {}
+    chosen: dict[str, Any] = {}
+    if options["pruning_type"] != "DEPTH":
+        chosen["method"] = "AUTO"
+    if options["pruning_type"] in ("DEPTH", "BOTH") and options["layer_indices"] is None:
+        chosen["layer_selection_method"] = "block_perplexity"
+    if options["pruning_type"] == "DEPTH":
+        chosen["compensate"] = True
+    usual = {"method": "MAW", "layer_selection_method": "last", "compensate": None}
+    for name in chosen:
+        if options[name] != usual[name]:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} and --preset exclude each other. Give one of them.")
+    return chosen
 
 
 def _print(result: PruneResult) -> None:

@@ -119,7 +119,7 @@ def test_kept_neurons_make_up_for_lost_ones(
     """In the first layer that is cut, whose inputs are the same in all three models."""
     model = tiny_model(family)
     with unchanged(model):
-        found = decision(model)
+        found = decision(model, "OBS", compensate=True)
     assert all(new <= sliced for new, sliced in errors_of(found))
     assert len(errors_of(found)) == len(found.errors)
     assert [(e.layer, e.mlp) for e in found.errors] == [
@@ -195,12 +195,33 @@ def test_scores_are_those_of_what_enters_the_down_projection(method: str) -> Non
         assert cut.keep == (tuple(sorted(scores.topk(24).indices.tolist())),)
 
 
-def test_auto_is_obs_that_compensates() -> None:
-    one, other = decision(tiny_model("llama")), decision(tiny_model("llama"), "OBS")
-    assert one.replacements
-    assert not other.replacements
-    compensated = decision(tiny_model("llama"), "OBS", compensate=True)
-    assert kept(one) == kept(compensated)
+def test_auto_keeps_the_best_by_weights_and_scaled_inputs_and_compensates() -> None:
+    """In the first layer, by the definition: a token counts by one over its mean square."""
+    model = tiny_model("llama").eval()
+    found = decision(model)
+    assert found.replacements and not decision(model, "OBS").replacements
+    layer = describe(model).layers[0].module
+    seen: list[tuple[Tensor, Tensor]] = []
+    states: list[Tensor] = []
+    layer.register_forward_pre_hook(lambda _m, args: states.append(args[0]))
+    layer.mlp.down_proj.register_forward_pre_hook(lambda _m, args: seen.append((states[-1], *args)))
+    squares = torch.zeros(40)
+    with torch.no_grad():
+        for batch in DATA:
+            model(**batch)
+            real = batch["attention_mask"].bool()
+            hidden, inputs = (tensor[real] for tensor in seen.pop())
+            squares += (inputs.square() / (hidden.square().mean(1, keepdim=True) + 1e-6)).sum(0)
+    gate, up, down = (
+        (rows.max(1).values + rows.min(1).values.abs()).detach()
+        for rows in (
+            layer.mlp.gate_proj.weight,
+            layer.mlp.up_proj.weight,
+            layer.mlp.down_proj.weight.T,
+        )
+    )
+    scores = (gate / gate.max() + up / up.max() + down / down.max()) * squares.sqrt()
+    assert kept(found)[0] == (tuple(sorted(scores.topk(24).indices.tolist())),)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])

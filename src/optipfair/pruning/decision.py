@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arch.slots import read
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import from_first
@@ -27,7 +26,7 @@ from .checks import check_cuttable, seen_by
 from .collecting import Inputs
 from .guard import Rewrite, prove
 from .holding import Holding, Replacements
-from .importance import CalibratedCriterion
+from .importance import CalibratedCriterion, Weights
 from .layer_losses import layer_losses
 from .plan import PruningPlan, WidthCut
 from .planning import Scores, generator_of, plan_request
@@ -263,13 +262,20 @@ def _choose(
     count: int,
 ) -> Tensor:
     """The neurons that a criterion keeps; those that no token reached go by their weights."""
-    down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]
-    matrix = (down[expert] if mlp.spec.experts else down).float()
+    weights = _weights(mlp, expert)
     if inputs.tokens == 0:  # an expert that no calibration token was routed to
-        return select_neurons(matrix.norm(dim=1), count)
-    scores = criterion.function(matrix, inputs, count, generator_of(seed, mlp, expert))
-    by_unit = scores.to(matrix.device).view(mlp.width, -1).sum(dim=1)
+        return select_neurons(weights.down.norm(dim=1), count)
+    scores = criterion.function(weights, inputs, count, generator_of(seed, mlp, expert))
+    by_unit = scores.to(weights.down.device).view(mlp.width, -1).sum(dim=1)
     return select_units(by_unit, count, mlp.spec.groups)
+
+
+def _weights(mlp: MLPView, expert: int) -> Weights:
+    roles = ("down",) if mlp.spec.down.rows > 1 or mlp.spec.groups > 1 else ("down", "gate", "up")
+    found = {role: matrix for role, matrix in mlp.matrices().items() if role in roles}
+    return Weights(
+        **{role: (m[expert] if mlp.spec.experts else m).float() for role, m in found.items()}
+    )
 
 
 def _as_planned(

@@ -81,7 +81,22 @@ def sum_of_l2_norms(gate: Tensor | None, up: Tensor, down: Tensor | None) -> Ten
     return _l2(up) if gate is None else _l2(gate) + _l2(up)
 
 
-CalibratedFunction = Callable[["Tensor", "Inputs", int, "Generator"], "Tensor"]
+@dataclass(frozen=True)
+class Weights:
+    """An MLP's matrices, float32, with a row for each neuron.
+
+    Attributes:
+        down: (I, H); for attention the transposed output projection.
+        gate: (I, H), None where there is none.
+        up: (I, H), None for attention.
+    """
+
+    down: Tensor
+    gate: Tensor | None = None
+    up: Tensor | None = None
+
+
+CalibratedFunction = Callable[[Weights, "Inputs", int, "Generator"], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,9 @@ class CalibratedCriterion:
 
     Attributes:
         name: as users write it.
-        function: `(down, inputs, count, generator) -> scores`: `down` (I, H) float32 with a row for
-            each neuron, the statistics of its inputs, how many neurons stay, and a seeded source
-            of random numbers; it returns (I,), higher stays. Where inputs stay or go together
+        function: `(weights, inputs, count, generator) -> scores`: the matrices, the statistics of
+            what enters the down projection, how many neurons stay, and a seeded source of random
+            numbers; it returns (I,), higher stays. Where inputs stay or go together
             (`inputs.unit`), the scores of a unit are summed, or it returns one for each.
         needs_data: whether it reads the inputs at all.
         needs_moments: whether it reads their second moments, (I, I).
@@ -126,37 +141,40 @@ def calibrated(
 
 
 @calibrated("ACT")
-def activation_norm(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+def activation_norm(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
     """Activation norm: L2 norm of the neuron's output over the calibration tokens."""
     return inputs.norms
 
 
 @calibrated("WACT")
-def weighted_activation(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+def weighted_activation(
+    weights: Weights, inputs: Inputs, count: int, generator: Generator
+) -> Tensor:
     """Weighted activation: activation norm times the L2 norm of the neuron's down column.
 
     Source: the score of Wanda (arXiv 2306.11695), summed over a column.
     """
-    return inputs.norms * _l2(down)
+    return inputs.norms * _l2(weights.down)
 
 
 @calibrated("FLAP")
-def fluctuation(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+def fluctuation(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
     """Fluctuation: variance of the neuron's output times the squared norm of its down column.
 
     Source: FLAP (arXiv 2312.11983).
     """
-    return inputs.variances * _l2(down).square()
+    return inputs.variances * _l2(weights.down).square()
 
 
 @calibrated("OBS", needs_moments=True)
-def brain_surgeon(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+def brain_surgeon(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
     """Optimal brain surgeon: those go whose loss the others can best make up for, step by step.
 
     Sources: SlimGPT (arXiv 2412.18110), ZipLM (arXiv 2302.04089).
     """
     from .elimination import elimination_order, unit_elimination_order
 
+    down = weights.down
     units = len(down) // inputs.unit
     if inputs.unit == 1:
         order = elimination_order(down.T, inputs.moments, units - count)
@@ -169,17 +187,24 @@ def brain_surgeon(down: Tensor, inputs: Inputs, count: int, generator: Generator
 
 
 @calibrated("AUTO", needs_moments=True, compensates=True)
-def automatic(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
-    """OBS with compensation: the kept neurons make up for the lost ones."""
-    return brain_surgeon(down, inputs, count, generator)
+def automatic(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+    """The hybrid on what the pruned layers give, with compensation; for attention OBS with it.
+
+    A token counts as in compensation (`collecting.Tokens`).
+    """
+    if weights.up is None:
+        return brain_surgeon(weights, inputs, count, generator)
+    gate = None if weights.gate is None else _ppm(weights.gate)
+    norms = inputs.moments.diagonal().sqrt()
+    return hybrid(gate, _ppm(weights.up), _ppm(weights.down), norms.float())
 
 
 @calibrated("RANDOM", needs_data=False)
-def random_choice(down: Tensor, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+def random_choice(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
     """Random neurons: what every criterion must beat."""
     import torch
 
-    return torch.rand(len(down), generator=generator)
+    return torch.rand(len(weights.down), generator=generator)
 
 
 def criterion_named(name: str) -> Criterion | CalibratedCriterion:

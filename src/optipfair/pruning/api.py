@@ -55,7 +55,7 @@ def prune_model(
             `pruning_percentage` is the share of neurons and `layer_indices` the layers to remove.
             `"ATTENTION"` removes that share of the heads (see `attention_unit`).
         neuron_selection_method: importance criterion; not of layers. From weights: `"MAW"` (alias
-            `"PPM"`), `"VOW"`, `"PON"`, `"L2"`. With a dataloader: `"AUTO"` (OBS with
+            `"PPM"`), `"VOW"`, `"PON"`, `"L2"`. With a dataloader: `"AUTO"` (the hybrid with
             compensation), `"OBS"`, `"FLAP"`, `"WACT"`, `"ACT"`, or `"MAW"`. And `"RANDOM"`, to
             compare with.
         pruning_percentage: share of neurons (or heads) to remove, [0, 100); with `"DEPTH"`, when

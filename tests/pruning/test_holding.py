@@ -153,7 +153,7 @@ from optipfair.pruning import calibrated
 def wait(*args):
     print("here", flush=True)
     time.sleep(60)
-calibrated._cut_copy = wait
+calibrated.cut_copy = wait
 prune_checkpoint(sys.argv[1], Path(sys.argv[2]) / "out", "MLP_GLU", "AUTO", 40,
     dataloader=[torch.arange(240).view(20, 12)], hidden_states="disk", spill_above=1)
 """

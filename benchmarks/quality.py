@@ -295,7 +295,8 @@ def print_table(known: dict[str, dict[str, float]]) -> None:
     print(
         f"optipfair {__version__}, transformers {transformers_version}, torch {torch.__version__}"
     )
-    print(f"bfloat16, calibration {SAMPLES} x {LENGTH} tokens, evaluated {TOKENS} tokens, context {CONTEXT}")
+    print(f"bfloat16, calibration {SAMPLES} x {LENGTH} tokens")
+    print(f"evaluated {TOKENS} tokens, context {CONTEXT}")
     dense = known["dense"]["perplexity"]
     print(
         f"dense {dense:.2f}; perplexity, and in brackets perplexity / dense - 1 (median of draws)\n"

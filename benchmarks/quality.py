@@ -3,7 +3,8 @@
 Calibrates on the first half of the WikiText-2 validation text (shared data), measures on the
 second: context 512, windows side by side, the first 20,000 tokens, tokenised once, without special
 tokens. The text is detokenised (`@-@` and spaces before punctuation are undone).
-The model is in bfloat16. Each row is kept in a cache as soon as it is measured, so a run that is stopped goes on.
+The model is in bfloat16. Each row is kept in a cache as soon as it is measured, so a run that is
+stopped goes on.
 
     python benchmarks/quality.py --minutes 60
 """

@@ -6,11 +6,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
-from ..evaluation.cost import Cost
 from ..pruning.plan import PruningPlan
+
+if TYPE_CHECKING:  # it needs torch, which takes seconds to import
+    from ..evaluation.cost import Cost
 
 _UNITS = {
     "kv_groups": "key/value groups, with their query heads, in each layer's attention",

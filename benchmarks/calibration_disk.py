@@ -40,8 +40,10 @@ DECIDE = r"""
 import json, sys, time
 import torch
 from pathlib import Path
-from optipfair import runs
 from optipfair.pruning.request import check_request
+from optipfair.runs.base import Data, Options
+from optipfair.runs.loaded import loaded_run
+from optipfair.runs.stored import stored_run
 from optipfair.sources import find_source
 folder, method, rows, loaded, sequential = sys.argv[1:]
 ids = torch.randint(0, 32000, (int(rows), 256), generator=torch.Generator().manual_seed(0))
@@ -49,12 +51,12 @@ data = list(ids.split(1))
 request = check_request(
     "MLP_GLU", method, 20, dataloader=data, sequential=sequential == "sequential"
 )
-source, options = find_source(folder), runs.Options()
+source, options = find_source(folder), Options()
 started, worked = time.perf_counter(), time.process_time()
 if loaded == "loaded":
-    run = runs.loaded_run(source, request, options, data)
+    run = loaded_run(source, request, options, Data(data))
 else:
-    run = runs.stored_run(source, Path(folder), request, options, data)
+    run = stored_run(source, Path(folder), request, options, Data(data))
 seconds, cpu = time.perf_counter() - started, time.process_time() - worked
 assert run.streamed == (loaded != "loaded")
 status = open("/proc/self/status").read()

@@ -34,7 +34,6 @@ from optipfair import (
     plan_pruning,
     prune_checkpoint,
     prune_model,
-    runs,
 )
 from optipfair.checkpoint import writer
 from optipfair.checkpoint.disk import NamesUnknownError
@@ -42,6 +41,7 @@ from optipfair.checkpoint.reader import SINGLE_FILE, open_checkpoint
 from optipfair.evaluation.cost import cost_of, final_states
 from optipfair.pipeline import PLAN_FILE, reloaded_difference
 from optipfair.pruning.texts import CalibrationText
+from optipfair.runs import loaded, stored
 from optipfair.testing import byte_tokenizer, tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -334,7 +334,7 @@ def test_a_text_that_cannot_be_used_is_refused_before_the_model_is_loaded(
 ) -> None:
     text = llama_copy.parent / name
     text.write_bytes(content)
-    monkeypatch.delattr(runs, "load_model")
+    monkeypatch.delattr(loaded, "load_model")
     with untouched(llama_copy.parent), pytest.raises(DataError, match=match):
         prune_checkpoint(
             *(llama_copy, llama_copy.parent / "out", "MLP_GLU", "AUTO"),
@@ -348,7 +348,7 @@ def test_text_without_a_tokenizer_is_refused_before_the_model_is_loaded(
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "model")
     (tmp_path / "x.txt").write_text("text " * 99)
-    monkeypatch.delattr(runs, "load_model")
+    monkeypatch.delattr(loaded, "load_model")
     with pytest.raises(DataError, match="has no tokenizer"):
         prune_checkpoint(tmp_path / "model", tmp_path / "out", calibration=tmp_path / "x.txt")
 
@@ -536,13 +536,13 @@ def test_files_that_are_not_as_planned_are_not_kept(
     verify: str,
     match: str,
 ) -> None:
-    write = runs.write_checkpoint
+    write = stored.write_checkpoint
 
     def write_and_spoil(stored: Any, new: Any, folder: Path, **options: Any) -> None:
         write(stored, new, folder, **options)
         spoil(folder)
 
-    monkeypatch.setattr(runs, "write_checkpoint", write_and_spoil)
+    monkeypatch.setattr(stored, "write_checkpoint", write_and_spoil)
     with untouched(llama_copy.parent), pytest.raises(VerificationError, match=match):
         prune_checkpoint(llama_copy, llama_copy.parent / "out", verify=verify)
 

@@ -13,37 +13,35 @@ from typing import Any
 
 from .checkpoint.deciding import NeedsModelError
 from .checkpoint.disk import NamesUnknownError
-from .checkpoint.folder import check_output, new_folder
-from .checkpoint.plan_files import load_replacements
+from .checkpoint.folder import new_folder
 from .checkpoint.plan_files import save_plan as write_plan
-from .distributed import in_first, is_first, own_device, together
-from .errors import ArgumentError, OutputError, PruningWarning
+from .distributed import in_first, is_first, together
+from .errors import PruningWarning
 from .evaluation.cost import LARGE, Cost
-from .loading import check_device, check_dtype, snapshot
-from .pruning.budget import read_size
-from .pruning.decision import Decision, Reread
-from .pruning.holding import Holding, check_hidden_states
+from .loading import snapshot
+from .pruning.decision import Decision
 from .pruning.plan import PruningPlan
-from .pruning.request import PruningRequest, check_request
+from .pruning.request import PruningRequest
 from .pruning.stream import NotByLayersError
-from .pruning.targets import DEFAULT_PERCENTAGE
-from .pruning.texts import CalibrationText
-from .registry import unknown_name
 from .report.card import Base, base_of_folder, model_card
-from .runs import Options, Run, loaded_run, reloaded_difference, stored_run, verify_by_loading
+from .runs.arguments import (
+    check_plan_file,
+    read_data,
+    read_holding,
+    read_options,
+    read_output,
+    read_todo,
+    read_verification,
+)
+from .runs.base import Data, Options, Run
+from .runs.loaded import loaded_run
+from .runs.reloading import reloaded_difference, verify_by_loading
+from .runs.stored import stored_run
 from .sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source, find_source
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 
 PLAN_FILE = "pruning_plan.json"
-VERIFY = ("fast", "full", "none")
-_DEFAULT_METHODS = {
-    "pruning_type": "MLP_GLU",
-    "neuron_selection_method": "MAW",
-    "layer_selection_method": "last",
-    "attention_unit": "group",
-    "layer_widths": "uniform",
-}
 _REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
 
@@ -190,42 +188,43 @@ def prune_checkpoint(
         VerificationError: the result is not as planned; nothing was written.
     """
     started = time.perf_counter()
+    asked: dict[str, Any] = {
+        "pruning_type": pruning_type,
+        "neuron_selection_method": neuron_selection_method,
+        "pruning_percentage": pruning_percentage,
+        "expansion_rate": expansion_rate,
+        "expansion_divisor": expansion_divisor,
+        "dataloader": dataloader,
+        "calibration": None if calibration is None else str(calibration),
+        "compensate": compensate,
+        "sequential": sequential,
+        "num_layers_to_remove": num_layers_to_remove,
+        "layer_indices": layer_indices,
+        "depth_pruning_percentage": depth_pruning_percentage,
+        "layer_selection_method": layer_selection_method,
+        "target_params": target_params,
+        "target_size": target_size,
+        "attention_unit": attention_unit,
+        "layer_widths": layer_widths,
+    }
     with together():
-        text = _calibration(calibration, dataloader, calibration_samples, calibration_length, seed)
-        asked: dict[str, Any] = {
-            "pruning_percentage": pruning_percentage,
-            "expansion_rate": expansion_rate,
-            "expansion_divisor": expansion_divisor,
-            "dataloader": dataloader,
-            "calibration": None if text is None else text.source,
-            "compensate": compensate,
-            "sequential": sequential,
-            "num_layers_to_remove": num_layers_to_remove,
-            "layer_indices": layer_indices,
-            "depth_pruning_percentage": depth_pruning_percentage,
-            "target_params": target_params,
-            "target_size": target_size,
-        }
-        methods: dict[str, Any] = {
-            "pruning_type": pruning_type,
-            "neuron_selection_method": neuron_selection_method,
-            "layer_selection_method": layer_selection_method,
-            "attention_unit": attention_unit,
-            "layer_widths": layer_widths,
-        }
-        todo = _request(methods, asked, seed) if plan is None else _given_plan(plan, methods, asked)
-        mode = _verification(verify)
-        holding = _holding(hidden_states, spill_above, save_plan or output_path)
-        options = _options(
-            *(device, dtype, trust_remote_code, show_progress, max_shard_size),
-            *(check_weights, evaluate, holding),
+        data = read_data(dataloader, calibration, calibration_samples, calibration_length, seed)
+        todo = read_todo(plan, asked, seed)
+        mode = read_verification(verify)
+        options = read_options(
+            *(device, dtype, max_shard_size),
+            trust_remote_code=trust_remote_code,
+            show_progress=show_progress,
+            check_weights=check_weights,
+            evaluate=evaluate,
+            holding=read_holding(hidden_states, spill_above, save_plan or output_path),
         )
         source = find_source(model_path)
         writes = not dry_run and save_plan is None
-        output = _output(output_path, source, overwrite) if writes else None
+        output = read_output(output_path, source, overwrite) if writes else None
         if save_plan is not None:
-            _check_plan_file(Path(save_plan))
-    decide = partial(_decide, source, todo, options, dataloader, text, say if is_first() else None)
+            check_plan_file(Path(save_plan))
+    decide = partial(_decide, source, todo, options, data.kept(), say if is_first() else None)
 
     def carry_out(run: Run) -> PruneResult:
         _warn_about_widths(run.plan)
@@ -249,7 +248,7 @@ def prune_checkpoint(
             cost=cost,
         )
 
-    if dataloader is None and text is None:  # nothing to share
+    if not data:  # nothing to share
         return in_first(lambda: carry_out(decide()))
     run = decide()
     return in_first(lambda: carry_out(run))
@@ -259,18 +258,15 @@ def _decide(
     source: Source,
     todo: PruningRequest | Decision,
     options: Options,
-    dataloader: Iterable[Any] | None,
-    text: CalibrationText | None,
+    data: Data,
     say: Callable[[str], None] | None,
 ) -> Run:
     """Work on the files where that is possible, else say why not and load the model."""
     if source.kind == "gguf":
         reason = "a .gguf file is quantized"
     else:
-        if dataloader is not None:
-            dataloader = Reread(dataloader)  # should the model be loaded after all
         try:
-            return stored_run(source, snapshot(source), todo, options, dataloader, text)
+            return stored_run(source, snapshot(source), todo, options, data)
         except NamesUnknownError as exc:
             reason = str(exc).rstrip(".")
         except NeedsModelError as exc:
@@ -281,23 +277,7 @@ def _decide(
             reason = "its layers cannot be run one at a time"
     if say is not None:
         say(f"The model is loaded into memory: {reason}.")
-    return loaded_run(source, todo, options, dataloader, text)
-
-
-def _request(methods: dict[str, Any], asked: dict[str, Any], seed: int) -> PruningRequest:
-    """Check what was asked for; without any target, width and attention lose 10 %."""
-    _fill_in_default(methods["pruning_type"], asked)
-    return check_request(**methods, **asked, seed=seed)
-
-
-def _output(output_path: str | Path | None, source: Source, overwrite: bool) -> Path:
-    """The folder to write, which can be written."""
-    if output_path is None:
-        raise ArgumentError("output_path is missing. Give the folder to write.")
-    output = Path(output_path)
-    if is_first():  # it makes a folder on trial
-        check_output(output, source.path, overwrite)
-    return output
+    return loaded_run(source, todo, options, data)
 
 
 def _write(
@@ -326,74 +306,6 @@ def _write(
         if mode == "full":
             difference = verify_by_loading(source, run, folder, options)
     return difference, cost
-
-
-def _folder_beside(output: str | Path | None) -> Path | None:
-    """The folder for temporary files: where the output will be, as far as that is there."""
-    if output is None:
-        return None
-    return next((each for each in Path(output).absolute().parents if each.is_dir()), None)
-
-
-def _fill_in_default(pruning_type: object, asked: dict[str, Any]) -> None:
-    """Width and attention pruning without any target remove 10 %."""
-    targets = ("pruning_percentage", "expansion_rate", "target_params", "target_size")
-    if pruning_type in ("MLP_GLU", "ATTENTION") and all(asked[name] is None for name in targets):
-        asked["pruning_percentage"] = DEFAULT_PERCENTAGE
-
-
-def _given_plan(
-    plan: PruningPlan | str | Path, methods: dict[str, Any], asked: dict[str, Any]
-) -> Decision:
-    """Read a plan with the tensors that belong to it; nothing else may be asked for."""
-    chosen = {name: value for name, value in methods.items() if value != _DEFAULT_METHODS[name]}
-    given = [
-        name if name == "dataloader" else f"{name}={value!r}"
-        for name, value in (asked | chosen).items()
-        if value is not None
-    ]
-    if given:
-        raise ArgumentError(
-            f"{', '.join(given)} does not go with a plan, which says already what stays. Leave one "
-            "of them out."
-        )
-    if isinstance(plan, PruningPlan):
-        return Decision(plan, load_replacements(plan, None))
-    if not isinstance(plan, str | Path):
-        raise ArgumentError(
-            f"plan={plan!r} is no PruningPlan and no name of a file that holds one."
-        )
-    try:
-        found = PruningPlan.load(plan)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ArgumentError(f"The plan {plan} cannot be read: {exc}.") from exc
-    return Decision(found, load_replacements(found, Path(plan)))
-
-
-def _calibration(
-    source: str | Path | None, dataloader: object, samples: int, length: int, seed: int
-) -> CalibrationText | None:
-    if source is None:
-        return None
-    if dataloader is not None:
-        raise ArgumentError("calibration and dataloader exclude each other. Give one of them.")
-    text = CalibrationText(str(source), samples, length, seed)
-    text.check()
-    return text
-
-
-def _check_plan_file(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"cannot be written: there is no {path.parent}"
-        raise OutputError(f"The plan file {path} {what}. Give the name of a file.")
-
-
-def _verification(verify: bool | str) -> str:
-    mode = {True: "fast", False: "none"}.get(verify, verify) if isinstance(verify, bool) else verify
-    if mode not in VERIFY:
-        raise ArgumentError(unknown_name("verify", str(mode), list(VERIFY)))
-    return mode
 
 
 def _warn_about_cost(cost: Cost) -> None:
@@ -425,31 +337,6 @@ def _warn_about_widths(plan: PruningPlan) -> None:
             PruningWarning,
             stacklevel=3,
         )
-
-
-def _options(
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
-    show_progress: bool,
-    max_shard_size: int | str,
-    check_weights: bool,
-    evaluate: bool,
-    holding: Holding,
-) -> Options:
-    device = own_device(device)
-    check_device(device)
-    check_dtype(dtype)
-    shard = read_size("max_shard_size", max_shard_size)
-    code, bars = trust_remote_code, show_progress
-    return Options(device, dtype, code, bars, shard, check_weights, evaluate, holding)
-
-
-def _holding(
-    hidden_states: str, spill_above: int | str | None, output: str | Path | None
-) -> Holding:
-    limit = None if spill_above is None else read_size("spill_above", spill_above)
-    return Holding(check_hidden_states(hidden_states), limit, _folder_beside(output))
 
 
 def _widths(plan: PruningPlan) -> dict[str, list[int]]:

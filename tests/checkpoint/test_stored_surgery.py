@@ -259,7 +259,7 @@ def test_a_full_verification_notices_what_answers_differently(
 ) -> None:
     """Neurons in another order in all tensors alike would answer the same; here only one."""
     monkeypatch.setattr(rewrite, "_cut_piece", other_rows)
-    monkeypatch.setattr("optipfair.runs.verify_checkpoint", lambda *_: None)
+    monkeypatch.setattr("optipfair.runs.stored.verify_checkpoint", lambda *_: None)
     layer = "model.layers.0.mlp.up_proj.weight"
     monkeypatch.setattr(
         rewrite,
@@ -273,7 +273,8 @@ def test_a_full_verification_notices_what_answers_differently(
 def test_a_fast_verification_loads_nothing(
     llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optipfair.runs.load_model", lambda *_, **__: pytest.fail("it loads"))
+    for module in ("loaded", "reloading"):
+        monkeypatch.delattr(f"optipfair.runs.{module}.load_model")
     result = prune_checkpoint(llama_folder, tmp_path / "out", **WIDTH)
     assert (result.streamed, result.verified, result.logits_difference) == (True, "fast", None)
     load_model(tmp_path / "out")

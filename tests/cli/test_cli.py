@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, MixtralForCausalLM
 
-from optipfair import __version__, runs
+from optipfair import __version__
 from optipfair.checkpoint import writer
 from optipfair.checkpoint.reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import available_devices
+from optipfair.runs import stored
 from optipfair.testing import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]
@@ -526,7 +527,7 @@ def test_a_failure_is_one_line_with_its_exit_code_and_leaves_nothing(
 def test_a_failed_verification_is_exit_code_1_and_leaves_nothing(
     run: Run, llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
 ) -> None:
-    write = runs.write_checkpoint
+    write = stored.write_checkpoint
 
     def write_and_damage(stored: Any, new: Any, folder: Path, **options: Any) -> None:
         write(stored, new, folder, **options)
@@ -534,7 +535,7 @@ def test_a_failed_verification_is_exit_code_1_and_leaves_nothing(
             content = info.file.read_bytes()
             info.file.write_bytes(content[: info.start] + b"\0" * (len(content) - info.start))
 
-    monkeypatch.setattr(runs, "write_checkpoint", write_and_damage)
+    monkeypatch.setattr(stored, "write_checkpoint", write_and_damage)
     output = llama_copy.parent / "out"
     with untouched(llama_copy.parent):
         code, out, err = run("prune", "--model-path", llama_copy, "--output-path", output)

@@ -1,0 +1,1 @@
+"""One pruning of a checkpoint, decided but not yet written: from its files, or loaded."""

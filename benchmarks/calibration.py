@@ -15,13 +15,13 @@ import argparse
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import timed
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
@@ -67,19 +67,6 @@ def large_llama(device: str, layers: int = 32) -> torch.nn.Module:
     for name, parameter in model.named_parameters():
         parameter.data.normal_(0, 0.02) if "norm" not in name else parameter.data.fill_(1)
     return model.eval()
-
-
-def synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def timed(function: Callable[[], object], device: str) -> float:
-    synchronize(device)
-    started = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - started
 
 
 def forward(model: torch.nn.Module, batches: Sequence[Batch], device: str) -> None:

@@ -16,12 +16,12 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from common import timed
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
@@ -58,19 +58,6 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "embedded": lambda: load_model("demo"),
     "large": large_llama,
 }
-
-
-def timed(function: Callable[[], object], device: str) -> float:
-    synchronize(device)
-    started = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - started
-
-
-def synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def peak_memory(model: str, method: str, device: str) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from optipfair import load_model
 from optipfair.distributed import divided, gathered, in_first, is_first, own_device, share, together
 from optipfair.pruning.calibration import first_rows
-from processes import CASES, batches, command, pruned, sequences
+from processes import BROKEN, CASES, COSTS, batches, command, cost, measured, pruned, sequences
 
 pytest.importorskip("accelerate", reason="the extra `demo` is not installed")
 TESTS = Path(__file__).parent
@@ -82,6 +82,40 @@ def test_processes_fail_together(
 ) -> None:
     for result, error in zip(results, errors, strict=True):
         assert result[name].startswith(error)
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_one_process(results: list[dict[str, Any]]) -> None:
+    """The sample that perplexities are measured on is the same, too."""
+    expected = measured()
+    assert results[0]["measured"] == results[1]["measured"]
+    assert (
+        0
+        < len(expected["sampled tokens"])
+        < sum(int(batch["attention_mask"].sum()) for batch in batches(5))
+    )
+    for name, figures in expected.items():
+        assert results[0]["measured"][name] == pytest.approx(figures, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BROKEN)
+def test_none_waits_for_a_process_whose_layer_fails(
+    results: list[dict[str, Any]], name: str
+) -> None:
+    said = "OSError: the device is gone"
+    expected = [f"DistributedError: Process 1 failed. {said}", said]
+    assert [result["broken"][name] for result in results] == [[each] * 2 for each in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COSTS)
+def test_the_cost_is_measured_once(
+    results: list[dict[str, Any]], name: str, llama_folder: Path, tmp_path: Path
+) -> None:
+    first, second = (result["cost"][name] for result in results)
+    assert first == pytest.approx(cost(llama_folder, tmp_path, name), rel=1e-4)
+    assert second == {}
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ LEVELS = {
     "pruning.influence": 5,
     "pruning.angles": 5,
     "pruning.additive": 7,
+    "pruning.anchors": 7,
     "pruning.removal": 7,
     "pruning.ranking": 8,
     "pruning.replacement": 8,

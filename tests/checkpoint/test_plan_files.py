@@ -177,9 +177,7 @@ def test_what_makes_up_for_removed_layers_comes_back_too(
     depth: dict[str, Any] = {
         "pruning_type": "DEPTH", "layer_indices": [1, 3], "compensate": True, "dataloader": DATA
     }  # fmt: skip
-    said: list[str] = []
-    prune_checkpoint(llama_folder, save_plan=tmp_path / "p.json", **depth, say=said.append)
-    assert said == ["The model is loaded into memory: layers are fitted to removed ones."]
+    prune_checkpoint(llama_folder, save_plan=tmp_path / "p.json", **depth)
     planned = prune_checkpoint(
         llama_folder, tmp_path / "a", plan=tmp_path / "p.json", verify="full"
     )

@@ -266,18 +266,6 @@ def test_sequential_or_not_the_first_layer_is_the_same_and_later_ones_are_not() 
     assert not all(same)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
-def test_both_is_layers_first_and_then_neurons(
-    family: str, reloaded: Callable[[Any], Any], logits_of: Callable[..., Tensor]
-) -> None:
-    last = len(describe(tiny_model(family)).layers) - 1
-    at_once = pruned(tiny_model(family), "BOTH", layer_indices=[last])
-    in_turn = prune_model(tiny_model(family), "DEPTH", layer_indices=[last], show_progress=False)
-    pruned(in_turn)
-    assert_same_weights(at_once, in_turn)
-    assert torch.equal(logits_of(reloaded(at_once)), logits_of(at_once))
-
-
 def test_only_the_layers_that_are_named_change() -> None:
     model, before = tiny_model("llama"), tiny_model("llama")
     pruned(model, layer_indices=[1, 3])

@@ -138,8 +138,6 @@ def _refuse_what_needs_the_model(request: PruningRequest) -> None:
     depth = request.depth
     if request.layer_widths == "by_loss":
         raise NeedsModelError("layers lose neurons by what each costs the model")
-    if request.kind == "DEPTH" and request.compensate:
-        raise NeedsModelError("layers are fitted to removed ones")
     if depth is None or depth.indices is not None or depth.method == _BY_LAYERS:
         return
     if depth.method in RANKED_STRATEGIES.names():

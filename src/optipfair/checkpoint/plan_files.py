@@ -105,10 +105,9 @@ def _opened(path: Path, plan: PruningPlan) -> ReplacedTensors:
 def _are_of(keys: Iterable[Key], plan: PruningPlan) -> bool:
     """Whether these are all tensors that a plan needs; not every removed block needs one."""
     found = {key[:2] for key in keys}
-    if plan.width_cuts:
-        return found == {(cut.layer, cut.mlp) for cut in plan.width_cuts}
-    blocks = plan.request["replaced_blocks"]
-    return found <= {(block["layer"], block["mlp"]) for block in blocks}
+    cuts = {(cut.layer, cut.mlp) for cut in plan.width_cuts}
+    blocks = plan.request.get("replaced_blocks", ())
+    return cuts <= found <= cuts | {(block["layer"], block["mlp"]) for block in blocks}
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -17,20 +17,28 @@ from ..arch.view import MLPView, ModelView, find_mlp
 from ..errors import DataError
 from ..hooks import recording_inputs
 from .calibration import token_mask
-from .stream import Batches, copied_layer, mapped, run_layer
+from .stream import LIVE, Batches, LayerSource, mapped, run_layer
 
 _LINEAR = 1e-3  # relative; float32 rounding is far below, a norm far above
 
 
-def additive_scale(view: ModelView, stream: Batches, mlp: MLPView) -> float | None:
+def additive_scale(
+    view: ModelView, stream: Batches, mlp: MLPView, source: LayerSource = LIVE
+) -> float | None:
     """The factor between a change of the MLP's outputs and that of its layer's; None if it varies.
 
     Found by changing the weights of a copy, in float32, on the first batch.
 
+    Args:
+        view: the model.
+        stream: what enters the first layer, or a later one: any states will do.
+        mlp: which MLP.
+        source: where the layers come from, by default from the model itself.
+
     Raises:
         DataError: activations that are NaN or Inf.
     """
-    copied = copied_layer(view.layers[mlp.layer].module).float()
+    copied = source.copied(view.layers[mlp.layer]).float()
     own = own_mlp(mlp, copied)
     args, kwargs = mapped(stream.arguments[0][mlp.layer], _wide)
     hidden, mask = _wide(stream.hidden[0]), stream.masks[0]

@@ -86,7 +86,7 @@ def prune_model(
         compensate: whether the kept neurons make up for the lost ones, by least squares on the
             calibration data; the default is True for `"AUTO"` and False for the others. With
             `"DEPTH"`: whether the layer before each removed block makes up for it; the default is
-            False. (With `"BOTH"` only neurons are made up for.)
+            False. With `"BOTH"` layers are made up for first, where that is possible, then neurons.
         sequential: whether each layer is calibrated on the outputs of the pruned layers before it
             (the default), or of the layers as they were; only for what goes layer by layer.
         seed: of `"RANDOM"`.

@@ -118,20 +118,22 @@ def decide_by_layers(
             if layer.index in stay:
                 own = {mlp.spec: counts.get((layer.index, mlp.spec.name)) for mlp in layer.mlps}
                 widths = {spec: width for spec, width in own.items() if width is not None}
-                _decide_layer(layer, source.copied(layer), batches, widths, recipe, adjust, found)
+                _decide_layer(layer, source, batches, widths, recipe, adjust, found)
     return found
 
 
 def _decide_layer(
     layer: LayerView,
-    copied: nn.Module,
+    source: LayerSource,
     batches: Batches,
     widths: Mapping[MLPSpec, int],
     recipe: Recipe,
     adjust: Callable[[int, nn.Module], None],
     found: Calibrated,
 ) -> None:
-    """Decide the MLPs of one layer, and let the batches flow on. The copy is used up."""
+    """Decide the MLPs of one layer, and let the batches flow on."""
+    with together():
+        copied = source.copied(layer)
     views = [find_mlp(layer.index, copied, spec) for spec in widths]
     mlps = [mlp for mlp in views if mlp is not None and widths[mlp.spec] < mlp.width]
     moments = recipe.needs_moments or recipe.compensate

@@ -31,7 +31,7 @@ from .layer_losses import layer_losses
 from .plan import PruningPlan, WidthCut
 from .planning import Scores, generator_of, plan_request
 from .ranking import Chosen, chosen_layers
-from .replacement import replace_blocks, with_blocks
+from .replacement import replace_blocks, with_blocks, with_replaced
 from .request import PruningRequest
 from .selection import RANKED_STRATEGIES, select_neurons, select_units
 from .solving import Sizes
@@ -126,23 +126,49 @@ def decide(
         show_progress=show_progress,
     )
     plan = plan if batches is None else from_first(plan)
-    if request.kind == "DEPTH" and request.compensate and plan.drop_layers and batches is not None:
-        return _with_replaced_blocks(view, plan, batches, holding, show_progress)
-    if not request.by_layers or not plan.width_cuts or batches is None:
+    if not request.by_layers or plan.empty or batches is None:
         return Decision(plan)
     _check_not_shared(view, plan)
     if request.layer_widths == "by_loss":
         plan = _by_loss(view, request, plan, batches, show_progress)
+    return _with_layers(view, request, plan, means, batches, holding, show_progress)
+
+
+def _with_layers(
+    view: ModelView,
+    request: PruningRequest,
+    plan: PruningPlan,
+    means: Means,
+    batches: Iterable[object],
+    holding: Holding,
+    show_progress: bool,
+) -> Decision:
+    """Go through the layers: make up for those that go, then decide the neurons of the others."""
     rewrite = prove(view, plan)  # the widths are known: refuse before the long work
+    entering = partial(capture, means.running, batches, holding=holding)
+    source, replaced = means.source, holding.replaced()
+    if request.compensate and plan.drop_layers:
+        blocks = replace_blocks(
+            means.running,
+            entering(source=source),
+            plan.drop_layers,
+            source=source,
+            replaced=replaced,
+            refuse=request.kind == "DEPTH",
+            show_progress=show_progress,
+        )
+        plan, source = with_blocks(plan, blocks), with_replaced(source, replaced)
+    if not plan.width_cuts:
+        return Decision(plan, replaced)
     found = decide_by_layers(
         means.running,
-        capture(means.running, batches, means.source, holding),
+        entering(source=source),
         {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
         _recipe(request, plan),
         adjust=partial(_adjust, view, plan, rewrite),
         layers=plan.keep_layers,
-        source=means.source,
-        replaced=holding.replaced(),
+        source=source,
+        replaced=replaced,
         show_progress=show_progress,
     )
     return _decision(plan, found)
@@ -186,20 +212,6 @@ def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:
     cuts = zip(plan.width_cuts, kept, strict=True)
     new = [replace(cut, keep=tuple(tuple(range(n)) for _ in cut.keep)) for cut, n in cuts]
     return replace(plan, width_cuts=tuple(cut for cut in new if cut.kept < cut.width))
-
-
-def _with_replaced_blocks(
-    view: ModelView,
-    plan: PruningPlan,
-    batches: Iterable[object],
-    holding: Holding,
-    show_progress: bool,
-) -> Decision:
-    """The layers before the removed ones make up for them."""
-    prove(view, plan)  # refuse before the long work
-    stream = capture(view, batches, holding=holding)
-    found = replace_blocks(view, stream, plan.drop_layers, show_progress=show_progress)
-    return Decision(with_blocks(plan, found), found.replacements)
 
 
 def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> PruningRequest:

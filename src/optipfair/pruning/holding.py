@@ -82,8 +82,13 @@ class HiddenStates:
 
     def __init__(self, place: str = "device", folder: Path | None = None) -> None:
         self.place = place
+        self._folder = folder
         self._held: list[Tensor | Spilled] = []
         self._file = SpillFile.temporary(folder) if place == "disk" else None
+
+    def others(self) -> HiddenStates:
+        """Room for as many in the same place."""
+        return HiddenStates(self.place, self._folder)
 
     def __len__(self) -> int:
         return len(self._held)

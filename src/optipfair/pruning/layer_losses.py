@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 
 from ..arch.view import ModelView, find_mlp
-from ..distributed import total, world_size
+from ..distributed import together, total
 from ..errors import DataError
 from ..hooks import evaluating
 from ..progress import track
@@ -37,11 +37,11 @@ def layer_losses(
         DataError: a loss that is NaN or Inf, or no sequence of two tokens.
     """
     layers = sorted({cut.layer for cut in found.cuts})
-    sample = sampled(batches, SAMPLE_TOKENS // world_size())
+    sample = sampled(batches, SAMPLE_TOKENS)
     stream = capture(view, sample)
     sums = dict.fromkeys([-1, *layers], 0.0)  # -1: nothing is pruned
     rest = [list(range(index + 1, len(view.layers))) for index in range(-1, len(view.layers))]
-    with evaluating(view.model):
+    with together(), evaluating(view.model):
         for number in track(range(len(sample)), "weighing layers", show_progress, "batch"):
 
             def add(index: int, hidden: Tensor, number: int = number) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arch.view import LayerView, MLPView, ModelView, find_mlp
 from ..distributed import together, total
@@ -54,13 +54,15 @@ def hybrid_scores(
         for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
             if layer.index <= max((index for index, _ in wanted), default=-1):
                 mlps = [mlp for mlp in layer.mlps if (layer.index, mlp.spec.name) in wanted]
-                found |= _scored(layer, source.copied(layer), batches, mlps)
+                found |= _scored(layer, source, batches, mlps)
     return found
 
 
 def _scored(
-    layer: LayerView, copied: nn.Module, batches: Batches, mlps: Sequence[MLPView]
+    layer: LayerView, source: LayerSource, batches: Batches, mlps: Sequence[MLPView]
 ) -> dict[tuple[int, str], Tensor]:
+    with together():
+        copied = source.copied(layer)
     own = [view for mlp in mlps if (view := find_mlp(layer.index, copied, mlp.spec)) is not None]
     sums = [SquareSums(mlp) for mlp in own]
     mask: list[Tensor] = [torch.empty(0)]

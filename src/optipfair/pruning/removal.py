@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..arch.view import ModelView
 from ..batches import Batch
-from ..distributed import total, world_size
+from ..distributed import together, total
 from ..errors import DataError
 from ..hooks import evaluating
 from ..progress import track
@@ -32,7 +32,7 @@ class Removal:
     ) -> None:
         self.view = view
         self.show_progress = show_progress
-        self.sample = sampled(batches, SAMPLE_TOKENS // world_size())
+        self.sample = sampled(batches, SAMPLE_TOKENS)
         self.stream = capture(view, self.sample)
         self.order: list[int] = []
         self.blocks: dict[int, int] = {}  # of so many layers: where the best begins
@@ -82,7 +82,7 @@ def losses_without_each(
     """
     left = [index for index in range(len(view.layers)) if index not in set(gone)]
     sums = dict.fromkeys(left[: len(left) - count + 1], 0.0)
-    with evaluating(view.model):
+    with together(), evaluating(view.model):
         numbers = range(len(sample))
         label = f"removing layer {len(gone) + 1}" if count == 1 else f"removing {count} layers"
         for number in track(numbers, label, show_progress, "batch"):
@@ -125,23 +125,25 @@ def loss_sum(logits: Tensor, batch: Batch) -> float:
 def sampled(batches: Iterable[object], most_tokens: int) -> list[Batch]:
     """Sequences taken evenly from the batches, about `most_tokens` real tokens (one at least).
 
-    They are batched anew, so that the batches' size does not matter.
+    They are batched anew, so that the batches' size does not matter. Several processes take what
+    one would take, each those of its own batches.
 
     Raises:
         DataError: no batch, or one of an unknown kind.
     """
-    rows = [
-        ids[mask]
+    rows = {
+        number: ids[mask]
         for batch in read_batches(batches)
-        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
-    ]
-    if total(len(rows))[0] == 0:
+        for number, (ids, mask) in enumerate(
+            zip(batch.input_ids, batch.attention_mask, strict=True), batch.first or 0
+        )
+    }
+    tokens, given = map(int, total(sum(map(len, rows.values())), len(rows)))
+    if not given:
         raise no_batch()
-    if not rows:  # another process has some
-        return []
-    tokens = sum(map(len, rows))
-    count = min(max(len(rows) * most_tokens // tokens, 1), len(rows))
-    chosen = [rows[number * len(rows) // count] for number in range(count)]
+    count = min(max(given * most_tokens // tokens, 1), given)
+    wanted = [number * given // count for number in range(count)]
+    chosen = [rows[number] for number in wanted if number in rows]
     groups: list[list[Tensor]] = []
     for row in chosen:
         last = groups[-1] if groups else []

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..arch.slots import read
-from ..arch.view import MLPView, ModelView
-from ..distributed import sum_, total
-from ..errors import DataError, PruningWarning, UnsupportedModelError
+from ..arch.view import LayerView, MLPView, ModelView
+from ..distributed import in_first, sum_, together, total, world_size
+from ..errors import DataError, PruningWarning
 from ..hooks import evaluating
 from ..progress import track
-from .additive import additive_scale, own_mlp, real_tokens, run_seeing
+from .additive import own_mlp, real_tokens, run_seeing
+from .anchors import Anchor, find_anchors
 from .collecting import HELD_BACK, token_roles
 from .compensation import Fit, Moments, fit_kept
+from .holding import HiddenStates, Key, Replacements
 from .plan import PruningPlan
-from .stream import Batches, copied_layer, run_layer
+from .stream import LIVE, Batches, LayerSource, run_layer
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,19 @@ class Replaced:
         errors: for each block that has a layer before it.
     """
 
-    replacements: dict[tuple[int, str, str], Tensor] = field(default_factory=dict)
+    replacements: MutableMapping[Key, Tensor] = field(default_factory=dict)
     errors: list[BlockError] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Anchor:
-    """The layer before a block: its MLP, and what its outputs are multiplied with on their way."""
-
-    first: int
-    last: int
-    mlp: MLPView
-    scale: float
-
-
 def replace_blocks(
-    view: ModelView, stream: Batches, drop: Sequence[int], *, show_progress: bool = False
+    view: ModelView,
+    stream: Batches,
+    drop: Sequence[int],
+    *,
+    source: LayerSource = LIVE,
+    replaced: MutableMapping[Key, Tensor] | None = None,
+    refuse: bool = True,
+    show_progress: bool = False,
 ) -> Replaced:
     """Fit the layer before each removed block to what the block would have given.
 
@@ -87,38 +86,40 @@ def replace_blocks(
         view: the model; it is not changed.
         stream: what enters the first layer (`stream.capture`); used up.
         drop: the layers that go.
+        source: where the layers come from, by default from the model itself.
+        replaced: takes the new tensors.
+        refuse: whether a block that no layer can make up for is refused, or only removed, with a
+            warning.
         show_progress: whether to show a bar.
 
     Raises:
         UnsupportedModelError: an MLP's outputs do not simply add to its layer's outputs.
         DataError: activations that are NaN or Inf.
     """
-    found = Replaced()
+    found = Replaced({} if replaced is None else replaced)
     with evaluating(view.model):
-        anchors = _anchors(view, stream, drop)
+        anchors = find_anchors(view, stream, drop, source, refuse=refuse)
         layers = view.layers[: max(anchors, default=-1) + 1]
         for layer in track(layers, "replacing layers", show_progress, unit="layer"):
             if layer.index in set(drop):
                 continue
-            copied = copied_layer(layer.module)
-            anchor = anchors.get(layer.index)
-            if anchor is not None:
-                _fit(view, anchor, own_mlp(anchor.mlp, copied), copied, stream, found)
-            for number, hidden in enumerate(stream.hidden):
-                arguments = stream.arguments[number][layer.index]
-                stream.hidden[number] = run_layer(copied, hidden, arguments)
+            _replace_and_run(view, layer, anchors.get(layer.index), stream, source, found)
     return found
 
 
-def removed_blocks(drop: Sequence[int]) -> list[tuple[int, int]]:
-    """Consecutive layers as (first, last)."""
-    blocks: list[tuple[int, int]] = []
-    for index in sorted(drop):
-        if blocks and blocks[-1][1] == index - 1:
-            blocks[-1] = (blocks[-1][0], index)
-        else:
-            blocks.append((index, index))
-    return blocks
+def with_replaced(source: LayerSource, replaced: Replacements) -> LayerSource:
+    """The same layers with the tensors that are in `replaced` when a layer is asked for."""
+
+    def copied(layer: LayerView) -> nn.Module:
+        module = source.copied(layer)
+        for mlp in (own_mlp(each, module) for each in layer.mlps):
+            for slot, tensor in mlp.tensors.items():
+                key = (layer.index, mlp.spec.name, slot.name)
+                if key in replaced:
+                    tensor.data = replaced[key].to(tensor)
+        return module
+
+    return replace(source, copied=copied)
 
 
 def with_blocks(plan: PruningPlan, found: Replaced) -> PruningPlan:
@@ -137,65 +138,40 @@ def with_blocks(plan: PruningPlan, found: Replaced) -> PruningPlan:
     return replace(plan, request={**plan.request, "compensate": True, "replaced_blocks": errors})
 
 
-def _anchors(view: ModelView, stream: Batches, drop: Sequence[int]) -> dict[int, _Anchor]:
-    """The layers before the blocks; all are looked at before the long work begins."""
-    anchors: dict[int, _Anchor] = {}
-    for first, last in removed_blocks(drop):
-        if first == 0:
-            _warn(
-                f"Layers 0 to {last} have no layer before them that could make up for them, so "
-                "they were only removed."
-            )
-            continue
-        mlp, scale = _additive_mlp(view, stream, first - 1)
-        _check_own(view, mlp, drop)
-        anchors[first - 1] = _Anchor(first, last, mlp, scale)
-    return anchors
-
-
-def _additive_mlp(view: ModelView, stream: Batches, index: int) -> tuple[MLPView, float]:
-    """The dense MLP of a layer whose outputs add to the layer's, and with which factor."""
-    for mlp in view.layers[index].mlps:
-        if not mlp.spec.experts:
-            scale = additive_scale(view, stream, mlp)
-            if scale is not None:
-                return mlp, scale
-    what = "has no dense MLP" if all(mlp.spec.experts for mlp in view.layers[index].mlps) else ""
-    raise UnsupportedModelError(
-        f"Layer {index} of {view.spec.model_type!r} cannot make up for the layers behind it: it "
-        + (what or "changes its MLP's outputs (a norm or a gate) before they are added")
-        + ". Give compensate=False, or remove other layers."
-    )
-
-
-def _check_own(view: ModelView, mlp: MLPView, drop: Sequence[int]) -> None:
-    """Another layer that stays and has the same weights would change too."""
-    weight = mlp.tensors[mlp.spec.down]
-    for other in view.mlps:
-        same = any(tensor is weight for tensor in other.tensors.values())
-        if same and other.layer != mlp.layer and other.layer not in drop:
-            raise UnsupportedModelError(
-                f"Layers {mlp.layer} and {other.layer} share their {mlp.spec.name}, so it cannot "
-                "make up for layers behind one of them. Give compensate=False."
-            )
+def _replace_and_run(
+    view: ModelView,
+    layer: LayerView,
+    anchor: Anchor | None,
+    stream: Batches,
+    source: LayerSource,
+    found: Replaced,
+) -> None:
+    """Replace what a layer has to make up with, and let the batches flow on."""
+    with together():
+        copied = source.copied(layer)
+    if anchor is not None:
+        _fit(view, anchor, own_mlp(anchor.mlp, copied), copied, stream, source, found)
+    with together():
+        for number, hidden in enumerate(stream.hidden):
+            stream.hidden[number] = run_layer(copied, hidden, stream.arguments[number][layer.index])
 
 
 def _fit(
     view: ModelView,
-    anchor: _Anchor,
+    anchor: Anchor,
     mlp: MLPView,
     layer: nn.Module,
     stream: Batches,
+    source: LayerSource,
     found: Replaced,
 ) -> None:
     """Find the new down projection and set it in the layer's copy."""
     weight = mlp.tensors[mlp.spec.down]
     old = read(weight, mlp.spec.down)["down"].T.float()  # (H, I)
-    fit = fit_kept(
-        old,
-        torch.arange(old.shape[1], device=old.device),
-        *_block_moments(view, anchor, mlp, layer, stream, old),
-    )
+    with together():
+        onward = _behind_block(view, anchor, layer, stream, source)
+    moments = _block_moments(anchor, mlp, layer, stream, onward, old)
+    fit = in_first(lambda: _solved(old, *moments))
     if fit.error is None:
         _warn(
             f"Too few calibration tokens to fit layer {mlp.layer} to layers {anchor.first} to "
@@ -205,12 +181,19 @@ def _fit(
     if fit.shrinkage == float("inf"):
         return
     axis = mlp.spec.down.axis
-    new = fit.weight.movedim(-1, axis).contiguous().to(weight.dtype)
+    new = fit.weight.movedim(-1, axis).contiguous().to(weight)
     found.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name] = new
     weight.data = new
 
 
-def _block_error(anchor: _Anchor, fit: Fit) -> BlockError:
+def _solved(old: Tensor, fitting: Moments, held_back: Moments) -> Fit:
+    fit = fit_kept(old, torch.arange(old.shape[1], device=old.device), fitting, held_back)
+    if world_size() > 1:  # it is sent to the others, which have devices of their own
+        fit = replace(fit, weight=fit.weight.cpu())
+    return fit
+
+
+def _block_error(anchor: Anchor, fit: Fit) -> BlockError:
     return BlockError(
         anchor.mlp.layer,
         anchor.mlp.spec.name,
@@ -222,28 +205,42 @@ def _block_error(anchor: _Anchor, fit: Fit) -> BlockError:
     )
 
 
+def _behind_block(
+    view: ModelView, anchor: Anchor, layer: nn.Module, stream: Batches, source: LayerSource
+) -> HiddenStates:
+    """What the block gives for each batch, (B, S, H)."""
+    found = stream.hidden.others()
+    for number, hidden in enumerate(stream.hidden):
+        found.append(run_layer(layer, hidden, stream.arguments[number][anchor.mlp.layer]))
+    for index in range(anchor.first, anchor.last + 1):
+        module = source.lent(view.layers[index])
+        for number, hidden in enumerate(found):
+            found[number] = run_layer(module, hidden, stream.arguments[number][index])
+        del module  # before the next one comes
+    return found
+
+
 def _block_moments(
-    view: ModelView,
-    anchor: _Anchor,
+    anchor: Anchor,
     mlp: MLPView,
     layer: nn.Module,
     stream: Batches,
+    onward: HiddenStates,
     weight: Tensor,
 ) -> tuple[Moments, Moments]:
     """Moments to fit on and to judge by: inputs m, targets W m + (y - x) / s."""
     width, hidden_size = weight.shape[1], weight.shape[0]
     sums = [_empty(width, hidden_size, weight.device) for _ in range(2)]
-    for number, hidden in enumerate(stream.hidden):
-        arguments, mask = stream.arguments[number], stream.masks[number]
-        inputs, output = run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
-        onward = output
-        for index in range(anchor.first, anchor.last + 1):
-            onward = run_layer(view.layers[index].module, onward, arguments[index])
-        gap = real_tokens(onward, mask).to(weight.device) - real_tokens(output, mask)  # (T, H)
-        targets = inputs @ weight.T + gap / anchor.scale
-        held = token_roles(mask, stream.firsts[number])[mask].to(inputs.device) == HELD_BACK
-        for place, chosen in enumerate((~held, held)):
-            sums[place] += _moments(inputs[chosen], targets[chosen])
+    with together():
+        for number, hidden in enumerate(stream.hidden):
+            arguments, mask = stream.arguments[number], stream.masks[number]
+            inputs, output = run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
+            given = real_tokens(onward[number], mask).to(weight.device)
+            gap = given - real_tokens(output, mask)  # (T, H)
+            targets = inputs @ weight.T + gap / anchor.scale
+            held = token_roles(mask, stream.firsts[number])[mask].to(inputs.device) == HELD_BACK
+            for place, chosen in enumerate((~held, held)):
+                sums[place] += _moments(inputs[chosen], targets[chosen])
     sums = [_over_processes(moments) for moments in sums]
     if not all(math.isfinite(moments.power or 0.0) for moments in sums):
         raise DataError(

@@ -46,8 +46,8 @@ class PruningRequest:
         criterion: what scores them, None in depth pruning.
         depth: which layers go (open where a budget decides), None in width pruning.
         budget: how large the result may be, None without one.
-        compensate: whether the kept neurons make up for the lost ones; in depth pruning, whether
-            the layers before the removed ones make up for them.
+        compensate: whether the kept neurons make up for the lost ones; where layers go, whether
+            those before them make up for them.
         sequential: whether layers see the outputs of the pruned layers before them.
         seed: of what is random.
         layer_widths: `uniform`, or `by_loss` where layers lose different shares.

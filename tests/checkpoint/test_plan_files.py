@@ -16,6 +16,8 @@ from torch import Tensor
 
 from optipfair import ArgumentError, PruningPlan, apply_plan, load_model, prune_checkpoint
 from optipfair.checkpoint.plan_files import load_replacements, side_file
+from optipfair.loading import quiet_transformers
+from optipfair.testing import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
 
@@ -52,6 +54,21 @@ def test_a_saved_plan_gives_what_pruning_at_once_gives(
     live: Any = apply_plan(load_model(llama_folder), plan, load_replacements(plan, planned))
     assert all(torch.equal(tensor, other[name]) for name, tensor in live.state_dict().items()
                if name in other)  # fmt: skip
+
+
+def test_replaced_biases_are_kept_with_a_plan(tmp_path: Path) -> None:
+    with quiet_transformers():
+        tiny_model("gpt2").save_pretrained(tmp_path / "model")
+    prune_checkpoint(tmp_path / "model", save_plan=tmp_path / "p", **AUTO)
+    prune_checkpoint(tmp_path / "model", tmp_path / "at once", **AUTO)
+    prune_checkpoint(tmp_path / "model", tmp_path / "planned", plan=tmp_path / "p", verify="full")
+    one, other = values_of(tmp_path / "at once"), values_of(tmp_path / "planned")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    before = values_of(tmp_path / "model")
+    uncut = [name for name in one if one[name].shape == before[name].shape]
+    assert sorted(name for name in uncut if not torch.equal(one[name], before[name])) == [
+        f"transformer.h.{layer}.mlp.c_proj.bias" for layer in range(4)
+    ]
 
 
 def test_a_renamed_plan_finds_its_tensors(llama_folder: Path, planned: Path) -> None:

@@ -141,6 +141,29 @@ def test_families_without_an_entry_too(tmp_path: Path, family: str, way: str) ->
         assert different == []
 
 
+@pytest.mark.parametrize(
+    ("family", "way", "bias"),
+    [
+        ("gpt2", "AUTO", "mlp.c_proj.bias"),
+        ("phi", "attention, AUTO", "self_attn.dense.bias"),
+        ("gpt_oss", "AUTO", "mlp.experts.down_proj_bias"),
+    ],
+)
+def test_biases_that_make_up_for_lost_neurons_are_written(
+    tmp_path: Path, family: str, way: str, bias: str
+) -> None:
+    folder = saved(family, tmp_path)
+    found = both_ways(folder, tmp_path, WAYS[way], verify="full")
+    assert found is not None
+    result, streamed, expected = found
+    assert result.streamed
+    assert [name for name in streamed if not torch.equal(streamed[name], expected[name])] == []
+    before = values_of(folder)
+    changed = [name for name in streamed if name.endswith(f".{bias}")]
+    assert changed
+    assert not any(torch.equal(streamed[name], before[name]) for name in changed)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 @pytest.mark.parametrize("way", ["AUTO", "both"])

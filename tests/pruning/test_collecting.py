@@ -132,6 +132,20 @@ def test_tokens_count_by_their_scales_in_products_alone() -> None:
     close(inputs.norms, tokens.norm(dim=0))
 
 
+def test_a_constant_input_gives_sums_and_the_total_weight() -> None:
+    tokens, scales = normal(40, 5), normal(40, seed=1).abs()
+    inputs = Inputs.empty(5, CPU, moments=True, constant=True)
+    inputs.add((tokens[:30], scales[:30]), (tokens[30:], scales[30:]))
+    for found, part in zip(inputs.split(), (slice(30), slice(30, None)), strict=True):
+        weights = scales[part].square()
+        assert found.constant
+        close(found.inputs[-1, :-1], weights @ tokens[part])
+        close(found.inputs[-1, -1], weights.sum())
+        close(found.inputs[:-1, -1], weights @ tokens[part])
+    scaled = tokens * scales[:, None]
+    close(inputs.moments, scaled.T @ scaled)
+
+
 def test_a_token_with_large_states_counts_less() -> None:
     hidden = torch.stack([torch.full((4,), 3.0), torch.full((4,), 300.0)])[None]
     scales = Tokens.of(hidden, torch.ones(1, 2).bool(), 0).scales

@@ -20,9 +20,19 @@ WEIGHT = torch.tensor([[3.0, 1.0, 1.0]], dtype=torch.float64)
 KEEP = torch.tensor([1, 2])
 
 
-def moments_of(tokens: Tensor) -> Moments:
+def moments_of(tokens: Tensor, *, constant: bool = False) -> Moments:
     wide = tokens.double()
-    return Moments(wide.T @ wide, tokens=len(wide))
+    return Moments(wide.T @ wide, tokens=len(wide), constant=constant)
+
+
+def with_ones(tokens: Tensor) -> Tensor:
+    return torch.cat([tokens, torch.ones_like(tokens[:, :1])], dim=1)
+
+
+def with_intercept(weight: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with a constant input at the end, which is kept and gives nothing."""
+    width = weight.shape[1]
+    return torch.nn.functional.pad(weight, (0, 1)), torch.tensor([*keep.tolist(), width])
 
 
 def moments_with_targets(tokens: Tensor, outputs: Tensor) -> Moments:
@@ -120,6 +130,59 @@ def test_singular_moments_give_finite_weights_that_do_no_harm(tokens: Tensor) ->
     assert error_on(tokens, wanted, fit.weight, keep) <= fit.sliced_error + 1e-9
 
 
+def test_a_lost_input_that_never_changes_goes_into_the_intercept() -> None:
+    # x0 is always 5 and x1 is 1 and -1, so y = 2 x0 + 3 x1 = 10 + 3 x1. With the intercept x1 keeps
+    # its weight whatever the shrinkage; |y|^2 = 13^2 + 7^2 = 218, and sliced 2 * 10^2 are missed.
+    tokens = with_ones(torch.tensor([[5.0, 1.0], [5.0, -1.0]]))
+    weight, keep = with_intercept(torch.tensor([[2.0, 3.0]]), torch.tensor([1]))
+    moments = moments_of(tokens, constant=True)
+    for shrinkage in SHRINKAGES:
+        fit = fit_kept(weight, keep, moments, moments, [shrinkage])
+        torch.testing.assert_close(fit.weight, torch.tensor([[3.0, 10.0]]))
+        assert fit.error == pytest.approx(0, abs=1e-12)
+        assert fit.sliced_error == pytest.approx(200 / 218)
+
+
+def test_without_shrinkage_it_is_least_squares_with_an_intercept() -> None:
+    x, weight, keep = normal(60, 6) + 3, normal(4, 6, seed=1), torch.tensor([0, 2, 5])
+    fit = fit_kept(
+        *with_intercept(weight, keep),
+        moments_of(with_ones(x[:40]), constant=True),
+        moments_of(with_ones(x[40:]), constant=True),
+        [1e-13],
+    )
+    solved = torch.linalg.lstsq(with_ones(x[:, keep]), x @ weight.T).solution.T
+    torch.testing.assert_close(fit.weight, solved, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+def test_an_intercept_is_a_fit_about_the_mean(shrinkage: float) -> None:
+    """For tokens that count differently: W' from moments about m, b = W m - W' m[S]."""
+    x, weight, keep = normal(50, 6) + 2, normal(4, 6, seed=1), torch.tensor([0, 2, 5])
+    scales = normal(50, 1, seed=2).abs()
+    moments = moments_of(with_ones(x) * scales, constant=True)
+    fit = fit_kept(*with_intercept(weight, keep), moments, moments, [shrinkage])
+    w = scales.square()
+    mean = (w * x).sum(dim=0) / w.sum()
+    centred = (x - mean).T @ (w * (x - mean))
+    amount = shrinkage * float((w * x.square()).sum()) / 6
+    right = weight @ centred[:, keep] + amount * weight[:, keep]
+    new = torch.linalg.solve(centred[keep][:, keep] + amount * torch.eye(3), right.T).T
+    torch.testing.assert_close(fit.weight[:, :-1], new)
+    torch.testing.assert_close(fit.weight[:, -1], weight @ mean - new @ mean[keep])
+
+
+@given(seed=st.integers(0, 10_000))
+def test_where_the_mean_is_far_from_zero_an_intercept_helps(seed: int) -> None:
+    x, weight = normal(500, 6, seed=seed) + 5, normal(3, 6, seed=seed + 1)
+    keep = torch.tensor([1, 4])
+    without = fit_kept(weight, keep, moments_of(x[:400]), moments_of(x[400:]))
+    parts = (moments_of(with_ones(part), constant=True) for part in (x[:400], x[400:]))
+    fit = fit_kept(*with_intercept(weight, keep), *parts)
+    assert fit.sliced_error == pytest.approx(without.sliced_error)
+    assert fit.error < without.error
+
+
 def test_other_outputs_can_be_aimed_at() -> None:
     # Inputs are unit vectors, the outputs aimed at 5 and 6: |y|^2 = 25 + 36 = 61. The kept input
     # takes 5, and 36 are left. Sliced it has 1: (5 - 1)^2 + 36 = 52.
@@ -162,11 +225,12 @@ def test_the_weights_keep_their_dtype(dtype: torch.dtype) -> None:
 @given(
     seed=st.integers(0, 10_000),
     width=st.integers(2, 8),
-    few=st.integers(1, 6),
+    few=st.integers(0, 6),
+    constant=st.booleans(),
     data=st.data(),
 )
 def test_held_back_tokens_never_get_worse_and_errors_are_those_of_the_tokens(
-    seed: int, width: int, few: int, data: st.DataObject
+    seed: int, width: int, few: int, constant: bool, data: st.DataObject
 ) -> None:
     keep = torch.tensor(
         sorted(data.draw(st.sets(st.integers(0, width - 1), min_size=1, max_size=width)))
@@ -174,8 +238,11 @@ def test_held_back_tokens_never_get_worse_and_errors_are_those_of_the_tokens(
     mix = normal(width, width, seed=seed)
     fitting, held_back = normal(few, width, seed=seed + 1) @ mix, normal(4, width, seed=seed + 2)
     weight = normal(3, width, seed=seed + 3)
-    moments = moments_of(held_back)
-    fit = fit_kept(weight, keep, moments_of(fitting), moments)
+    if constant:
+        fitting, held_back = with_ones(fitting), with_ones(held_back)
+        weight, keep = with_intercept(weight, keep)
+    moments = moments_of(held_back, constant=constant)
+    fit = fit_kept(weight, keep, moments_of(fitting, constant=constant), moments)
     assert fit.error <= fit.sliced_error
     wanted = held_back @ weight.T
     direct = error_on(held_back, wanted, fit.weight, keep)

@@ -32,7 +32,7 @@ from optipfair.testing import TINY_FAMILIES, tiny_model
 
 PRUNABLE = [name for name in TINY_FAMILIES if not any(mlp.why_not for mlp in FAMILIES[name].mlps)]
 NEED_DATA = [name for name in CALIBRATED if CALIBRATED[name].needs_data]
-WITH_EXPERTS = ["mixtral", "qwen2_moe"]
+WITH_EXPERTS = ["mixtral", "qwen2_moe", "gpt_oss"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
 
@@ -135,6 +135,32 @@ def test_kept_neurons_make_up_for_lost_ones(
     assert float((better - wanted).norm()) < 0.95 * float((cut - wanted).norm())
     with torch.no_grad():
         assert torch.equal(reloaded(model)(token_ids).logits, model(token_ids).logits)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox", "phi"])
+def test_a_bias_takes_what_lost_neurons_give_in_the_mean(family: str) -> None:
+    """In the first layer, over tokens that count as the hidden states entering it say."""
+    whole = tiny_model(family).eval()
+    first = describe(whole).layers[0]
+    found = decision(whole, "OBS", compensate=True)
+    states: list[Tensor] = []
+    first.module.register_forward_pre_hook(lambda _m, args: states.append(args[0]))
+    wanted = outputs_of(whole, 0, "mlp").double()
+    real = zip(states, DATA, strict=True)
+    hidden = torch.cat([hidden[batch["attention_mask"].bool()] for hidden, batch in real]).double()
+    weights = 1 / (hidden.square().mean(dim=1) + 1e-6)
+
+    def gap(model: Any) -> float:
+        """The size of the mean error over the mean size of errors."""
+        misses = outputs_of(model, 0, "mlp").double() - wanted
+        return float((weights @ misses).norm() / (weights @ misses.norm(dim=1)))
+
+    sliced, fitted = copy.deepcopy(whole), copy.deepcopy(whole)
+    apply_plan(sliced, found.plan)
+    apply_plan(fitted, found.plan, found.replacements)
+    assert gap(sliced) > 0.1
+    assert gap(fitted) < 1e-3
+    assert not torch.equal(*(describe(m).mlps[0].down_bias for m in (whole, fitted)))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -316,6 +342,9 @@ def test_an_expert_without_tokens_keeps_the_longest_rows_and_its_weights(family:
             untouched += tuple(longest.tolist()) == keep
             small = read(new, mlp.spec.down)["down"][expert]
             assert torch.equal(small, down[expert][list(keep)])
+        if mlp.down_bias is not None:
+            kept_bias = found.replacements[cut.layer, cut.mlp, mlp.spec.down_bias]
+            assert torch.equal(kept_bias, mlp.down_bias)
     assert untouched >= len([mlp for mlp in mlps.values() if mlp.experts]) * 2
 
 
@@ -432,6 +461,27 @@ def test_layers_that_share_an_mlp_are_refused(
     model.model.layers[2].mlp = model.model.layers[0].mlp
     with refused(model, "Layers 0 and 2 share their mlp", UnsupportedModelError):
         pruned(model, **options)
+
+
+def test_layers_that_share_a_bias_are_refused(refused: Callable[..., Any]) -> None:
+    model = tiny_model("gpt2")
+    layers = model.transformer.h
+    layers[2].mlp.c_proj.bias = layers[0].mlp.c_proj.bias
+    with refused(model, "Layers 0 and 2 share their mlp", UnsupportedModelError):
+        pruned(model)
+
+
+def test_a_bias_that_nothing_is_cut_before_takes_no_replacement(
+    refused: Callable[..., Any],
+) -> None:
+    model = tiny_model("gpt2")
+    found = decision(model, layer_indices=[1])
+    other = {
+        (2, *key[1:]): tensor for key, tensor in found.replacements.items() if key[2][-1] == "s"
+    }
+    assert other
+    with refused(model, "replacement of 'mlp.c_proj.bias' in layer 2", ArgumentError):
+        apply_plan(model, found.plan, other)
 
 
 def test_nan_activations_are_refused_naming_the_layer(refused: Callable[..., Any]) -> None:

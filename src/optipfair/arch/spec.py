@@ -105,6 +105,12 @@ class MLPSpec:
     def down(self) -> TensorSlot:
         return next(slot for slot in self.slots if slot.role == "down")
 
+    @property
+    def down_bias(self) -> str:
+        """Path of the bias behind the down projection, which not every MLP has; it is never cut."""
+        weight = self.down.name
+        return f"{self.down.module}.bias" if weight.endswith(".weight") else f"{weight}_bias"
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTensors:

@@ -56,6 +56,11 @@ class MLPView:
         return int(self.tensors[self.spec.down].shape[0]) if self.spec.experts else None
 
     @property
+    def down_bias(self) -> nn.Parameter | None:
+        """The bias behind the down projection, (H,) or (E, H); None where there is none."""
+        return _parameter(self.owner, self.spec.down_bias)
+
+    @property
     def expansion_rate(self) -> float:
         """Width in percent of the hidden size."""
         return 100 * self.width / self.hidden_size

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..arch.saved import saved_form
 from ..pruning.holding import Key
-from .disk import StoredModel
+from .disk import NamesUnknownError, StoredModel
 from .scoring import TORCH_DTYPES
 
 _KEPT = 2  # layers' tensors in memory while they are written, whose experts are apart on disk
@@ -35,14 +35,15 @@ class StoredReplacements:
     @cached_property
     def keys(self) -> dict[str, Key]:
         """Name on disk → the replaced tensor that it is, or is a part of."""
-        mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in self.stored.view.mlps}
-        return {
+        twin = self.stored.view.model
+        found = {
             name: key
-            for place in sorted({(layer, mlp) for layer, mlp, _ in self.tensors})
-            for name, (_, pieces) in self.stored.stored_mlp(mlps[place]).tensors.items()
-            for key in [(*place, pieces[0].slot.name)]
-            if key in self.tensors
+            for key in self.tensors
+            for name in self._named_here(key, twin.get_parameter(self._live_name(key)).detach())
         }
+        for name in found.keys() - self.stored.tensors.keys():  # tied to another layer's
+            raise NamesUnknownError(f"{name} is stored under another name.")
+        return found
 
     def chunks(self, name: str, dtype: str) -> Iterator[memoryview]:
         """The bytes of a stored tensor, in the dtype to store."""
@@ -59,7 +60,12 @@ class StoredReplacements:
         return lru_cache(maxsize=_KEPT)(self._as_saved)
 
     def _as_saved(self, key: Key) -> dict[str, Tensor]:
-        layer, _, tensor_name = key
-        name = f"{self.stored.view.layers_path}.{layer}.{tensor_name}"
-        found = saved_form(self.stored.view.model, {name: self.tensors[key]})
+        return self._named_here(key, self.tensors[key])
+
+    def _named_here(self, key: Key, tensor: Tensor) -> dict[str, Tensor]:
+        """A tensor as it is stored, by its names on disk."""
+        found = saved_form(self.stored.view.model, {self._live_name(key): tensor})
         return self.stored.named_here(found)
+
+    def _live_name(self, key: Key) -> str:
+        return f"{self.stored.view.layers_path}.{key[0]}.{key[2]}"

@@ -102,8 +102,8 @@ def _names(registry: Any) -> str:
 @click.option(
     "--preset",
     type=click.Choice(["quality"]),
-    help="quality: what keeps most of it. --method AUTO; with DEPTH the block of layers that is "
-    "missed least, and compensation. Needs --calibration.",
+    help="quality: what keeps most of it. --method AUTO; with DEPTH or BOTH the block of layers "
+    "that is missed least, and compensation. Needs --calibration.",
 )
 @click.option(
     "--calibration", metavar="TEXT", help="Text to calibrate on: .txt, .jsonl, or a dataset id."

@@ -26,7 +26,7 @@ from .collecting import Inputs, MLPInputs, Tokens, collecting
 from .compensation import Fit, fit_kept
 from .plan import PruningPlan, WidthCut
 from .stream import LIVE, Batches, LayerSource, run_layer
-from .surgery import cut_mlp
+from .surgery import cut_mlp, replaced_in
 
 Key = tuple[int, str]  # layer, MLP
 Choose = Callable[[MLPView, int, Inputs, int], Tensor]  # MLP, expert, inputs, count → kept (k,)
@@ -137,7 +137,10 @@ def _decide_layer(
     views = [find_mlp(layer.index, copied, spec) for spec in widths]
     mlps = [mlp for mlp in views if mlp is not None and widths[mlp.spec] < mlp.width]
     moments = recipe.needs_moments or recipe.compensate
-    inputs = [MLPInputs(mlp, moments=moments) for mlp in mlps]
+    inputs = [
+        MLPInputs(mlp, moments=moments, constant=recipe.compensate and mlp.down_bias is not None)
+        for mlp in mlps
+    ]
     again = bool(mlps) and recipe.sequential
     _run(copied, layer.index, batches, inputs, keep=not again)
     for each in inputs:
@@ -176,8 +179,8 @@ def _decide(inputs: MLPInputs, count: int, recipe: Recipe, found: Calibrated) ->
     found.cuts.append(WidthCut(mlp.layer, mlp.spec.name, mlp.width, cut))
     fits = [fit for _, fit in decided if fit is not None]
     if fits:
-        tensor = _stored(mlp, [fit.weight for fit in fits])
-        found.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name] = tensor
+        for name, tensor in _stored(mlp, [fit.weight for fit in fits]).items():
+            found.replacements[mlp.layer, mlp.spec.name, name] = tensor
         found.errors.append(_mean_error(mlp, fits))
 
 
@@ -193,7 +196,11 @@ def _decide_part(
     down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"]  # (I, H) or (E, I, H)
     matrix = down[expert] if mlp.spec.experts else down
     columns = rows_of(keep, mlp.spec.down.rows)
-    fit = fit_kept(matrix.T.float(), columns, *part.split())
+    weight = matrix.T.float()
+    if part.constant:  # one more input, whose weights are what is added to the bias
+        columns = torch.cat([columns, columns.new_tensor([weight.shape[1]])])
+        weight = nn.functional.pad(weight, (0, 1))
+    fit = fit_kept(weight, columns, *part.split())
     if world_size() > 1:  # it is sent to the others, which have devices of their own
         fit = replace(fit, weight=fit.weight.cpu())
     return kept, fit
@@ -220,12 +227,20 @@ def _mean_error(mlp: MLPView, fits: Sequence[Fit]) -> LayerError:
     )
 
 
-def _stored(mlp: MLPView, weights: list[Tensor]) -> Tensor:
-    """New down weights, each (H, k), in the form and dtype in which the model holds them."""
+def _stored(mlp: MLPView, weights: list[Tensor]) -> dict[str, Tensor]:
+    """New down weights, each (H, k), in the form and dtype in which the model holds them.
+
+    Where there is a bias, a last column says what is added to it.
+    """
     slot: TensorSlot = mlp.spec.down
-    old = mlp.tensors[slot]
+    old, bias = mlp.tensors[slot], mlp.down_bias
     stacked = torch.stack(weights) if mlp.spec.experts else weights[0]  # neurons last
-    return stacked.movedim(-1, slot.axis).contiguous().to(old)
+    if bias is None:
+        return {slot.name: stacked.movedim(-1, slot.axis).contiguous().to(old)}
+    return {
+        slot.name: stacked[..., :-1].movedim(-1, slot.axis).contiguous().to(old),
+        mlp.spec.down_bias: (bias.detach().float() + stacked[..., -1].to(bias.device)).to(bias),
+    }
 
 
 def cut_copy(mlps: Sequence[MLPView], found: Calibrated, layer: int) -> None:
@@ -233,12 +248,7 @@ def cut_copy(mlps: Sequence[MLPView], found: Calibrated, layer: int) -> None:
     cuts = {cut.mlp: cut for cut in found.cuts if cut.layer == layer}
     done: set[int] = set()
     for mlp in mlps:
-        own = {
-            slot: found.replacements[layer, mlp.spec.name, slot.name]
-            for slot in mlp.tensors
-            if (layer, mlp.spec.name, slot.name) in found.replacements
-        }
-        cut_mlp(mlp, cuts[mlp.spec.name], done, own)
+        cut_mlp(mlp, cuts[mlp.spec.name], done, replaced_in(mlp, found.replacements))
 
 
 def with_cuts(plan: PruningPlan, found: Calibrated) -> PruningPlan:

@@ -82,6 +82,8 @@ def check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Rep
             left = kept.get((mlp.layer, mlp.spec.name), mlp.width)
             shape[slot.axis] = shape[slot.axis] * left // mlp.width
             shapes[mlp.layer, mlp.spec.name, slot.name] = tuple(shape)
+        if mlp.down_bias is not None and (mlp.layer, mlp.spec.name) in kept:
+            shapes[mlp.layer, mlp.spec.name, mlp.spec.down_bias] = tuple(mlp.down_bias.shape)
     for key in replacements:
         shape_found = shape_of(replacements, key)
         if shapes.get(key) != shape_found:

@@ -118,6 +118,7 @@ class Inputs:
         tokens: how many, of all.
         products: sums of x x^T of the tokens to fit on and of the others; None if only squares are
             kept.
+        constant: whether an x of the products ends with a 1, for a bias.
         unit: how many neighbouring inputs stay or go together (the columns of attention heads).
         groups: as many units stay in each of so many groups.
     """
@@ -126,16 +127,25 @@ class Inputs:
     total: Tensor
     tokens: int = 0
     products: tuple[Products, Products] | None = None
+    constant: bool = False
     unit: int = 1
     groups: int = 1
 
     @classmethod
     def empty(
-        cls, width: int, device: torch.device, *, moments: bool, unit: int = 1, groups: int = 1
+        cls,
+        width: int,
+        device: torch.device,
+        *,
+        moments: bool,
+        constant: bool = False,
+        unit: int = 1,
+        groups: int = 1,
     ) -> Inputs:
         zeros = torch.zeros(2, width, dtype=torch.float64, device=device)
-        pair = (Products(width, device), Products(width, device)) if moments else None
-        return cls(zeros[0], zeros[1], products=pair, unit=unit, groups=groups)
+        size = width + constant
+        pair = (Products(size, device), Products(size, device)) if moments else None
+        return cls(zeros[0], zeros[1], 0, pair, constant, unit, groups)
 
     def add(self, *groups: tuple[Tensor, Tensor]) -> None:
         """Add tokens to fit on, (T, I), and tokens that are held back, with their scales (T,)."""
@@ -149,7 +159,17 @@ class Inputs:
                 self.squares += chunk.square().sum(dim=0)
                 self.total += chunk.sum(dim=0)
             if self.products is not None:
-                self.products[number].add(wide * scales[:, None])
+                self.products[number].add(self._scaled(wide, scales))
+
+    def _scaled(self, values: Tensor, scales: Tensor) -> Tensor:
+        """Tokens times their scales, (T, I), with the constant at the end where there is one."""
+        if not self.constant:
+            return values * scales[:, None]
+        width = values.shape[1]
+        scaled = values.new_empty(len(values), width + 1)
+        torch.mul(values, scales[:, None], out=scaled[:, :width])
+        scaled[:, width] = scales
+        return scaled
 
     def sum_over_processes(self) -> None:
         """Take the sums over the tokens of all processes."""
@@ -173,24 +193,29 @@ class Inputs:
     def moments(self) -> Tensor:
         """Second moments of all tokens, (I, I)."""
         fitting, held_back = self.split()
-        return fitting.inputs + held_back.inputs
+        width = len(self.squares)
+        return (fitting.inputs + held_back.inputs)[:width, :width]
 
     def split(self) -> tuple[Moments, Moments]:
         """Moments to fit on, and those to judge by."""
         assert self.products is not None
-        return Moments(self.products[0].sums), Moments(self.products[1].sums)
+        fitting, held_back = (Moments(each.sums, constant=self.constant) for each in self.products)
+        return fitting, held_back
 
 
 class MLPInputs:
-    """The inputs of one MLP's down projection, for each expert where there are."""
+    """The inputs of one MLP's down projection, for each expert where there are.
 
-    def __init__(self, mlp: MLPView, *, moments: bool) -> None:
+    With `constant` and moments, these have one input more, which is always 1.
+    """
+
+    def __init__(self, mlp: MLPView, *, moments: bool, constant: bool = False) -> None:
         check_experts(mlp)
         self.mlp = mlp
         device = mlp.tensors[mlp.spec.down].device
         size, unit, groups = mlp.down_inputs, mlp.spec.down.rows, mlp.spec.groups
         self.parts = [
-            Inputs.empty(size, device, moments=moments, unit=unit, groups=groups)
+            Inputs.empty(size, device, moments=moments, constant=constant, unit=unit, groups=groups)
             for _ in range(mlp.experts or 1)
         ]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 # Relative to the mean of the moments' diagonal; infinity is plain slicing.
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Moments:
         targets: sum of y x^T, (H, I); None where y is the projection's own output.
         power: sum of |y|^2; None where `targets` is.
         tokens: how many tokens.
+        constant: whether the last input is always 1, so that its weights are an intercept.
     """
 
     inputs: Tensor
     targets: Tensor | None = None
     power: float | None = None
     tokens: int = 0
+    constant: bool = False
 
     def __add__(self, other: Moments) -> Moments:
         both = self.targets is not None and other.targets is not None
@@ -41,6 +44,7 @@ class Moments:
             self.targets + other.targets if both else None,  # type: ignore[operator]
             (self.power or 0.0) + (other.power or 0.0) if both else None,
             self.tokens + other.tokens,
+            self.constant,
         )
 
 
@@ -76,6 +80,9 @@ def fit_kept(
     slicing, so that little data does little harm. l is relative to the mean of C's diagonal and is
     chosen on the held-back tokens; where none beats plain slicing there, slicing it is. The chosen
     one is then solved once more from all tokens.
+
+    With a constant input, which must be kept, its weights are free of shrinkage. This is the same
+    as fitting moments about the mean, and the outputs' means then: b = W m - W' m[S].
 
     Args:
         weight: (H, I).
@@ -120,24 +127,27 @@ class _Sums:
         wanted: sum of y x^T over them, (H, k).
         power: sum of |y|^2.
         unit: mean second moment of all inputs, in which shrinkage is counted.
+        constant: whether the last input is always 1; it is not shrunk.
     """
 
     gram: Tensor
     wanted: Tensor
     power: float
     unit: float
+    constant: bool
 
     @classmethod
     def of(cls, weight: Tensor, keep: Tensor, moments: Moments) -> _Sums:
         inputs = moments.inputs.double()
-        unit = float(inputs.diagonal().mean())
+        unit = float(inputs.diagonal()[: len(inputs) - moments.constant].mean())
         gram = inputs[keep][:, keep]
         if moments.targets is not None:
             wanted = moments.targets.double()[:, keep]
-            return cls(gram, wanted, float(moments.power or 0.0), unit)
+            return cls(gram, wanted, float(moments.power or 0.0), unit, moments.constant)
         wide = weight.double()
         wanted = wide @ inputs  # (H, I)
-        return cls(gram, wanted[:, keep], float((wanted * wide).sum()), unit)
+        power = float((wanted * wide).sum())
+        return cls(gram, wanted[:, keep], power, unit, moments.constant)
 
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(
@@ -145,14 +155,17 @@ class _Sums:
             self.wanted + other.wanted,
             self.power + other.power,
             self.unit + other.unit,
+            self.constant,
         )
 
     def solve(self, sliced: Tensor, shrinkage: float) -> Tensor:
         """The ridge solution, (H, k)."""
-        amount = max(shrinkage * self.unit, 1e-30)
-        right = self.wanted + amount * sliced
+        amounts = torch.full_like(sliced[0], max(shrinkage * self.unit, _TINY))
+        if self.constant:
+            amounts[-1] = _TINY
+        right = self.wanted + amounts * sliced
         gram = self.gram.clone()
-        gram.diagonal().add_(amount)
+        gram.diagonal().add_(amounts)
         factor, failed = torch.linalg.cholesky_ex(gram)
         if bool(failed):  # a semi-definite matrix and a tiny shrinkage
             solution: Tensor = torch.linalg.lstsq(gram, right.T).solution.T
@@ -162,7 +175,7 @@ class _Sums:
     def error(self, new: Tensor) -> float:
         """Squared error of the outputs with these weights (H, k), over the squared outputs."""
         difference = self.power - 2 * (self.wanted * new).sum() + (new @ self.gram * new).sum()
-        return max(float(difference), 0.0) / max(self.power, 1e-30)
+        return max(float(difference), 0.0) / max(self.power, _TINY)
 
 
 def _lowest(error_of: Callable[[float], float], candidates: Sequence[float]) -> float:

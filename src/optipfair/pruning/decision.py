@@ -231,7 +231,9 @@ def _check_not_shared(view: ModelView, plan: PruningPlan) -> None:
     for mlp in view.mlps:
         if (mlp.layer, mlp.spec.name) not in cut:
             continue
-        first = owners.setdefault(id(mlp.tensors[mlp.spec.down]), mlp)
+        tensors = (mlp.tensors[mlp.spec.down], mlp.down_bias)
+        own = [owners.setdefault(id(tensor), mlp) for tensor in tensors if tensor is not None]
+        first = next((owner for owner in own if owner is not mlp), mlp)
         if first is not mlp:
             raise UnsupportedModelError(
                 f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so they cannot "

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.slots import take, zero_
-from ..arch.spec import TensorSlot
 from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
 from ..progress import track
@@ -83,12 +82,7 @@ def carry_out(
     done: set[int] = set()
     for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
         mlp = mlps[cut.layer, cut.mlp]
-        own = {
-            slot: replacements[cut.layer, cut.mlp, slot.name]
-            for slot in mlp.tensors
-            if (cut.layer, cut.mlp, slot.name) in replacements
-        }
-        cut_mlp(mlp, cut, done, own)
+        cut_mlp(mlp, cut, done, replaced_in(mlp, replacements))
     for parameter, tensor in _whole_replacements(view, plan, replacements):
         _replace(parameter, tensor.to(parameter.device), parameter.grad)
     for index in reversed(plan.drop_layers):
@@ -114,25 +108,31 @@ def _whole_replacements(
     return [(slots[key], replacements[key]) for key in replacements if key[:2] not in cut]
 
 
+def replaced_in(mlp: MLPView, replacements: Replacements) -> dict[str, Tensor]:
+    """Those of one MLP, by the tensors' names."""
+    own = (mlp.layer, mlp.spec.name)
+    return {key[2]: replacements[key] for key in replacements if key[:2] == own}
+
+
 @torch.no_grad()
 def cut_mlp(
     mlp: MLPView,
     cut: WidthCut,
     done: set[int],
-    replaced: Mapping[TensorSlot, Tensor] = MappingProxyType({}),
+    replaced: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Replace the tensors of one MLP; all new ones exist before the first old one goes.
 
     Tensors that two MLPs share are cut once: `done` holds the identities of those already cut.
-    Where `replaced` has a tensor, it takes the place of the cut one.
+    Where `replaced` has a tensor, it takes the place of the cut one, or of the bias behind them.
     """
     keep = torch.tensor(cut.keep if mlp.spec.experts else cut.keep[0])
     parameters = {
         slot: parameter for slot, parameter in mlp.tensors.items() if id(parameter) not in done
     }
     new = {
-        slot: replaced[slot].to(parameter.device)
-        if slot in replaced
+        slot: replaced[slot.name].to(parameter.device)
+        if slot.name in replaced
         else take(parameter.data, slot, keep)
         for slot, parameter in parameters.items()
     }
@@ -144,6 +144,9 @@ def cut_mlp(
     for slot, parameter in parameters.items():
         _replace(parameter, new[slot], gradients.get(slot))
         done.add(id(parameter))
+    bias = mlp.down_bias
+    if bias is not None and mlp.spec.down_bias in replaced:
+        _replace(bias, replaced[mlp.spec.down_bias].to(bias.device), bias.grad)
 
 
 def _replace(parameter: nn.Parameter, data: Tensor, gradient: Tensor | None) -> None:

@@ -65,7 +65,9 @@ def loaded_run(
             describe(model), todo, batches, holding=options.holding, show_progress=show
         )
     decision = data.recorded(decision, drawn)
-    return _LoadedRun(source, model, tokenizer, decision, options, drawn.held_back if drawn else [])
+    held_back = drawn.held_back if drawn else []
+    with data.reading():
+        return _LoadedRun(source, model, tokenizer, decision, options, held_back)
 
 
 class _LoadedRun:

@@ -49,7 +49,6 @@ def stored_run(
         Other errors of this library: refused, nothing was written.
     """
     code, show = options.trust_remote_code, options.show_progress
-    given = todo if isinstance(todo, Decision) else None
     asked = todo.plan if isinstance(todo, Decision) else todo
     with data.reading():
         stored = StoredModel(folder, load_config(source, trust_remote_code=code))
@@ -72,9 +71,10 @@ def stored_run(
             show_progress=show,
         )
     decision = data.recorded(decision, drawn)
-    run = _StoredRun(stored, decision, options, drawn.held_back if drawn else [])
-    if given is not None and not options.check_weights:
-        check_cut_weights(stored, decision.plan, show)
+    with data.reading():
+        run = _StoredRun(stored, decision, options, drawn.held_back if drawn else [])
+        if isinstance(todo, Decision) and not options.check_weights:
+            check_cut_weights(stored, decision.plan, show)
     return run
 
 

@@ -41,7 +41,8 @@ from optipfair.pruning.surgery import apply_plan
 
 DATA = Path(os.environ.get("OPTIPFAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 TOKENS, CONTEXT = 20_000, 512
-SAMPLES, LENGTH = 128, 256
+LENGTH = 512
+PRESET, FEW = 128, 32  # sequences: what the command line draws by itself, and for all other rows
 SHARES = (10, 20, 30, 40, 50)
 DRAWN = (10, 30, 50)  # shares at which the preset, the hybrid and random have three draws
 STATIC = ("PPM", "VOW", "PON", "L2")
@@ -62,6 +63,7 @@ class Row:
     data: bool
     compensate: bool
     draw: int = 0
+    samples: int = FEW
 
     @property
     def key(self) -> str:
@@ -107,8 +109,8 @@ def equal_rows() -> Iterator[EqualRow]:
 
 def drawn_rows(draw: int) -> Iterator[Row]:
     for share in SHARES if draw == 0 else DRAWN:
-        yield Row("AUTO (preset)", share, "AUTO", True, True, draw)
-        yield Row("hybrid (MAW with data)", share, "MAW", True, False, draw)
+        yield Row("AUTO (preset)", share, "AUTO", True, True, draw, PRESET)
+        yield Row("hybrid (MAW with data)", share, "MAW", True, False, draw, PRESET)
         yield Row("RANDOM", share, "RANDOM", False, False, draw)
 
 
@@ -125,11 +127,12 @@ def all_rows() -> Iterator[Row | DepthRow | EqualRow]:
 def rows() -> Iterator[Row]:
     for draw in range(3):
         yield from drawn_rows(draw)
-    for share in SHARES:
+    for share in (10, 30, 50, 20, 40):
         yield from (
             Row(f"{method}, weights only", share, method, False, False) for method in STATIC
         )
         yield from (Row(method, share, method, True, False) for method in CALIBRATED)
+        yield Row("AUTO", share, "AUTO", True, True)
         yield Row("hybrid + compensation", share, "MAW", True, True)
         for method in (*STATIC[1:], *CALIBRATED, "RANDOM"):
             yield Row(f"{method} + compensation", share, method, True, True)
@@ -171,14 +174,14 @@ def measure(
     def chosen(method: str) -> Callable[[int], Any]:
         if method not in RANKED_STRATEGIES:
             return lambda count: select_layers_to_remove(len(layers), count, method)
-        return chosen_layers(method, view, draw(calibration, 0))
+        return chosen_layers(method, view, draw(calibration, 0, FEW))
 
     view = describe(dense)
     layers = view.layers
 
     @cache
-    def norms(number: int) -> Any:
-        return neuron_input_norms(view, draw(calibration, number))
+    def norms(number: int, samples: int) -> Any:
+        return neuron_input_norms(view, draw(calibration, number, samples))
 
     for row in all_rows():
         if row.key in known or (only is not None and not isinstance(row, ROWS[only])):
@@ -186,15 +189,15 @@ def measure(
         if time.monotonic() > until:
             return
         if isinstance(row, DepthRow):
-            batches = draw(calibration, 0) if row.compensate else []
+            batches = draw(calibration, 0, FEW) if row.compensate else []
             change = removing(chosen(row.method)(row.layers), batches)
         elif isinstance(row, EqualRow):
             block = chosen(BLOCK)
-            change = as_many(row, block, draw(calibration, 0))
+            change = as_many(row, block, draw(calibration, 0, FEW))
         elif (row.method, row.data, row.compensate) == ("MAW", True, False):
-            change = partial(scored_by, row, norms(row.draw))
+            change = partial(scored_by, row, norms(row.draw, row.samples))
         else:
-            change = narrowing(row, draw(calibration, row.draw) if row.data else [])
+            change = narrowing(row, draw(calibration, row.draw, row.samples) if row.data else [])
         keep(known, file, row.key, timed(dense, tokenizer, evaluated, change))
 
 
@@ -266,9 +269,9 @@ def timed(
     return {"perplexity": value, "seconds": seconds}
 
 
-def draw(ids: torch.Tensor, seed: int) -> list[Batch]:
+def draw(ids: torch.Tensor, seed: int, samples: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
-    starts = torch.randint(0, len(ids) - LENGTH, (SAMPLES,), generator=generator).tolist()
+    starts = torch.randint(0, len(ids) - LENGTH, (samples,), generator=generator).tolist()
     picked = torch.stack([ids[start : start + LENGTH] for start in starts])
     return [Batch(part, torch.ones_like(part).bool()) for part in torch.split(picked, 8)]
 
@@ -296,7 +299,7 @@ def print_table(known: dict[str, dict[str, float]]) -> None:
     print(
         f"optipfair {__version__}, transformers {transformers_version}, torch {torch.__version__}"
     )
-    print(f"bfloat16, calibration {SAMPLES} x {LENGTH} tokens")
+    print(f"bfloat16, calibration {FEW} x {LENGTH} tokens, {PRESET} for the preset and the hybrid")
     print(f"evaluated {TOKENS} tokens, context {CONTEXT}")
     dense = known["dense"]["perplexity"]
     print(

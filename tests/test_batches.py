@@ -89,6 +89,10 @@ def test_real_tokens_keep_their_order_and_move_to_the_left(rows: list[list[bool]
         ((IDS, -MASK), "no attention mask"),
         ((IDS, MASK.float()), "integers"),
         ((IDS, torch.zeros_like(IDS)), "no real token"),
+        (IDS.bool(), r"bool.*integers"),
+        (IDS.to(torch.complex64), r"complex64.*integers"),
+        (IDS.to("meta"), "sparse or on 'meta'. Give a dense tensor"),
+        (IDS.to_sparse(), "sparse or on 'meta'. Give a dense tensor"),
     ],
     ids=str,
 )

@@ -62,6 +62,7 @@ LEVELS = {
     "pruning.widths": 5,
     "pruning.scoring": 5,
     "pruning.calibration": 5,
+    "pruning.sequences": 5,
     "pruning.statistics": 5,
     "pruning.budget": 5,
     "pruning.request": 6,

@@ -84,7 +84,12 @@ def _as_matrix(values: object, name: str) -> Tensor:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as exc:
         raise DataError(f"{name} cannot be made into a tensor ({exc}). {_ALLOWED}") from exc
-    if tensor.dim() != 2 or tensor.numel() == 0 or tensor.is_floating_point():
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if name == "mask":
+        whole = whole or tensor.dtype == torch.bool
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise DataError(f"{name} is sparse or on 'meta'. Give a dense tensor with values.")
+    if tensor.dim() != 2 or tensor.numel() == 0 or not whole:
         raise DataError(
             f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; "
             f"integers of shape (batch, sequence) are needed. {_ALLOWED}"

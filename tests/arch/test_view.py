@@ -12,6 +12,7 @@ from torch import nn
 from optipfair import UnsupportedModelError, get_model_layers, validate_model_for_glu_pruning
 from optipfair.arch.families import FAMILIES
 from optipfair.arch.slots import read
+from optipfair.arch.twin import build_on_meta
 from optipfair.arch.view import describe
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
@@ -81,6 +82,16 @@ def test_describing_leaves_the_model_as_it_was(unchanged: Callable[..., Any]) ->
 def test_what_is_no_transformers_model_is_refused(thing: Any) -> None:
     with pytest.raises(UnsupportedModelError, match="PreTrainedModel"):
         get_model_layers(thing)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "olmoe"])
+def test_experts_of_which_there_are_none_are_refused(family: str) -> None:
+    config = tiny_model(family).config
+    field = "num_local_experts" if family == "mixtral" else "num_experts"
+    field = "n_routed_experts" if family == "deepseek_v3" else field
+    setattr(config, field, 0)
+    with pytest.raises(UnsupportedModelError, match=f"{family!r} has 0 experts .* at least one"):
+        describe(build_on_meta(config))
 
 
 def test_a_model_without_layers_is_refused(refused: Callable[..., Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,6 +26,10 @@ DATA = [torch.randint(0, 250, (24, 12), generator=torch.Generator().manual_seed(
 AUTO: dict[str, Any] = {
     "neuron_selection_method": "AUTO", "pruning_percentage": 40, "dataloader": DATA
 }  # fmt: skip
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    return tensor.numpy().tobytes()
 
 
 def values_of(folder: Path) -> dict[str, Tensor]:
@@ -94,6 +99,12 @@ def lacking_one(planned: Path, side: Path) -> None:
     save_file(tensors, side, metadata={"plan": PruningPlan.load(planned).digest})
 
 
+def with_other_values(planned: Path, side: Path) -> None:
+    content = bytearray(side.read_bytes())
+    content[-1] ^= 1
+    side.write_bytes(content)
+
+
 def edited(planned: Path, side: Path) -> None:
     """The plan no longer has the digest that its tensors are named by."""
     planned.write_text(planned.read_text().replace('"seed": 0', '"seed": 1').replace(
@@ -106,7 +117,8 @@ def edited(planned: Path, side: Path) -> None:
         (without, "not beside it.*save-plan.*is only removed"),
         (cut_off, "does not hold the tensors of a plan"),
         (of_another_plan, "tensors of another plan"),
-        (lacking_one, "tensors of another plan"),
+        (lacking_one, "is not as it was written. Copy it again, or decide anew"),
+        (with_other_values, "is not as it was written"),
         (edited, "not beside it"),
     ],
 )
@@ -124,7 +136,8 @@ def test_tensors_of_another_shape_are_refused(llama_folder: Path, planned: Path)
     plan = PruningPlan.load(planned)
     side = side_file(planned, plan)
     tensors = {name: tensor[:, :-1].contiguous() for name, tensor in load_file(side).items()}
-    save_file(tensors, side, metadata={"plan": plan.digest})
+    content = hashlib.sha256(b"".join(map(bytes_of, tensors.values()))).hexdigest()
+    save_file(tensors, side, metadata={"plan": plan.digest, "sha256": content})
     with pytest.raises(ArgumentError, match=r"replacement of .* in layer 0 has shape"):
         prune_checkpoint(llama_folder, plan=planned, dry_run=True)
 

@@ -82,6 +82,7 @@ def test_bad_width_requests_are_refused(
     refuses(match, "prune", "--model-path", llama_copy, "--output-path", output, *arguments)
 
 
+ONE_LAYER = ["--pruning-type", "DEPTH", "--num-layers-to-remove", "1"]
 DEPTH = [
     ([], "No depth target"),
     (["--num-layers-to-remove", "0"], "num_layers_to_remove=0"),
@@ -120,6 +121,46 @@ def test_bad_depth_requests_are_refused(
 ) -> None:
     command = ["prune", "--pruning-type", "DEPTH", "--output-path", llama_copy.parent / "out"]
     refuses(match, *command, "--model-path", llama_copy, *arguments)
+
+
+CALIBRATED = [
+    (
+        ONE_LAYER,
+        r"does not go with layer_selection_method='last', which needs no data. Choose .*'angu",
+    ),
+    ([*ONE_LAYER, "--no-compensate"], "does not go with layer_selection_method='last'"),
+    ([*ONE_LAYER, "--layer-selection-method", "anglar"], "Did you mean 'angular'"),
+    ([*ONE_LAYER, "--method", "AUTO"], "neuron_selection_method='AUTO' does not go with.*'DEPTH'"),
+    (["--calibration-samples", "0"], "calibration_samples=0 .* 1 or more"),
+    (["--calibration-samples", "9" * 20], "is more than the .* places .* Give fewer, or a longer"),
+    (["--calibration-length", "1"], "calibration_length=1 is no whole number of 2 or more"),
+    (["--calibration-length", "9" * 20], "Give a longer text, or a smaller calibration_length"),
+    (["--seed", "9" * 20], r"is no whole number from 0 to 2\*\*64 - 1"),
+    (["--layer-widths", "by_loss"], "by_loss'.*Use 'AUTO' or give compensate=True.$"),
+    (["--hidden-states", "dsk"], "Did you mean 'disk'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "match"), CALIBRATED, ids=str)
+def test_bad_calibrated_requests_are_refused(
+    refuses: Refuses, llama_copy: Path, arguments: list[str], match: str
+) -> None:
+    text = llama_copy.parent / "x.txt"
+    text.write_text("Some words, and some more of them. " * 40)
+    command = ["prune", "--output-path", llama_copy.parent / "out", "--calibration-length", "32"]
+    refuses(match, *command, "--model-path", llama_copy, "--calibration", text, *arguments)
+
+
+def test_widths_by_loss_ask_for_data(refuses: Refuses, llama_copy: Path) -> None:
+    command = ["prune", "--model-path", llama_copy, "--output-path", llama_copy.parent / "out"]
+    refuses("Use 'AUTO' or .*: --calibration", *command, "--layer-widths", "by_loss")
+
+
+def test_a_config_without_experts_is_refused(refuses_model: Refuses, llama_copy: Path) -> None:
+    tiny_model("mixtral").save_pretrained(llama_copy)
+    config = json.loads((llama_copy / "config.json").read_text())
+    (llama_copy / "config.json").write_text(json.dumps({**config, "num_local_experts": 0}))
+    refuses_model("has 0 experts .*; at least one is needed. Restore the config")
 
 
 def test_required_options_are_asked_for(refuses: Refuses, llama_copy: Path) -> None:

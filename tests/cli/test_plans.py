@@ -142,8 +142,8 @@ def test_a_plan_that_does_not_fit_or_is_none_is_refused(refuses: Refuses, llama_
     (there / "text.json").write_text("not json")
     for name, match in {
         "other.json": r"The plan is for a 'gpt2' of 4 layers; this is a 'llama' of 4\.",
-        "broken.json": "no pruning plan",
-        "text.json": "no pruning plan",
+        "broken.json": r"broken\.json: This is no pruning plan .* Give the file that --save-plan",
+        "text.json": r"text\.json: This is no pruning plan",
         "missing.json": r"The plan .*missing\.json cannot be read",
         "model": "The plan .*model cannot be read",
     }.items():
@@ -219,6 +219,30 @@ def test_removed_layers_are_made_up_for(llama_folder: Path, tmp_path: Path, run:
 
 
 @pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--pruning-percentage", 50), "Kept neurons make up for lost ones, by least squares."),
+        (("--pruning-type", "ATTENTION", "--pruning-percentage", 50), "Kept heads make up for"),
+        (("--pruning-type", "DEPTH", "--num-layers-to-remove", 1), "makes up for it, by least"),
+    ],
+    ids=str,
+)
+def test_what_makes_up_for_the_rest_is_said_where_it_does(
+    llama_folder: Path, tmp_path: Path, run: Run, options: tuple[object, ...], sentence: str
+) -> None:
+    text, plan = tmp_path / "x.txt", tmp_path / "plan.json"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    command = ("prune", "--model-path", llama_folder)
+    draw = ("--calibration", text, "--calibration-length", 32, "--compensate")
+    draw += () if "DEPTH" in options else ("--method", "AUTO")
+    assert sentence in run(*command, *options, *draw, "--save-plan", plan)[1]
+    plan.write_text(plan.read_text().replace('"compensate": true', '"compensate": false'))
+    code, out, _ = run(*command, "--plan", plan, "--dry-run")
+    assert code == 0
+    assert "least squares" not in out
+
+
+@pytest.mark.parametrize(
     ("kind", "expected"),
     [
         ("MLP_GLU", {"neuron_selection_method": "AUTO", "compensate": True}),
@@ -245,15 +269,65 @@ def test_the_preset_chooses_for_every_kind_of_pruning(
     assert result["cost"]["perplexity_ratio"] > 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("DEPTH", ["--layer-selection-method", "first"]),
+        ("DEPTH", ["--layer-selection-method", "last"]),  # the default, but given
+        ("DEPTH", ["--compensate"]),
+        ("DEPTH", ["--no-compensate"]),
+        ("BOTH", ["--layer-selection-method", "last"]),
+        ("BOTH", ["--method", "MAW"]),
+        ("MLP_GLU", ["--method", "MAW"]),
+        ("ATTENTION", ["--method", "OBS"]),
+        ("MLP_GLU", ["--plan", "plan.json"]),
+    ],
+    ids=str,
+)
 def test_a_preset_leaves_nothing_to_choose(
-    llama_copy: Path, tmp_path: Path, refuses: Refuses
+    llama_copy: Path, tmp_path: Path, refuses: Refuses, kind: str, option: list[str]
 ) -> None:
     command = ("prune", "--model-path", llama_copy, "--output-path", tmp_path / "out")
-    preset = ("--preset", "quality", "--pruning-type", "DEPTH", "--num-layers-to-remove", 1)
+    preset = ("--preset", "quality", "--pruning-type", kind, "--calibration", "x.txt")
+    refuses(f"{option[0]} and --preset exclude each other. Give", *command, *preset, *option)
+
+
+@pytest.mark.parametrize("size", [("--calibration-samples", 0), ("--calibration-length", 64)])
+@pytest.mark.parametrize("other", [(), ("--plan", "plan.json")])
+def test_how_text_is_drawn_needs_a_text(
+    llama_copy: Path,
+    tmp_path: Path,
+    refuses: Refuses,
+    size: tuple[object, ...],
+    other: tuple[str, ...],
+) -> None:
+    command = ("prune", "--model-path", llama_copy, "--output-path", tmp_path / "out")
+    name = str(size[0])[2:].replace("-", "_")
+    refuses(f"{name}={size[1]} says how .* there is none. Give .*--calib", *command, *size, *other)
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "file/plan.json", "/proc/plan.json"])
+def test_a_plan_file_that_cannot_be_written_is_refused_before_the_work(
+    llama_copy: Path, tmp_path: Path, refuses: Refuses, name: str
+) -> None:
+    (tmp_path / "file").touch()
     refuses(
-        "--layer-selection-method and --preset",
-        *command,
-        *preset,
-        "--layer-selection-method",
-        "first",
+        "The plan file .* cannot be written: .*Give",
+        *("prune", "--model-path", llama_copy, "--save-plan", tmp_path / name),
     )
+
+
+def test_a_text_too_short_to_measure_on_is_mentioned(
+    llama_folder: Path, tmp_path: Path, run: Run
+) -> None:
+    text = tmp_path / "x.txt"
+    text.write_text("Some words. " * 20)  # 240 tokens, less than ten sequences
+    command = ("prune", "--model-path", llama_folder, "--calibration", text, "--calibration-length")
+    for number, (length, found) in enumerate(((32, "Not measured: the cal"), (16, "Measured: "))):
+        code, out, _ = run(*command, length, "--output-path", tmp_path / str(number))
+        assert code == 0
+        assert f"\n{found}" in out
+        assert out.count("easured: ") == 1
+    code, out, _ = run(*command, 32, "--no-evaluate", "--output-path", tmp_path / "out")
+    assert code == 0
+    assert "easured: " not in out

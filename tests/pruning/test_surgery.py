@@ -50,6 +50,13 @@ def test_a_plan_read_from_a_file_does_the_same(logits_of: Callable[..., Tensor])
     assert torch.equal(logits_of(apply_plan(model, plan)), logits_of(other))
 
 
+@pytest.mark.parametrize("plan", [None, 5, {}, "plan.json"], ids=repr)
+def test_what_is_no_plan_is_refused(plan: Any, refused: Callable[..., Any]) -> None:
+    model = tiny_model("llama")
+    with refused(model, "is no PruningPlan. Give what plan_pruning"):
+        apply_plan(model, plan)
+
+
 def test_an_empty_plan_changes_nothing(unchanged: Callable[..., Any]) -> None:
     model = tiny_model("llama")
     with unchanged(model):

@@ -6,7 +6,7 @@ This is the only place that finds layers and MLPs in a model, by the table or by
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +128,19 @@ def describe(model: PreTrainedModel) -> ModelView:
         LayerView(index, module, _find_mlps(index, module, spec))
         for index, module in enumerate(container)
     )
+    _check_experts(model, layers)
     path = f"{prefix}.{spec.layers}" if prefix else spec.layers
     return ModelView(model, spec, path, container, layers, listed)
+
+
+def _check_experts(model: PreTrainedModel, layers: Sequence[LayerView]) -> None:
+    for mlp in (mlp for layer in layers for mlp in layer.mlps):
+        if mlp.experts == 0:
+            raise UnsupportedModelError(
+                f"The config of this {_model_type(model)!r} has 0 experts ({mlp.spec.name} of "
+                f"layer {mlp.layer}); at least one is needed. Restore the config or download the "
+                "model again."
+            )
 
 
 def _base_model(model: nn.Module) -> nn.Module:

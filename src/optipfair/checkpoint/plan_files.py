@@ -1,13 +1,15 @@
 """A plan on disk: its JSON, and beside it the tensors that replace cut ones, if there are any.
 
-`p.json` has them in `p.<digest of the plan>.safetensors`; the digest is in that file's header too.
+`p.json` has them in `p.<digest of the plan>.safetensors`; the digest is in that file's header too,
+with the SHA-256 of the tensors, so that a file that was changed or damaged is told.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +25,9 @@ from .reader import read_header
 from .scoring import TORCH_DTYPES
 
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_DIGEST = "plan"  # its key in the header's metadata
+_DIGEST, _CONTENT = "plan", "sha256"  # keys in the header's metadata
+_CHUNK = 1 << 20
+_WAY_OUT = "Copy it again, or decide anew with --save-plan (save_plan)"
 
 
 def save_plan(path: Path, plan: PruningPlan, replacements: Replacements) -> None:
@@ -51,8 +55,22 @@ def side_file(path: Path, plan: PruningPlan) -> Path:
 
 def needs_replacements(plan: PruningPlan) -> bool:
     """Whether a plan alone does not say all that is to be done."""
-    blocks = plan.request.get("replaced_blocks")
-    return bool(plan.request.get("compensate")) and bool(plan.width_cuts or blocks)
+    return bool(plan.request.get("compensate")) and bool(plan.width_cuts or _blocks(plan))
+
+
+def _blocks(plan: PruningPlan) -> set[tuple[int, str]]:
+    """Layer and MLP of what is fitted to removed blocks, as a plan records it.
+
+    Raises:
+        ArgumentError: the record is not as it was written.
+    """
+    try:
+        blocks = plan.request.get("replaced_blocks") or ()
+        return {(block["layer"], block["mlp"]) for block in blocks}
+    except (TypeError, KeyError) as exc:
+        raise ArgumentError(
+            f"The plan's replaced_blocks are not as they were written ({exc!r}). {_WAY_OUT}."
+        ) from exc
 
 
 def load_replacements(plan: PruningPlan, path: Path | None) -> Replacements:
@@ -91,14 +109,22 @@ def _opened(path: Path, plan: PruningPlan) -> ReplacedTensors:
             _key(name): Spilled(info.start, info.shape, TORCH_DTYPES[info.dtype])
             for name, info in infos.items()
         }
-        digest = _metadata(path).get(_DIGEST)
-    except (CheckpointError, OSError, ValueError, KeyError) as exc:
+        metadata = _metadata(path)
+        content = _content(path)
+    except CheckpointError as exc:
         raise ArgumentError(f"{path} does not hold the tensors of a plan: {exc}") from exc
-    if digest != plan.digest or not _are_of(places, plan):
+    except (OSError, ValueError, KeyError) as exc:
+        raise ArgumentError(
+            f"{path} does not hold the tensors of a plan ({exc}). {_WAY_OUT}."
+        ) from exc
+    digest = metadata.get(_DIGEST)
+    if digest != plan.digest:
         raise ArgumentError(
             f"{path} holds the tensors of another plan ({digest}; this one is {plan.digest}). Give "
             "the plan that they belong to, or decide anew with --save-plan (save_plan)."
         )
+    if metadata.get(_CONTENT) != content or not _are_of(places, plan):
+        raise ArgumentError(f"{path} is not as it was written. {_WAY_OUT}.")
     return ReplacedTensors.in_file(path, places)
 
 
@@ -106,8 +132,17 @@ def _are_of(keys: Iterable[Key], plan: PruningPlan) -> bool:
     """Whether these are all tensors that a plan needs; not every removed block needs one."""
     found = {key[:2] for key in keys}
     cuts = {(cut.layer, cut.mlp) for cut in plan.width_cuts}
-    blocks = plan.request.get("replaced_blocks", ())
-    return cuts <= found <= cuts | {(block["layer"], block["mlp"]) for block in blocks}
+    return cuts <= found <= cuts | _blocks(plan)
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of what follows the header."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -123,8 +158,10 @@ def _key(name: str) -> Key:
 
 
 def _write_tensors(file: BinaryIO, plan: PruningPlan, replacements: Replacements) -> None:
-    """A safetensors file, one tensor in memory at a time."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt", _DIGEST: plan.digest}}
+    """A safetensors file, one tensor in memory at a time; its checksum is filled in at the end."""
+    content = hashlib.sha256()
+    metadata = {"format": "pt", _DIGEST: plan.digest, _CONTENT: content.hexdigest()}
+    entries: dict[str, object] = {"__metadata__": metadata}
     position = 0
     for key in replacements:
         place = Spilled(position, shape_of(replacements, key), _dtype_of(replacements, key))
@@ -134,11 +171,20 @@ def _write_tensors(file: BinaryIO, plan: PruningPlan, replacements: Replacements
             "shape": list(place.shape),
             "data_offsets": [place.offset, position],
         }
+    file.write(_header(entries))
+    for key in replacements:
+        chunk = _bytes_of(replacements[key])
+        content.update(chunk)
+        file.write(chunk)
+    metadata[_CONTENT] = content.hexdigest()
+    file.seek(0)
+    file.write(_header(entries))
+
+
+def _header(entries: Mapping[str, object]) -> bytes:
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for key in replacements:
-        file.write(_bytes_of(replacements[key]))
+    return len(text).to_bytes(8, "little") + text
 
 
 def _dtype_of(replacements: Replacements, key: Key) -> torch.dtype:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..arch.spec import ATTENTION_UNITS
 from ..distributed import launched, launched_rank
@@ -226,7 +227,7 @@ def prune(**options: Any) -> None:
     if options["as_json"] and first:
         print_json(result.to_dict())
     elif not quiet:
-        _print(result)
+        _print(result, to_measure=options["calibration"] is not None and options["evaluate"])
 
 
 def _indices(text: str | None) -> list[int] | None:
@@ -245,6 +246,12 @@ def _of_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a preset stands for; what it chooses cannot be chosen beside it."""
     if options["preset"] is None:
         return {}
+    if options["plan"] is not None:
+        raise click.UsageError("--plan and --preset exclude each other. Give one of them.")
+    if options["calibration"] is None:
+        raise click.UsageError(
+            "--preset quality needs calibration data. Give a text with --calibration."
+        )
     chosen: dict[str, Any] = {}
     if options["pruning_type"] != "DEPTH":
         chosen["method"] = "AUTO"
@@ -252,15 +259,16 @@ def _of_preset(options: Mapping[str, Any]) -> dict[str, Any]:
         chosen["layer_selection_method"] = "block_perplexity"
     if options["pruning_type"] == "DEPTH":
         chosen["compensate"] = True
-    usual = {"method": "MAW", "layer_selection_method": "last", "compensate": None}
+    context = click.get_current_context()
     for name in chosen:
-        if options[name] != usual[name]:
-            option = "--" + name.replace("_", "-")
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            no = "no-" if options[name] is False else ""
+            option = f"--{no}{name.replace('_', '-')}"
             raise click.UsageError(f"{option} and --preset exclude each other. Give one of them.")
     return chosen
 
 
-def _print(result: PruneResult) -> None:
+def _print(result: PruneResult, *, to_measure: bool) -> None:
     from ..report.card import figures, what_was_done
 
     planned = result.output_path is None
@@ -282,6 +290,8 @@ def _print(result: PruneResult) -> None:
         click.echo(f"Verified: headers, copied bytes{cut}.")
     if result.cost is not None:
         click.echo(f"Measured: {result.cost.in_words()}.")
+    elif to_measure:
+        click.echo("Not measured: the calibration text is too short to hold a tenth of it back.")
     if not result.has_tokenizer:
         click.echo("The model has no tokenizer; none was written.")
     click.echo(f"Written to {result.output_path} in {result.seconds:.1f} s.")

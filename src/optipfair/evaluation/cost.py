@@ -9,7 +9,7 @@ Axes: `B` batch, `S` sequence, `H` hidden, `V` vocabulary, `T` predicted tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..batches import Batch
 from ..hooks import evaluating
 from ..pruning.calibration import model_inputs
+from ..pruning.sequences import check_sequences
 
 LARGE = 1.5  # perplexity after over before, from which on a user is warned
 
@@ -55,8 +56,13 @@ class Cost:
         )
 
 
-def final_states(model: Any, batches: Iterable[Batch]) -> list[Tensor]:
-    """What enters the head, (B, S, H) for each batch, on the CPU."""
+def final_states(model: Any, batches: Sequence[Batch]) -> list[Tensor]:
+    """What enters the head, (B, S, H) for each batch, on the CPU.
+
+    Raises:
+        DataError: tokens or lengths that the model does not know.
+    """
+    check_sequences(model, batches)
     found: list[Tensor] = []
     device = model.get_input_embeddings().weight.device
     with evaluating(model):

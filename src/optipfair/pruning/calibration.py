@@ -24,6 +24,7 @@ from ..distributed import gathered, is_shared_out, rank, share, sum_, together, 
 from ..errors import DataError, UnsupportedModelError
 from ..hooks import evaluating, recording_inputs
 from ..progress import track
+from .sequences import check_sequences
 
 _CHUNK_TOKENS = 64
 
@@ -164,6 +165,7 @@ def run_batches(
         evaluating(view.model),
         recording_inputs([(module, callback(update)) for module, update in updates]),
     ):
+        check_sequences(view.model, found)
         for batch in track(found, "calibrating", show_progress, unit="batch"):
             real = batch.attention_mask
             base(**model_inputs(batch, device), **extra)

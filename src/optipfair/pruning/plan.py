@@ -129,7 +129,10 @@ class PruningPlan:
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
             if isinstance(exc, ArgumentError):
                 raise
-            raise ArgumentError(f"This is no pruning plan as `to_json` writes it: {exc!r}") from exc
+            raise ArgumentError(
+                f"This is no pruning plan as `to_json` writes it: {exc!r}. Give the file that "
+                "--save-plan (save_plan) wrote, or pruning_plan.json of a pruned model."
+            ) from exc
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
@@ -137,8 +140,16 @@ class PruningPlan:
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:
-        """Read a plan that `save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Read a plan that `save` wrote.
+
+        Raises:
+            ArgumentError: the file holds no plan, or one of an unknown version.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            return cls.from_json(text)
+        except ArgumentError as exc:
+            raise ArgumentError(f"{path}: {exc}") from exc
 
     @property
     def digest(self) -> str:

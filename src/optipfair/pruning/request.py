@@ -10,7 +10,7 @@ from ..errors import ArgumentError
 from .allocation import LAYER_WIDTHS
 from .budget import Budget, read_budget
 from .importance import CalibratedCriterion, Criterion, criterion_named
-from .selection import RANKED_STRATEGIES, whole_number
+from .selection import RANKED_STRATEGIES, strategy_named, whole_number
 from .targets import (
     PRUNING_TYPES,
     DepthRequest,
@@ -140,8 +140,8 @@ def check_request(
         "layer_selection_method": layer_selection_method,
     }
     refuse_foreign(kind, _foreign(kind, given))
-    if kind == "DEPTH" and compensate and not data.given:
-        raise ArgumentError(_NEEDS_DATA)
+    if kind == "DEPTH":
+        _check_data_of_depth(layer_selection_method, data, compensate)
     _refuse_beside_attention(kind, {**given, "layer_indices": layer_indices}, attention_unit)
     width, depth, criterion = None, None, None
     if kind != "DEPTH":
@@ -166,7 +166,7 @@ def check_request(
         *(width, criterion, depth, budget, compensates, in_turn, check_seed(seed), unit),
         layer_widths=LAYER_WIDTHS.canonical(layer_widths),
     )
-    _check_layer_widths(request, neuron_selection_method)
+    _check_layer_widths(request, neuron_selection_method, data)
     if sequential and not request.by_layers:
         _refuse_sequential(neuron_selection_method, data)
     return request
@@ -178,28 +178,42 @@ def _data(dataloader: object, calibration: str | None) -> _Data:
 
 
 def _check_ranking(kind: str, layer_selection_method: str, data: _Data) -> None:
-    ranked = layer_selection_method in RANKED_STRATEGIES.names()
-    if ranked and kind in _WITH_DEPTH and not data.given:
+    ranked = kind in _WITH_DEPTH and _ranks(strategy_named(layer_selection_method))
+    if ranked and not data.given:
         raise ArgumentError(
             f"layer_selection_method={layer_selection_method!r} needs calibration data. "
             f"{_GIVE_DATA}, or use 'last' or 'first'."
         )
 
 
+def _ranks(layer_selection_method: str) -> bool:
+    return layer_selection_method in RANKED_STRATEGIES.names()
+
+
+def _check_data_of_depth(method: str, data: _Data, compensate: bool | None) -> None:
+    """Layers need data where it ranks them or fits others to them, and only there."""
+    compensate = check_flag("compensate", compensate, default=False)
+    if compensate and not data.given:
+        raise ArgumentError(_NEEDS_DATA)
+    if data.given and not compensate and not _ranks(method):
+        raise ArgumentError(
+            f"{data} does not go with layer_selection_method={method!r}, which needs no data. "
+            f"Choose layers by {', '.join(map(repr, RANKED_STRATEGIES.names()))}, give "
+            f"compensate=True, or leave the {data.name} out."
+        )
+
+
 def _foreign(kind: str, given: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """What belongs to another pruning type, each with its default; data may serve layers too."""
+    """What belongs to another pruning type, each with its default; data serves layers too."""
     names = {"MLP_GLU": _OF_DEPTH, "DEPTH": _OF_WIDTH}.get(kind, {})
-    ranks = kind == "DEPTH" and (
-        given["layer_selection_method"] in RANKED_STRATEGIES.names() or bool(given["compensate"])
-    )
     return {
         name: (given[name], default)
         for name, default in names.items()
-        if name in given and not (ranks and name in _DATA)
+        if name in given and name not in _DATA
     }
 
 
-def _check_layer_widths(request: PruningRequest, method: str) -> None:
+def _check_layer_widths(request: PruningRequest, method: str, data: _Data) -> None:
     if request.layer_widths == "uniform":
         return
     if request.kind != "MLP_GLU":
@@ -211,7 +225,7 @@ def _check_layer_widths(request: PruningRequest, method: str) -> None:
         raise ArgumentError(
             f"layer_widths={request.layer_widths!r} goes layer by layer through calibration data, "
             f"which neuron_selection_method={method!r} does not. Use 'AUTO' or give "
-            "compensate=True."
+            f"compensate=True.{'' if data.given else f' {_GIVE_DATA}.'}"
         )
 
 
@@ -260,8 +274,10 @@ def check_flag(name: str, value: object, *, default: bool) -> bool:
 
 def check_seed(seed: object) -> int:
     number = whole_number(seed)
-    if number is None or number < 0:
-        raise ArgumentError(f"seed={seed!r} is no whole number of 0 or more.")
+    if number is None or not 0 <= number < 2**64:
+        raise ArgumentError(
+            f"seed={seed!r} is no whole number from 0 to 2**64 - 1. Give one, for example 0."
+        )
     return number
 
 

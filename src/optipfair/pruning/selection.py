@@ -155,7 +155,7 @@ def check_layer_indices(name: str, values: object, total: int | None = None) -> 
     way_out = f"Give distinct indices from 0 to {last}, for example [0, 1]."
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise ArgumentError(f"{name}={values!r} is no sequence of layer indices. {way_out}")
-    given = list(values)
+    given = list(values) if getattr(values, "ndim", 1) else [values]
     indices = [whole_number(value) for value in given]
     wrong = [value for value, index in zip(given, indices, strict=True) if index is None]
     if wrong:

@@ -26,6 +26,7 @@ from ..errors import OptiPFairError, UnsupportedModelError
 from ..hooks import evaluating
 from .calibration import model_inputs, no_batch, read_batches
 from .holding import HiddenStates, Holding
+from .sequences import check_sequences
 
 _TOLERANCE = 1e-3
 
@@ -120,6 +121,7 @@ def capture(
     given = list(read_batches(batches))  # processes may wait for each other here
     found = Batches()
     with together(), evaluating(view.model):
+        check_sequences(view.model, given)
         found.forms = _checked_forms(view, source)
         for batch in given:
             calls = _record(view, batch, found.forms)

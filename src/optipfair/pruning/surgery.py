@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..arch.slots import take, zero_
 from ..arch.twin import apply_config
 from ..arch.view import MLPView, ModelView, describe
+from ..errors import ArgumentError
 from ..progress import track
 from .checks import (
     check_cuttable,
@@ -58,6 +59,10 @@ def apply_plan(
         ArgumentError: the plan or a replacement is for another model.
         UnsupportedModelError: the result would not reload as itself; nothing was changed.
     """
+    if not isinstance(plan, PruningPlan):
+        raise ArgumentError(
+            f"plan={plan!r} is no PruningPlan. Give what plan_pruning or PruningPlan.load returns."
+        )
     if plan.empty:
         return model
     view = seen_by(describe(model), plan.attention_unit)

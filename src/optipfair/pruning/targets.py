@@ -20,6 +20,7 @@ from .selection import (
     custom_layers,
     select_layers_to_remove,
     strategy_named,
+    whole_number,
 )
 
 DEFAULT_PERCENTAGE = 10
@@ -273,7 +274,7 @@ def explicit_percentage(pruning_type: object, percentage: Any, *others: object) 
     The default of 10 cannot be told from an explicit 10, so beside one of the `others` (a rate, a
     budget) and in depth pruning it counts as absent; any other value there is taken as given.
     """
-    is_default = not isinstance(percentage, bool) and percentage == DEFAULT_PERCENTAGE
+    is_default = isinstance(percentage, numbers.Real) and percentage == DEFAULT_PERCENTAGE
     elsewhere = pruning_type == "DEPTH" or any(target is not None for target in others)
     return None if is_default and elsewhere else percentage
 
@@ -346,10 +347,11 @@ def _number(name: str, value: object, way_out: str) -> float:
 def _check_divisor(value: object) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or value not in EXPANSION_DIVISORS:
+    number = whole_number(value)
+    if number not in EXPANSION_DIVISORS:
         allowed = ", ".join(map(str, EXPANSION_DIVISORS))
         raise ArgumentError(f"expansion_divisor={value!r} is not allowed. Use one of {allowed}.")
-    return int(value)
+    return number
 
 
 def _count_from_percentage(percentage: float, total_layers: int) -> int:
@@ -365,4 +367,7 @@ def _count_from_percentage(percentage: float, total_layers: int) -> int:
 
 def _one_of(names: list[str], allowed: list[str]) -> str:
     given = f"{' and '.join(names)} exclude each other" if names else "No depth target is given"
-    return f"{given}. Give exactly one of {', '.join(allowed)}."
+    return (
+        f"{given}. Give exactly one of {', '.join(allowed)} (with pruning_type='DEPTH' also named "
+        "pruning_percentage)."
+    )

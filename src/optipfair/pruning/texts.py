@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,20 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch
-from ..errors import DataError
+from ..errors import ArgumentError, DataError
 from .request import check_seed
-from .selection import check_layer_count
+from .selection import check_layer_count, whole_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_SAMPLES = 128
 _ROWS = 8  # sequences in a batch
 _HELD_BACK = 4096  # tokens
 _DATASET_TEXTS = 20_000  # rows of a dataset that are read at most
+_DATASET_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+_OF_FILES = {".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".txt"}
+_GIVE_FILE = "Give a .txt file, or a .jsonl file with a field 'text' in each line"
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class CalibrationText:
     """
 
     source: str
-    samples: int = 128
+    samples: int = _SAMPLES
     length: int = 512
     seed: int = 0
 
@@ -59,14 +64,16 @@ class CalibrationText:
 
         Raises:
             ArgumentError: a number out of range.
-            DataError: there is no such file.
+            DataError: there is no such file, or it is of another kind.
         """
         check_layer_count("calibration_samples", self.samples)
-        check_layer_count("calibration_length", self.length)
+        if (whole_number(self.length) or 0) < 2:
+            raise ArgumentError(
+                f"calibration_length={self.length!r} is no whole number of 2 or more. Give a "
+                "number of tokens, for example 512."
+            )
         check_seed(self.seed)
-        looks_local = Path(self.source).suffix in (".txt", ".jsonl", ".json")
-        if looks_local and not Path(self.source).is_file():
-            raise DataError(f"There is no calibration file {self.source}. Give its path.")
+        _check_source(self.source)
 
     def draw(self, tokenizer: PreTrainedTokenizerBase) -> Drawn:
         """Tokenise the text once and draw sequences from it, at random places.
@@ -75,16 +82,20 @@ class CalibrationText:
 
         Raises:
             DataError: the text cannot be read or is shorter than one sequence.
+            ArgumentError: more sequences than there are places where one can begin.
         """
         encode: Any = tokenizer
-        ids: Tensor = torch.tensor(encode("\n\n".join(self.texts()), verbose=False)["input_ids"])
+        text = "\n\n".join(self.texts()).encode(errors="replace").decode()  # half surrogates
+        ids: Tensor = torch.tensor(encode(text, verbose=False)["input_ids"])
         if len(ids) < self.length + 1:
             raise DataError(
                 f"The calibration text {self.source} has {len(ids)} tokens, a sequence takes "
-                f"{self.length}. Give a longer text, or a smaller calibration_length."
+                f"{self.length}, and one more is needed. Give a longer text, or a smaller "
+                "calibration_length."
             )
         held = min(max(_HELD_BACK // self.length, 1), len(ids) // (10 * self.length))
         end = len(ids) - held * self.length
+        self._check_samples(end - self.length)
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(0, end - self.length, (self.samples,), generator=generator)
         rows = torch.stack([ids[start : start + self.length] for start in starts.tolist()])
@@ -93,15 +104,59 @@ class CalibrationText:
     def texts(self) -> list[str]:
         """The texts, in order."""
         path = Path(self.source)
-        if not path.is_file():
+        if not _is_file(self.source):
             return _dataset_texts(self.source)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as exc:
-            raise DataError(f"The calibration file {path} cannot be read: {exc}.") from exc
-        if path.suffix != ".jsonl":
+            raise DataError(
+                f"The calibration file {path} cannot be read: {exc}. Give text in UTF-8."
+            ) from exc
+        if "\0" in text:
+            raise DataError(
+                f"The calibration file {path} holds zero bytes, so it is no text. {_GIVE_FILE}."
+            )
+        if path.suffix.lower() != ".jsonl":
             return [text]
-        return [_text_of(line, path, number) for number, line in enumerate(text.splitlines(), 1)]
+        lines = enumerate(text.split("\n"), 1)  # other line breaks may be part of a text
+        return [_text_of(line, path, number) for number, line in lines if line.strip()]
+
+    def _check_samples(self, places: int) -> None:
+        """Refuse to draw more sequences than begin at different places; the default always goes."""
+        if self.samples > max(places, _SAMPLES):
+            raise ArgumentError(
+                f"calibration_samples={self.samples} is more than the {places} places where a "
+                f"sequence of {self.length} tokens can begin in {self.source}. Give fewer, or a "
+                "longer text."
+            )
+
+
+def _check_source(source: str) -> None:
+    suffix = Path(source).suffix.lower()
+    is_id = suffix not in _OF_FILES and _DATASET_ID.fullmatch(source)
+    if _is_file(source) and suffix == ".json":
+        raise DataError(
+            f"The calibration file {source} is JSON, whose brackets and names are no text. "
+            f"{_GIVE_FILE}."
+        )
+    if not (_is_file(source) or is_id or (source.strip() and _is_folder(source))):
+        raise DataError(
+            f"There is no calibration file {source!r}. {_GIVE_FILE}, or the id of a dataset."
+        )
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).is_file()
+    except OSError:  # a name too long
+        return False
+
+
+def _is_folder(source: str) -> bool:
+    try:
+        return Path(source).is_dir()
+    except OSError:
+        return False
 
 
 def _batches(rows: Tensor, size: int = _ROWS) -> list[Batch]:
@@ -120,14 +175,18 @@ def digest(batches: list[Batch]) -> str:
 def _text_of(line: str, path: Path, number: int) -> str:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as exc:
-        raise DataError(f"{path}, line {number} is not valid JSON: {exc}.") from exc
+    except (ValueError, RecursionError) as exc:
+        why = f"{exc.msg}, column {exc.colno}" if isinstance(exc, json.JSONDecodeError) else exc
+        raise DataError(f"{path}, line {number} is not valid JSON ({why}). {_GIVE_FILE}.") from exc
     values = row if isinstance(row, dict) else {"text": row}
     texts = [values["text"]] if "text" in values else list(values.values())
     for text in texts:
         if isinstance(text, str):
             return text
-    raise DataError(f"{path}, line {number} holds no text. Give a field 'text' in each line.")
+    held = f", only {', '.join(map(repr, values))}"
+    if "text" in values:
+        held = f" but a {type(values['text']).__name__}"
+    raise DataError(f"{path}, line {number} holds no text{held}. {_GIVE_FILE}.")
 
 
 def _dataset_texts(name: str) -> list[str]:
@@ -135,8 +194,10 @@ def _dataset_texts(name: str) -> list[str]:
     try:
         import datasets
     except ImportError as exc:
+        kind = "a folder, no file" if _is_folder(name) else "no file"
         raise DataError(
-            f"{name!r} is no file. To read it as a dataset, install: pip install datasets"
+            f"The calibration text {name!r} is {kind}. {_GIVE_FILE}; to read a dataset, install: "
+            "pip install datasets"
         ) from exc
     try:
         rows = datasets.load_dataset(name, split="train", streaming=True).take(_DATASET_TEXTS)

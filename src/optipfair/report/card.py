@@ -143,7 +143,8 @@ def what_was_done(plan: PruningPlan) -> str:
         lines.append(
             f"Removed {len(plan.drop_layers)} of {plan.num_layers} decoder layers ({listed})."
         )
-    if plan.request.get("replaced_blocks"):
+    made_up_for = bool(plan.request.get("compensate"))
+    if made_up_for and plan.request.get("replaced_blocks"):
         lines.append("The layer before each removed block makes up for it, by least squares.")
     kept: dict[tuple[str, int], set[int]] = {}
     for cut in plan.width_cuts:
@@ -160,6 +161,8 @@ def what_was_done(plan: PruningPlan) -> str:
         data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"
         what = "Heads" if plan.attention_unit else "Neurons"
         lines.append(f"{what} were chosen by {method}, from {data}.")
+        if made_up_for:
+            lines.append(f"Kept {what.lower()} make up for lost ones, by least squares.")
     return " ".join(lines) or "Nothing was removed."
 
 

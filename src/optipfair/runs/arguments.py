@@ -56,12 +56,27 @@ def read_data(
 ) -> Data:
     """What to calibrate on, as far as it can be checked before it is read."""
     if calibration is None:
+        _refuse_sizes_without_text(samples, length)
         return Data(dataloader)
     if dataloader is not None:
         raise ArgumentError("calibration and dataloader exclude each other. Give one of them.")
     text = CalibrationText(str(calibration), samples, length, seed)
     text.check()
     return Data(text=text)
+
+
+def _refuse_sizes_without_text(samples: object, length: object) -> None:
+    usual = CalibrationText("")
+    sizes = {
+        "calibration_samples": (samples, usual.samples),
+        "calibration_length": (length, usual.length),
+    }
+    given = [f"{name}={value!r}" for name, (value, default) in sizes.items() if value != default]
+    if given:
+        raise ArgumentError(
+            f"{', '.join(given)} says how calibration text is drawn, but there is none. Give "
+            "calibration (--calibration on the command line), or leave it out."
+        )
 
 
 def _given_plan(plan: PruningPlan | str | Path, asked: Mapping[str, Any]) -> Decision:
@@ -101,9 +116,19 @@ def read_output(output_path: str | Path | None, source: Source, overwrite: bool)
 
 def check_plan_file(path: Path) -> None:
     """Refuse a file that cannot be written, before the work."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"cannot be written: there is no {path.parent}"
-        raise OutputError(f"The plan file {path} {what}. Give the name of a file.")
+    try:
+        if path.is_dir() or not path.parent.is_dir():
+            folder = path.is_dir()
+            what = "is a folder" if folder else f"cannot be written: there is no {path.parent}"
+            raise OutputError(f"The plan file {path} {what}. Give the name of a file.")
+        if is_first():
+            trial = path.with_name(f".{path.name}.partial")
+            trial.touch()
+            trial.unlink()
+    except OSError as exc:
+        raise OutputError(
+            f"The plan file {path} cannot be written: {exc.strerror}. Give another name."
+        ) from exc
 
 
 def read_verification(verify: bool | str) -> str:

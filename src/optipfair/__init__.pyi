@@ -1,5 +1,20 @@
 from ._version import __version__ as __version__
 from .analysis import Analysis as Analysis, analyze_model as analyze_model
+from .bias.metrics import calculate_bias_metrics as calculate_bias_metrics
+from .bias.prompts import (
+    ATTRIBUTES as ATTRIBUTES,
+    DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
+    PROMPT_TEMPLATES as PROMPT_TEMPLATES,
+    PromptPair as PromptPair,
+    generate_prompt_pairs as generate_prompt_pairs,
+    read_prompt_pairs as read_prompt_pairs,
+)
+from .bias.visualize import (
+    visualize_bias as visualize_bias,
+    visualize_heatmap as visualize_heatmap,
+    visualize_mean_differences as visualize_mean_differences,
+    visualize_pca as visualize_pca,
+)
 from .errors import (
     ArgumentError as ArgumentError,
     CheckpointError as CheckpointError,

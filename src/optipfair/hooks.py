@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 InputCallback = Callable[[nn.Module, tuple[object, ...]], None]
 
@@ -35,3 +36,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def recording(
+    hooks: Iterable[tuple[nn.Module, bool, Callable[[object], None]]],
+) -> Iterator[None]:
+    """Call each callback with its module's input or output, inside the `with` block.
+
+    Args:
+        hooks: module, whether its input is meant (what it is given by position), callback.
+    """
+    handles = []
+    try:
+        for module, inputs, callback in hooks:
+            handles.append(_watch(module, inputs, callback))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch(module: nn.Module, inputs: bool, callback: Callable[[object], None]) -> RemovableHandle:
+    if inputs:
+        return module.register_forward_pre_hook(lambda _module, given: callback(given))
+    return module.register_forward_hook(lambda _module, _given, output: callback(output))

@@ -90,7 +90,9 @@ def test_what_flows_on_is_what_the_layers_will_give(
     model = toy(family)
     kept: list[Any] = []
     capture = decision.capture
-    monkeypatch.setattr(decision, "capture", lambda *a, **k: kept.append(capture(*a, **k)) or kept[-1])
+    monkeypatch.setattr(
+        decision, "capture", lambda *a, **k: kept.append(capture(*a, **k)) or kept[-1]
+    )
     found = decide(describe(model), request(unit, sequential=sequential), batches())
     if sequential:
         apply_plan(model, found.plan, found.replacements)

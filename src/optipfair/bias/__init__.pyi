@@ -1,0 +1,16 @@
+from .layer_keys import COMPONENTS as COMPONENTS
+from .metrics import calculate_bias_metrics as calculate_bias_metrics
+from .prompts import (
+    ATTRIBUTES as ATTRIBUTES,
+    DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
+    PROMPT_TEMPLATES as PROMPT_TEMPLATES,
+    PromptPair as PromptPair,
+    generate_prompt_pairs as generate_prompt_pairs,
+    read_prompt_pairs as read_prompt_pairs,
+)
+from .visualize import (
+    visualize_bias as visualize_bias,
+    visualize_heatmap as visualize_heatmap,
+    visualize_mean_differences as visualize_mean_differences,
+    visualize_pca as visualize_pca,
+)

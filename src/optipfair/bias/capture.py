@@ -1,0 +1,253 @@
+"""Run prompts through a model once and hand what its components give, aligned, to reducers.
+
+Axes: `B` prompts of a batch, `S` sequence, `U` units of a component, `M` aligned units of tokens
+of all comparisons of a batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..arch.view import ModelView
+from ..errors import UnsupportedModelError
+from ..hooks import evaluating, recording
+from ..progress import track
+from .alignment import Alignment, align
+from .components import Tap, first_tensor, tap
+from .layer_keys import LayerKey
+from .tokens import Encoded
+
+BATCH_TOKENS = 2048  # of one batch, padding included
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two prompts and which of their tokens are compared."""
+
+    first: Encoded
+    second: Encoded
+    alignment: Alignment
+
+    @classmethod
+    def of(cls, first: Encoded, second: Encoded) -> Comparison:
+        return cls(first, second, align(first, second))
+
+
+class Reducer(Protocol):
+    """What keeps of activations the little that is asked for."""
+
+    def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
+        """Take a component's aligned activations, float32 (M, U) of both sides."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which rows of the aligned activations belong to which comparison.
+
+    Attributes:
+        start: number of the batch's first comparison.
+        sizes: units of tokens of each comparison of the batch; they follow each other.
+    """
+
+    start: int
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a capture saw beside the activations.
+
+    Attributes:
+        prompts: how many prompts ran, each once.
+        passes: in how many forward passes.
+        missing: component → layer → why it has none there.
+    """
+
+    prompts: int
+    passes: int
+    missing: dict[str, dict[int, str]]
+
+
+def capture(
+    view: ModelView,
+    comparisons: Sequence[Comparison],
+    components: Sequence[str],
+    layers: Sequence[int],
+    reducers: Sequence[Reducer],
+    *,
+    show_progress: bool = False,
+) -> Captured:
+    """Run every prompt once, without the head, and reduce what the components give on the way.
+
+    Args:
+        view: the model.
+        comparisons: what to compare; prompts that recur in one batch run once.
+        components: of `COMPONENTS`.
+        layers: layer numbers.
+        reducers: get all components of all layers, batch by batch.
+        show_progress: whether to show a bar.
+
+    Raises:
+        UnsupportedModelError: a component does not show what it should.
+        Errors of the model itself; it is left as it was.
+    """
+    taps, missing = _taps(view, components, layers)
+    prompts, passes = 0, 0
+    base: Any = view.model.base_model
+    keywords = (
+        {"use_cache": False} if "use_cache" in inspect.signature(base.forward).parameters else {}
+    )
+    batches = list(_batches(comparisons))
+    current: list[_Batch] = []
+
+    def watch(key: LayerKey, place: Tap) -> Callable[[object], None]:
+        return lambda value: _reduce(key, place, value, current[0], reducers)
+
+    hooks = [(place.module, place.inputs, watch(key, place)) for key, place in taps.items()]
+    embeddings: Any = view.model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    with evaluating(view.model), recording(hooks), _hint():
+        for batch in track(batches, "running prompts", show_progress, unit="batch"):
+            current[:] = [batch]
+            batch.seen.clear()
+            base(**batch.inputs(device), **keywords)
+            silent = [key for key in taps if key not in batch.seen]
+            for key in silent:
+                missing.setdefault(key.component, {})[key.layer] = "it did not run"
+            prompts += len(batch.prompts)
+            passes += 1
+    return Captured(prompts, passes, missing)
+
+
+def _taps(
+    view: ModelView, components: Sequence[str], layers: Sequence[int]
+) -> tuple[dict[LayerKey, Tap], dict[str, dict[int, str]]]:
+    taps: dict[LayerKey, Tap] = {}
+    missing: dict[str, dict[int, str]] = {}
+    for index in layers:
+        for component in components:
+            found = tap(view.layers[index], component)
+            if isinstance(found, Tap):
+                taps[LayerKey(component, index)] = found
+            else:
+                missing.setdefault(component, {})[index] = found
+    return taps, missing
+
+
+class _Batch:
+    """Some comparisons, their prompts padded to the right, and where their aligned tokens are."""
+
+    def __init__(self, start: int, comparisons: Sequence[Comparison]) -> None:
+        self.groups = Groups(start, tuple(len(c.alignment.units) for c in comparisons))
+        rows: dict[tuple[int, ...], int] = {}
+        for each in comparisons:
+            for encoded in (each.first, each.second):
+                rows.setdefault(encoded.ids, len(rows))
+        self.prompts = list(rows)
+        self.length = max(map(len, self.prompts))
+        self.seen: set[LayerKey] = set()
+        self._sides = tuple(self._places(comparisons, rows, side) for side in (0, 1))
+
+    def inputs(self, device: torch.device) -> dict[str, Tensor]:
+        ids = torch.zeros(len(self.prompts), self.length, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(self.prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+            mask[row, : len(prompt)] = 1
+        if bool(mask.all()):
+            return {"input_ids": ids.to(device)}
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+    def _places(
+        self, comparisons: Sequence[Comparison], rows: dict[tuple[int, ...], int], side: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions in the flattened batch, the unit each belongs to, and the units' sizes."""
+        places: list[int] = []
+        units: list[int] = []
+        sizes: list[int] = []
+        for each in comparisons:
+            row = rows[(each.first, each.second)[side].ids]
+            for unit in each.alignment.units:
+                tokens = (unit.first, unit.second)[side]
+                places += [row * self.length + token for token in tokens]
+                units += [len(sizes)] * len(tokens)
+                sizes.append(len(tokens))
+        return torch.tensor(places), torch.tensor(units), torch.tensor(sizes, dtype=torch.float32)
+
+    def aligned(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides of (B, S, U): the means of the tokens of each unit, float32 (M, U)."""
+        flat = values.reshape(len(self.prompts) * self.length, -1)
+        sides = []
+        for places, units, sizes in self._sides:
+            taken = flat[places.to(flat.device)].float()
+            if len(taken) > len(sizes):  # some units are of several tokens
+                summed = taken.new_zeros(len(sizes), taken.shape[1])
+                taken = summed.index_add_(0, units.to(flat.device), taken)
+                taken /= sizes.to(flat.device)[:, None]
+            sides.append(taken)
+        return sides[0], sides[1]
+
+
+def _batches(comparisons: Sequence[Comparison]) -> Iterator[_Batch]:
+    """As many comparisons together as fit, in order."""
+    held: list[Comparison] = []
+    start, longest = 0, 0
+    for number, each in enumerate(comparisons):
+        longer = max(longest, len(each.first), len(each.second))
+        if held and 2 * (len(held) + 1) * longer > BATCH_TOKENS:
+            yield _Batch(start, held)
+            held, start = [], number
+            longer = max(len(each.first), len(each.second))
+        held.append(each)
+        longest = longer
+    if held:
+        yield _Batch(start, held)
+
+
+def _reduce(
+    key: LayerKey, place: Tap, value: object, batch: _Batch, reducers: Sequence[Reducer]
+) -> None:
+    tensor = first_tensor(value)
+    tokens = len(batch.prompts) * batch.length
+    if tensor is None or tensor.shape[:-1].numel() != tokens:
+        shape = None if tensor is None else tuple(tensor.shape)
+        raise UnsupportedModelError(
+            f"{key} gives {shape} where the prompts have {tokens} tokens. Leave the component out."
+        )
+    batch.seen.add(key)
+    first, second = batch.aligned(tensor if place.part is None else place.part(tensor))
+    for reducer in reducers:
+        reducer.add(key, first, second, batch.groups)
+
+
+@contextmanager
+def _hint() -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as exc:
+        exc.add_note("Shorter prompts, fewer controls or a smaller dtype need less memory.")
+        raise
+
+
+class Kept:
+    """A reducer that keeps the aligned activations of some keys and comparisons, on the CPU."""
+
+    def __init__(self, keys: Sequence[LayerKey], comparisons: Sequence[int]) -> None:
+        self._wanted, self._numbers = set(keys), set(comparisons)
+        self.found: dict[tuple[int, LayerKey], tuple[Tensor, Tensor]] = {}
+
+    def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
+        if key not in self._wanted:
+            return
+        sizes = list(groups.sizes)
+        parts = zip(torch.split(first, sizes), torch.split(second, sizes), strict=True)
+        for number, (one, two) in enumerate(parts, start=groups.start):
+            if number in self._numbers:
+                self.found[number, key] = one.cpu().clone(), two.cpu().clone()

@@ -1,0 +1,380 @@
+"""Figures of the differences between two prompts. Each function returns a matplotlib `Figure`.
+
+They know numbers and labels only, no models. Nothing is registered with pyplot, so no window opens
+and nothing has to be closed. Colours: Okabe and Ito's, which colour-blind people tell apart, each
+with a marker of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import ArgumentError, UnknownNameError
+from ..registry import unknown_name
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
+_MARKERS = "os^Dv<>PX*"
+_ROWS, _COLUMNS = 40, 64  # more than this cannot be read in a heatmap
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a caller may change of every figure.
+
+    Attributes:
+        figsize: width and height in inches, None for one that fits what is drawn.
+        dpi: of raster formats.
+        cmap: colour map of heatmaps.
+        title: in the place of the figure's own.
+    """
+
+    figsize: tuple[float, float] | None = None
+    dpi: int = 120
+    cmap: str = "RdBu_r"
+    title: str | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Style:
+        """Check what a caller gave.
+
+        Raises:
+            ArgumentError: what cannot be drawn.
+        """
+        size, dpi = given.get("figsize"), given.get("dpi", 120)
+        if size is not None and (len(tuple(size)) != 2 or not all(0 < x <= 100 for x in size)):
+            raise ArgumentError(
+                f"figsize={size!r} is no (width, height) in inches, up to 100 each."
+            )
+        if not isinstance(dpi, int | float) or not 10 <= dpi <= 1200:
+            raise ArgumentError(f"dpi={dpi!r} is no resolution. Give 10 to 1200.")
+        if "cmap" in given and given["cmap"] not in colormaps:
+            raise UnknownNameError(unknown_name("colour map", given["cmap"], sorted(colormaps)))
+        return cls(**given)
+
+    def figure(self, width: float, height: float) -> Figure:
+        return Figure(figsize=self.figsize or (width, height), dpi=self.dpi, layout="constrained")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One component over the layers.
+
+    Attributes:
+        layers: layer numbers, or relative depths.
+        values: one each; NaN leaves a gap.
+        band: of the controls, lowest and highest value each; None without.
+    """
+
+    layers: Sequence[float]
+    values: Sequence[float]
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One layer's differences.
+
+    Attributes:
+        title: the layer's name.
+        values: (tokens, units).
+        rows: text of each row of tokens.
+        edited: which rows differ between the prompts.
+        units: numbers of the units.
+    """
+
+    title: str
+    values: Any
+    rows: Sequence[str]
+    edited: Sequence[bool]
+    units: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Points:
+    """The tokens of both prompts in one layer, before projection.
+
+    Attributes:
+        title: the layer's name.
+        first, second: (tokens, units) each, aligned.
+        rows: text of each pair of tokens.
+        edited: which of them differ between the prompts.
+    """
+
+    title: str
+    first: Any
+    second: Any
+    rows: Sequence[str]
+    edited: Sequence[bool] = field(default_factory=list)
+
+
+def mean_difference(
+    lines: Mapping[str, Line],
+    style: Style = Style(),
+    *,
+    title: str = "Difference between the prompts by layer",
+    ylabel: str = "relative difference",
+    xlabel: str = "layer",
+) -> Figure:
+    """One panel per component: its line, and behind it the band of the neutral control pairs."""
+    columns = min(len(lines), 3)
+    rows = -(-len(lines) // columns)
+    figure = style.figure(1.2 + 3.2 * columns, 1.0 + 2.4 * rows)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for number, (axis, (name, line)) in enumerate(zip(axes, lines.items(), strict=False)):
+        if line.band is not None:
+            low, high = line.band
+            axis.fill_between(line.layers, low, high, color="#bbbbbb", label="neutral controls")
+        axis.plot(
+            *(line.layers, line.values),
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=4,
+            label="this pair",
+        )
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylim(bottom=0)  # of all, once all are drawn
+    for axis in list(axes)[len(lines) :]:
+        axis.set_visible(False)
+    figure.supxlabel(xlabel, fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    first = figure.axes[0]
+    first.legend(fontsize=7)
+    _entitle(figure, style.title or title)
+    return figure
+
+
+def heatmap(panels: Sequence[Panel], style: Style = Style(), *, title: str = "") -> Figure:
+    """Aligned tokens by the units that differ most, second prompt minus first, on one scale."""
+    drawn = [_readable(panel) for panel in panels]
+    limit = max((float(np.abs(panel.values).max(initial=0)) for panel in drawn), default=0) or 1.0
+    tallest = max(len(panel.rows) for panel in drawn)
+    width = max(panel.values.shape[1] for panel in drawn)
+    figure = style.figure(1.5 + len(drawn) * (1.2 + 0.055 * width), 1.4 + 0.2 * tallest)
+    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    image = None
+    for panel, axis in zip(drawn, axes, strict=True):
+        image = axis.imshow(
+            panel.values,
+            cmap=style.cmap,
+            vmin=-limit,
+            vmax=limit,
+            aspect="auto",
+            interpolation="nearest",
+        )
+        _label_tokens(axis, panel)
+        axis.set_title(panel.title, fontsize=8)
+        shown = _spread(panel.values.shape[1], 5)
+        axis.set_xticks(shown, [str(panel.units[i]) for i in shown], fontsize=7)
+        axis.set_xlabel("unit", fontsize=8)
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(axes), shrink=0.8)
+        bar.set_label("second - first, over the layer's root mean square", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    _entitle(figure, style.title or title)
+    return figure
+
+
+def pca(
+    points: Sequence[Points],
+    style: Style = Style(),
+    *,
+    highlight: bool = True,
+    title: str = "",
+) -> Figure:
+    """Tokens of both prompts on the two directions in which they vary most, aligned ones joined."""
+    figure = style.figure(1.0 + 3.8 * len(points), 4.2)
+    axes = figure.subplots(1, len(points), squeeze=False)[0]
+    for each, axis in zip(points, axes, strict=True):
+        _draw_points(axis, each, highlight)
+    axes[0].legend(fontsize=7)
+    _entitle(figure, style.title or title)
+    return figure
+
+
+def layer_profile(
+    profiles: Mapping[str, Mapping[str, Line]],
+    style: Style = Style(),
+    *,
+    title: str = "Difference over relative depth",
+) -> Figure:
+    """Several models (or categories), one line each, a panel per component."""
+    components = list(dict.fromkeys(c for lines in profiles.values() for c in lines))
+    columns = min(len(components), 3)
+    rows = -(-len(components) // columns)
+    figure = style.figure(1.2 + 3.2 * columns, 1.0 + 2.4 * rows)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axis, component in zip(axes, components, strict=False):
+        for number, (name, lines) in enumerate(profiles.items()):
+            if component not in lines:
+                continue
+            line = lines[component]
+            look = {
+                "color": _COLOURS[number % len(_COLOURS)],
+                "linestyle": ("-", "--", ":", "-.")[number % 4],
+            }
+            axis.plot(line.layers, line.values, label=name, **look)
+            if line.band is not None:
+                axis.fill_between(line.layers, *line.band, color=look["color"], alpha=0.15)
+        axis.set_title(component, fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in list(axes)[len(components) :]:
+        axis.set_visible(False)
+    figure.axes[0].legend(fontsize=7)
+    figure.supxlabel("relative depth", fontsize=9)
+    figure.supylabel("relative difference", fontsize=9)
+    _entitle(figure, style.title or title)
+    return figure
+
+
+def top_units(
+    names: Sequence[str],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    style: Style = Style(),
+    *,
+    title: str = "Units that differ most",
+    xlabel: str = "excess over neutral controls",
+) -> Figure:
+    """Units with their values and intervals, the largest on top."""
+    figure = style.figure(5.5, 1.2 + 0.24 * len(names))
+    axis = figure.subplots()
+    places = np.arange(len(names))[::-1]
+    low, high = np.array(intervals).reshape(-1, 2).T
+    value = np.array(values)
+    axis.errorbar(
+        value,
+        places,
+        xerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)],
+        fmt="o",
+        color=_COLOURS[0],
+        ecolor="#777777",
+        capsize=2,
+        markersize=4,
+    )
+    axis.axvline(0, color="#777777", linewidth=0.8)
+    axis.set_yticks(places, list(names), fontsize=8)
+    axis.set_xlabel(xlabel, fontsize=9)
+    axis.grid(axis="x", alpha=0.3)
+    _entitle(figure, style.title or title)
+    return figure
+
+
+def project(first: Any, second: Any) -> tuple[Any, Any]:
+    """Principal components of both prompts' tokens together.
+
+    Args:
+        first, second: (M, U) each.
+
+    Returns:
+        Coordinates (2 M, 2) of the first prompt's tokens and then the second's, and the shares of
+        the variance (2,) that the two directions explain; zeros where nothing varies.
+    """
+    both = np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)])
+    centred = both - both.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    found = np.zeros((len(both), 2))
+    shares = np.zeros(2)
+    rank = min(2, len(sizes))
+    found[:, :rank] = left[:, :rank] * sizes[:rank]
+    total = float(np.square(sizes).sum())
+    if total > 0:
+        shares[:rank] = np.square(sizes[:rank]) / total
+    return found, shares
+
+
+def _draw_points(axis: Axes, points: Points, highlight: bool) -> None:
+    coordinates, shares = project(points.first, points.second)
+    half = len(coordinates) // 2
+    one, two = coordinates[:half], coordinates[half:]
+    for start, end in zip(one, two, strict=True):
+        axis.plot(*zip(start, end, strict=True), color="#bbbbbb", linewidth=0.8, zorder=1)
+    for number, (name, each) in enumerate((("first prompt", one), ("second prompt", two))):
+        look: dict[str, Any] = {"color": _COLOURS[number], "marker": "o^"[number], "label": name}
+        axis.scatter(each[:, 0], each[:, 1], s=24, zorder=2, **look)
+    edited = [i for i, flag in enumerate(points.edited) if flag] if highlight else []
+    if edited:
+        ring = np.concatenate([one[edited], two[edited]])
+        axis.scatter(
+            ring[:, 0],
+            ring[:, 1],
+            s=90,
+            facecolors="none",
+            edgecolors="black",
+            label="edited",
+            zorder=3,
+        )
+    labelled = edited or _farthest(one, two, 3)
+    for row in labelled:
+        axis.annotate(
+            points.rows[row],
+            tuple(two[row]),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=7,
+            parse_math=False,
+        )
+    axis.set_xlabel(f"first direction, {shares[0]:.0%} of the variance", fontsize=8)
+    axis.set_ylabel(f"second direction, {shares[1]:.0%}", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.set_title(points.title, fontsize=8)
+    axis.grid(alpha=0.3)
+    axis.margins(0.12)
+
+
+def _farthest(one: Any, two: Any, count: int) -> list[int]:
+    distance = np.linalg.norm(one - two, axis=1)
+    return [int(i) for i in np.argsort(-distance)[:count]]
+
+
+def _readable(panel: Panel) -> Panel:
+    """The rows and columns that differ most, as many as can be read; the title says so."""
+    values = np.asarray(panel.values, np.float64)
+    units = list(panel.units) or list(range(values.shape[1]))
+    kept_rows = _largest(np.abs(values).mean(axis=1), _ROWS)
+    columns = _largest(np.abs(values).max(axis=0, initial=0), _COLUMNS)
+    left = []
+    if len(kept_rows) < len(values):
+        left.append(f"{len(kept_rows)} of {len(values)} tokens")
+    if len(columns) < values.shape[1]:
+        left.append(f"{len(columns)} of {values.shape[1]} units")
+    title = f"{panel.title}\n({', '.join(left)} that differ most)" if left else panel.title
+    return Panel(
+        title,
+        values[np.ix_(kept_rows, columns)],
+        [panel.rows[i] for i in kept_rows],
+        [panel.edited[i] for i in kept_rows],
+        [units[i] for i in columns],
+    )
+
+
+def _largest(sizes: Any, count: int) -> list[int]:
+    """The places of the largest, in their order."""
+    return sorted(int(i) for i in np.argsort(-sizes, kind="stable")[:count])
+
+
+def _label_tokens(axis: Axes, panel: Panel) -> None:
+    axis.set_yticks(range(len(panel.rows)), list(panel.rows), fontsize=7)
+    for label, edited in zip(axis.get_yticklabels(), panel.edited, strict=True):
+        label.set_parse_math(False)
+        if edited:
+            label.set_fontweight("bold")
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many places, evenly."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def _entitle(figure: Figure, title: str) -> None:
+    if title:
+        figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)

@@ -1,0 +1,412 @@
+"""`visualize_bias` and its kin: prompts in, figures and figures' numbers out.
+
+capture → align → measure → draw; every prompt runs through the model once, whatever is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._version import __version__
+from ..arch.view import ModelView, describe
+from ..errors import ArgumentError, OutputError, UnknownNameError
+from ..registry import unknown_name
+from .controls import Words
+from .layer_keys import (
+    DEFAULT_COMPONENTS,
+    LayerKey,
+    check_component,
+    check_components,
+    read_key,
+    select_layers,
+)
+from .prompts import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pairs
+from .study import Study, carry_out, plan_study, summarize_study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .plots import Style
+
+VERSION = 1  # of the JSON
+TYPES = ("mean_diff", "heatmap", "pca")
+FORMATS = ("png", "pdf", "svg")
+METRICS_FILE = "bias_metrics.json"
+_STYLE = ("figsize", "dpi", "cmap", "title")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the keyword arguments beyond the specification's set.
+
+    Attributes:
+        components: which to capture.
+        controls: neutral control pairs for each pair, 0 for none.
+        control_words: word class → the caller's own neutral words.
+        seed: of the choice of controls.
+        style: of the figures: `figsize`, `dpi`, `cmap`, `title`.
+    """
+
+    components: tuple[str, ...] = DEFAULT_COMPONENTS
+    controls: int = 8
+    control_words: Words | None = None
+    seed: int = 0
+    style: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Settings:
+        """Check keyword arguments; an unknown one is refused."""
+        own = [each.name for each in fields(cls) if each.name != "style"]
+        for name in given:
+            if name not in own and name not in _STYLE:
+                raise UnknownNameError(unknown_name("keyword", name, [*own, *_STYLE]))
+        chosen = {name: value for name, value in given.items() if name in own}
+        if "components" in chosen:
+            chosen["components"] = check_components(chosen["components"])
+        count = chosen.get("controls", 0)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ArgumentError(f"controls={count!r} is no count. Give 0 or more; 8 is usual.")
+        style = {name: value for name, value in given.items() if name in _STYLE}
+        return cls(**chosen, style=style)
+
+
+def visualize_bias(
+    model: Any,
+    tokenizer: Any,
+    prompt_pairs: list[tuple[str, str]] | None = None,
+    visualization_types: list[str] = ["mean_diff", "heatmap", "pca"],  # noqa: B006
+    layers: str | list[int] = "first_middle_last",
+    output_dir: str | None = None,
+    figure_format: str = "png",
+    show_progress: bool = True,
+    **visualization_params: Any,
+) -> tuple[None, dict[str, Any]]:
+    """Compare what a model does on pairs of prompts: figures, and figures' numbers as plain data.
+
+    Every prompt, those of the neutral controls included, runs through the model once. Tokens are
+    aligned by their ids, so that prompts may differ in length.
+
+    Args:
+        model: a causal language model of transformers; it is left as it was.
+        tokenizer: of the model.
+        prompt_pairs: (reference, comparison) each; a `PromptPair` adds a category. The seven
+            `DEFAULT_PROMPT_PAIRS` if None.
+        visualization_types: `mean_diff`, `heatmap`, `pca`; empty for numbers alone.
+        layers: which to draw: `first_middle_last`, `all`, or numbers. The numbers cover all layers.
+        output_dir: folder for figures and `bias_metrics.json`; None to save nothing. In a notebook
+            figures are shown as well.
+        figure_format: `png`, `pdf` or `svg`.
+        show_progress: whether to show a bar.
+        **visualization_params: `components` (of `COMPONENTS`), `controls` (8 neutral control pairs
+            for each pair, 0 for none), `control_words` (word class → words), `seed`, and of the
+            figures `figsize` (inches), `dpi`, `cmap` and `title`.
+
+    Returns:
+        None and a dict: `version`, `model`, `summary` (how far the pairs exceed their controls:
+        overall, by category and by key, with 95 % bootstrap intervals over pairs and permutation
+        p-values, corrected by Holm), and `pair_1`, `pair_2`, ..., each with `prompt1`, `prompt2`,
+        `category`, `coverage` and `metrics` as of `calculate_bias_metrics`.
+
+    Raises:
+        ArgumentError: a wrong argument; nothing ran and nothing was written.
+        DataError: a prompt that the model cannot read.
+        OutputError: the folder cannot be written.
+    """
+    settings = Settings.read(visualization_params)
+    types = _check_types(visualization_types)
+    view = describe(model)
+    chosen = select_layers(layers, len(view.layers))
+    pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS if prompt_pairs is None else prompt_pairs)
+    sink = _Sink(output_dir, figure_format, settings, any_figure=bool(types))
+    keep = [LayerKey(c, i) for c in settings.components for i in chosen]
+    study = _study(
+        *(view, tokenizer, pairs, settings.components, range(len(view.layers)), settings),
+        keep=keep if {"heatmap", "pca"} & set(types) else [],
+        show_progress=show_progress,
+    )
+    found = bias_metrics(model, study)
+    for number in range(len(pairs)):
+        label = f"pair_{number + 1}"
+        for kind in types:
+            for name, figure in _figures(study, number, kind, chosen, sink.style, label):
+                sink.take(name, figure)
+    sink.write_metrics(found)
+    return None, found
+
+
+def visualize_mean_differences(
+    model: Any,
+    tokenizer: Any,
+    prompt_pair: tuple[str, str],
+    layer_type: str = "mlp_output",
+    layers: str | list[int] = "first_middle_last",
+    output_dir: str | None = None,
+    figure_format: str = "png",
+    pair_index: int = 0,
+    **params: Any,
+) -> None:
+    """Draw how much a component differs between two prompts, layer by layer.
+
+    Args:
+        model, tokenizer, layers, output_dir, figure_format: as in `visualize_bias`.
+        prompt_pair: (reference, comparison).
+        layer_type: a component.
+        pair_index: number of the pair, from 0, for the file's name.
+        **params: as in `visualize_bias`, but for `components`.
+
+    Raises:
+        As `visualize_bias`.
+    """
+    settings = Settings.read(_without_components(params))
+    component = check_component(layer_type)
+    view = describe(model)
+    chosen = select_layers(layers, len(view.layers))
+    pairs = check_prompt_pairs([prompt_pair])
+    sink = _Sink(output_dir, figure_format, settings)
+    study = _study(view, tokenizer, pairs, (component,), chosen, settings)
+    _check_found(study)
+    label = _label(pair_index)
+    for _, figure in _figures(study, 0, "mean_diff", chosen, sink.style, label):
+        sink.take(f"mean_diff_{component}_{label}", figure)
+
+
+def visualize_heatmap(
+    model: Any,
+    tokenizer: Any,
+    prompt_pair: tuple[str, str],
+    layer_key: str,
+    output_dir: str | None = None,
+    figure_format: str = "png",
+    pair_index: int = 0,
+    **params: Any,
+) -> None:
+    """Draw aligned tokens by the units that differ most in one layer.
+
+    Args:
+        model, tokenizer, output_dir, figure_format: as in `visualize_bias`.
+        prompt_pair: (reference, comparison).
+        layer_key: a component of a layer, like `mlp_output_layer_3`.
+        pair_index: number of the pair, from 0, for the file's name.
+        **params: as in `visualize_bias`, but for `components`; controls are not run.
+
+    Raises:
+        As `visualize_bias`.
+    """
+    _draw_key(
+        *(model, tokenizer, prompt_pair, layer_key, "heatmap"),
+        *(output_dir, figure_format, pair_index, params),
+    )
+
+
+def visualize_pca(
+    model: Any,
+    tokenizer: Any,
+    prompt_pair: tuple[str, str],
+    layer_key: str,
+    highlight_diff: bool = True,
+    output_dir: str | None = None,
+    figure_format: str = "png",
+    pair_index: int = 0,
+    **params: Any,
+) -> None:
+    """Draw the tokens of both prompts on the two directions in which they vary most in one layer.
+
+    Args:
+        model, tokenizer, output_dir, figure_format: as in `visualize_bias`.
+        prompt_pair: (reference, comparison).
+        layer_key: a component of a layer, like `mlp_output_layer_3`.
+        highlight_diff: whether to ring the tokens that differ.
+        pair_index: number of the pair, from 0, for the file's name.
+        **params: as in `visualize_bias`, but for `components`; controls are not run.
+
+    Raises:
+        As `visualize_bias`.
+    """
+    _draw_key(
+        *(model, tokenizer, prompt_pair, layer_key, "pca"),
+        *(output_dir, figure_format, pair_index, params),
+        highlight=highlight_diff,
+    )
+
+
+def bias_metrics(model: Any, study: Study) -> dict[str, Any]:
+    """All numbers of a study as plain data, strict JSON."""
+    found: dict[str, Any] = {
+        "version": VERSION,
+        "optipfair": __version__,
+        "model": {
+            "name": str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+            "model_type": str(getattr(model.config, "model_type", "")),
+        },
+        "summary": summarize_study(study),
+    }
+    for number, pair in enumerate(study.plan.pairs):
+        found[f"pair_{number + 1}"] = {
+            "prompt1": pair.prompt1,
+            "prompt2": pair.prompt2,
+            "category": pair.category,
+            "coverage": study.plan.comparisons[number].alignment.coverage(),
+            "controls": [list(texts) for texts in study.plan.controls[number].pairs],
+            "metrics": study.measured.groups(number),
+        }
+    return found
+
+
+def _study(
+    view: ModelView,
+    tokenizer: Any,
+    pairs: Sequence[PromptPair],
+    components: Sequence[str],
+    layers: Sequence[int],
+    settings: Settings,
+    *,
+    keep: Sequence[LayerKey] = (),
+    show_progress: bool = False,
+) -> Study:
+    embeddings: Any = view.model.get_input_embeddings()
+    vocabulary = int(embeddings.weight.shape[0])
+    plan = plan_study(
+        *(tokenizer, vocabulary, pairs, settings.controls),
+        words=settings.control_words,
+        seed=settings.seed,
+    )
+    return carry_out(view, plan, components, layers, keep=keep, show_progress=show_progress)
+
+
+def _draw_key(
+    model: Any,
+    tokenizer: Any,
+    prompt_pair: tuple[str, str],
+    layer_key: str,
+    kind: str,
+    output_dir: str | None,
+    figure_format: str,
+    pair_index: int,
+    params: Mapping[str, Any],
+    *,
+    highlight: bool = True,
+) -> None:
+    settings = Settings.read({**_without_components(params), "controls": 0})
+    key = read_key(layer_key)
+    view = describe(model)
+    select_layers([key.layer], len(view.layers))
+    pairs = check_prompt_pairs([prompt_pair])
+    sink = _Sink(output_dir, figure_format, settings)
+    study = _study(view, tokenizer, pairs, [key.component], [key.layer], settings, keep=[key])
+    _check_found(study)
+    label = _label(pair_index)
+    for _, figure in _figures(study, 0, kind, [key.layer], sink.style, label, highlight=highlight):
+        sink.take(f"{kind}_{key}_{label}", figure)
+
+
+def _figures(
+    study: Study,
+    number: int,
+    kind: str,
+    layers: Sequence[int],
+    style: Style,
+    label: str,
+    *,
+    highlight: bool = True,
+) -> Iterator[tuple[str, Figure]]:
+    """The figures of one kind for one pair, each with its name."""
+    from . import drawing
+
+    yield from drawing.figures(study, number, kind, layers, style, label, highlight=highlight)
+
+
+class _Sink:
+    """Where figures and numbers go. It is checked before any model runs."""
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        figure_format: str,
+        settings: Settings,
+        *,
+        any_figure: bool = True,
+    ) -> None:
+        if figure_format not in FORMATS:
+            raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
+        self.format = figure_format
+        self.style: Any = _style(settings.style) if any_figure else None
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                probe = self.folder / f".{METRICS_FILE}"
+                probe.touch()
+                probe.unlink()
+            except OSError as exc:
+                raise OutputError(f"The folder {folder} cannot be written: {exc}.") from exc
+
+    def take(self, name: str, figure: Figure) -> None:
+        if self.folder is not None:
+            figure.savefig(self.folder / f"{name}.{self.format}")
+        _show(figure)
+
+    def write_metrics(self, found: Mapping[str, Any]) -> None:
+        if self.folder is not None:
+            text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+            (self.folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _style(given: Mapping[str, Any]) -> Any:
+    try:
+        from .plots import Style
+    except ImportError as exc:
+        raise ImportError(
+            "Figures need matplotlib. Install it: pip install 'optipfair[viz]'"
+        ) from exc
+    return Style.read(given)
+
+
+def _show(figure: Figure) -> None:
+    """Show a figure in a notebook; elsewhere nothing opens."""
+    import sys
+
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    if shell is None or not hasattr(shell, "kernel"):
+        return
+    import io
+
+    from IPython.display import Image, display  # type: ignore[import-not-found]
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    display(Image(data=buffer.getvalue()))
+
+
+def _check_types(types: object) -> list[str]:
+    if isinstance(types, str) or not isinstance(types, Sequence):
+        raise ArgumentError(
+            f"visualization_types={types!r} is no list. Give some of: {', '.join(TYPES)}."
+        )
+    for name in types:
+        if name not in TYPES:
+            raise UnknownNameError(unknown_name("visualization type", name, list(TYPES)))
+    return list(dict.fromkeys(types))
+
+
+def _without_components(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "components" in params:
+        raise ArgumentError("components does not go with a single component. Leave it out.")
+    return params
+
+
+def _label(pair_index: object) -> str:
+    if not isinstance(pair_index, int) or isinstance(pair_index, bool) or pair_index < 0:
+        raise ArgumentError(f"pair_index={pair_index!r} is no number of a pair. Give 0 or more.")
+    return f"pair_{pair_index + 1}"
+
+
+def _check_found(study: Study) -> None:
+    for component, layers in study.captured.missing.items():
+        layer, reason = next(iter(layers.items()))
+        raise ArgumentError(
+            f"Layer {layer} has no {component}: {reason}. Choose another component."
+        )

@@ -81,6 +81,8 @@ LEVELS = {
     "pruning.anchors": 7,
     "pruning.removal": 7,
     "pruning.ranking": 8,
+    "pruning.recipes": 8,
+    "pruning.by_loss": 8,
     "pruning.replacement": 8,
     "pruning.layer_losses": 8,
     "pruning.holding": 5,

@@ -6,37 +6,30 @@ the cut ones.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import from_first
 from ..errors import UnsupportedModelError
-from .allocation import Share, allocate
-from .calibrated import Calibrated, LayerError, Recipe, decide_by_layers, with_cuts
+from .by_loss import widths_by_loss
+from .calibrated import Calibrated, LayerError, decide_by_layers, with_cuts
 from .calibration import own_batches
 from .checks import check_cuttable, seen_by
-from .collecting import Inputs
-from .guard import Rewrite, prove
+from .guard import prove
 from .holding import Holding, Replacements
-from .importance import CalibratedCriterion, Weights
-from .layer_losses import layer_losses
-from .plan import PruningPlan, WidthCut
-from .planning import Scores, generator_of, plan_request
+from .plan import PruningPlan
+from .planning import Scores, plan_request
 from .ranking import Chosen, chosen_layers
+from .recipes import adjust_layer, recipe_of
 from .replacement import replace_blocks, with_blocks, with_replaced
 from .request import PruningRequest
-from .selection import RANKED_STRATEGIES, select_neurons, select_units
+from .selection import RANKED_STRATEGIES
 from .solving import Sizes
 from .stream import LIVE, LayerSource, capture
-from .widths import width_multiple
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ def decide(
         return Decision(plan)
     _check_not_shared(view, plan)
     if request.layer_widths == "by_loss":
-        plan = _by_loss(view, request, plan, batches, show_progress)
+        plan = widths_by_loss(view, request, plan, batches, show_progress)
     return _with_layers(view, request, plan, means, batches, holding, show_progress)
 
 
@@ -164,54 +157,14 @@ def _with_layers(
         means.running,
         entering(source=source),
         {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
-        _recipe(request, plan),
-        adjust=partial(_adjust, view, plan, rewrite),
+        recipe_of(request, plan),
+        adjust=partial(adjust_layer, view, plan, rewrite),
         layers=plan.keep_layers,
         source=source,
         replaced=replaced,
         show_progress=show_progress,
     )
     return _decision(plan, found)
-
-
-def _by_loss(
-    view: ModelView,
-    request: PruningRequest,
-    plan: PruningPlan,
-    batches: Iterable[object],
-    show_progress: bool,
-) -> PruningPlan:
-    """Share the neurons that go out among the layers, by what each layer's alone cost."""
-    shares = [_share(view, request, cut) for cut in plan.width_cuts]
-    prove(view, _with_kept(plan, [s.kept_at(1 + s.layer % 2 / 2) for s in shares]))  # may differ?
-    adjust = partial(_adjust, view, plan, prove(view, plan))
-    found = decide_by_layers(
-        view,
-        capture(view, batches),
-        {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
-        replace(_recipe(request, plan), sequential=False),
-        adjust=adjust,
-        show_progress=show_progress,
-    )
-    losses = layer_losses(view, batches, found, adjust, show_progress=show_progress)
-    record = {"layer_widths": request.layer_widths, "layer_losses": list(losses.items())}
-    allocated = _with_kept(plan, allocate(shares, losses))
-    return replace(allocated, request={**plan.request, **record})
-
-
-def _share(view: ModelView, request: PruningRequest, cut: WidthCut) -> Share:
-    mlp = next(m for m in view.layers[cut.layer].mlps if m.spec.name == cut.mlp)
-    divisor = (request.width and request.width.divisor) or 1
-    multiple = math.lcm(divisor, width_multiple(view.spec, mlp.spec))
-    size = sum(tensor.numel() for tensor in mlp.tensors.values()) // cut.width
-    return Share(cut.layer, cut.width, cut.kept, int(multiple * mlp.spec.width_factor), size)
-
-
-def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:
-    """The plan with other numbers of neurons; which ones is decided later."""
-    cuts = zip(plan.width_cuts, kept, strict=True)
-    new = [replace(cut, keep=tuple(tuple(range(n)) for _ in cut.keep)) for cut, n in cuts]
-    return replace(plan, width_cuts=tuple(cut for cut in new if cut.kept < cut.width))
 
 
 def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> PruningRequest:
@@ -256,65 +209,3 @@ class Reread:
 
 def _decision(plan: PruningPlan, found: Calibrated) -> Decision:
     return Decision(with_cuts(plan, found), found.replacements, tuple(found.errors))
-
-
-def _recipe(request: PruningRequest, plan: PruningPlan) -> Recipe:
-    criterion = request.criterion
-    if isinstance(criterion, CalibratedCriterion) and criterion.needs_data:
-        choose = partial(_choose, criterion, request.seed)
-        return Recipe(choose, criterion.needs_moments, request.compensate, request.sequential)
-    keeps = {(cut.layer, cut.mlp): cut.keep for cut in plan.width_cuts}
-    return Recipe(partial(_as_planned, keeps), False, request.compensate, request.sequential)
-
-
-def _choose(
-    criterion: CalibratedCriterion,
-    seed: int,
-    mlp: MLPView,
-    expert: int,
-    inputs: Inputs,
-    count: int,
-) -> Tensor:
-    """The neurons that a criterion keeps; those that no token reached go by their weights."""
-    weights = _weights(mlp, expert)
-    if inputs.tokens == 0:  # an expert that no calibration token was routed to
-        return select_neurons(weights.down.norm(dim=1), count)
-    scores = criterion.function(weights, inputs, count, generator_of(seed, mlp, expert))
-    by_unit = scores.to(weights.down.device).view(mlp.width, -1).sum(dim=1)
-    return select_units(by_unit, count, mlp.spec.groups)
-
-
-def _weights(mlp: MLPView, expert: int) -> Weights:
-    roles = ("down",) if mlp.spec.down.rows > 1 or mlp.spec.groups > 1 else ("down", "gate", "up")
-    found = {role: matrix for role, matrix in mlp.matrices().items() if role in roles}
-    return Weights(
-        **{role: (m[expert] if mlp.spec.experts else m).float() for role, m in found.items()}
-    )
-
-
-def _as_planned(
-    keeps: Mapping[tuple[int, str], tuple[tuple[int, ...], ...]],
-    mlp: MLPView,
-    expert: int,
-    inputs: Inputs,
-    count: int,
-) -> Tensor:
-    device = mlp.tensors[mlp.spec.down].device
-    return torch.tensor(keeps[mlp.layer, mlp.spec.name][expert], device=device)
-
-
-def _adjust(
-    view: ModelView, plan: PruningPlan, rewrite: Rewrite, index: int, layer: nn.Module
-) -> None:
-    """Set what a layer's modules note of their width, as the cut will do."""
-    prefix = f"{view.layers_path}.{plan.keep_layers.index(index)}."
-    for change in rewrite.attributes:
-        if change.module.startswith(prefix):
-            module = layer.get_submodule(change.module[len(prefix) :])
-            if getattr(module, change.name, None) == change.old and change.name != "layer_idx":
-                setattr(module, change.name, change.new)
-    for module in layer.modules() if plan.attention_unit else ():
-        config = vars(module).get("config")  # a copy of its own, which some forwards read
-        for name in rewrite.config:
-            if hasattr(config, name):
-                setattr(config, name, rewrite.config[name])

@@ -64,6 +64,7 @@ class Row:
     compensate: bool
     draw: int = 0
     samples: int = FEW
+    widths: str = "uniform"
 
     @property
     def key(self) -> str:
@@ -127,6 +128,8 @@ def all_rows() -> Iterator[Row | DepthRow | EqualRow]:
 def rows() -> Iterator[Row]:
     for draw in range(3):
         yield from drawn_rows(draw)
+    for share in DRAWN:
+        yield Row("AUTO, layer_widths by_loss", share, "AUTO", True, True, 0, PRESET, "by_loss")
     for share in (10, 30, 50, 20, 40):
         yield from (
             Row(f"{method}, weights only", share, method, False, False) for method in STATIC
@@ -209,6 +212,7 @@ def narrowing(row: Row, batches: list[Batch]) -> Callable[[Any], object]:
         row.share + 1e-9,  # an exact 10 is the specification's default
         dataloader=[{"input_ids": batch.input_ids} for batch in batches] or None,
         compensate=row.compensate,
+        layer_widths=row.widths,
         seed=row.draw,
         show_progress=False,
     )

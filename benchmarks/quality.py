@@ -108,8 +108,8 @@ def equal_rows() -> Iterator[EqualRow]:
         yield from (EqualRow(layers, way) for layers in DEPTHS)
 
 
-def drawn_rows(draw: int) -> Iterator[Row]:
-    for share in SHARES if draw == 0 else DRAWN:
+def drawn_rows(draw: int, shares: Sequence[int] = DRAWN) -> Iterator[Row]:
+    for share in shares:
         yield Row("AUTO (preset)", share, "AUTO", True, True, draw, PRESET)
         yield Row("hybrid (MAW with data)", share, "MAW", True, False, draw, PRESET)
         yield Row("RANDOM", share, "RANDOM", False, False, draw)
@@ -126,8 +126,8 @@ def all_rows() -> Iterator[Row | DepthRow | EqualRow]:
 
 
 def rows() -> Iterator[Row]:
-    for draw in range(3):
-        yield from drawn_rows(draw)
+    yield from drawn_rows(0, SHARES)
+    yield from (row for draw in (1, 2) for row in drawn_rows(draw))
     for share in DRAWN:
         yield Row("AUTO, layer_widths by_loss", share, "AUTO", True, True, 0, PRESET, "by_loss")
     for share in (10, 30, 50, 20, 40):

@@ -13,6 +13,7 @@ from difflib import SequenceMatcher
 from .tokens import Encoded
 
 Span = tuple[int, int]  # first and last + 1 token
+LeftOut = tuple[dict[int, str], dict[int, str]]  # of each prompt, token position → why
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Alignment:
     """
 
     units: tuple[Unit, ...]
-    left_out: tuple[dict[int, str], dict[int, str]]
+    left_out: LeftOut
 
     def coverage(self) -> dict[str, object]:
         """How many tokens of each prompt are compared how, and what is left out."""
@@ -63,6 +64,7 @@ def align(
 
     An edit that touches a part of a word is widened to the whole word, where the tokenizer says
     where its tokens lie in the text, so that pieces of different words are never taken for shared.
+    Tokens that only one prompt has are left out ("no counterpart").
 
     Args:
         first, second: the prompts.
@@ -71,34 +73,15 @@ def align(
             park attention on it (a sink: arXiv 2309.17453), with activations of another size.
             Where nothing else is left it is compared all the same.
     """
-    left_out: tuple[dict[int, str], dict[int, str]] = ({}, {})
-    for encoded, left in zip((first, second), left_out, strict=True):
-        if not special:
-            left.update({i: "special" for i, flag in enumerate(encoded.special) if flag})
-        if not first_token:
-            left.setdefault(0, "first token")
+    left_out = (
+        _left_out(first, special, first_token),
+        _left_out(second, special, first_token),
+    )
     units: list[Unit] = []
     for edited, one, two in _blocks(first, second):
-        if edited:
-            sides = [
-                tuple(i for i in range(*span) if i not in left)
-                for span, left in zip((one, two), left_out, strict=True)
-            ]
-            if all(sides):
-                units.append(Unit(sides[0], sides[1], edited=True))
-                continue
-            for side, left in zip(sides, left_out, strict=True):
-                left.update(dict.fromkeys(side, "no counterpart"))
-            continue
-        for i, j in zip(range(*one), range(*two), strict=True):
-            reason = left_out[0].get(i) or left_out[1].get(j)
-            if reason is None:
-                units.append(Unit((i,), (j,)))
-            else:
-                left_out[0].setdefault(i, reason)
-                left_out[1].setdefault(j, reason)
+        units += _pooled(one, two, left_out) if edited else _one_to_one(one, two, left_out)
     if not units and not (special and first_token):
-        return align(first, second, special=bool(first_token), first_token=True)
+        return align(first, second, special=special or first_token, first_token=True)
     return Alignment(tuple(units), left_out)
 
 
@@ -111,11 +94,44 @@ def align_lengths(first: int, second: int) -> Alignment:
     left, right = shorter // 2, shorter - shorter // 2
     places = [[*range(left), *range(length - right, length)] for length in (first, second)]
     units = tuple(Unit((i,), (j,)) for i, j in zip(*places, strict=True))
-    missing = tuple(
-        {i: "length" for i in range(length) if i not in set(kept)}
-        for length, kept in zip((first, second), places, strict=True)
-    )
+    missing = [dict.fromkeys(range(left, length - right), "length") for length in (first, second)]
     return Alignment(units, (missing[0], missing[1]))
+
+
+def _left_out(encoded: Encoded, special: bool, first_token: bool) -> dict[int, str]:
+    """What is not compared, whatever the other prompt is."""
+    found: dict[int, str] = {}
+    if not special:
+        found.update({i: "special" for i, flag in enumerate(encoded.special) if flag})
+    if not first_token:
+        found.setdefault(0, "first token")
+    return found
+
+
+def _pooled(one: Span, two: Span, left_out: LeftOut) -> list[Unit]:
+    """An edited span as one unit; none, noted in `left_out`, where a side has no token."""
+    first, second = (
+        tuple(i for i in range(*span) if i not in left)
+        for span, left in zip((one, two), left_out, strict=True)
+    )
+    if first and second:
+        return [Unit(first, second, edited=True)]
+    left_out[0].update(dict.fromkeys(first, "no counterpart"))
+    left_out[1].update(dict.fromkeys(second, "no counterpart"))
+    return []
+
+
+def _one_to_one(one: Span, two: Span, left_out: LeftOut) -> list[Unit]:
+    """A shared span token by token; a token whose partner is left out is left out as well."""
+    units: list[Unit] = []
+    for i, j in zip(range(*one), range(*two), strict=True):
+        reason = left_out[0].get(i) or left_out[1].get(j)
+        if reason is None:
+            units.append(Unit((i,), (j,)))
+        else:
+            left_out[0].setdefault(i, reason)
+            left_out[1].setdefault(j, reason)
+    return units
 
 
 def _blocks(first: Encoded, second: Encoded) -> Iterator[tuple[bool, Span, Span]]:
@@ -134,29 +150,45 @@ def _words(encoded: Encoded) -> list[int] | None:
     if encoded.spans is None:
         return None
     numbers: list[int] = []
+    last = 0
     for begin, end in encoded.spans:
         around = encoded.text[max(begin - 1, 0) : min(begin + 1, end)]
         goes_on = len(around) == 2 and around.isalnum()  # letters on both sides of its beginning
-        numbers.append(len(numbers) if not goes_on or not numbers else numbers[-1])
+        same_letter = begin < min(last, end)  # a token of a part of its bytes
+        numbers.append(numbers[-1] if numbers and (goes_on or same_letter) else len(numbers))
+        last = end
     return numbers
 
 
 def _widened(
     blocks: Sequence[tuple[bool, Span, Span]], one: Sequence[int], two: Sequence[int]
 ) -> Iterator[tuple[bool, Span, Span]]:
-    """Shared spans without the tokens whose word is edited in part."""
-    edited: tuple[set[int], set[int]] = (set(), set())
-    for is_edited, a, c in blocks:
-        if is_edited:
-            edited[0].update(one[i] for i in range(*a))
-            edited[1].update(two[i] for i in range(*c))
-    for is_edited, a, c in blocks:
-        if is_edited:
+    """Shared spans without the tokens whose word is not, as a whole, a word of the other prompt."""
+    partners = {
+        i: j
+        for edited, a, c in blocks
+        if not edited
+        for i, j in zip(range(*a), range(*c), strict=True)
+    }
+    counterparts = _tokens_by_word(two)
+    whole: set[int] = set()
+    for tokens in _tokens_by_word(one).values():
+        found = [partners.get(i) for i in tokens]
+        if found[0] is not None and found == counterparts[two[found[0]]]:
+            whole.update(tokens)
+    for edited, a, c in blocks:
+        if edited:
             yield True, a, c
             continue
         for i, j in zip(range(*a), range(*c), strict=True):
-            inside = one[i] in edited[0] or two[j] in edited[1]
-            yield inside, (i, i + 1), (j, j + 1)
+            yield i not in whole, (i, i + 1), (j, j + 1)
+
+
+def _tokens_by_word(words: Sequence[int]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for token, word in enumerate(words):
+        found.setdefault(word, []).append(token)
+    return found
 
 
 def _joined(blocks: Iterator[tuple[bool, Span, Span]]) -> Iterator[tuple[bool, Span, Span]]:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..arch.view import ModelView
-from ..errors import UnsupportedModelError
+from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..hooks import evaluating, recording
 from ..progress import track
+from ..pruning.sequences import positions
 from .alignment import Alignment, align
 from .components import Tap, first_tensor, tap
 from .layer_keys import LayerKey
@@ -95,15 +96,16 @@ def capture(
         show_progress: whether to show a bar.
 
     Raises:
+        ArgumentError: no layer has one of the components.
+        DataError: a prompt with more tokens than the model has positions, or activations that are
+            NaN or Inf.
         UnsupportedModelError: a component does not show what it should.
         Errors of the model itself; it is left as it was.
     """
-    taps, missing = _taps(view, components, layers)
-    prompts, passes = 0, 0
-    base: Any = view.model.base_model
-    keywords = (
-        {"use_cache": False} if "use_cache" in inspect.signature(base.forward).parameters else {}
-    )
+    taps, missing = find_taps(view, components, layers)
+    if not taps:
+        raise ArgumentError(f"No layer has {_reasons(missing)}. Choose another component.")
+    _check_lengths(view, comparisons)
     batches = list(_batches(comparisons))
     current: list[_Batch] = []
 
@@ -111,24 +113,47 @@ def capture(
         return lambda value: _reduce(key, place, value, current[0], reducers)
 
     hooks = [(place.module, place.inputs, watch(key, place)) for key, place in taps.items()]
-    embeddings: Any = view.model.get_input_embeddings()
-    device: torch.device = embeddings.weight.device
+    forward = _forward(view)
     with evaluating(view.model), recording(hooks), _hint():
         for batch in track(batches, "running prompts", show_progress, unit="batch"):
             current[:] = [batch]
-            batch.seen.clear()
-            base(**batch.inputs(device), **keywords)
-            silent = [key for key in taps if key not in batch.seen]
-            for key in silent:
-                missing.setdefault(key.component, {})[key.layer] = "it did not run"
-            prompts += len(batch.prompts)
-            passes += 1
-    return Captured(prompts, passes, missing)
+            forward(batch)
+    for key in (key for key in taps if not all(key in batch.seen for batch in batches)):
+        missing.setdefault(key.component, {})[key.layer] = "it did not run"
+    return Captured(sum(len(batch.prompts) for batch in batches), len(batches), missing)
 
 
-def _taps(
+def _forward(view: ModelView) -> Callable[[_Batch], object]:
+    """What runs a batch through the model without its head."""
+    base: Any = view.model.base_model
+    named = inspect.signature(base.forward).parameters
+    keywords = {"use_cache": False} if "use_cache" in named else {}
+    embeddings: Any = view.model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    return lambda batch: base(**batch.inputs(device), **keywords)
+
+
+def _check_lengths(view: ModelView, comparisons: Sequence[Comparison]) -> None:
+    limit = positions(view.model)
+    for encoded in (side for each in comparisons for side in (each.first, each.second)):
+        if limit is not None and len(encoded) > limit:
+            raise DataError(
+                f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; this model has "
+                f"{limit} positions. Give a shorter one."
+            )
+
+
+def _reasons(missing: dict[str, dict[int, str]]) -> str:
+    return "; ".join(
+        f"{component} ({', '.join(dict.fromkeys(layers.values()))})"
+        for component, layers in missing.items()
+    )
+
+
+def find_taps(
     view: ModelView, components: Sequence[str], layers: Sequence[int]
 ) -> tuple[dict[LayerKey, Tap], dict[str, dict[int, str]]]:
+    """Where components of layers show; and component → layer → why it has none there."""
     taps: dict[LayerKey, Tap] = {}
     missing: dict[str, dict[int, str]] = {}
     for index in layers:
@@ -223,6 +248,11 @@ def _reduce(
         )
     batch.seen.add(key)
     first, second = batch.aligned(tensor if place.part is None else place.part(tensor))
+    if not bool((first.sum() + second.sum()).isfinite()):
+        raise DataError(
+            f"{key} gives NaN or Inf for these prompts, so that nothing can be compared. Load the "
+            f"model in a wider dtype than {tensor.dtype}, or leave the component out."
+        )
     for reducer in reducers:
         reducer.add(key, first, second, batch.groups)
 
@@ -231,8 +261,10 @@ def _reduce(
 def _hint() -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        exc.add_note("Shorter prompts, fewer controls or a smaller dtype need less memory.")
+    except (RuntimeError, MemoryError) as exc:
+        short = isinstance(exc, torch.OutOfMemoryError | MemoryError)
+        if short or "can't allocate memory" in str(exc):  # what torch says on the CPU
+            exc.add_note("Shorter prompts, fewer controls or a smaller dtype need less memory.")
         raise
 
 

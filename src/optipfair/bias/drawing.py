@@ -35,7 +35,7 @@ def figures(
         highlight: whether edited tokens are ringed.
     """
     pair = study.plan.pairs[number]
-    title = f"{pair.prompt1}\n{pair.prompt2}"
+    title = "\n".join(" ".join(text.split()) for text in (pair.prompt1, pair.prompt2))
     if kind == "mean_diff":
         lines = lines_of(study, number, layers)
         if lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,9 +12,9 @@ from ..registry import unknown_name
 
 COMPONENTS = {
     "residual_output": "what the layer gives to the next one",
-    "attention_output": "what attention adds to the residual stream",
+    "attention_output": "what attention gives: the output of its last projection",
     "head_output": "what the attention heads give to their output projection, one after the other",
-    "mlp_output": "what the MLP, or the mixture of experts, adds to the residual stream",
+    "mlp_output": "what the MLP, or the mixture of experts, gives",
     "gate_proj": "the MLP's gate, before its activation function",
     "up_proj": "the MLP's other projection into its neurons",
     "down_proj": "the MLP's projection out of its neurons",
@@ -30,7 +31,7 @@ DEFAULT_COMPONENTS = (
     "input_norm",
 )
 SELECTIONS = ("first_middle_last", "all")
-_KEY = re.compile(r"(?P<component>\w+)_layer_(?P<layer>\d+)")
+_KEY = re.compile(r"(?P<component>\w+)_layer_(?P<layer>0|[1-9][0-9]*)")
 
 
 class LayerKey(NamedTuple):
@@ -63,6 +64,15 @@ def read_key(text: object) -> LayerKey:
     return LayerKey(check_component(component), layer)
 
 
+def _integers(layers: object) -> list[int]:
+    """Layer numbers as plain integers; none where something else is among them."""
+    plain = layers.tolist() if hasattr(layers, "tolist") else layers
+    listed = list(plain) if isinstance(plain, Sequence) else []
+    if any(isinstance(number, bool) or not hasattr(number, "__index__") for number in listed):
+        return []
+    return [operator.index(number) for number in listed]
+
+
 def check_component(name: object) -> str:
     """The name, if it is one of a component.
 
@@ -74,14 +84,14 @@ def check_component(name: object) -> str:
     return name
 
 
-def check_components(names: Sequence[str]) -> tuple[str, ...]:
+def check_components(names: object) -> tuple[str, ...]:
     """Some components, each once.
 
     Raises:
         ArgumentError: none, or a word in the place of a list.
         UnknownNameError: there is no such component.
     """
-    if isinstance(names, str) or not names:
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise ArgumentError(
             f"components={names!r} is no list of components. Available: {', '.join(COMPONENTS)}."
         )
@@ -92,7 +102,7 @@ def select_layers(layers: object, count: int) -> list[int]:
     """Which layers are meant, sorted.
 
     Args:
-        layers: `"first_middle_last"`, `"all"`, or a list of layer numbers.
+        layers: `"first_middle_last"`, `"all"`, or layer numbers (a list, tuple, range or array).
         count: how many layers the model has.
 
     Raises:
@@ -107,8 +117,8 @@ def select_layers(layers: object, count: int) -> list[int]:
         if layers not in SELECTIONS:
             raise UnknownNameError(unknown_name("layer selection", layers, list(SELECTIONS)))
         return list(range(count)) if layers == "all" else sorted({0, count // 2, count - 1})
-    numbers = list(layers) if isinstance(layers, Sequence) else []
-    if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+    numbers = _integers(layers)
+    if not numbers:
         raise ArgumentError(
             f"layers={layers!r} is no list of layer numbers. Give one, or one of: "
             f"{', '.join(SELECTIONS)}."

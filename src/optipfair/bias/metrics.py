@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, UnsupportedModelError
 from ..registry import Registry
 from .alignment import align_lengths
 from .capture import Groups
@@ -23,6 +24,8 @@ from .layer_keys import LayerKey, read_key
 
 EMPTY = "no tokens are compared"
 NO_SIZE = "one side is zero everywhere"
+FEW = "fewer than two layers have a value"
+UNKNOWN = "the layer has no value"
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,14 @@ class Sums:
     def of(cls, first: Tensor, second: Tensor, sizes: Sequence[int]) -> Sums:
         """Of aligned activations (M, U); `sizes` are the comparisons' shares of M."""
         difference = (first - second).abs_()
+        largest, smallest = difference.amax(1).cpu().double(), difference.amin(1).cpu().double()
+        absolute = difference.sum(dim=1)
+        # Squares of the distances from the row's mean, so that equal differences have no spread.
+        around = difference.sub_((absolute / first.shape[1])[:, None]).square_().sum(dim=1)
         rows = {
             "count": torch.full((len(first),), first.shape[1]),
-            "absolute": difference.sum(dim=1),
-            "squared": difference.square().sum(dim=1),
+            "absolute": absolute,
+            "squared": around.double() + absolute.double().square() / first.shape[1],
             "dot": (first * second).sum(dim=1),
             "first": first.square().sum(dim=1),
             "second": second.square().sum(dim=1),
@@ -61,10 +68,8 @@ class Sums:
         zeros = torch.zeros(len(sizes), dtype=torch.float64)
         sums = {name: zeros.index_add(0, owner, row.cpu().double()) for name, row in rows.items()}
         ends = {
-            "largest": zeros.scatter_reduce(0, owner, difference.amax(1).cpu().double(), "amax"),
-            "smallest": (zeros + math.inf).scatter_reduce(
-                0, owner, difference.amin(1).cpu().double(), "amin"
-            ),
+            "largest": zeros.scatter_reduce(0, owner, largest, "amax"),
+            "smallest": (zeros + math.inf).scatter_reduce(0, owner, smallest, "amin"),
         }
         return cls(**sums, **ends)
 
@@ -174,9 +179,22 @@ class Differences:
     def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
         self._parts.setdefault(key, []).append(Sums.of(first, second, groups.sizes))
 
-    def measured(self) -> Measured:
-        """What was captured, keys in order of component and layer."""
-        keys = sorted(self._parts, key=lambda key: (key.component, key.layer))
+    def measured(self, comparisons: int) -> Measured:
+        """The keys that were captured in all comparisons, in order of component and layer.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        keys = sorted(
+            key
+            for key, parts in self._parts.items()
+            if sum(len(part.count) for part in parts) == comparisons
+        )
+        if not keys:
+            raise UnsupportedModelError(
+                "None of the components ran with the model. Choose others: residual_output is "
+                "there in every model."
+            )
         rows = [Sums.joined(self._parts[key], torch.cat) for key in keys]
         return Measured(tuple(keys), Sums.joined(rows, torch.stack))
 
@@ -208,14 +226,15 @@ def calculate_bias_metrics(
 
     Args:
         act1: activations of the first prompt by key (`mlp_output_layer_3`), each (U,), (S, U) or
-            (1, S, U), of any dtype and device.
+            (1, S, U), of any dtype and device; computed in float64.
         act2: of the second.
 
     Returns:
         `layer_metrics` by key, `component_metrics` by component (over all elements of its layers;
-        scale-free ones averaged over them), `overall_metrics`, and `progression_metrics` by
-        component: how it goes with depth. A figure that is not defined is None, with the
-        reason in `undefined`. With `left_out`: key → tokens of each prompt that are not compared.
+        scale-free ones averaged over those that have one), `overall_metrics`, and
+        `progression_metrics` by component: how it goes with depth. A figure that is not defined is
+        None, with the reason in `undefined`. With `left_out`: key → tokens of each prompt that are
+        not compared.
 
     Raises:
         DataError: nothing in common, another shape, NaN or Inf.
@@ -239,23 +258,26 @@ def calculate_bias_metrics(
     left_out: dict[str, list[int]] = {}
     rows: dict[LayerKey, Sums] = {}
     for name in shared:
-        first, second = (
-            _matrix(act1[name], f"act1[{name!r}]"),
-            _matrix(act2[name], f"act2[{name!r}]"),
-        )
-        if first.shape[1] != second.shape[1]:
-            raise DataError(
-                f"{name} has {first.shape[1]} units in act1 and {second.shape[1]} in act2. Take "
-                "both from one model."
-            )
+        first, second = _side_by_side(name, act1[name], act2[name])
         alignment = align_lengths(len(first), len(second))
         left_out[name] = [len(side) for side in alignment.left_out]
         one = first[[unit.first[0] for unit in alignment.units]]
         two = second[[unit.second[0] for unit in alignment.units]]
-        rows[read_key(name)] = Sums.of(one, two.to(one.device), [len(one)])
+        rows[read_key(name)] = Sums.of(one, two, [len(one)])
     found = four_groups(tuple(rows), Sums.joined(list(rows.values()), torch.cat))
-    only = sorted(set(act1) ^ set(act2))
+    only = sorted(set(act1) ^ set(act2), key=str)
     return found | {"left_out": left_out, "in_one_only": only}
+
+
+def _side_by_side(name: str, act1: object, act2: object) -> tuple[Tensor, Tensor]:
+    """The activations of both prompts as matrices of equal width."""
+    first, second = _matrix(act1, f"act1[{name!r}]"), _matrix(act2, f"act2[{name!r}]")
+    if first.shape[1] != second.shape[1]:
+        raise DataError(
+            f"{name} has {first.shape[1]} units in act1 and {second.shape[1]} in act2. Take "
+            "both from one model."
+        )
+    return first, second.to(first.device)
 
 
 def four_groups(keys: Sequence[LayerKey], sums: Sums) -> dict[str, Any]:
@@ -297,10 +319,13 @@ def _over(sums: Sums, of_layers: Mapping[str, Tensor], places: list[int]) -> dic
 
 def _figures(values: Mapping[str, Tensor], count: Tensor) -> dict[str, Any]:
     """Plain numbers; None for what is not defined, and why."""
-    found: dict[str, Any] = {name: _number(value) for name, value in values.items()}
-    reason = NO_SIZE if count > 0 else EMPTY
-    undefined = {name: reason for name, value in found.items() if value is None}
-    return {**found, "undefined": undefined} if undefined else found
+    found = {name: _number(value) for name, value in values.items()}
+    return _with_reasons(found, lambda _: NO_SIZE if count > 0 else EMPTY)
+
+
+def _with_reasons(found: Mapping[str, Any], reason: Callable[[str], str]) -> dict[str, Any]:
+    undefined = {name: reason(name) for name, value in found.items() if value is None}
+    return {**found, "undefined": undefined} if undefined else dict(found)
 
 
 def _progression(
@@ -321,6 +346,7 @@ def _progression(
             "peak_layer": depth[int(values.nan_to_num(-1).argmax())] if bool(known.any()) else None,
             "slope": _slope(torch.tensor(depth)[known].double(), values[known]),
         }
+        found[name] = _with_reasons(found[name], lambda each: FEW if each == "slope" else UNKNOWN)
     return found
 
 
@@ -338,11 +364,15 @@ def _number(value: Tensor) -> float | None:
 
 
 def _matrix(values: object, name: str) -> Tensor:
-    """Activations as (S, U) float32."""
+    """Activations as (S, U) float64."""
     try:
-        tensor = torch.as_tensor(values).detach().float()
+        # A copy, since torch cannot look into every array (read-only, of negative strides).
+        tensor = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
     except (TypeError, ValueError, RuntimeError) as exc:
-        raise DataError(f"{name} is no tensor ({exc}).") from exc
+        raise DataError(f"{name} is no tensor ({exc}). Give a tensor or an array.") from exc
+    if tensor.is_complex():
+        raise DataError(f"{name} holds complex numbers. Give real ones.")
+    tensor = tensor.detach().double()
     if tensor.dim() == 3 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.dim() == 1:
@@ -353,7 +383,7 @@ def _matrix(values: object, name: str) -> Tensor:
             "(1, tokens, units)."
         )
     if not bool(tensor.isfinite().all()):
-        raise DataError(f"{name} holds NaN or Inf.")
+        raise DataError(f"{name} holds NaN or Inf. Give finite activations.")
     return tensor
 
 

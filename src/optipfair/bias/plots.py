@@ -7,14 +7,17 @@ with a marker of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..errors import ArgumentError, UnknownNameError
 from ..registry import unknown_name
@@ -22,6 +25,9 @@ from ..registry import unknown_name
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
 _MARKERS = "os^Dv<>PX*"
 _ROWS, _COLUMNS = 40, 64  # more than this cannot be read in a heatmap
+_ACROSS = 4  # panels beside each other
+_LABEL = 32  # characters of a token's label
+_TITLE_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,18 @@ class Style:
         Raises:
             ArgumentError: what cannot be drawn.
         """
-        size, dpi = given.get("figsize"), given.get("dpi", 120)
-        if size is not None and (len(tuple(size)) != 2 or not all(0 < x <= 100 for x in size)):
+        style = cls(**given)
+        if style.figsize is not None and not _is_size(style.figsize):
             raise ArgumentError(
-                f"figsize={size!r} is no (width, height) in inches, up to 100 each."
+                f"figsize={style.figsize!r} is no size. Give (width, height) in inches, up to 100."
             )
-        if not isinstance(dpi, int | float) or not 10 <= dpi <= 1200:
-            raise ArgumentError(f"dpi={dpi!r} is no resolution. Give 10 to 1200.")
-        if "cmap" in given and given["cmap"] not in colormaps:
-            raise UnknownNameError(unknown_name("colour map", given["cmap"], sorted(colormaps)))
-        return cls(**given)
+        if not isinstance(style.dpi, int | float) or not 10 <= style.dpi <= 1200:
+            raise ArgumentError(f"dpi={style.dpi!r} is no resolution. Give 10 to 1200.")
+        if style.cmap not in list(colormaps):
+            raise UnknownNameError(unknown_name("colour map", style.cmap, sorted(colormaps)))
+        if style.title is not None and not isinstance(style.title, str):
+            raise ArgumentError(f"title={style.title!r} is no text. Give one, or None.")
+        return style
 
     def figure(self, width: float, height: float) -> Figure:
         return Figure(figsize=self.figsize or (width, height), dpi=self.dpi, layout="constrained")
@@ -126,7 +134,7 @@ def mean_difference(
     columns = min(len(lines), 3)
     rows = -(-len(lines) // columns)
     figure = style.figure(1.2 + 3.2 * columns, 1.0 + 2.4 * rows)
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for number, (axis, (name, line)) in enumerate(zip(axes, lines.items(), strict=False)):
         if line.band is not None:
             low, high = line.band
@@ -138,10 +146,12 @@ def mean_difference(
             markersize=4,
             label="this pair",
         )
+        if all(isinstance(layer, int) for layer in line.layers):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylim(bottom=0)  # of all, once all are drawn
-    for axis in list(axes)[len(lines) :]:
+    for axis in axes[len(lines) :]:
         axis.set_visible(False)
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
@@ -155,27 +165,15 @@ def heatmap(panels: Sequence[Panel], style: Style = Style(), *, title: str = "")
     """Aligned tokens by the units that differ most, second prompt minus first, on one scale."""
     drawn = [_readable(panel) for panel in panels]
     limit = max((float(np.abs(panel.values).max(initial=0)) for panel in drawn), default=0) or 1.0
-    tallest = max(len(panel.rows) for panel in drawn)
-    width = max(panel.values.shape[1] for panel in drawn)
-    figure = style.figure(1.5 + len(drawn) * (1.2 + 0.055 * width), 1.4 + 0.2 * tallest)
-    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
-    image = None
+    tallest = max((len(panel.rows) for panel in drawn), default=0)
+    width = max((panel.values.shape[1] for panel in drawn), default=0)
+    longest = max((len(_short(row)) for panel in drawn for row in panel.rows), default=0)
+    panel_size = 0.7 + 0.07 * longest + max(1.2, 0.055 * width), 0.7 + 0.2 * tallest
+    figure, axes = _grid(style, len(drawn), panel_size, (1.5, 0.7))
     for panel, axis in zip(drawn, axes, strict=True):
-        image = axis.imshow(
-            panel.values,
-            cmap=style.cmap,
-            vmin=-limit,
-            vmax=limit,
-            aspect="auto",
-            interpolation="nearest",
-        )
-        _label_tokens(axis, panel)
-        axis.set_title(panel.title, fontsize=8)
-        shown = _spread(panel.values.shape[1], 5)
-        axis.set_xticks(shown, [str(panel.units[i]) for i in shown], fontsize=7)
-        axis.set_xlabel("unit", fontsize=8)
-    if image is not None:
-        bar = figure.colorbar(image, ax=list(axes), shrink=0.8)
+        _draw_panel(axis, panel, style.cmap, limit)
+    if drawn:
+        bar = figure.colorbar(axes[0].images[0], ax=axes, shrink=0.8)
         bar.set_label("second - first, over the layer's root mean square", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     _entitle(figure, style.title or title)
@@ -190,11 +188,11 @@ def pca(
     title: str = "",
 ) -> Figure:
     """Tokens of both prompts on the two directions in which they vary most, aligned ones joined."""
-    figure = style.figure(1.0 + 3.8 * len(points), 4.2)
-    axes = figure.subplots(1, len(points), squeeze=False)[0]
+    figure, axes = _grid(style, len(points), (3.8, 3.6), (1.0, 0.6))
     for each, axis in zip(points, axes, strict=True):
         _draw_points(axis, each, highlight)
-    axes[0].legend(fontsize=7)
+    for axis in axes[:1]:
+        axis.legend(fontsize=7)
     _entitle(figure, style.title or title)
     return figure
 
@@ -210,7 +208,7 @@ def layer_profile(
     columns = min(len(components), 3)
     rows = -(-len(components) // columns)
     figure = style.figure(1.2 + 3.2 * columns, 1.0 + 2.4 * rows)
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axis, component in zip(axes, components, strict=False):
         for number, (name, lines) in enumerate(profiles.items()):
             if component not in lines:
@@ -225,7 +223,7 @@ def layer_profile(
                 axis.fill_between(line.layers, *line.band, color=look["color"], alpha=0.15)
         axis.set_title(component, fontsize=9)
         axis.grid(alpha=0.3)
-    for axis in list(axes)[len(components) :]:
+    for axis in axes[len(components) :]:
         axis.set_visible(False)
     figure.axes[0].legend(fontsize=7)
     figure.supxlabel("relative depth", fontsize=9)
@@ -290,31 +288,58 @@ def project(first: Any, second: Any) -> tuple[Any, Any]:
     return found, shares
 
 
+def _is_size(given: object) -> bool:
+    sides = list(given) if isinstance(given, Iterable) else []
+    return len(sides) == 2 and all(isinstance(x, int | float) and 0 < x <= 100 for x in sides)
+
+
+def _grid(
+    style: Style, count: int, panel: tuple[float, float], margin: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of at most `_ACROSS`; sizes in inches."""
+    columns = max(1, min(count, _ACROSS))
+    rows = max(1, -(-count // columns))
+    figure = style.figure(margin[0] + columns * panel[0], margin[1] + rows * panel[1])
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def _draw_panel(axis: Axes, panel: Panel, cmap: str, limit: float) -> None:
+    axis.imshow(
+        panel.values,
+        cmap=cmap,
+        vmin=-limit,
+        vmax=limit,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    _label_tokens(axis, panel)
+    axis.set_title(panel.title, fontsize=8)
+    shown = _spread(panel.values.shape[1], 5)
+    axis.set_xticks(shown, [str(panel.units[i]) for i in shown], fontsize=7)
+    axis.set_xlabel("unit", fontsize=8)
+
+
 def _draw_points(axis: Axes, points: Points, highlight: bool) -> None:
+    look: dict[str, Any]
     coordinates, shares = project(points.first, points.second)
     half = len(coordinates) // 2
     one, two = coordinates[:half], coordinates[half:]
-    for start, end in zip(one, two, strict=True):
-        axis.plot(*zip(start, end, strict=True), color="#bbbbbb", linewidth=0.8, zorder=1)
+    joined = LineCollection(list(np.stack([one, two], axis=1)), colors="#bbbbbb", linewidths=0.8)
+    axis.add_collection(joined, autolim=False)
     for number, (name, each) in enumerate((("first prompt", one), ("second prompt", two))):
-        look: dict[str, Any] = {"color": _COLOURS[number], "marker": "o^"[number], "label": name}
+        look = {"color": _COLOURS[number], "marker": "o^"[number], "label": name}
         axis.scatter(each[:, 0], each[:, 1], s=24, zorder=2, **look)
     edited = [i for i, flag in enumerate(points.edited) if flag] if highlight else []
     if edited:
         ring = np.concatenate([one[edited], two[edited]])
-        axis.scatter(
-            ring[:, 0],
-            ring[:, 1],
-            s=90,
-            facecolors="none",
-            edgecolors="black",
-            label="edited",
-            zorder=3,
-        )
-    labelled = edited or _farthest(one, two, 3)
-    for row in labelled:
+        look = {"facecolors": "none", "edgecolors": "black", "label": "edited"}
+        axis.scatter(ring[:, 0], ring[:, 1], s=90, zorder=3, **look)
+    for row in edited or _farthest(one, two, 3):
         axis.annotate(
-            points.rows[row],
+            _short(points.rows[row]),
             tuple(two[row]),
             xytext=(4, 4),
             textcoords="offset points",
@@ -327,6 +352,7 @@ def _draw_points(axis: Axes, points: Points, highlight: bool) -> None:
     axis.set_title(points.title, fontsize=8)
     axis.grid(alpha=0.3)
     axis.margins(0.12)
+    axis.locator_params(nbins=5)
 
 
 def _farthest(one: Any, two: Any, count: int) -> list[int]:
@@ -361,7 +387,7 @@ def _largest(sizes: Any, count: int) -> list[int]:
 
 
 def _label_tokens(axis: Axes, panel: Panel) -> None:
-    axis.set_yticks(range(len(panel.rows)), list(panel.rows), fontsize=7)
+    axis.set_yticks(range(len(panel.rows)), [_short(row) for row in panel.rows], fontsize=7)
     for label, edited in zip(axis.get_yticklabels(), panel.edited, strict=True):
         label.set_parse_math(False)
         if edited:
@@ -375,6 +401,18 @@ def _spread(count: int, most: int) -> list[int]:
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
+def _short(label: str) -> str:
+    """A label on one line, its middle left out where it is long."""
+    line = " ".join(label.split()) or repr(label)
+    return line if len(line) <= _LABEL else f"{line[: _LABEL // 2]}…{line[-_LABEL // 2 :]}"
+
+
 def _entitle(figure: Figure, title: str) -> None:
+    """Each line of the title on at most two, cut at what the figure's width holds."""
+    width = max(20, int(11 * figure.get_figwidth()))
+    lines = [
+        "\n".join(textwrap.wrap(line, width, max_lines=2, placeholder=" …"))
+        for line in title.split("\n")[:_TITLE_LINES]
+    ]
     if title:
-        figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)
+        figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)

@@ -26,6 +26,10 @@ from .words import split_words
 
 EXCESS = "relative_difference"  # the metric that pairs and controls are compared by
 LEVEL = 0.95
+NO_CONTROLS = "there are no controls"
+NOT_DEFINED = "the metric is not defined for some of the prompts"
+ONE_PAIR = "fewer than two pairs differ in words of their own"
+_FIGURES = ("control", "excess", "interval", "p_value")
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -146,7 +150,7 @@ def carry_out(
         [differences, kept, *reducers],
         show_progress=show_progress,
     )
-    return Study(plan, differences.measured(), captured, kept.found)
+    return Study(plan, differences.measured(len(plan.comparisons)), captured, kept.found)
 
 
 def summarize_study(study: Study) -> dict[str, Any]:
@@ -179,7 +183,8 @@ def _over_keys(study: Study, pairs: Sequence[int]) -> dict[str, Any]:
     """The mean over all keys, of some pairs and their controls."""
     defined = study.values[:, ~np.isnan(study.values).any(axis=0)]
     if not defined.shape[1]:
-        return {"pairs": len(pairs), "difference": None, **_UNKNOWN}
+        names = ("difference", *_FIGURES)
+        return {"pairs": len(pairs), **_undefined(dict.fromkeys(names, NOT_DEFINED))}
     values = defined.mean(axis=1, keepdims=True)
     found = {"pairs": len(pairs), "difference": float(values[list(pairs)].mean())}
     return found | _excess(study.plan, values, pairs)[0]
@@ -189,7 +194,8 @@ def _by_key(study: Study) -> dict[str, Any]:
     """Every key over all pairs, corrected for their number."""
     values = study.values
     defined = np.flatnonzero(~np.isnan(values).any(axis=0))
-    found: list[dict[str, Any]] = [_UNKNOWN for _ in study.measured.keys]
+    nothing = _undefined(dict.fromkeys(_FIGURES, NOT_DEFINED))
+    found: list[dict[str, Any]] = [nothing for _ in study.measured.keys]
     rows = _excess(study.plan, values[:, defined], range(len(study.plan.pairs)))
     for place, figures in zip(defined, rows, strict=True):
         found[place] = figures
@@ -200,14 +206,16 @@ def _by_key(study: Study) -> dict[str, Any]:
     }
 
 
-_UNKNOWN = dict.fromkeys(("control", "excess", "interval", "p_value"))
+def _undefined(reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Figures without a value, and why they have none."""
+    return {**dict.fromkeys(reasons), "undefined": dict(reasons)}
 
 
 def _excess(plan: Plan, values: Floats, pairs: Sequence[int]) -> list[dict[str, Any]]:
     """For each column, the mean of pairs minus the mean of their controls.
 
     Pairs that differ in the same words in other sentences are no independent witnesses: they are
-    resampled together.
+    resampled together, each with as many controls as the one of them that has the fewest.
 
     Args:
         plan: what ran.
@@ -215,28 +223,45 @@ def _excess(plan: Plan, values: Floats, pairs: Sequence[int]) -> list[dict[str, 
         pairs: rows of the pairs; those without controls are left out.
     """
     compared = [i for i in pairs if plan.owned[i]]
-    columns = values.shape[1]
+    columns = range(values.shape[1])
     if not compared or not columns:
-        return [dict(_UNKNOWN) for _ in range(columns)]
+        return [_undefined(dict.fromkeys(_FIGURES, NO_CONTROLS)) for _ in columns]
     own = values[compared]  # (P, K)
-    controls = [values[list(plan.owned[i])] for i in compared]
+    clusters = [swapped_words(plan.pairs[i], i) for i in compared]
+    controls = [
+        values[list(rows)] for rows in _together([plan.owned[i] for i in compared], clusters)
+    ]
     centre = np.stack([each.mean(axis=0) for each in controls])
-    clusters = [_swapped_words(plan.pairs[i], i) for i in compared]
     excess = own - centre
-    bounds = bootstrap_bounds(excess, level=LEVEL, clusters=clusters)
+    alone = len(set(clusters)) == len(clusters)  # each by itself: many times as fast
+    bounds = bootstrap_bounds(excess, level=LEVEL, clusters=None if alone else clusters)
     p_values = permutation_p_values(own, controls, alternative="greater", clusters=clusters)
     return [
         {
             "control": float(centre[:, k].mean()),
             "excess": float(excess[:, k].mean()),
-            "interval": None if bounds is None else [float(bounds[0][k]), float(bounds[1][k])],
             "p_value": float(p_values[k]),
+            **(
+                _undefined({"interval": ONE_PAIR})
+                if bounds is None
+                else {"interval": [float(bounds[0][k]), float(bounds[1][k])]}
+            ),
         }
-        for k in range(columns)
+        for k in columns
     ]
 
 
-def _swapped_words(pair: PromptPair, number: int) -> Hashable:
+def _together(
+    owned: Sequence[tuple[int, ...]], clusters: Sequence[Hashable]
+) -> list[tuple[int, ...]]:
+    """As many controls for each pair of a cluster, since they change places together."""
+    fewest: dict[Hashable, int] = {}
+    for rows, cluster in zip(owned, clusters, strict=True):
+        fewest[cluster] = min(len(rows), fewest.get(cluster, len(rows)))
+    return [rows[: fewest[cluster]] for rows, cluster in zip(owned, clusters, strict=True)]
+
+
+def swapped_words(pair: PromptPair, number: int) -> Hashable:
     """The words that differ; the pair's own number where nothing is found."""
     try:
         edits = find_edits(split_words(pair.prompt1), split_words(pair.prompt2))

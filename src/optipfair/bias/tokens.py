@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DataError
+from ..errors import ArgumentError, DataError
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,13 @@ def encode(tokenizer: Any, prompt: str, vocabulary: int) -> Encoded:
 
     Raises:
         DataError: no token comes of it, or one that the model does not have.
+        ArgumentError: `tokenizer` is none.
     """
+    if not callable(tokenizer):
+        raise ArgumentError(
+            f"tokenizer is a {type(tokenizer).__name__}. Give the tokenizer of the model, such as "
+            "AutoTokenizer.from_pretrained loads."
+        )
     fast = bool(getattr(tokenizer, "is_fast", False))
     found = tokenizer(
         prompt, return_special_tokens_mask=True, return_offsets_mapping=fast, verbose=False
@@ -53,7 +59,7 @@ def encode(tokenizer: Any, prompt: str, vocabulary: int) -> Encoded:
     ids = tuple(int(number) for number in found["input_ids"])
     special = tuple(bool(flag) for flag in found["special_tokens_mask"])
     if all(special):
-        raise DataError(f"The tokenizer makes no token of the prompt {prompt!r}.")
+        raise DataError(f"The tokenizer makes no token of the prompt {prompt!r}. Give another.")
     if max(ids) >= vocabulary:
         raise DataError(
             f"The tokenizer does not match the model: it gives token {max(ids)} for {prompt!r}, "

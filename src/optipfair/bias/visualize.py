@@ -6,15 +6,20 @@ capture → align → measure → draw; every prompt runs through the model once
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..arch.view import ModelView, describe
 from ..errors import ArgumentError, OutputError, UnknownNameError
 from ..registry import unknown_name
+from .capture import find_taps
 from .controls import Words
 from .layer_keys import (
     DEFAULT_COMPONENTS,
@@ -29,8 +34,6 @@ from .study import Study, carry_out, plan_study, summarize_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from .plots import Style
 
 VERSION = 1  # of the JSON
 TYPES = ("mean_diff", "heatmap", "pca")
@@ -103,17 +106,19 @@ def visualize_bias(
         show_progress: whether to show a bar.
         **visualization_params: `components` (of `COMPONENTS`), `controls` (8 neutral control pairs
             for each pair, 0 for none), `control_words` (word class → words), `seed`, and of the
-            figures `figsize` (inches), `dpi`, `cmap` and `title`.
+            figures `figsize` (inches), `dpi`, `cmap` and `title`. Characters that the figures' font
+            lacks are boxes: set `matplotlib.rcParams["font.family"]`.
 
     Returns:
         None and a dict: `version`, `model`, `summary` (how far the pairs exceed their controls:
         overall, by category and by key, with 95 % bootstrap intervals over pairs and permutation
         p-values, corrected by Holm), and `pair_1`, `pair_2`, ..., each with `prompt1`, `prompt2`,
-        `category`, `coverage` and `metrics` as of `calculate_bias_metrics`.
+        `category`, `coverage` and `metrics` as of `calculate_bias_metrics`. Its JSON Schema is in
+        the package, `bias/bias_metrics.schema.json`.
 
     Raises:
         ArgumentError: a wrong argument; nothing ran and nothing was written.
-        DataError: a prompt that the model cannot read.
+        DataError: a prompt that the model cannot read, or activations that are NaN or Inf.
         OutputError: the folder cannot be written.
     """
     settings = Settings.read(visualization_params)
@@ -132,8 +137,7 @@ def visualize_bias(
     for number in range(len(pairs)):
         label = f"pair_{number + 1}"
         for kind in types:
-            for name, figure in _figures(study, number, kind, chosen, sink.style, label):
-                sink.take(name, figure)
+            sink.draw(study, number, kind, chosen, label)
     sink.write_metrics(found)
     return None, found
 
@@ -162,16 +166,14 @@ def visualize_mean_differences(
         As `visualize_bias`.
     """
     settings = Settings.read(_without_components(params))
-    component = check_component(layer_type)
+    component, label = check_component(layer_type), _label(pair_index)
     view = describe(model)
     chosen = select_layers(layers, len(view.layers))
+    _check_present(view, component, chosen)
     pairs = check_prompt_pairs([prompt_pair])
     sink = _Sink(output_dir, figure_format, settings)
     study = _study(view, tokenizer, pairs, (component,), chosen, settings)
-    _check_found(study)
-    label = _label(pair_index)
-    for _, figure in _figures(study, 0, "mean_diff", chosen, sink.style, label):
-        sink.take(f"mean_diff_{component}_{label}", figure)
+    sink.draw(study, 0, "mean_diff", chosen, label, name=f"mean_diff_{component}_{label}")
 
 
 def visualize_heatmap(
@@ -196,10 +198,11 @@ def visualize_heatmap(
     Raises:
         As `visualize_bias`.
     """
-    _draw_key(
-        *(model, tokenizer, prompt_pair, layer_key, "heatmap"),
-        *(output_dir, figure_format, pair_index, params),
-    )
+    key, label = read_key(layer_key), _label(pair_index)
+    settings = Settings.read({**_without_components(params), "controls": 0})
+    sink = _Sink(output_dir, figure_format, settings)
+    study = _study_key(model, tokenizer, prompt_pair, key, settings)
+    sink.draw(study, 0, "heatmap", [key.layer], label, name=f"heatmap_{key}_{label}")
 
 
 def visualize_pca(
@@ -226,11 +229,12 @@ def visualize_pca(
     Raises:
         As `visualize_bias`.
     """
-    _draw_key(
-        *(model, tokenizer, prompt_pair, layer_key, "pca"),
-        *(output_dir, figure_format, pair_index, params),
-        highlight=highlight_diff,
-    )
+    key, label = read_key(layer_key), _label(pair_index)
+    settings = Settings.read({**_without_components(params), "controls": 0})
+    sink = _Sink(output_dir, figure_format, settings)
+    study = _study_key(model, tokenizer, prompt_pair, key, settings)
+    name = f"pca_{key}_{label}"
+    sink.draw(study, 0, "pca", [key.layer], label, name=name, highlight=highlight_diff)
 
 
 def bias_metrics(model: Any, study: Study) -> dict[str, Any]:
@@ -277,46 +281,15 @@ def _study(
     return carry_out(view, plan, components, layers, keep=keep, show_progress=show_progress)
 
 
-def _draw_key(
-    model: Any,
-    tokenizer: Any,
-    prompt_pair: tuple[str, str],
-    layer_key: str,
-    kind: str,
-    output_dir: str | None,
-    figure_format: str,
-    pair_index: int,
-    params: Mapping[str, Any],
-    *,
-    highlight: bool = True,
-) -> None:
-    settings = Settings.read({**_without_components(params), "controls": 0})
-    key = read_key(layer_key)
+def _study_key(
+    model: Any, tokenizer: Any, prompt_pair: Any, key: LayerKey, settings: Settings
+) -> Study:
+    """One component of one layer for one pair, its activations kept."""
     view = describe(model)
     select_layers([key.layer], len(view.layers))
+    _check_present(view, key.component, [key.layer])
     pairs = check_prompt_pairs([prompt_pair])
-    sink = _Sink(output_dir, figure_format, settings)
-    study = _study(view, tokenizer, pairs, [key.component], [key.layer], settings, keep=[key])
-    _check_found(study)
-    label = _label(pair_index)
-    for _, figure in _figures(study, 0, kind, [key.layer], sink.style, label, highlight=highlight):
-        sink.take(f"{kind}_{key}_{label}", figure)
-
-
-def _figures(
-    study: Study,
-    number: int,
-    kind: str,
-    layers: Sequence[int],
-    style: Style,
-    label: str,
-    *,
-    highlight: bool = True,
-) -> Iterator[tuple[str, Figure]]:
-    """The figures of one kind for one pair, each with its name."""
-    from . import drawing
-
-    yield from drawing.figures(study, number, kind, layers, style, label, highlight=highlight)
+    return _study(view, tokenizer, pairs, [key.component], [key.layer], settings, keep=[key])
 
 
 class _Sink:
@@ -333,26 +306,70 @@ class _Sink:
         if figure_format not in FORMATS:
             raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
         self.format = figure_format
-        self.style: Any = _style(settings.style) if any_figure else None
+        self.style: Any = _style(settings.style) if any_figure or settings.style else None
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                probe = self.folder / f".{METRICS_FILE}"
-                probe.touch()
-                probe.unlink()
-            except OSError as exc:
-                raise OutputError(f"The folder {folder} cannot be written: {exc}.") from exc
+            _check_writable(self.folder)
+
+    def draw(
+        self,
+        study: Study,
+        number: int,
+        kind: str,
+        layers: Sequence[int],
+        label: str,
+        *,
+        name: str | None = None,
+        highlight: bool = True,
+    ) -> None:
+        """Draw the figures of one kind for one pair; `name` replaces that of the only figure."""
+        from .drawing import figures
+
+        drawn = figures(study, number, kind, layers, self.style, label, highlight=highlight)
+        for own, figure in drawn:
+            self.take(name or own, figure)
 
     def take(self, name: str, figure: Figure) -> None:
-        if self.folder is not None:
-            figure.savefig(self.folder / f"{name}.{self.format}")
-        _show(figure)
+        """Save a figure, and show it in a notebook."""
+        with warnings.catch_warnings():
+            # Characters that the font lacks are drawn as boxes, as `visualize_bias` says.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+            if self.folder is not None:
+                with self._writing():
+                    figure.savefig(self.folder / f"{name}.{self.format}")
+            _show(figure)
 
     def write_metrics(self, found: Mapping[str, Any]) -> None:
         if self.folder is not None:
             text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-            (self.folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+            with self._writing():
+                (self.folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Make the folder, and name it where it cannot be written after all."""
+        assert self.folder is not None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as exc:
+            raise _unwritable(self.folder, exc) from exc
+
+
+def _check_writable(folder: Path) -> None:
+    """Try the folder, or the nearest one above it that exists; nothing stays behind."""
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with TemporaryDirectory(dir=existing, prefix=".optipfair-"):
+            pass
+    except OSError as exc:
+        raise _unwritable(folder, exc) from exc
+
+
+def _unwritable(folder: Path, exc: OSError) -> OutputError:
+    return OutputError(
+        f"The folder {folder} cannot be written: {exc}. Choose another, or free it for writing."
+    )
 
 
 def _style(given: Mapping[str, Any]) -> Any:
@@ -367,8 +384,6 @@ def _style(given: Mapping[str, Any]) -> Any:
 
 def _show(figure: Figure) -> None:
     """Show a figure in a notebook; elsewhere nothing opens."""
-    import sys
-
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     if shell is None or not hasattr(shell, "kernel"):
         return
@@ -404,9 +419,9 @@ def _label(pair_index: object) -> str:
     return f"pair_{pair_index + 1}"
 
 
-def _check_found(study: Study) -> None:
-    for component, layers in study.captured.missing.items():
-        layer, reason = next(iter(layers.items()))
-        raise ArgumentError(
-            f"Layer {layer} has no {component}: {reason}. Choose another component."
-        )
+def _check_present(view: ModelView, component: str, layers: Sequence[int]) -> None:
+    taps, missing = find_taps(view, [component], layers)
+    for layer, reason in missing.get(component, {}).items():
+        there = [key.layer for key in taps]
+        way_out = f"other layers, for example {there}" if there else "another component"
+        raise ArgumentError(f"Layer {layer} has no {component}: {reason}. Choose {way_out}.")

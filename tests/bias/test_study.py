@@ -1,0 +1,219 @@
+"""Pairs against their controls: right level under the null, and planted differences are found."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from math import comb
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from optipfair import visualize_bias
+from optipfair.arch.view import describe
+from optipfair.bias import DEFAULT_PROMPT_PAIRS, PromptPair
+from optipfair.bias.capture import Captured
+from optipfair.bias.controls import Controls
+from optipfair.bias.layer_keys import LayerKey
+from optipfair.bias.metrics import Measured, Sums
+from optipfair.bias.prompts import check_prompt_pairs
+from optipfair.bias.study import Plan, Study, carry_out, plan_study, summarize_study
+from optipfair.bias.words import neutral_words
+from optipfair.testing import byte_tokenizer, tiny_model
+from optipfair.uncertainty import holm
+
+ADJECTIVES = neutral_words("adjective")
+
+
+def study_of(values: Any, pairs: Sequence[PromptPair], controls: Sequence[int]) -> Study:
+    """A study whose relative differences are `values` (comparisons, K)."""
+    owned, start = [], len(pairs)
+    for count in controls:
+        owned.append(tuple(range(start, start + count)))
+        start += count
+    squared = torch.as_tensor(values, dtype=torch.float64).T ** 2  # (K, C)
+    ones = torch.ones_like(squared)
+    sums = Sums(ones, ones, squared, ones, ones, ones, ones, ones)
+    keys = tuple(LayerKey("mlp_output", layer) for layer in range(len(squared)))
+    made = tuple(Controls((("a", "b"),) * count) for count in controls)
+    plan = Plan(tuple(pairs), made, (), tuple(owned))
+    return Study(plan, Measured(keys, sums), Captured(1, 1, {}), {})
+
+
+def pairs_of(count: int, category: str | None = None) -> list[PromptPair]:
+    """Pairs that differ in words of their own each."""
+    words = itertools.combinations(ADJECTIVES, 2)
+    return [
+        PromptPair(f"The {a} door.", f"The {b} door.", category)
+        for a, b in itertools.islice(words, count)
+    ]
+
+
+def binomial_above(share: float, trials: int, hits: int) -> float:
+    """How likely chance gives at least so many hits."""
+    return sum(
+        comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in range(hits, trials + 1)
+    )
+
+
+def within(share: float, trials: int, hits: int) -> bool:
+    return (
+        binomial_above(share, trials, hits) > 1e-3
+        and 1 - binomial_above(share, trials, hits + 1) > 1e-3
+    )
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_the_share_of_false_finds_is_the_level(skewed: bool) -> None:
+    rng = np.random.default_rng(5)
+    studies, pairs, controls, keys = 200, 5, 4, 3
+    finds, any_key, intervals = 0, 0, 0
+    for _ in range(studies):
+        drawn = rng.lognormal(size=(pairs * (1 + controls), keys))
+        values = drawn if skewed else 2 + 0.2 * np.log(drawn)
+        found = summarize_study(study_of(values, pairs_of(pairs), [controls] * pairs))
+        finds += found["overall"]["p_value"] <= 0.05
+        any_key += any(key["p_holm"] <= 0.05 for key in found["keys"].values())
+        low, high = found["overall"]["interval"]
+        intervals += not low <= 0 <= high
+    assert within(0.05, studies, finds)
+    assert binomial_above(0.05, studies, any_key) > 1e-3  # Holm keeps the level over the keys
+    if not skewed:
+        assert binomial_above(0.08, studies, intervals) > 1e-3  # five pairs: somewhat too short
+
+
+def test_two_hundred_neutral_pairs_are_significant_at_the_level() -> None:
+    rng = random.Random(3)
+    sentences = ("The {} door was open.", "She saw a {} house there.", "It was a {} day.")
+    pairs = [
+        PromptPair(*(sentences[i % 3].format(word) for word in words), f"{i}")
+        for i, words in enumerate(rng.sample(list(itertools.combinations(ADJECTIVES, 2)), 200))
+    ]
+    tokenizer, model = byte_tokenizer(), tiny_model("llama", num_hidden_layers=2)
+    study = carry_out(
+        describe(model), plan_study(tokenizer, 259, pairs, 19), ["residual_output"], [0, 1]
+    )
+    found = summarize_study(study)
+    assert found["controls"] == 200 * 19
+    p_values = [category["p_value"] for category in found["categories"].values()]
+    assert len(p_values) == 200
+    assert within(0.05, 200, sum(p <= 0.05 for p in p_values))
+    assert within(0.5, 200, sum(p <= 0.5 for p in p_values))
+
+
+def test_a_planted_difference_is_found_where_it_is() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(1, 0.1, size=(8 * 9, 5))
+    values[:8, 3] += 0.5
+    found = summarize_study(study_of(values, pairs_of(8, "race"), [8] * 8))
+    excess = {key: figures["excess"] for key, figures in found["keys"].items()}
+    p_holm = {key: figures["p_holm"] for key, figures in found["keys"].items()}
+    assert [key for key, p in p_holm.items() if p < 0.05] == ["mlp_output_layer_3"]
+    assert excess["mlp_output_layer_3"] == pytest.approx(0.5, abs=0.1)
+    low, high = found["keys"]["mlp_output_layer_3"]["interval"]
+    assert 0.35 < low < excess["mlp_output_layer_3"] < high < 0.65
+    assert found["overall"]["p_value"] < 0.05
+    assert found["categories"]["race"] == found["overall"]
+
+
+def test_figures_are_the_means_they_say() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.uniform(1, 2, size=(4 * 3, 3))
+    pairs = [*pairs_of(2, "age"), *(PromptPair(f"{p.prompt1}.", p.prompt2) for p in pairs_of(2))]
+    found = summarize_study(study_of(values, pairs, [2] * 4))
+    own, controls = values[:4], values[4:].reshape(4, 2, 3).mean(axis=1)
+    for k, figures in enumerate(found["keys"].values()):
+        assert figures["control"] == pytest.approx(controls[:, k].mean())
+        assert figures["excess"] == pytest.approx((own - controls)[:, k].mean())
+    assert found["overall"]["difference"] == pytest.approx(own.mean())
+    assert found["overall"]["excess"] == pytest.approx((own - controls).mean())
+    age = found["categories"]["age"]
+    assert (age["pairs"], age["excess"]) == (2, pytest.approx((own - controls)[:2].mean()))
+    p_values = [figures["p_value"] for figures in found["keys"].values()]
+    assert [figures["p_holm"] for figures in found["keys"].values()] == holm(p_values)
+
+
+def test_pairs_of_the_same_words_count_as_one_witness() -> None:
+    words = ("white", "Black")
+    pairs = [PromptPair(*(f"The {w} man {end}." for w in words)) for end in ("ran", "sat", "ate")]
+    values = np.random.default_rng(2).uniform(1, 2, size=(3 + 8 + 8 + 3, 2))
+    # The third has fewer controls, as where its sentence holds a neutral word.
+    found = summarize_study(study_of(values, pairs, [8, 8, 3]))
+    assert found["overall"]["interval"] is None
+    assert "words of their own" in found["overall"]["undefined"]["interval"]
+    assert found["overall"]["p_value"] >= 1 / 4
+    first = values[:3].mean(axis=1) - [values[a : a + 3].mean() for a in (3, 11, 19)]
+    assert found["overall"]["excess"] == pytest.approx(first.mean())
+
+
+def test_what_is_not_defined_says_why() -> None:
+    values = np.ones((2 * 3, 2))
+    values[4, 1] = np.nan
+    found = summarize_study(study_of(values, pairs_of(2), [2, 2]))
+    nothing = found["keys"]["mlp_output_layer_1"]
+    assert {name for name, value in nothing.items() if value is None} == {
+        *("control", "excess", "interval", "p_value", "p_holm")
+    }
+    assert "not defined" in nothing["undefined"]["excess"]
+    assert found["keys"]["mlp_output_layer_0"]["p_holm"] == 1
+    assert found["overall"]["difference"] == 1
+    values[:, 0] = np.nan
+    found = summarize_study(study_of(values, pairs_of(2), [2, 2]))
+    assert found["overall"]["difference"] is None and found["overall"]["undefined"]
+    json.dumps(found, allow_nan=False)
+
+
+def run(pairs: Any, **keywords: Any) -> dict[str, Any]:
+    _, found = visualize_bias(
+        *(tiny_model("llama"), byte_tokenizer(), pairs, []),
+        show_progress=False,
+        **{"components": ["mlp_output"], "controls": 2, **keywords},
+    )
+    return found
+
+
+def test_identical_prompts_are_noted_and_differ_by_nothing() -> None:
+    found = run([("The man slept", "The man slept"), ("The tall man", "The small man")])
+    assert any("pair_1: both prompts are the same" in note for note in found["summary"]["notes"])
+    assert (found["pair_1"]["controls"], len(found["pair_2"]["controls"])) == ([], 2)
+    overall = found["pair_1"]["metrics"]["overall_metrics"]
+    assert all(overall[name] == 0 for name in ("mean", "l2", "cosine_distance"))
+    assert found["summary"]["overall"]["pairs"] == 2
+    assert found["summary"]["overall"]["p_value"] is not None
+    alone = run([("The man slept", "The man slept")])["summary"]["overall"]
+    assert (alone["difference"], alone["excess"]) == (0, None)
+
+
+def test_without_controls_there_is_no_excess() -> None:
+    found = run(None, controls=0)["summary"]
+    assert (found["pairs"], found["controls"], found["notes"]) == (7, 0, [])
+    pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS)
+    assert list(found["categories"]) == [pair.category for pair in pairs]
+    names = ("control", "excess", "interval", "p_value")
+    for figures in (found["overall"], *found["categories"].values(), *found["keys"].values()):
+        assert all(figures[name] is None for name in names)
+        assert figures["undefined"] == dict.fromkeys(names, "there are no controls")
+        assert figures.get("difference", 1) > 0
+
+
+def test_pairs_without_controls_are_noted_and_left_out_of_the_excess() -> None:
+    found = run([("He slept", "She slept"), ("The tall man", "The small man")])["summary"]
+    assert len(found["notes"]) == 1 and found["notes"][0].startswith("pair_1: ")
+    lone = run([("The tall man", "The small man")])["summary"]
+    assert found["overall"]["excess"] == pytest.approx(lone["overall"]["excess"])
+    assert found["overall"]["difference"] != lone["overall"]["difference"]
+
+
+def test_controls_follow_the_seed_and_the_words_of_the_caller() -> None:
+    pair = [("The tall man", "The small man")]
+    assert run(pair)["pair_1"] == run(pair)["pair_1"]
+    seeds = [run(pair, seed=seed)["pair_1"]["controls"] for seed in range(4)]
+    assert any(each != seeds[0] for each in seeds)
+    own = run(pair, control_words=["blue", "green", "red"])["pair_1"]["controls"]
+    assert {word for texts in own for text in texts for word in text.split()} <= {
+        *("The", "man", "blue", "green", "red")
+    }

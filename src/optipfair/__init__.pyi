@@ -1,5 +1,9 @@
 from ._version import __version__ as __version__
 from .analysis import Analysis as Analysis, analyze_model as analyze_model
+from .bias.fairness import (
+    compute_fairness_pruning_scores as compute_fairness_pruning_scores,
+    neuron_bias_scores as neuron_bias_scores,
+)
 from .bias.metrics import calculate_bias_metrics as calculate_bias_metrics
 from .bias.prompts import (
     ATTRIBUTES as ATTRIBUTES,
@@ -47,6 +51,7 @@ from .pruning.importance import (
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
 from .pruning.influence import analyze_layer_importance as analyze_layer_importance
+from .pruning.layer_scores import neuron_importance_scores as neuron_importance_scores
 from .pruning.neurons import (
     prune_neuron_pairs as prune_neuron_pairs,
     zero_neurons_mlp as zero_neurons_mlp,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,7 @@ def prune_checkpoint(
     seed: int = 0,
     attention_unit: str = "group",
     layer_widths: str = "uniform",
+    neuron_scores: Mapping[int, Any] | None = None,
     plan: PruningPlan | str | Path | None = None,
     save_plan: str | Path | None = None,
     dry_run: bool = False,
@@ -150,8 +151,8 @@ def prune_checkpoint(
         pruning_type, neuron_selection_method, expansion_rate, expansion_divisor, dataloader,
             num_layers_to_remove, layer_indices, depth_pruning_percentage,
             layer_selection_method, target_params, target_size: as in `prune_model`.
-        compensate, sequential, seed, attention_unit, layer_widths: as in `prune_model`; the
-            seed also draws the calibration text.
+        compensate, sequential, seed, attention_unit, layer_widths, neuron_scores: as in
+            `prune_model`; the seed also draws the calibration text.
         pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width and attention
             pruning without any target remove 10 %.
         calibration: text to calibrate on instead of a dataloader: a `.txt` or `.jsonl` file, or the
@@ -206,6 +207,7 @@ def prune_checkpoint(
         "target_size": target_size,
         "attention_unit": attention_unit,
         "layer_widths": layer_widths,
+        "neuron_scores": neuron_scores,
     }
     with together():
         data = read_data(dataloader, calibration, calibration_samples, calibration_length, seed)

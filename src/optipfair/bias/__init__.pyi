@@ -1,3 +1,7 @@
+from .fairness import (
+    compute_fairness_pruning_scores as compute_fairness_pruning_scores,
+    neuron_bias_scores as neuron_bias_scores,
+)
 from .layer_keys import COMPONENTS as COMPONENTS
 from .metrics import calculate_bias_metrics as calculate_bias_metrics
 from .prompts import (

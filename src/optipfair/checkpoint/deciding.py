@@ -17,6 +17,7 @@ from ..pruning.decision import Decision, Means, decide
 from ..pruning.holding import Holding
 from ..pruning.importance import Criterion
 from ..pruning.influence import removal_order
+from ..pruning.neuron_scores import NeuronScores
 from ..pruning.passes import hybrid_scores, stream_influence
 from ..pruning.planning import Scores
 from ..pruning.ranking import Chosen
@@ -25,7 +26,7 @@ from ..pruning.selection import RANKED_STRATEGIES
 from ..pruning.stream import LIVE, LayerSource, capture
 from .disk import StoredModel
 from .layers import StoredLayers
-from .scoring import score_stored_mlps
+from .scoring import check_finite_mlp, score_stored_mlps
 from .surgery import stored_sizes
 
 _BY_LAYERS = "block_influence"  # the one ranking that sees each layer once
@@ -92,9 +93,19 @@ def decide_stored(
 
 
 def _weight_scores(stored: StoredModel, request: PruningRequest) -> Scores | None:
-    if not isinstance(request.criterion, Criterion):
-        return None
-    return partial(score_stored_mlps, stored, request.criterion)
+    if isinstance(request.criterion, Criterion):
+        return partial(score_stored_mlps, stored, request.criterion)
+    if isinstance(request.criterion, NeuronScores):
+        return partial(_given_scores, stored, request.criterion)
+    return None
+
+
+def _given_scores(
+    stored: StoredModel, scores: NeuronScores, mlps: Sequence[MLPView]
+) -> Iterator[Tensor]:
+    for mlp in mlps:
+        check_finite_mlp(stored, mlp)
+        yield scores.of(mlp)
 
 
 def _means_with_data(

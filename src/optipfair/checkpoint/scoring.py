@@ -72,13 +72,18 @@ def score_stored_mlp(stored: StoredModel, criterion: Criterion, mlp: MLPView) ->
     matrices = {role: _matrix(on_disk, role) for role in scored if _holds(mlp, role)}
     scores = score_all(criterion, mlp, matrices)
     if not bool(torch.isfinite(scores).all()):
-        for info, _ in on_disk.tensors.values():
-            check_finite_tensor(info)
+        check_finite_mlp(stored, mlp)
         raise UnsupportedModelError(overflow(mlp, criterion))
     for info, pieces in on_disk.tensors.values():
         if pieces[0].slot.role in ("down", "bias", "other"):
             check_finite_tensor(info)
     return scores
+
+
+def check_finite_mlp(stored: StoredModel, mlp: MLPView) -> None:
+    """Refuse an MLP whose tensors on disk hold NaN or Inf, naming the tensor."""
+    for info, _ in stored.stored_mlp(mlp).tensors.values():
+        check_finite_tensor(info)
 
 
 def check_finite_tensor(info: TensorInfo) -> None:

@@ -15,6 +15,7 @@ from .importance import (
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
 from .influence import analyze_layer_importance as analyze_layer_importance
+from .layer_scores import neuron_importance_scores as neuron_importance_scores
 from .neurons import (
     prune_neuron_pairs as prune_neuron_pairs,
     zero_neurons_mlp as zero_neurons_mlp,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..arch.view import ModelView, describe
@@ -46,6 +46,7 @@ def prune_model(
     attention_unit: str = "group",
     layer_widths: str = "uniform",
     hidden_states: str = "auto",
+    neuron_scores: Mapping[int, Any] | None = None,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Prune a model in place: neurons of its MLPs, attention heads, or whole decoder layers.
 
@@ -99,6 +100,10 @@ def prune_model(
             `"device"` (where the layers run), `"disk"` (a memory-mapped temporary file), or
             `"auto"`: the first of device, CPU and disk of whose free memory they take a quarter at
             most. The result is the same.
+        neuron_scores: your own scores instead of a criterion's: layer index → (I,), or (E, I) for
+            experts, as tensors, arrays or lists of finite numbers; the highest are kept. Every
+            layer that is cut needs them. Not with a `neuron_selection_method`, and with a
+            dataloader only where that compensates (`compensate=True`) or ranks layers.
 
     Returns:
         The same model object; with `return_stats`, `(model, statistics)`.
@@ -137,6 +142,7 @@ def prune_model(
         seed=seed,
         attention_unit=attention_unit,
         layer_widths=layer_widths,
+        neuron_scores=neuron_scores,
     )
     holding = Holding(check_hidden_states(hidden_states))
     decision = decide(
@@ -168,6 +174,7 @@ def plan_pruning(
     seed: int = 0,
     attention_unit: str = "group",
     layer_widths: str = "uniform",
+    neuron_scores: Mapping[int, Any] | None = None,
 ) -> PruningPlan:
     """Decide what `prune_model` would do, without changing the model.
 
@@ -198,6 +205,7 @@ def plan_pruning(
         seed=seed,
         attention_unit=attention_unit,
         layer_widths=layer_widths,
+        neuron_scores=neuron_scores,
     )
     if request.compensate:
         raise ArgumentError(

@@ -13,6 +13,7 @@ from .calibrated import decide_by_layers
 from .guard import prove
 from .layer_losses import layer_losses
 from .plan import PruningPlan, WidthCut
+from .planning import choose_again
 from .recipes import adjust_layer, recipe_of
 from .request import PruningRequest
 from .stream import capture
@@ -41,6 +42,7 @@ def widths_by_loss(
     losses = layer_losses(view, batches, found, adjust, show_progress=show_progress)
     record = {"layer_widths": request.layer_widths, "layer_losses": list(losses.items())}
     allocated = _with_kept(plan, allocate(shares, losses))
+    allocated = choose_again(view, request, allocated, batches, show_progress=show_progress)
     return replace(allocated, request={**plan.request, **record})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,11 @@ from ..errors import ArgumentError, PruningWarning
 from ..progress import track
 from .calibration import neuron_input_norms
 from .checks import check_sharing
-from .importance import CalibratedCriterion
+from .importance import CalibratedCriterion, Criterion
+from .neuron_scores import NeuronScores, check_scores_fit
 from .plan import PruningPlan, WidthCut
 from .request import PruningRequest
-from .scoring import score_mlp, score_mlp_with_data
+from .scoring import check_finite, score_mlp, score_mlp_with_data
 from .selection import check_layer_indices, select_units
 from .solving import Sizes, Solution, solve
 from .targets import WidthTarget, rate_above
@@ -76,8 +78,11 @@ def plan_request(
         counts = _kept_counts(view, solution.width, chosen)
         for count in sorted(set(counts)) if request.attention_unit is not None else ():
             check_count(view, count)
-        scores = scores or partial(map, _scorer(view, request, batches, show_progress))
-        cuts = _cuts(list(zip(chosen, counts, strict=True)), scores, show_progress)
+        kept = [(m, count) for m, count in zip(chosen, counts, strict=True) if count < m.width]
+        if isinstance(request.criterion, NeuronScores):
+            check_scores_fit(request.criterion, view, [mlp for mlp, _ in kept])
+        scores = scores or partial(map, scorer(view, request, batches, show_progress))
+        cuts = _cuts(kept, scores, show_progress)
     if not drop and not cuts:
         _warn("Nothing was removed: the target keeps everything. Ask for less.")
     hybrid = request.attention_unit is None and getattr(request.criterion, "accepts_data", False)
@@ -86,11 +91,28 @@ def plan_request(
     return PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
 
 
-def _scorer(
+def choose_again(
+    view: ModelView,
+    request: PruningRequest,
+    plan: PruningPlan,
+    batches: Iterable[object] | None = None,
+    *,
+    show_progress: bool = False,
+) -> PruningPlan:
+    """The plan with the neurons that the request's criterion keeps, as many as the plan says."""
+    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
+    kept = [(mlps[cut.layer, cut.mlp], cut.kept) for cut in plan.width_cuts]
+    scores = partial(map, scorer(view, request, batches, show_progress))
+    return replace(plan, width_cuts=_cuts(kept, scores, show_progress))
+
+
+def scorer(
     view: ModelView, request: PruningRequest, batches: Iterable[object] | None, show_progress: bool
 ) -> Callable[[MLPView], Tensor]:
     """What scores an MLP; where a pass over the layers will decide, all neurons are alike here."""
     criterion = request.criterion
+    if isinstance(criterion, NeuronScores):
+        return partial(_given_scores, criterion)
     if isinstance(criterion, CalibratedCriterion):
         return partial(_random_scores, request.seed) if not criterion.needs_data else _alike
     assert criterion is not None
@@ -98,6 +120,11 @@ def _scorer(
         norms = neuron_input_norms(view, batches, show_progress)
         return partial(_score_with_data, norms)
     return partial(score_mlp, criterion=criterion)
+
+
+def _given_scores(scores: NeuronScores, mlp: MLPView) -> Tensor:
+    check_finite(mlp, {slot.role for slot in mlp.tensors})
+    return scores.of(mlp)
 
 
 def _alike(mlp: MLPView) -> Tensor:
@@ -118,10 +145,9 @@ def generator_of(seed: int, mlp: MLPView, expert: int = 0) -> torch.Generator:
 
 
 def _cuts(
-    kept: list[tuple[MLPView, int]], scores: Scores, show_progress: bool
+    narrower: list[tuple[MLPView, int]], scores: Scores, show_progress: bool
 ) -> tuple[WidthCut, ...]:
     """Choose the neurons that stay; an MLP that two layers share is decided once."""
-    narrower = [(mlp, count) for mlp, count in kept if count < mlp.width]
     once = {_identity(mlp): (mlp, count) for mlp, count in reversed(narrower)}
     todo = list(reversed(once.items()))
     found = scores([mlp for _, (mlp, _) in todo])
@@ -153,6 +179,7 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
             "compensate": request.compensate,
             **({"sequential": request.sequential} if request.by_layers else {}),
             **({"seed": request.seed} if request.criterion.name == "RANDOM" else {}),
+            **_scores_record(request.criterion),
             "pruning_percentage": request.width.percentage,
             "expansion_rate": request.width.expansion_rate,
             "expansion_divisor": request.width.divisor,
@@ -164,6 +191,10 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
     if request.budget is not None:
         record["budget"] = str(request.budget)
     return record
+
+
+def _scores_record(criterion: object) -> dict[str, str]:
+    return {"scores_digest": criterion.digest} if isinstance(criterion, NeuronScores) else {}
 
 
 def _chosen(view: ModelView, target: WidthTarget, keep: tuple[int, ...]) -> list[MLPView]:
@@ -210,7 +241,7 @@ def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, 
 
 def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, data: bool) -> None:
     """Figures: `docs/criteria.md`."""
-    static = not isinstance(request.criterion, CalibratedCriterion)
+    static = isinstance(request.criterion, Criterion)
     if data or not static or max((mlp.width for mlp in chosen), default=0) < _TRAINED_WIDTH:
         return
     _warn(

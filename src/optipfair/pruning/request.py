@@ -10,6 +10,7 @@ from ..errors import ArgumentError
 from .allocation import LAYER_WIDTHS
 from .budget import Budget, read_budget
 from .importance import CalibratedCriterion, Criterion, criterion_named
+from .neuron_scores import NeuronScores, read_scores
 from .selection import RANKED_STRATEGIES, strategy_named, whole_number
 from .targets import (
     PRUNING_TYPES,
@@ -35,6 +36,7 @@ _OF_DEPTH = {
 }
 _OF_MLPS = dict.fromkeys(("expansion_rate", "expansion_divisor", "layer_indices"))
 _WITH_DEPTH = ("DEPTH", "BOTH")
+_OF_NEURONS = ("MLP_GLU", "BOTH")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class PruningRequest:
 
     Attributes:
         width: how many neurons stay (open where a budget decides), None in depth pruning.
-        criterion: what scores them, None in depth pruning.
+        criterion: what scores them, or the caller's scores; None in depth pruning.
         depth: which layers go (open where a budget decides), None in width pruning.
         budget: how large the result may be, None without one.
         compensate: whether the kept neurons make up for the lost ones; where layers go, whether
@@ -56,7 +58,7 @@ class PruningRequest:
     """
 
     width: WidthTarget | None = None
-    criterion: Criterion | CalibratedCriterion | None = None
+    criterion: Criterion | CalibratedCriterion | NeuronScores | None = None
     depth: DepthRequest | None = None
     budget: Budget | None = None
     compensate: bool = False
@@ -116,6 +118,7 @@ def check_request(
     seed: int = 0,
     attention_unit: str = "group",
     layer_widths: str = "uniform",
+    neuron_scores: Mapping[int, Any] | None = None,
 ) -> PruningRequest:
     """Check the arguments of `plan_pruning` as far as that goes without a model.
 
@@ -140,16 +143,28 @@ def check_request(
         "layer_selection_method": layer_selection_method,
     }
     refuse_foreign(kind, _foreign(kind, given))
+    if neuron_scores is not None and kind not in _OF_NEURONS:
+        raise ArgumentError(
+            f"neuron_scores do not go with pruning_type={kind!r}. Leave them out, or use "
+            "pruning_type='MLP_GLU'."
+        )
     if kind == "DEPTH":
         _check_data_of_depth(layer_selection_method, data, compensate)
     _refuse_beside_attention(kind, {**given, "layer_indices": layer_indices}, attention_unit)
-    width, depth, criterion = None, None, None
+    width, depth = None, None
+    criterion: Criterion | CalibratedCriterion | NeuronScores | None = None
     if kind != "DEPTH":
         chosen = layer_indices if kind == "MLP_GLU" else None
         width = width_target(
             pruning_percentage, expansion_rate, expansion_divisor, chosen, budget=budget
         )
-        criterion = _criterion(kind, neuron_selection_method, data, compensate)
+        if neuron_scores is None:
+            criterion = _criterion(kind, neuron_selection_method, data, compensate)
+        else:
+            criterion = _given_scores(
+                *(neuron_scores, neuron_selection_method, data, compensate),
+                ranked=kind == "BOTH" and _ranks(layer_selection_method),
+            )
     if kind in _WITH_DEPTH:
         depth = depth_request(
             num_layers_to_remove,
@@ -166,9 +181,10 @@ def check_request(
         *(width, criterion, depth, budget, compensates, in_turn, check_seed(seed), unit),
         layer_widths=LAYER_WIDTHS.canonical(layer_widths),
     )
-    _check_layer_widths(request, neuron_selection_method, data)
+    method = neuron_selection_method if neuron_scores is None else NeuronScores.name
+    _check_layer_widths(request, method, data)
     if sequential and not request.by_layers:
-        _refuse_sequential(neuron_selection_method, data)
+        _refuse_sequential(method, data)
     return request
 
 
@@ -247,7 +263,7 @@ def _share_of_layers(kind: str, percentage: Any, depth_percentage: Any) -> Any:
     )
 
 
-def _compensates(criterion: Criterion | CalibratedCriterion | None) -> bool:
+def _compensates(criterion: object) -> bool:
     return isinstance(criterion, CalibratedCriterion) and criterion.compensates
 
 
@@ -308,3 +324,24 @@ def _criterion(
             f"or leave the {data.name} out."
         )
     return entry
+
+
+def _given_scores(
+    scores: object, method: str, data: _Data, compensate: bool | None, *, ranked: bool
+) -> NeuronScores:
+    """The caller's scores; then data only ranks layers, or lets kept neurons make up for others."""
+    if method != "MAW":
+        raise ArgumentError(
+            f"neuron_scores and neuron_selection_method={method!r} exclude each other. Give one of "
+            "them."
+        )
+    compensate = check_flag("compensate", compensate, default=False)
+    if compensate and not data.given:
+        raise ArgumentError(_NEEDS_DATA)
+    if data.given and not compensate and not ranked:
+        raise ArgumentError(
+            f"{data} does not go with neuron_scores, which say which neurons stay. Give "
+            "compensate=True, so that these make up for the others, or leave the "
+            f"{data.name} out."
+        )
+    return NeuronScores(read_scores("neuron_scores", scores))

@@ -160,7 +160,9 @@ def what_was_done(plan: PruningPlan) -> str:
         method = plan.request.get("neuron_selection_method", "?")
         data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"
         what = "Heads" if plan.attention_unit else "Neurons"
-        lines.append(f"{what} were chosen by {method}, from {data}.")
+        scores = plan.request.get("scores_digest")
+        source = f"scores of the caller's ({scores})" if scores else f"{method}, from {data}"
+        lines.append(f"{what} were chosen by {source}.")
         if made_up_for:
             lines.append(f"Kept {what.lower()} make up for lost ones, by least squares.")
     return " ".join(lines) or "Nothing was removed."

@@ -82,7 +82,7 @@ def _refuse_sizes_without_text(samples: object, length: object) -> None:
 def _given_plan(plan: PruningPlan | str | Path, asked: Mapping[str, Any]) -> Decision:
     """Read a plan with the tensors that belong to it; nothing else may be asked for."""
     given = [
-        name if name == "dataloader" else f"{name}={value!r}"
+        name if name in ("dataloader", "neuron_scores") else f"{name}={value!r}"
         for name, value in asked.items()
         if value != _DEFAULTS.get(name)
     ]

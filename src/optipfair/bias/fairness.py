@@ -1,0 +1,242 @@
+"""How much each neuron takes part in what differs between two prompts, for pruning.
+
+Axes: `I` neurons, `M` aligned units of tokens of all comparisons of a batch.
+"""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arch.view import LayerView, describe
+from ..errors import ArgumentError, DataError, PruningWarning, UnsupportedModelError
+from ..pruning.neuron_scores import read_scores
+from ..pruning.scoring import check_finite
+from .capture import Groups, capture
+from .components import tap
+from .controls import Words
+from .layer_keys import LayerKey
+from .prompts import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
+from .study import Plan, plan_study
+from .visualize import Settings
+
+_COMPONENT = "neuron_output"
+
+
+def neuron_bias_scores(
+    model: Any,
+    tokenizer: Any,
+    prompt_pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    controls: int = 8,
+    seed: int = 0,
+    control_words: Words | None = None,
+    show_progress: bool = False,
+) -> dict[int, Tensor]:
+    """Score how much more each neuron differs between the prompts of pairs than of neutral swaps.
+
+    Of a pair, a neuron's difference is the mean over the aligned tokens of |a - b|, times the L2
+    norm of its down column, where a and b are what the neuron gives in either prompt. The mean of
+    the same over the pair's controls is taken off, and the pairs are averaged. So 0 means no
+    more than for neutral words; less than 0 is possible.
+
+    Every prompt runs once, and the memory does not grow with the number of pairs.
+
+    Args:
+        model: a causal language model with one dense MLP in a layer; it is left as it was.
+        tokenizer: of the model.
+        prompt_pairs: (reference, comparison) each; the seven `DEFAULT_PROMPT_PAIRS` if None.
+        controls: neutral control pairs for each pair; 0 takes nothing off.
+        seed: of the choice of controls.
+        control_words: your own neutral words, as in `visualize_bias`.
+        show_progress: whether to show a bar.
+
+    Returns:
+        Layer index → (I,), float32 on the CPU. Layers without an MLP are not in it.
+
+    Raises:
+        ArgumentError: a wrong argument.
+        UnsupportedModelError: experts, several MLPs in a layer, or none of a known form; NaN or Inf
+            in a down projection.
+        DataError: a prompt that the model cannot read, no pair that can be compared, or
+            activations that are NaN or Inf.
+
+    Example:
+        >>> from optipfair.testing import byte_tokenizer, tiny_model
+        >>> scores = neuron_bias_scores(tiny_model("llama"), byte_tokenizer(), controls=2)
+        >>> tuple(scores[0].shape)
+        (40,)
+    """
+    settings = Settings.read({"controls": controls, "seed": seed, "control_words": control_words})
+    pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS if prompt_pairs is None else prompt_pairs)
+    view = describe(model)
+    layers = [layer for layer in view.layers if _has_neurons(layer)]
+    if not layers:
+        raise UnsupportedModelError("The model has no MLP of a known form, so there is no score.")
+    for layer in layers:
+        check_finite(layer.mlps[0], {"down"})
+    embeddings: Any = view.model.get_input_embeddings()
+    plan = plan_study(
+        *(tokenizer, int(embeddings.weight.shape[0]), pairs, settings.controls),
+        words=settings.control_words,
+        seed=settings.seed,
+    )
+    sums = WeightedDifferences(_weights(plan, controlled=settings.controls > 0))
+    numbers_of_layers = [layer.index for layer in layers]
+    captured = capture(
+        *(view, plan.comparisons, [_COMPONENT], numbers_of_layers, [sums]),
+        show_progress=show_progress,
+    )
+    for index, reason in captured.missing.get(_COMPONENT, {}).items():
+        raise UnsupportedModelError(f"The neurons of layer {index} cannot be watched: {reason}.")
+    return {layer.index: _scaled(layer, sums.totals[layer.index]) for layer in layers}
+
+
+def compute_fairness_pruning_scores(
+    bias_scores: Mapping[int, Any], importance_scores: Mapping[int, Any], bias_weight: float = 0.5
+) -> dict[int, Tensor]:
+    """Combine what a neuron is worth with how little it takes part in bias, by ranks in its layer.
+
+    (1 - w) * rank of importance + w * (1 - rank of bias), where ranks go from 0 (lowest of the
+    layer) to 1 and equal scores share the mean of their ranks. Ranks are compared since the two
+    kinds of scores have no common unit.
+
+    Args:
+        bias_scores: layer index → (I,), of `neuron_bias_scores`; the highest should go.
+        importance_scores: layer index → (I,), of `neuron_importance_scores`; the highest should
+            stay.
+        bias_weight: w, from 0 (importance alone) to 1 (bias alone).
+
+    Returns:
+        Layer index → (I,), float64 from 0 to 1, for `prune_model(neuron_scores=...)`.
+
+    Raises:
+        ArgumentError: other layers or lengths in one than in the other, NaN or Inf, a weight
+            outside [0, 1].
+
+    Example:
+        >>> bias, importance = {0: [0.0, 3.0, 1.0]}, {0: [1.0, 2.0, 9.0]}
+        >>> compute_fairness_pruning_scores(bias, importance, 0.5)[0].tolist()
+        [0.5, 0.25, 0.75]
+    """
+    weight = _checked_weight(bias_weight)
+    bias = read_scores("bias_scores", bias_scores)
+    importance = read_scores("importance_scores", importance_scores)
+    if bias.keys() != importance.keys():
+        only = sorted(bias.keys() ^ importance.keys())
+        raise ArgumentError(
+            f"Layers {only} are in one of bias_scores and importance_scores only. Take both from "
+            "one model."
+        )
+    for layer, scores in bias.items():
+        shapes = tuple(scores.shape), tuple(importance[layer].shape)
+        if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+            raise ArgumentError(
+                f"Layer {layer} has shape {shapes[0]} in bias_scores and {shapes[1]} in "
+                "importance_scores. Give one score for each neuron in both, from one model."
+            )
+    return {
+        layer: (1 - weight) * _ranks(importance[layer]) + weight * (1 - _ranks(scores))
+        for layer, scores in sorted(bias.items())
+    }
+
+
+class WeightedDifferences:
+    """A reducer: by layer, the weighted sum over comparisons of their mean |a - b|, (I,) float64.
+
+    Args:
+        weights: of each comparison.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = weights
+        self.totals: dict[int, Tensor] = {}
+
+    def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
+        """Take aligned activations (M, I) of both sides."""
+        own = self._weights[groups.start : groups.start + len(groups.sizes)]
+        rows = [
+            weight / size
+            for weight, size in zip(own, groups.sizes, strict=True)
+            for _ in range(size)
+        ]
+        difference = (first - second).abs_()
+        total = (difference.new_tensor(rows) @ difference).double().cpu()
+        self.totals[key.layer] = self.totals.get(key.layer, 0) + total
+
+
+def _weights(plan: Plan, *, controlled: bool) -> list[float]:
+    """Of each comparison, so that the weighted sum is the mean over pairs of pair minus controls.
+
+    Pairs that cannot be compared, or of which there are no controls, weigh nothing.
+    """
+    owned = [[i for i in own if plan.comparisons[i].alignment.units] for own in plan.owned]
+    used = [
+        number
+        for number in range(len(plan.pairs))
+        if plan.comparisons[number].alignment.units and (owned[number] or not controlled)
+    ]
+    unused = sorted(set(range(len(plan.pairs))) - set(used))
+    why = f": {plan.controls[unused[0]].reason or 'no tokens are compared'}" if unused else ""
+    if not used:
+        raise DataError(f"No pair can be compared with neutral controls{why}. Give other pairs.")
+    if unused:
+        warnings.warn(
+            f"{len(unused)} of {len(plan.pairs)} pairs are left out, since nothing neutral can be "
+            f"set against them. pair_{unused[0] + 1}{why}.",
+            PruningWarning,
+            stacklevel=3,
+        )
+    weights = [0.0] * len(plan.comparisons)
+    for number in used:
+        weights[number] = 1 / len(used)
+        for control in owned[number]:
+            weights[control] = -1 / len(used) / len(owned[number])
+    return weights
+
+
+def _has_neurons(layer: LayerView) -> bool:
+    """Whether the layer has an MLP; refused if it does not show its neurons."""
+    if not layer.mlps:
+        return False
+    place = tap(layer, _COMPONENT)
+    if isinstance(place, str):
+        names = ", ".join(mlp.spec.name for mlp in layer.mlps)
+        raise UnsupportedModelError(
+            f"Layer {layer.index} ({names}) has no bias scores: {place}. Models with one dense "
+            "MLP in a layer have them."
+        )
+    return True
+
+
+def _scaled(layer: LayerView, differences: Tensor) -> Tensor:
+    """Times the norms of the down columns."""
+    norms: Tensor = layer.mlps[0].matrices()["down"].float().norm(dim=1).cpu().double()
+    return (differences * norms).float()
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Ranks from 0 to 1, (I,); equal scores share their mean rank, a single one has one half."""
+    if len(scores) == 1:
+        return torch.full_like(scores, 0.5)
+    found: tuple[Tensor, ...] = torch.unique(scores, return_inverse=True, return_counts=True)
+    _, places, counts = found
+    below: Tensor = counts.cumsum(0) - counts
+    mean = below.double() + (counts.double() - 1) / 2
+    ranks: Tensor = mean[places] / (len(scores) - 1)
+    return ranks
+
+
+def _checked_weight(value: object) -> float:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not 0 <= float(value) <= 1:  # type: ignore[arg-type]
+        raise ArgumentError(
+            f"bias_weight={value!r} is outside [0, 1]. Give 0 for importance alone, 1 for bias "
+            "alone, for example 0.5."
+        )
+    return float(value)  # type: ignore[arg-type]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from optipfair import UnsupportedModelError, prune_model
+from optipfair import UnsupportedModelError, prune_checkpoint, prune_model
 from optipfair.arch.view import describe
 from optipfair.pruning import scoring
 from optipfair.pruning.importance import CRITERIA
@@ -57,6 +58,19 @@ def test_nan_and_inf_are_refused_naming_the_tensor(
     layer.get_parameter(tensor).data.view(-1)[5] = value
     with refused(model, f"layer 2, {tensor} holds NaN or Inf", UnsupportedModelError):
         prune_model(model, "MLP_GLU", name, 20, show_progress=False)
+
+
+def test_nan_is_refused_where_scores_do_not_look_at_weights(
+    tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    model = tiny_model("llama")
+    describe(model).layers[2].module.get_parameter("mlp.up_proj.weight").data[3, 3] = float("nan")
+    with refused(model, "layer 2, mlp.up_proj.weight holds NaN or Inf", UnsupportedModelError):
+        prune_model(model, "MLP_GLU", "RANDOM", 20, show_progress=False)
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(UnsupportedModelError, match=r"layers\.2\.mlp\.up_proj\.weight holds NaN"):
+        prune_checkpoint(tmp_path / "model", tmp_path / "out", "MLP_GLU", "RANDOM", 20)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nan_is_refused_with_calibration_data_too(

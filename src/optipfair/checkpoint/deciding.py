@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..pruning.importance import Criterion
 from ..pruning.influence import removal_order
 from ..pruning.neuron_scores import NeuronScores
 from ..pruning.passes import hybrid_scores, stream_influence
-from ..pruning.planning import Scores
+from ..pruning.planning import Scores, random_scores
 from ..pruning.ranking import Chosen
 from ..pruning.request import PruningRequest
 from ..pruning.selection import RANKED_STRATEGIES
@@ -96,16 +96,19 @@ def _weight_scores(stored: StoredModel, request: PruningRequest) -> Scores | Non
     if isinstance(request.criterion, Criterion):
         return partial(score_stored_mlps, stored, request.criterion)
     if isinstance(request.criterion, NeuronScores):
-        return partial(_given_scores, stored, request.criterion)
+        return partial(_checked, stored, request.criterion.of)
+    if request.criterion is not None:  # without data: random
+        return partial(_checked, stored, partial(random_scores, request.seed))
     return None
 
 
-def _given_scores(
-    stored: StoredModel, scores: NeuronScores, mlps: Sequence[MLPView]
+def _checked(
+    stored: StoredModel, scores: Callable[[MLPView], Tensor], mlps: Sequence[MLPView]
 ) -> Iterator[Tensor]:
+    """Scores that do not look at the weights, which must be finite all the same."""
     for mlp in mlps:
         check_finite_mlp(stored, mlp)
-        yield scores.of(mlp)
+        yield scores(mlp)
 
 
 def _means_with_data(

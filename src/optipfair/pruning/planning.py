@@ -132,6 +132,13 @@ def _alike(mlp: MLPView) -> Tensor:
 
 
 def _random_scores(seed: int, mlp: MLPView) -> Tensor:
+    if not mlp.tensors[mlp.spec.down].is_meta:  # a checkpoint's are looked at where they lie
+        check_finite(mlp, {slot.role for slot in mlp.tensors})
+    return random_scores(seed, mlp)
+
+
+def random_scores(seed: int, mlp: MLPView) -> Tensor:
+    """Scores that depend on the seed and the MLP's place alone, (I,) or (E, I)."""
     generator = generator_of(seed, mlp)
     shape = (mlp.width,) if mlp.experts is None else (mlp.experts, mlp.width)
     return torch.rand(shape, generator=generator)

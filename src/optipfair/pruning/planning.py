@@ -253,9 +253,9 @@ def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, 
         return
     _warn(
         "Without calibration data neurons are chosen by their weights alone, which ruins real "
-        "models: without a tenth of its neurons the perplexity of SmolLM2-135M went from 19.7 to "
-        "139 (without random ones to 34.6, chosen with data to 21.9). Give calibration data, or "
-        "train the result afterwards."
+        "models: without a tenth of its neurons the perplexity of SmolLM2-135M went from 27.6 to "
+        "183 with MAW and above 5000 with VOW, PON and L2 (without random ones to 48.7, chosen "
+        "with data to 29.3). Give calibration data, or train the result afterwards."
     )
 
 

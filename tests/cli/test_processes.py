@@ -46,6 +46,7 @@ def modules_after(code: str) -> set[str]:
         "import optipfair.sources",
         "from optipfair.cli import main; main(['--help'])",
         "from optipfair.cli import main; main(['prune', '--help'])",
+        "from optipfair.cli import main; main(['bias', '--help'])",
         "from optipfair.cli import main; main(['--version'])",
         "from optipfair.cli import main; main(['prune', '--percentage', '3'])",
     ],

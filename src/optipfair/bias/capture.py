@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -192,32 +192,60 @@ class _Batch:
 
     def _places(
         self, comparisons: Sequence[Comparison], rows: dict[tuple[int, ...], int], side: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions in the flattened batch, the unit each belongs to, and the units' sizes."""
-        places: list[int] = []
-        units: list[int] = []
-        sizes: list[int] = []
+    ) -> _Places:
+        firsts: list[int] = []
+        others: list[int] = []
+        owners: list[int] = []
         for each in comparisons:
-            row = rows[(each.first, each.second)[side].ids]
+            start = rows[(each.first, each.second)[side].ids] * self.length
             for unit in each.alignment.units:
-                tokens = (unit.first, unit.second)[side]
-                places += [row * self.length + token for token in tokens]
-                units += [len(sizes)] * len(tokens)
-                sizes.append(len(tokens))
-        return torch.tensor(places), torch.tensor(units), torch.tensor(sizes, dtype=torch.float32)
+                first, *more = (unit.first, unit.second)[side]
+                owners += [len(firsts)] * len(more)
+                firsts.append(start + first)
+                others += [start + token for token in more]
+        several, counts = torch.unique(torch.tensor(owners, dtype=torch.long), return_counts=True)
+        return _Places(
+            torch.tensor(firsts, dtype=torch.long),
+            torch.tensor(others, dtype=torch.long),
+            torch.tensor(owners, dtype=torch.long),
+            several,
+            1.0 + counts[:, None],
+        )
 
     def aligned(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides of (B, S, U): the means of the tokens of each unit, float32 (M, U)."""
         flat = values.reshape(len(self.prompts) * self.length, -1)
-        sides = []
-        for places, units, sizes in self._sides:
-            taken = flat[places.to(flat.device)].float()
-            if len(taken) > len(sizes):  # some units are of several tokens
-                summed = taken.new_zeros(len(sizes), taken.shape[1])
-                taken = summed.index_add_(0, units.to(flat.device), taken)
-                taken /= sizes.to(flat.device)[:, None]
-            sides.append(taken)
-        return sides[0], sides[1]
+        first, second = (places.to(flat.device).means(flat) for places in self._sides)
+        return first, second
+
+
+class _Places(NamedTuple):
+    """Where the aligned units of one side are in a batch's tokens.
+
+    Attributes:
+        firsts: the first token of each unit, (M,).
+        others: the other tokens of the units of several.
+        owners: the unit of each of these.
+        several: the units of several tokens.
+        sizes: how many tokens those have, (N, 1).
+    """
+
+    firsts: Tensor
+    others: Tensor
+    owners: Tensor
+    several: Tensor
+    sizes: Tensor
+
+    def to(self, device: torch.device) -> _Places:
+        return _Places(*(part.to(device) for part in self))
+
+    def means(self, flat: Tensor) -> Tensor:
+        """Of the tokens of each unit, float32 (M, U)."""
+        taken = flat.index_select(0, self.firsts).float()
+        if len(self.others):
+            taken.index_add_(0, self.owners, flat.index_select(0, self.others).float())
+            taken[self.several] /= self.sizes
+        return taken
 
 
 def _batches(comparisons: Sequence[Comparison]) -> Iterator[_Batch]:

@@ -24,6 +24,7 @@ from ..registry import unknown_name
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
 _MARKERS = "os^Dv<>PX*"
+_ROUNDING = 1e-6  # a direction with less than this of the largest is rounding of float32
 _ROWS, _COLUMNS = 40, 64  # more than this cannot be read in a heatmap
 _ACROSS = 4  # panels beside each other
 _LABEL = 32  # characters of a token's label
@@ -149,6 +150,7 @@ def mean_difference(
         if all(isinstance(layer, int) for layer in line.layers):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylim(bottom=0)  # of all, once all are drawn
     for axis in axes[len(lines) :]:
@@ -161,22 +163,24 @@ def mean_difference(
     return figure
 
 
-def heatmap(panels: Sequence[Panel], style: Style = Style(), *, title: str = "") -> Figure:
+def heatmap(
+    panels: Sequence[Panel], style: Style = Style(), *, title: str = "", note: str = ""
+) -> Figure:
     """Aligned tokens by the units that differ most, second prompt minus first, on one scale."""
     drawn = [_readable(panel) for panel in panels]
     limit = max((float(np.abs(panel.values).max(initial=0)) for panel in drawn), default=0) or 1.0
     tallest = max((len(panel.rows) for panel in drawn), default=0)
     width = max((panel.values.shape[1] for panel in drawn), default=0)
     longest = max((len(_short(row)) for panel in drawn for row in panel.rows), default=0)
-    panel_size = 0.7 + 0.07 * longest + max(1.2, 0.055 * width), 0.7 + 0.2 * tallest
+    panel_size = 0.7 + 0.07 * longest + max(1.2, 0.055 * width), 0.7 + 0.2 * max(tallest, 12)
     figure, axes = _grid(style, len(drawn), panel_size, (1.5, 0.7))
     for panel, axis in zip(drawn, axes, strict=True):
         _draw_panel(axis, panel, style.cmap, limit)
     if drawn:
         bar = figure.colorbar(axes[0].images[0], ax=axes, shrink=0.8)
-        bar.set_label("second - first, over the layer's root mean square", fontsize=8)
+        bar.set_label("second - first,\nover the layer's root mean square", fontsize=8)
         bar.ax.tick_params(labelsize=7)
-    _entitle(figure, style.title or title)
+    _entitle(figure, style.title or title, note)
     return figure
 
 
@@ -186,6 +190,7 @@ def pca(
     *,
     highlight: bool = True,
     title: str = "",
+    note: str = "",
 ) -> Figure:
     """Tokens of both prompts on the two directions in which they vary most, aligned ones joined."""
     figure, axes = _grid(style, len(points), (3.8, 3.6), (1.0, 0.6))
@@ -193,7 +198,7 @@ def pca(
         _draw_points(axis, each, highlight)
     for axis in axes[:1]:
         axis.legend(fontsize=7)
-    _entitle(figure, style.title or title)
+    _entitle(figure, style.title or title, note)
     return figure
 
 
@@ -202,6 +207,7 @@ def layer_profile(
     style: Style = Style(),
     *,
     title: str = "Difference over relative depth",
+    ylabel: str = "relative difference",
 ) -> Figure:
     """Several models (or categories), one line each, a panel per component."""
     components = list(dict.fromkeys(c for lines in profiles.values() for c in lines))
@@ -221,13 +227,17 @@ def layer_profile(
             axis.plot(line.layers, line.values, label=name, **look)
             if line.band is not None:
                 axis.fill_between(line.layers, *line.band, color=look["color"], alpha=0.15)
+        if axis.dataLim.y0 < 0 < axis.dataLim.y1:
+            axis.axhline(0, color="black", linewidth=0.8)
         axis.set_title(component, fontsize=9)
+        axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     for axis in axes[len(components) :]:
         axis.set_visible(False)
-    figure.axes[0].legend(fontsize=7)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower left")
     figure.supxlabel("relative depth", fontsize=9)
-    figure.supylabel("relative difference", fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
     _entitle(figure, style.title or title)
     return figure
 
@@ -278,6 +288,7 @@ def project(first: Any, second: Any) -> tuple[Any, Any]:
     both = np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)])
     centred = both - both.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    sizes[sizes <= _ROUNDING * sizes.max(initial=0)] = 0
     found = np.zeros((len(both), 2))
     shares = np.zeros(2)
     rank = min(2, len(sizes))
@@ -337,22 +348,35 @@ def _draw_points(axis: Axes, points: Points, highlight: bool) -> None:
         ring = np.concatenate([one[edited], two[edited]])
         look = {"facecolors": "none", "edgecolors": "black", "label": "edited"}
         axis.scatter(ring[:, 0], ring[:, 1], s=90, zorder=3, **look)
-    for row in edited or _farthest(one, two, 3):
-        axis.annotate(
-            _short(points.rows[row]),
-            tuple(two[row]),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=7,
-            parse_math=False,
-        )
     axis.set_xlabel(f"first direction, {shares[0]:.0%} of the variance", fontsize=8)
     axis.set_ylabel(f"second direction, {shares[1]:.0%}", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.set_title(points.title, fontsize=8)
     axis.grid(alpha=0.3)
-    axis.margins(0.12)
+    axis.margins(0.15)
     axis.locator_params(nbins=5)
+    for row in edited or _farthest(one, two, 3):
+        _label_point(axis, _short(points.rows[row]), one[row], two[row])
+
+
+def _label_point(axis: Axes, text: str, start: Any, end: Any) -> None:
+    """Write a token beside its second point: away from the first one, but not out of the axes."""
+    low, high = axis.get_xlim()
+    place = (end[0] - low) / (high - low)
+    right = place < 0.3 or (place < 0.7 and end[0] >= start[0])
+    up = end[1] >= start[1]
+    axis.annotate(
+        text,
+        tuple(end),
+        xytext=(7 if right else -7, 7 if up else -7),
+        textcoords="offset points",
+        ha="left" if right else "right",
+        va="bottom" if up else "top",
+        fontsize=7,
+        parse_math=False,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+        zorder=4,
+    )
 
 
 def _farthest(one: Any, two: Any, count: int) -> list[int]:
@@ -407,7 +431,7 @@ def _short(label: str) -> str:
     return line if len(line) <= _LABEL else f"{line[: _LABEL // 2]}…{line[-_LABEL // 2 :]}"
 
 
-def _entitle(figure: Figure, title: str) -> None:
+def _entitle(figure: Figure, title: str, note: str = "") -> None:
     """Each line of the title on at most two, cut at what the figure's width holds."""
     width = max(20, int(11 * figure.get_figwidth()))
     lines = [
@@ -416,3 +440,5 @@ def _entitle(figure: Figure, title: str) -> None:
     ]
     if title:
         figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
+    if note:
+        figure.supxlabel(note, fontsize=7, parse_math=False)

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..arch.view import ModelView, describe
 from ..errors import ArgumentError, OutputError, UnknownNameError
+from ..progress import track
 from ..registry import unknown_name
 from .capture import find_taps
+from .comparing import Subject, compare_studies
 from .controls import Words
 from .layer_keys import (
     DEFAULT_COMPONENTS,
@@ -39,6 +41,7 @@ VERSION = 1  # of the JSON
 TYPES = ("mean_diff", "heatmap", "pca")
 FORMATS = ("png", "pdf", "svg")
 METRICS_FILE = "bias_metrics.json"
+COMPARISON = "bias_comparison"  # the names of its figure and numbers
 _STYLE = ("figsize", "dpi", "cmap", "title")
 
 
@@ -121,8 +124,34 @@ def visualize_bias(
         DataError: a prompt that the model cannot read, or activations that are NaN or Inf.
         OutputError: the folder cannot be written.
     """
+    _, found = study_bias(
+        *(model, tokenizer, prompt_pairs, visualization_types, layers, output_dir, figure_format),
+        show_progress=show_progress,
+        **visualization_params,
+    )
+    return None, found
+
+
+def study_bias(
+    model: Any,
+    tokenizer: Any,
+    prompt_pairs: Sequence[Any] | None,
+    visualization_types: Sequence[str],
+    layers: str | Sequence[int],
+    output_dir: str | Path | None,
+    figure_format: str,
+    *,
+    show_progress: bool = True,
+    name: str | None = None,
+    **visualization_params: Any,
+) -> tuple[Study, dict[str, Any]]:
+    """Do what `visualize_bias` does; return the study beside its numbers.
+
+    Args:
+        name: of the model in the numbers; what its config says if None.
+    """
     settings = Settings.read(visualization_params)
-    types = _check_types(visualization_types)
+    types = check_types(visualization_types)
     view = describe(model)
     chosen = select_layers(layers, len(view.layers))
     pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS if prompt_pairs is None else prompt_pairs)
@@ -133,13 +162,13 @@ def visualize_bias(
         keep=keep if {"heatmap", "pca"} & set(types) else [],
         show_progress=show_progress,
     )
-    found = bias_metrics(model, study)
-    for number in range(len(pairs)):
+    found = bias_metrics(model, study, name)
+    for number in track(range(len(pairs)), "drawing", show_progress and bool(types), unit="pair"):
         label = f"pair_{number + 1}"
         for kind in types:
             sink.draw(study, number, kind, chosen, label)
-    sink.write_metrics(found)
-    return None, found
+    sink.write(found)
+    return study, found
 
 
 def visualize_mean_differences(
@@ -237,13 +266,43 @@ def visualize_pca(
     sink.draw(study, 0, "pca", [key.layer], label, name=name, highlight=highlight_diff)
 
 
-def bias_metrics(model: Any, study: Study) -> dict[str, Any]:
+def write_comparison(
+    first: Subject,
+    second: Subject,
+    output_dir: str | Path | None,
+    figure_format: str,
+    *,
+    figure: bool = True,
+) -> dict[str, Any]:
+    """Compare two models on the pairs that both saw; save the numbers and the figure.
+
+    Args:
+        first: the model that the other one is compared with.
+        second: the other one.
+        output_dir: folder for `bias_comparison.json` and the figure; None to save nothing.
+        figure_format: `png`, `pdf` or `svg`.
+        figure: whether to draw.
+    """
+    sink = _Sink(output_dir, figure_format, Settings(), any_figure=figure)
+    found = compare_studies(first, second)
+    if figure:
+        from . import drawing
+
+        drawn = drawing.comparison_figure(first, second, sink.style)
+        if drawn is not None:
+            sink.take(COMPARISON, drawn)
+    sink.write(found, f"{COMPARISON}.json")
+    return found
+
+
+def bias_metrics(model: Any, study: Study, name: str | None = None) -> dict[str, Any]:
     """All numbers of a study as plain data, strict JSON."""
+    said = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     found: dict[str, Any] = {
         "version": VERSION,
         "optipfair": __version__,
         "model": {
-            "name": str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+            "name": said if name is None else name,
             "model_type": str(getattr(model.config, "model_type", "")),
         },
         "summary": summarize_study(study),
@@ -309,7 +368,7 @@ class _Sink:
         self.style: Any = _style(settings.style) if any_figure or settings.style else None
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
-            _check_writable(self.folder)
+            check_writable(self.folder)
 
     def draw(
         self,
@@ -339,11 +398,11 @@ class _Sink:
                     figure.savefig(self.folder / f"{name}.{self.format}")
             _show(figure)
 
-    def write_metrics(self, found: Mapping[str, Any]) -> None:
+    def write(self, found: Mapping[str, Any], name: str = METRICS_FILE) -> None:
         if self.folder is not None:
             text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
             with self._writing():
-                (self.folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+                (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -356,7 +415,7 @@ class _Sink:
             raise _unwritable(self.folder, exc) from exc
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Try the folder, or the nearest one above it that exists; nothing stays behind."""
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -396,7 +455,7 @@ def _show(figure: Figure) -> None:
     display(Image(data=buffer.getvalue()))
 
 
-def _check_types(types: object) -> list[str]:
+def check_types(types: object) -> list[str]:
     if isinstance(types, str) or not isinstance(types, Sequence):
         raise ArgumentError(
             f"visualization_types={types!r} is no list. Give some of: {', '.join(TYPES)}."

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail("Out of memory. Try a smaller --dtype or a machine with more.", FAILED)
     except (OSError, RuntimeError) as exc:  # disk and device; nothing half done is left
-        return _fail(f"{type(exc).__name__}: {' '.join(str(exc).split())}", FAILED)
+        parts = " ".join([str(exc), *getattr(exc, "__notes__", ())]).split()
+        return _fail(f"{type(exc).__name__}: {' '.join(parts)}", FAILED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -6,6 +6,7 @@ import click
 
 from .._version import __version__
 from .analyze import analyze
+from .bias import bias
 from .demo import demo
 from .families import families
 from .prune import prune
@@ -28,5 +29,6 @@ def app() -> None:
 
 app.add_command(analyze)
 app.add_command(prune)
+app.add_command(bias)
 app.add_command(families)
 app.add_command(demo)

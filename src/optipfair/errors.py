@@ -4,7 +4,7 @@
     ├── ArgumentError          (ValueError)    a wrong argument, or two that exclude each other
     │   └── UnknownNameError                   a name that no registry holds, with close matches
     ├── UnsupportedModelError  (ValueError)    the model, or what is asked of it, is not supported
-    ├── DataError              (ValueError)    calibration data that cannot be used
+    ├── DataError              (ValueError)    data to calibrate or evaluate on that cannot be used
     ├── CheckpointError        (ValueError)    a model on disk that cannot be read
     ├── OutputError            (ValueError)    an output path that cannot be written
     ├── VerificationError      (RuntimeError)  a result that does not reload as it was
@@ -47,7 +47,7 @@ class UnsupportedModelError(OptiPFairError, ValueError):
 
 
 class DataError(OptiPFairError, ValueError):
-    """Calibration data that cannot be used."""
+    """Data to calibrate or to evaluate on that cannot be used."""
 
 
 class CheckpointError(OptiPFairError, ValueError):

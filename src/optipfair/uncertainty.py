@@ -120,7 +120,7 @@ def bootstrap_bounds(
             [statistic(array[np.concatenate([members[c] for c in row])], axis=0) for row in draws]
         )
     )
-    tail = _widened_tail((1 - level) / 2, len(members))
+    tail = widened_tail((1 - level) / 2, len(members))
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     return low, high
 
@@ -255,7 +255,7 @@ def _statistics_of_items(array: Floats, statistic: Callable[..., Any], draws: In
     return np.concatenate([statistic(array[block], axis=0) for block in blocks])
 
 
-def _widened_tail(tail: float, count: int) -> float:
+def widened_tail(tail: float, count: int) -> float:
     quantile = _student_quantile(1 - tail, count - 1)
     return NormalDist().cdf(-math.sqrt(count / (count - 1)) * quantile)
 

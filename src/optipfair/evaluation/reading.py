@@ -1,0 +1,113 @@
+"""Rows of data files, each with the columns a task needs. What is wrong is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+Row = dict[str, Any]
+
+
+def json_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, Row]]:
+    """The objects of a JSONL file, with their place (`file, line 3`).
+
+    Raises:
+        DataError: the file cannot be read, a line is no JSON object, or a column is missing or not
+            of its type.
+    """
+    found = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as exc:
+            raise DataError(f"{place}: no JSON ({exc}). Each line must hold one object.") from exc
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: {line[:60]!r} is no JSON object.")
+        found.append((place, _checked(place, row, columns)))
+    return _some(path, found)
+
+
+def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[tuple[str, Row]]:
+    """The rows of a CSV or TSV file with a header, with their place.
+
+    Raises:
+        DataError: as of `json_rows`; also a row with more or fewer fields than the header.
+    """
+    reader = csv.DictReader(
+        io.StringIO(_text(path)), delimiter=delimiter, restkey="", strict=delimiter == ",",
+        quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+    )  # fmt: skip
+    missing = [name for name in columns if name not in (reader.fieldnames or [])]
+    if missing:
+        raise DataError(
+            f"{path}, line 1: the header lacks {', '.join(missing)}. Expected are the columns "
+            f"{', '.join(columns)}."
+        )
+    found: list[tuple[str, Row]] = []
+    try:
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            if "" in row or None in row.values():
+                raise DataError(
+                    f"{place}: the row has not the {len(reader.fieldnames or [])} fields of the "
+                    "header."
+                )
+            found.append((place, _checked(place, dict(row), dict.fromkeys(columns, str))))
+    except csv.Error as exc:
+        raise DataError(f"{path}, line {reader.line_num}: {exc}.") from exc
+    return _some(path, found)
+
+
+def text_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a text file that are not empty, with their place."""
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def choice(place: str, row: Row, name: str, allowed: int) -> int:
+    """A column that is the index of one of several choices.
+
+    Raises:
+        DataError: it is not one of 0 to `allowed - 1`.
+    """
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < allowed:
+        raise DataError(f"{place}: {name} is {value!r}; expected is 0 to {allowed - 1}.")
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise DataError(f"Cannot read {path}: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path} is not encoded in UTF-8 ({exc}). Save it as UTF-8.") from exc
+
+
+def _checked(place: str, row: Row, columns: Mapping[str, type]) -> Row:
+    for name, kind in columns.items():
+        if name not in row:
+            raise DataError(
+                f"{place}: the column {name} is missing. Expected are {', '.join(columns)}."
+            )
+        if not isinstance(row[name], kind) or (kind is str and not row[name].strip()):
+            what = "text" if kind is str else kind.__name__
+            raise DataError(f"{place}: {name} is {row[name]!r}; expected is {what}, not empty.")
+    return row
+
+
+def _some(path: Path, found: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    if not found:
+        raise DataError(f"{path} holds no rows.")
+    return found

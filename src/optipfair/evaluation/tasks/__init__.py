@@ -1,0 +1,1 @@
+"""The tasks, one module for each data set or kind. Importing this registers them all."""

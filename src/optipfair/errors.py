@@ -8,6 +8,7 @@
     ├── CheckpointError        (ValueError)    a model on disk that cannot be read
     ├── OutputError            (ValueError)    an output path that cannot be written
     ├── VerificationError      (RuntimeError)  a result that does not reload as it was
+    ├── ModelOutputError       (RuntimeError)  a model gives numbers that are not finite
     └── DistributedError       (RuntimeError)  another process of the same run failed
 
     PruningWarning             (UserWarning)   done, but probably not what was meant
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DistributedError",
+    "ModelOutputError",
     "OptiPFairError",
     "OutputError",
     "PruningWarning",
@@ -60,6 +62,10 @@ class OutputError(OptiPFairError, ValueError):
 
 class VerificationError(OptiPFairError, RuntimeError):
     """A written model does not reload as the model it was written from."""
+
+
+class ModelOutputError(OptiPFairError, RuntimeError):
+    """A model gives numbers that are not finite, so nothing can be said about it."""
 
 
 class DistributedError(OptiPFairError, RuntimeError):

@@ -45,6 +45,7 @@ class Task:
         answers: what 0 and 1 mean there, in words.
         texts: the texts of an item to show beside its flip.
         protocol: how the queries are made and scored, in a sentence or two.
+        default: whether a comparison measures it without being asked.
         together: items that must be drawn together, by a key (complete groups); None: each alone.
     """
 
@@ -60,6 +61,7 @@ class Task:
     protocol: str
     answer: str | None = None
     answers: tuple[str, str] = ("wrong", "right")
+    default: bool = True
     together: Callable[[Item], str] | None = None
 
 

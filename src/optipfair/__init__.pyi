@@ -23,6 +23,7 @@ from .errors import (
     ArgumentError as ArgumentError,
     CheckpointError as CheckpointError,
     DataError as DataError,
+    ModelOutputError as ModelOutputError,
     OptiPFairError as OptiPFairError,
     OutputError as OutputError,
     PruningWarning as PruningWarning,
@@ -30,8 +31,14 @@ from .errors import (
     UnsupportedModelError as UnsupportedModelError,
     VerificationError as VerificationError,
 )
+from .evaluation.comparing import compare_models as compare_models
+from .evaluation.evaluating import evaluate_model as evaluate_model
+from .evaluation.next_token import NextTokenGap as NextTokenGap, next_token_gap as next_token_gap
 from .evaluation.quality import Perplexity as Perplexity, perplexity as perplexity
-from .evaluation.timing import time_inference as time_inference
+from .evaluation.timing import (
+    compare_models_inference as compare_models_inference,
+    time_inference as time_inference,
+)
 from .loading import load_model as load_model, load_tokenizer as load_tokenizer
 from .pipeline import PruneResult as PruneResult, prune_checkpoint as prune_checkpoint
 from .pruning.api import (

@@ -119,3 +119,52 @@ def test_a_hopeless_model_gives_a_large_number_not_an_error() -> None:
     model = tiny_model("llama")
     model.lm_head.weight.data *= 1e6
     assert 1e100 < perplexity(model, byte_tokenizer(), TEXT).value < math.inf
+
+
+def test_a_token_before_the_text_lets_the_first_be_predicted() -> None:
+    model, tokenizer = tiny_model("llama"), byte_tokenizer()
+    ids = torch.cat([torch.tensor([tokenizer.bos_token_id]), byte_ids(TEXT)])
+    for context, stride in [(512, None), (8, 3)]:
+        found = perplexity(model, tokenizer, TEXT, context=context, stride=stride, bos=True)
+        assert (found.tokens, found.bos) == (66, True)
+        expected = naive(model, ids, context, stride or context // 2)
+        assert found.value == pytest.approx(expected, rel=1e-5)
+    assert perplexity(model, tokenizer, "h", bos=True).tokens == 1
+    with pytest.raises(DataError, match="fewer than two tokens"):
+        perplexity(model, tokenizer, "", bos=True)
+
+
+def test_the_same_loss_by_words_and_by_bytes() -> None:
+    text = "Où est-il ?\n Là."  # 4 words, 16 characters, 18 bytes, which are the tokens
+    found = perplexity(tiny_model("llama"), byte_tokenizer(), text)
+    loss = 17 * math.log(found.value)
+    assert (found.words, found.bytes, found.tokens, found.bos) == (4, 18, 17, False)
+    assert found.per_word == pytest.approx(math.exp(loss / 4), rel=1e-9)
+    assert found.per_byte == pytest.approx(math.exp(loss / 18), rel=1e-9)
+    assert found.bits_per_byte == pytest.approx(loss / 18 / math.log(2), rel=1e-9)
+    assert perplexity(tiny_model("llama"), byte_tokenizer(), " \n ").per_word is None
+
+
+@pytest.mark.parametrize("context", [2, 3, 8, 16, 33, 64, 65, 66, 67, 128])
+def test_rolling_windows_are_those_of_lm_eval(context: int) -> None:
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    model, tokenizer = tiny_model("gpt2").double(), byte_tokenizer()
+    live = HFLM(pretrained=model, tokenizer=tokenizer, max_length=context)
+    (expected,) = live.loglikelihood_rolling([Instance("", {}, (TEXT,), 0)], disable_tqdm=True)
+    found = perplexity(model, tokenizer, TEXT, context=context, rolling=True)
+    assert (found.tokens, found.stride, found.bos) == (66, context, True)
+    assert found.words == 13
+    assert found.per_word == pytest.approx(math.exp(-expected / 13), rel=1e-6)
+
+
+def test_rolling_windows_exclude_a_stride_and_need_a_token_to_begin_with() -> None:
+    model, tokenizer = tiny_model("llama"), byte_tokenizer()
+    with pytest.raises(ArgumentError, match="exclude each other"):
+        perplexity(model, tokenizer, TEXT, stride=8, rolling=True)
+    tokenizer.bos_token = tokenizer.eos_token = None
+    for options in ({"rolling": True}, {"bos": True}):
+        with pytest.raises(ArgumentError, match="no token for the beginning"):
+            perplexity(model, tokenizer, TEXT, **options)

@@ -1,6 +1,7 @@
 """The command line: parse, call, print. No rule of its own; errors become exit codes.
 
-0 done   1 failed while working   2 refused before anything changed   130 interrupted
+0 done   1 failed while working   2 refused before anything changed
+3 a condition of --fail-if holds   130 interrupted
 
 Of several processes that a launcher has started the first prints; another one says only what the
 first cannot know.

@@ -7,7 +7,9 @@ import click
 from .._version import __version__
 from .analyze import analyze
 from .bias import bias
+from .compare import compare
 from .demo import demo
+from .evaluate import evaluate
 from .families import families
 from .prune import prune
 
@@ -29,6 +31,8 @@ def app() -> None:
 
 app.add_command(analyze)
 app.add_command(prune)
+app.add_command(evaluate)
+app.add_command(compare)
 app.add_command(bias)
 app.add_command(families)
 app.add_command(demo)

@@ -6,14 +6,18 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ArgumentError, DataError, UnknownNameError
 from ..registry import unknown_name
 from .items import Item
-from .task import TASKS, Task
+from .task import Task
+from .tasks import TASKS
 
+Count = Callable[[Sequence[Item]], Sequence[int]]
+
+_AT_ONCE = 64  # groups whose tokens are counted together
 DATA_VARIABLE = "OPTIPFAIR_DATA"
 PRESETS: dict[str, int | None] = {"quick": 200_000, "full": None}  # tokens of both models together
 
@@ -30,6 +34,7 @@ class Chosen:
         file: name of the data file, empty where there is none.
         sha256: of its content.
         licence: first line of the LICENSE beside it.
+        tokens: that a model reads for them; 0 before they are drawn.
     """
 
     task: Task
@@ -39,6 +44,7 @@ class Chosen:
     file: str
     sha256: str
     licence: str | None
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def read_tasks(
 
 def within_budget(
     tasks: Sequence[Chosen],
-    count: Callable[[Item], int],
+    count: Count,
     budget: int | None,
     *,
     limit: int | None = None,
@@ -142,7 +148,7 @@ def within_budget(
 
     Args:
         tasks: of `read_tasks`.
-        count: tokens of an item.
+        count: items -> tokens of each.
         budget: tokens of all tasks for one model; None for no bound.
         limit: most items of a task; None for no bound.
         seed: of the draw.
@@ -152,29 +158,39 @@ def within_budget(
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit={limit} leaves no items. Give 1 or more.")
-    groups = {each.task.name: _drawn(each, count, limit, seed) for each in tasks}
+    groups = {each.task.name: _drawn(each, count, budget, limit, seed) for each in tasks}
     totals = {name: sum(tokens for tokens, _ in rows) for name, rows in groups.items()}
     shares = _shares(totals, budget)
     return [_taken(each, groups[each.task.name], shares[each.task.name]) for each in tasks]
 
 
 def _drawn(
-    chosen: Chosen, count: Callable[[Item], int], limit: int | None, seed: int
+    chosen: Chosen,
+    count: Count,
+    budget: int | None,
+    limit: int | None,
+    seed: int,
 ) -> list[tuple[int, list[Item]]]:
-    """Groups of items in the order of the draw, with their tokens."""
+    """Groups of items in the order of the draw, with their tokens; no more than can be used."""
+    task = chosen.task
     groups: dict[str, list[Item]] = {}
     for item in chosen.items:
-        key = chosen.task.together(item) if chosen.task.together else item.id
-        groups.setdefault(key, []).append(item)
+        groups.setdefault(task.together(item) if task.together else item.id, []).append(item)
     order = list(groups.values())
-    random.Random(f"{seed}/{chosen.task.name}").shuffle(order)
+    random.Random(f"{seed}/{task.name}").shuffle(order)
     kept: list[tuple[int, list[Item]]] = []
-    items = 0
-    for group in order:
-        if limit is not None and kept and items + len(group) > limit:
-            break
-        kept.append((sum(count(item) for item in group), group))
-        items += len(group)
+    items = tokens = 0
+    for start in range(0, len(order), _AT_ONCE):
+        part = order[start : start + _AT_ONCE]
+        counts = iter(count([item for group in part for item in group]))
+        for group in part:
+            items += len(group)
+            if kept and (
+                (limit is not None and items > limit) or (budget is not None and tokens > budget)
+            ):
+                return kept
+            kept.append((sum(next(counts) for _ in group), group))
+            tokens += kept[-1][0]
     return kept
 
 
@@ -192,17 +208,14 @@ def _shares(totals: Mapping[str, int], budget: int | None) -> dict[str, float]:
 
 def _taken(chosen: Chosen, groups: list[tuple[int, list[Item]]], share: float) -> Chosen:
     kept: set[str] = set()
-    used = 0.0
+    used = 0
     for tokens, group in groups:
         if kept and used + tokens > share:
             break
         kept |= {item.id for item in group}
         used += tokens
     items = tuple(item for item in chosen.items if item.id in kept)
-    return Chosen(
-        *(chosen.task, items, chosen.available, chosen.left_out),
-        *(chosen.file, chosen.sha256, chosen.licence),
-    )
+    return replace(chosen, items=items, tokens=used)
 
 
 def check_preset(preset: str) -> int | None:

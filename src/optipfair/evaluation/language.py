@@ -1,4 +1,4 @@
-"""Two models on the same text: perplexity of each, and how far the second's answers moved.
+"""Models on the same text: perplexity of each, and how far another's answers are from the first's.
 
 Axes: `S` tokens of the text, `T` predicted tokens of a window, `V` vocabulary, `N` windows.
 """
@@ -6,12 +6,12 @@ Axes: `S` tokens of the text, `T` predicted tokens of a window, `V` vocabulary, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..distributed import divided
@@ -20,22 +20,22 @@ from ..hooks import evaluating
 from ..progress import track
 from .measures import Columns, Floats, Measure, over, ratio_of
 
-_ROWS = 256  # predictions compared at once: V numbers each, in float32, of both models
+_ROWS = 64  # predictions that make one row: neighbours are not independent
 
 
 @dataclass(frozen=True)
 class TextColumns:
-    """What two models make of a text, one row a window.
+    """What models make of a text, one row for at most 64 predictions that follow each other.
 
     Attributes:
-        original, pruned: `nll` (nats), `tokens`, `words`, `bytes`, `kl` (nats, summed over the
-            predicted tokens) and `same` (predictions whose most likely token is the original's).
+        columns: of each model: `nll` (nats), `tokens`, `words`, `bytes`, `kl` (nats, summed over
+            the predicted tokens, from the first model) and `same` (predictions whose most likely
+            token is the first model's).
         tokens: predicted tokens in all.
         words, bytes: of the text those tokens make up, split at white space, in UTF-8.
     """
 
-    original: Columns
-    pruned: Columns
+    columns: tuple[Columns, ...]
     tokens: int
     words: int
     bytes: int
@@ -117,9 +117,8 @@ def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, 
             return
 
 
-def compare_on_text(
-    original: Any,
-    pruned: Any,
+def on_text(
+    models: Mapping[str, Any],
     tokenizer: Any,
     text: str,
     *,
@@ -128,11 +127,11 @@ def compare_on_text(
     tokens: int | None = None,
     show_progress: bool = False,
 ) -> TextColumns:
-    """Run two models over the same windows of a text, which is tokenised without special tokens.
+    """Run models over the same windows of a text, which is tokenised without special tokens.
 
     Args:
-        original, pruned: causal language models of one vocabulary.
-        tokenizer: of both.
+        models: name -> causal language model, all of one vocabulary.
+        tokenizer: of all.
         text: two tokens or more.
         context, stride: of `windows`.
         tokens: use so many tokens from the beginning; None for all.
@@ -148,59 +147,61 @@ def compare_on_text(
     if len(ids) < 2:
         raise DataError("The text has fewer than two tokens. Give a longer one.")
     places = list(windows(len(ids), context, stride))
-    bar = iter(track(range(len(places)), "text", enabled=show_progress))
+    bar = iter(track(range(len(places)), "text", enabled=show_progress, unit="window"))
 
-    def one(number: int) -> tuple[float, float, float, float]:
+    def one(number: int) -> list[list[list[float]]]:
         start, end, last = places[number]
         next(bar, None)
-        return _window(original, pruned, ids[start:end], last)
+        return _window(models, ids[start:end], last)
 
-    with evaluating(original), evaluating(pruned):
-        rows = np.array(divided(one, len(places)))  # (N, 4)
-    predicted = np.array([last for *_, last in places], dtype=np.float64)
-    shown = tokenizer.decode(ids)
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        found = divided(one, len(places))
+    rows = np.array([row for window in found for row in window])  # (N, models, 3)
+    predicted = np.array([size for *_, last in places for size in _sizes(last)], dtype=np.float64)
     share = predicted / predicted.sum()
-    common = {
-        "tokens": predicted,
-        "words": share * len(shown.split()),
-        "bytes": share * len(shown.encode()),
-    }
-    nothing = np.zeros(len(places))
+    shown = tokenizer.decode(ids)
+    counts = len(shown.split()), len(shown.encode())
+    common = {"tokens": predicted, "words": share * counts[0], "bytes": share * counts[1]}
     return TextColumns(
-        {**common, "nll": rows[:, 0], "kl": nothing, "same": predicted},
-        {**common, "nll": rows[:, 1], "kl": rows[:, 2], "same": rows[:, 3]},
+        tuple(
+            {**common, "nll": own[:, 0], "kl": own[:, 1], "same": own[:, 2]}
+            for own in rows.transpose(1, 0, 2)
+        ),
         int(predicted.sum()),
-        len(shown.split()),
-        len(shown.encode()),
+        *counts,
     )
 
 
-def _window(
-    original: Any, pruned: Any, ids: Tensor, last: int
-) -> tuple[float, float, float, float]:
-    """Summed: loss of both, KL of the second from the first, equal predictions."""
-    logits = [_logits(model, ids, last) for model in (original, pruned)]
-    wanted = ids[-last:, None]
-    sums = torch.zeros(4, dtype=torch.float64)
-    for rows in range(0, last, _ROWS):
-        part = slice(rows, rows + _ROWS)
-        old, new = (
-            answer[part].to(logits[0].device).float().log_softmax(dim=-1) for answer in logits
-        )
-        target = wanted[part].to(old.device)
-        sums += torch.stack(
-            [
-                -old.gather(1, target).double().sum(),
-                -new.gather(1, target).double().sum(),
-                (old.exp() * (old - new)).double().sum(),
-                (old.argmax(dim=-1) == new.argmax(dim=-1)).double().sum(),
-            ]
-        ).cpu()
-    for name, loss in zip(("original", "pruned"), sums.tolist()[:2], strict=True):
-        if not math.isfinite(loss):
-            raise ModelOutputError(f"The {name} model gives predictions that are not finite.")
-    first, second, divergence, same = sums.tolist()
-    return first, second, divergence, same
+def _sizes(last: int) -> list[int]:
+    """So many predictions in rows of at most 64."""
+    return [min(_ROWS, last - start) for start in range(0, last, _ROWS)]
+
+
+def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list[float]]]:
+    """For each row, of each model, summed: loss, KL from the first, predictions equal to its."""
+    logits = [_logits(model, ids, last) for model in models.values()]
+    wanted = ids[-last:, None].to(logits[0].device)
+    rows: list[list[list[float]]] = []
+    for start in range(0, last, _ROWS):
+        part = slice(start, start + _ROWS)
+        sums: list[list[float]] = []
+        first: Tensor | None = None
+        for name, answer in zip(models, logits, strict=True):
+            own = answer[part].to(wanted.device).float().log_softmax(dim=-1)  # (64, V)
+            first = own if first is None else first
+            loss = float(-own.gather(1, wanted[part]).double().sum())
+            if not math.isfinite(loss):
+                raise ModelOutputError(
+                    f"The model {name} gives predictions that are not finite, so it cannot be "
+                    "measured."
+                )
+            divergence = float((first.exp() * (first - own)).double().sum())
+            same = int((first.argmax(dim=-1) == own.argmax(dim=-1)).sum())
+            sums.append([loss, divergence, same])
+        rows.append(sums)
+    return rows
 
 
 def _logits(model: Any, ids: Tensor, last: int) -> Tensor:

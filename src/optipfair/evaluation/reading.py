@@ -67,6 +67,21 @@ def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
     return _some(path, found)
 
 
+def document(path: Path) -> str:
+    """A text to predict: a plain text file, or the `text` of each line of a JSONL file.
+
+    Raises:
+        DataError: it cannot be read, or holds no text.
+    """
+    if path.suffix.lower() == ".jsonl":
+        return "\n\n".join(row["text"] for _, row in json_rows(path, {"text": str}))
+    text = _text(path)
+    if not text.strip() or "\0" in text:
+        what = "zero bytes, so it is no text" if text.strip() else "no text"
+        raise DataError(f"{path} holds {what}. Give text in UTF-8.")
+    return text
+
+
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of a text file that are not empty, with their place."""
     for number, line in enumerate(_text(path).splitlines(), start=1):
@@ -84,6 +99,18 @@ def choice(place: str, row: Row, name: str, allowed: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < allowed:
         raise DataError(f"{place}: {name} is {value!r}; expected is 0 to {allowed - 1}.")
     return value
+
+
+def once(place: str, name: str, seen: set[str]) -> str:
+    """Return the name of an item, and note it.
+
+    Raises:
+        DataError: an item before has the same.
+    """
+    if name in seen:
+        raise DataError(f"{place}: the id {name} is there twice; expected is once.")
+    seen.add(name)
+    return name
 
 
 def _text(path: Path) -> str:

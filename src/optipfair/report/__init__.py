@@ -1,1 +1,1 @@
-"""Results for people: model cards (more formats follow the results that need them)."""
+"""Results for people: model cards, and the page of a comparison of two models."""

@@ -1,0 +1,188 @@
+"""What is going to be measured: checked, read and chosen before any model runs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, DataError
+from ..pruning.selection import whole_number
+from .choosing import (
+    Chosen,
+    Missing,
+    check_preset,
+    find_data,
+    named_tasks,
+    read_tasks,
+    within_budget,
+)
+from .items import Item
+from .query_tokens import encode
+from .reading import document
+from .rows import identifier
+from .wikitext import detokenised
+
+CONTEXT = 512  # tokens
+WIKITEXT = "wikitext2/valid.txt"
+_TEXT_SHARE = 0.2  # of the tokens of a model
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text to predict.
+
+    Attributes:
+        name: as it is shown.
+        content: all of it.
+        sha256: of it, in UTF-8.
+        tokens: how many of its tokens are used, from the beginning.
+    """
+
+    name: str
+    content: str
+    sha256: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """What is measured, and how.
+
+    Attributes:
+        tasks: with their items.
+        missing: tasks that cannot be measured.
+        text: to predict; None for none.
+        context, stride: of its windows, in tokens.
+        preset, limit, seed: what chose the items.
+        tokens: to score for one model.
+    """
+
+    tasks: tuple[Chosen, ...]
+    missing: tuple[Missing, ...]
+    text: Text | None
+    context: int
+    stride: int
+    preset: str
+    limit: int | None
+    seed: int
+    tokens: int
+
+    def measure_ids(self) -> list[str]:
+        """Identifiers of all measures, without those of groups."""
+        from .language import TEXT_MEASURES
+
+        found = [identifier("text", measure.name) for measure in TEXT_MEASURES if self.text]
+        return found + [
+            identifier(each.task.name, measure.name)
+            for each in self.tasks
+            for measure in each.task.measures
+        ]
+
+
+def make_agenda(
+    tokenizer: Any,
+    config: Any,
+    *,
+    tasks: Sequence[str] | None = None,
+    data: str | Path | None = None,
+    text: str | Path | None = None,
+    preset: str = "quick",
+    limit: int | None = None,
+    seed: int = 0,
+    context: int | None = None,
+    stride: int | None = None,
+) -> Agenda:
+    """Choose what to measure.
+
+    Args:
+        tokenizer: of the models.
+        config: of one of them; its positions bound the context.
+        tasks: names; None for all whose data are there. Asked for by name, they must be.
+        data: folder of evaluation data; the environment's if None.
+        text: file to predict; WikiText-2 of the data folder if None, else the shipped text.
+        preset: `quick` (items drawn to need 200,000 tokens for two models) or `full`.
+        limit: most items of a task.
+        seed: of the draw.
+        context: length of the text's windows in tokens; 512, or what the model has positions for.
+        stride: how far they move; None puts them side by side.
+
+    Raises:
+        ArgumentError, UnknownNameError: an argument.
+        DataError: a file that is missing or wrong, with its line.
+    """
+    budget = check_preset(preset)
+    length, step = _windows(context, stride, config)
+    if whole_number(seed) is None or seed < 0:
+        raise ArgumentError(f"seed={seed!r} is no whole number of 0 or more.")
+    if limit is not None and (whole_number(limit) or 0) < 1:
+        raise ArgumentError(f"limit={limit!r} is no whole number of 1 or more.")
+    folder = find_data(data)
+    chosen, missing = read_tasks(named_tasks(tasks), folder, required=tasks is not None)
+    wanted = _read_text(text, folder)
+    one = None if budget is None else budget // 2
+    predicted = _count(tokenizer, wanted[1], None if one is None else int(one * _TEXT_SHARE))
+    counted = within_budget(
+        chosen,
+        partial(_tokens, tokenizer),
+        None if one is None else one - predicted,
+        limit=limit,
+        seed=seed,
+    )
+    return Agenda(
+        tuple(counted),
+        tuple(missing),
+        Text(*wanted, _digest(wanted[1]), predicted),
+        *(length, step, preset, limit, seed),
+        predicted + sum(each.tokens for each in counted),
+    )
+
+
+def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[int]:
+    """What a model reads for each item; queries that differ in their last token share a row."""
+    encoded = iter(encode(tokenizer, [query for item in items for query in item.queries]))
+    rows = [{next(encoded).inputs for _ in item.queries} for item in items]
+    return [sum(map(len, inputs)) for inputs in rows]
+
+
+def _windows(context: object, stride: object, config: Any) -> tuple[int, int]:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    length = int(min(positions, CONTEXT)) if context is None else whole_number(context)
+    step = length if stride is None else whole_number(stride)
+    if length is None or step is None or length < 2 or not 1 <= step <= length:
+        raise ArgumentError(
+            f"context={context!r} and stride={stride!r} do not fit. Give a context of 2 or more "
+            "and a stride from 1 to the context."
+        )
+    if length > positions:
+        raise ArgumentError(
+            f"context={length} is more than the {positions} positions of the model. Give "
+            f"{positions} or less."
+        )
+    return length, step
+
+
+def _read_text(text: str | Path | None, folder: Path | None) -> tuple[str, str]:
+    """Name and content."""
+    if text is not None:
+        return Path(text).name, document(Path(text))
+    if folder is not None and (folder / WIKITEXT).is_file():
+        return f"{WIKITEXT}, detokenised", detokenised(document(folder / WIKITEXT))
+    shipped = files("optipfair.demo").joinpath("evaluation.txt")
+    return "the text that ships with the demo", shipped.read_text(encoding="utf-8")
+
+
+def _count(tokenizer: Any, text: str, most: int | None) -> int:
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) < 2:
+        raise DataError("The text to predict has fewer than two tokens. Give a longer one.")
+    return len(ids) if most is None else min(most, len(ids))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

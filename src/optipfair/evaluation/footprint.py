@@ -1,0 +1,158 @@
+"""How many bytes a model takes: its weights, its cache, the most that a run needed.
+
+Nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_FORGET_PEAK = "5"  # proc(5): the peak resident set starts again from the present one
+
+ON_DEVICE = "most allocated on the device"
+PEAK = "peak resident set of the process"
+AFTER = "resident set of the process after the run"
+UNKNOWN = "not known on this system"
+WITHOUT_OTHER = ", less the other model's weights"
+
+_Key = tuple[object, ...]
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """What parameters and buffers take, tied ones once."""
+    return sum(_weights(model).values())
+
+
+def cache_bytes(cache: object) -> int | None:
+    """What the tensors of a cache take: keys and values, states of recurrent layers.
+
+    Any cache is searched, whatever its class: its attributes, lists and dicts. What several layers
+    share counts once, counters (single integers) not at all. None where nothing is found.
+    """
+    held = (t for t in _tensors(cache) if t.numel() > 1 or t.is_floating_point())
+    found = {_key(tensor): _bytes(tensor) for tensor in held}
+    return sum(found.values()) if found else None
+
+
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The accelerators that hold a part of a model; none on a CPU."""
+    found = {tensor.device for tensor in model.parameters()}
+    return sorted((d for d in found if d.type not in ("cpu", "meta")), key=str)
+
+
+@dataclass(frozen=True)
+class MemoryMeter:
+    """The most memory that is in use between `start` and `read`.
+
+    On an accelerator what torch has allocated on all of the model's devices. On a CPU the resident
+    set of the whole process, whose peak Linux forgets when asked to (so `ru_maxrss` starts again
+    too); where that is not allowed, the resident set after the run.
+
+    Attributes:
+        kind: which of these, in words.
+        devices: of the model.
+        other: bytes of the other model's weights, which are in memory too; they are taken off.
+    """
+
+    kind: str
+    devices: tuple[torch.device, ...] = ()
+    other: int = 0
+
+    def start(self) -> None:
+        for device in self.devices if self.kind.startswith(ON_DEVICE) else ():
+            _memory_of(device).reset_peak_memory_stats(device)
+        if self.kind.startswith(PEAK):
+            _forget_peak()
+
+    def read(self) -> int | None:
+        """Bytes, None where the system does not say."""
+        if self.kind.startswith(ON_DEVICE):
+            held = sum(int(_memory_of(d).max_memory_allocated(d)) for d in self.devices)
+        else:
+            field = "VmHWM" if self.kind.startswith(PEAK) else "VmRSS"
+            known = _resident(field) if self.kind != UNKNOWN else None
+            if known is None:
+                return None
+            held = known
+        return max(held - self.other, 0)
+
+
+def memory_meter(model: nn.Module, beside: nn.Module | None = None) -> MemoryMeter:
+    """A meter for a model, with another one (that may share tensors with it) in memory too."""
+    devices = tuple(devices_of(model))
+    kind = _kind(devices)
+    if beside is None or beside is model or kind == UNKNOWN:
+        return MemoryMeter(kind, devices)
+    own = _weights(model)
+    other = sum(size for key, size in _weights(beside).items() if key not in own)
+    return MemoryMeter(kind + WITHOUT_OTHER, devices, other)
+
+
+def _kind(devices: tuple[torch.device, ...]) -> str:
+    if devices:
+        known = all(hasattr(_memory_of(d), "reset_peak_memory_stats") for d in devices)
+        return ON_DEVICE if known else UNKNOWN
+    if _resident("VmRSS") is None:
+        return UNKNOWN
+    return PEAK if _resident("VmHWM") is not None and _forget_peak() else AFTER
+
+
+def _memory_of(device: torch.device) -> Any:
+    return torch.get_device_module(device)
+
+
+def _forget_peak() -> bool:
+    with suppress(OSError):
+        _CLEAR.write_text(_FORGET_PEAK, encoding="ascii")
+        return True
+    return False
+
+
+def _resident(field: str) -> int | None:
+    with suppress(OSError, ValueError):
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _weights(model: nn.Module) -> dict[_Key, int]:
+    return {_key(t): _bytes(t) for t in (*model.parameters(), *model.buffers())}
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _key(tensor: Tensor) -> _Key:
+    """The same for two tensors that are the same memory."""
+    if tensor.is_meta or not tensor.numel():
+        return (id(tensor),)
+    return (tensor.device, tensor.data_ptr(), _bytes(tensor))
+
+
+def _tensors(root: object) -> Iterator[Tensor]:
+    """All tensors below an object, modules left out."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, nn.Module | type):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            yield thing
+        elif isinstance(thing, Mapping):
+            waiting.extend(thing.values())
+        elif isinstance(thing, list | tuple | set):
+            waiting.extend(thing)
+        elif hasattr(thing, "__dict__"):
+            waiting.extend(vars(thing).values())

@@ -1,0 +1,169 @@
+"""Tasks of EleutherAI's lm-evaluation-harness, on the live model. The only module that knows it."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import io
+import json
+import logging
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..distributed import in_first
+from ..errors import ArgumentError, DataError, UnknownNameError
+from ..hooks import evaluating
+from ..pruning.selection import whole_number
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_RESAMPLES = 1000  # for the standard errors of figures that have no formula
+
+
+def harness_tasks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 8,
+    include_path: str | Path | None = None,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Measure tasks with lm-eval, which fetches their data from the hub.
+
+    Args:
+        model: a causal language model; it is handed over as it is, and left as it was.
+        tokenizer: its tokenizer; lm-eval works on a copy.
+        tasks: names of lm-eval's tasks, tags or groups.
+        limit: use so many items of each task, the first ones; None for all.
+        num_fewshot: examples before each item; None for what the task says.
+        batch_size: rows of a batch.
+        include_path: a folder with task files of your own.
+        show_progress: whether to show what lm-eval prints.
+
+    Returns:
+        Plain data: `lm_eval_version`, `results` (task → figures with standard errors), `versions`
+        and `configs` of the tasks, `n-samples`, and lm-eval's own `config` of the run.
+
+    Raises:
+        ArgumentError: lm-eval is not installed; a count out of range; no task.
+        UnknownNameError: lm-eval has no such task.
+        DataError: the data of a task cannot be fetched.
+    """
+    if isinstance(tasks, str) or not tasks:
+        raise ArgumentError(f"tasks={tasks!r} is no list of names. Give one, as ['piqa'].")
+    for name, value in {"limit": limit, "batch_size": batch_size}.items():
+        if value is not None and (whole_number(value) or 0) < 1:
+            raise ArgumentError(f"{name}={value!r} is no count. Give 1 or more.")
+    return in_first(
+        lambda: _measured(
+            *(model, tokenizer, list(tasks), include_path, show_progress),
+            limit=limit,
+            num_fewshot=num_fewshot,
+            batch_size=batch_size,
+        )
+    )
+
+
+def _measured(
+    model: Any,
+    tokenizer: Any,
+    tasks: list[str],
+    include_path: str | Path | None,
+    show_progress: bool,
+    *,
+    batch_size: int,
+    **options: Any,
+) -> dict[str, Any]:
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as exc:
+        raise ArgumentError(
+            "Tasks of the harness need lm-eval. Install it with: pip install optipfair[eval]"
+        ) from exc
+    with evaluating(model), _random_states_kept(), _printing(show_progress):
+        manager = _manager(tasks, include_path)
+        live = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        try:
+            found = simple_evaluate(
+                model=live,
+                tasks=tasks,
+                task_manager=manager,
+                batch_size=batch_size,
+                bootstrap_iters=_RESAMPLES,
+                log_samples=False,
+                **options,
+            )
+        except OSError as exc:
+            raise DataError(
+                f"lm-eval cannot fetch the data of {', '.join(tasks)}: {exc}. It needs the hub, or "
+                "the data in its cache."
+            ) from exc
+    return _plain(found)
+
+
+def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
+    """What knows the tasks: by the folder alone where that does, since all of them take long."""
+    from lm_eval.tasks import TaskManager
+
+    folder = None if include_path is None else str(include_path)
+    if folder is not None:
+        manager = TaskManager(include_path=folder, include_defaults=False)
+        if set(tasks) <= set(manager.all_tasks):
+            return manager
+    manager = TaskManager(include_path=folder)
+    _check_names(tasks, manager.all_tasks)
+    return manager
+
+
+def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
+    for name in tasks:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+            hint = f" Close ones: {', '.join(close)}." if close else ""
+            raise UnknownNameError(
+                f"lm-eval has no task {name!r}.{hint} `lm-eval ls tasks` lists them all."
+            )
+
+
+def _plain(found: Any) -> dict[str, Any]:
+    kept = ("results", "groups", "versions", "configs", "n-shot", "n-samples", "config")
+    values = {"lm_eval_version": version("lm_eval")}
+    values |= {name: found[name] for name in kept if name in found}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """lm-eval seeds the generators of Python and numpy, which belong to the caller."""
+    ours, arrays = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(arrays)
+
+
+@contextmanager
+def _printing(shown: bool) -> Iterator[None]:
+    """Let lm-eval print to standard error, or not at all; it is told apart from results so."""
+    logger = logging.getLogger("lm_eval")
+    level, place = logger.level, sys.stderr if shown else io.StringIO()
+    logger.setLevel(level if shown else logging.ERROR)
+    try:
+        with redirect_stdout(place), redirect_stderr(place):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,118 @@
+"""`--fail-if "perplexity_ratio>1.2"`: conditions on a comparison, for use in CI."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import ge, gt, le, lt
+from typing import Any
+
+from ..errors import ArgumentError, UnknownNameError
+from ..registry import unknown_name
+
+_FORM = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>\S+)\s*")
+_SIGNS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, ">": gt, "<": lt}
+_PARTS = ("original", "change", "harm")
+_SHORT = {
+    "perplexity_ratio": ("text.perplexity", "change"),
+    "kl": ("text.kl", "pruned"),
+    "agreement": ("text.agreement", "pruned"),
+}
+_SPEED = ("speedup", "tps_improvement_percent")
+_SIZES = ("parameters_ratio", "weight_bytes_ratio")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One condition under which a comparison fails."""
+
+    text: str
+    name: str
+    sign: str
+    limit: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A condition that holds, or whose value is not known."""
+
+    threshold: Threshold
+    value: float | None
+
+    def in_words(self) -> str:
+        if self.value is None:
+            return f"{self.threshold.text}: {self.threshold.name} is not known"
+        return f"{self.threshold.text}: {self.threshold.name} is {self.value:.4g}"
+
+
+def read_thresholds(texts: Iterable[str]) -> list[Threshold]:
+    """Conditions from texts such as `perplexity_ratio>1.2` or `piqa.acc.change<-0.05`.
+
+    Raises:
+        ArgumentError: not of the form NAME>NUMBER, with `>`, `>=`, `<` or `<=`.
+    """
+    found = []
+    for text in texts:
+        match = _FORM.fullmatch(text)
+        try:
+            limit = float(match["limit"]) if match else None
+        except ValueError:
+            limit = None
+        if match is None or limit is None or math.isnan(limit):
+            raise ArgumentError(
+                f"{text!r} is no condition. Give NAME>NUMBER, with >, >=, < or <=, for example "
+                "'perplexity_ratio>1.2'."
+            )
+        found.append(Threshold(text.strip(), match["name"], match["sign"], limit))
+    return found
+
+
+def threshold_names(ids: Iterable[str]) -> list[str]:
+    """What a condition may be about, where these measures are taken."""
+    each = list(ids)
+    return [
+        *(short for short, (long, _) in _SHORT.items() if long in each),
+        *_SPEED,
+        *_SIZES,
+        *each,
+        *(f"{name}.{part}" for name in each for part in _PARTS),
+    ]
+
+
+def check_thresholds(thresholds: Sequence[Threshold], ids: Iterable[str]) -> None:
+    """Refuse names that no measure of this comparison has; groups are not known beforehand.
+
+    Raises:
+        UnknownNameError: with close matches.
+    """
+    known = threshold_names(ids)
+    for threshold in thresholds:
+        if re.sub(r"\[[^\]]*\]", "", threshold.name) not in known:
+            raise UnknownNameError(unknown_name("measure", threshold.name, known))
+
+
+def failures(thresholds: Sequence[Threshold], comparison: Mapping[str, Any]) -> list[Failure]:
+    """The conditions that hold for a comparison; an unknown value counts as one that does."""
+    values = _values(comparison)
+    found = []
+    for threshold in thresholds:
+        value = values.get(threshold.name)
+        if value is None or _SIGNS[threshold.sign](value, threshold.limit):
+            found.append(Failure(threshold, value))
+    return found
+
+
+def _values(comparison: Mapping[str, Any]) -> dict[str, float | None]:
+    values: dict[str, float | None] = {}
+    for row in comparison["measures"]:
+        values[row["id"]] = row["pruned"]["value"]
+        values |= {f"{row['id']}.{part}": row[part]["value"] for part in _PARTS}
+    for short, (long, part) in _SHORT.items():
+        values[short] = values.get(long if part == "pruned" else f"{long}.{part}")
+    values |= {name: (comparison["speed"] or {}).get(name) for name in _SPEED}
+    models = comparison["models"]
+    for name, key in zip(_SIZES, ("parameters", "weight_bytes"), strict=True):
+        values[name] = models["pruned"][key] / models["original"][key]
+    return values

@@ -1,0 +1,164 @@
+"""Three questions, each answered in words: is it still good, still fair, faster? Numbers in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+BETTER, SAME, WORSE = "better", "no detectable change", "worse"
+DAMAGED, NOT_MEASURED = "too damaged to say", "not measured"
+ALPHA = 0.05
+# From here on the answers are no longer those of the model that was asked about: its preferences
+# drift to a coin's, which looks fair.
+COLLAPSED_RATIO = 3.0  # perplexity
+COLLAPSED_ABILITY = 0.5  # what is left of the ability above chance
+
+
+def verdicts(rows: Sequence[Row], speed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Answers to `quality`, `fairness` and `speed`, in this order.
+
+    A difference counts if its p-value, corrected for all tests by Holm, is below 0.05. One measure
+    that got worse makes the answer `worse`, whatever else got better. Where the model's ability has
+    collapsed, nothing is said about its fairness.
+
+    Args:
+        rows: of `measure_rows`, corrected.
+        speed: of `compare_models_inference`.
+    """
+    collapse = collapsed(rows)
+    return [
+        _quality(_headlines(rows, "quality"), collapse),
+        _fairness(_headlines(rows, "fairness"), collapse),
+        _speed(speed),
+    ]
+
+
+def collapsed(rows: Sequence[Row]) -> str | None:
+    """Why the pruned model's ability counts as collapsed, None where it does not."""
+    ratio = next((r["change"]["value"] for r in rows if r["id"] == "text.perplexity"), None)
+    if ratio is not None and ratio >= COLLAPSED_RATIO:
+        return f"its perplexity is {ratio:.3g} times the original's"
+    left, had = 0.0, 0.0
+    for row in _headlines(rows, "quality"):
+        if row["chance"] is not None and None not in (
+            row["original"]["value"],
+            row["pruned"]["value"],
+        ):
+            had += max(0.0, row["original"]["value"] - row["chance"])
+            left += max(0.0, row["pruned"]["value"] - row["chance"])
+    if had > 0 and left < COLLAPSED_ABILITY * had:
+        return f"{1 - left / had:.0%} of what it answered better than chance is lost"
+    return None
+
+
+def _headlines(rows: Sequence[Row], question: str) -> list[Row]:
+    return [row for row in rows if row["question"] == question and row["headline"]]
+
+
+def _quality(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
+    if not rows:
+        return _said(
+            "quality", NOT_MEASURED, "No text and no task that asks for ability was measured."
+        )
+    found = _judged("quality", rows, "good")
+    if collapse is None:
+        return found
+    told = found["sentence"] if found["verdict"] == WORSE else ""
+    return _said(
+        "quality", WORSE, f"The model has collapsed: {collapse}. {told}".strip(), found["because"]
+    )
+
+
+def _fairness(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
+    if not rows:
+        return _said("fairness", NOT_MEASURED, "No task that asks for fairness was measured.")
+    if collapse is not None:
+        return _said(
+            "fairness",
+            DAMAGED,
+            f"The pruned model has lost too much to compare its preferences: {collapse}. A model "
+            "that guesses prefers nobody, which is no fairness.",
+            [row["id"] for row in rows],
+        )
+    return _judged("fairness", rows, "fair")
+
+
+def _judged(question: str, rows: Sequence[Row], word: str) -> dict[str, Any]:
+    tested = [row for row in rows if row["p_holm"] is not None and row["harm"]["value"] is not None]
+    worse = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] > 0]
+    better = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] < 0]
+    also = f" Better: {_listed(better)}." if better else ""
+    if worse:
+        return _said(question, WORSE, f"Less {word}: {_listed(worse)}.{also}", _ids(worse))
+    if better:
+        return _said(question, BETTER, f"More {word}: {_listed(better)}.", _ids(better))
+    if not tested:
+        return _said(question, NOT_MEASURED, "None of the measures is defined for both models.")
+    return _said(
+        question,
+        SAME,
+        f"None of {len(tested)} measures shows a change. This could have missed "
+        f"{', '.join(_missed(row) for row in tested)}.",
+        _ids(tested),
+    )
+
+
+def _speed(speed: Mapping[str, Any] | None) -> dict[str, Any]:
+    if speed is None:
+        return _said("speed", NOT_MEASURED, "No generation was timed.")
+    ratio, interval = speed["speedup"], speed["speedup_interval"]
+    if interval is None:
+        return _said(
+            "speed", SAME, f"{ratio:.3g} times the speed in a single run, too few for a verdict."
+        )
+    low, high = interval
+    told = f"{ratio:.3g} times the original's speed, 95 % interval {low:.3g} to {high:.3g}."
+    if low > 1:
+        return _said("speed", BETTER, f"Faster: {told}", ["speedup"])
+    if high < 1:
+        return _said("speed", WORSE, f"Slower: {told}", ["speedup"])
+    missed = max(abs(1 - low), abs(high - 1))
+    return _said(
+        "speed",
+        SAME,
+        f"No detectable change: {told} This could have missed {missed:.0%}.",
+        ["speedup"],
+    )
+
+
+def _listed(rows: Sequence[Row]) -> str:
+    return ", ".join(
+        f"{row['id']} {_number(row['original']['value'])} → {_number(row['pruned']['value'])}"
+        for row in rows
+    )
+
+
+def _missed(row: Row) -> str:
+    missed = row["could_have_missed"]
+    if missed is None:
+        return f"any change of {row['id']}, which has no interval"
+    if row["change_kind"] == "ratio":
+        return f"{row['id']} worse by {math.expm1(missed):.1%}"
+    return f"{row['id']} worse by {_number(missed)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _ids(rows: Sequence[Row]) -> list[str]:
+    return [row["id"] for row in rows]
+
+
+def _said(
+    question: str, verdict: str, sentence: str, because: Sequence[str] = ()
+) -> dict[str, Any]:
+    return {
+        "question": question,
+        "verdict": verdict,
+        "sentence": sentence,
+        "because": list(because),
+    }

@@ -1,0 +1,108 @@
+"""A comparison as files: the page, the numbers as JSON, and as a table for spreadsheets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError
+from .page import comparison_page
+from .tables import comparison_csv
+
+PAGE, NUMBERS, TABLE = "report.html", "comparison.json", "measures.csv"
+
+
+def write_comparison_report(comparison: Mapping[str, Any], folder: str | Path) -> dict[str, Path]:
+    """Write `report.html`, `comparison.json` and `measures.csv`, all three or none.
+
+    Files of these names that are there are replaced, once all three are written; others stay.
+
+    Args:
+        comparison: as `comparison.schema.json` describes it.
+        folder: where to; made if it is not there.
+
+    Returns:
+        File name -> path.
+
+    Raises:
+        OutputError: the folder cannot be written; it is as it was.
+        ValueError: the comparison holds NaN or Inf, which JSON has not.
+    """
+    folder = Path(folder)
+    texts = {
+        PAGE: comparison_page(comparison),
+        # ASCII, so that any text can be written, and read whatever the reader expects.
+        NUMBERS: json.dumps(comparison, indent=1, allow_nan=False) + "\n",
+        TABLE: comparison_csv(comparison),
+    }
+    check_report_folder(folder)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace_all(texts, folder)
+    except OSError as exc:
+        for each in made:
+            _remove_if_empty(each)
+        raise _unwritable(folder, exc) from exc
+    return {name: folder / name for name in texts}
+
+
+def check_report_folder(folder: str | Path) -> None:
+    """Refuse a folder that a report could not be written to, before any work.
+
+    Raises:
+        OutputError: with what to do instead.
+    """
+    folder = Path(folder)
+    try:
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not nearest.is_dir():
+            raise OutputError(f"The output {folder} cannot be written: {nearest} is a file.")
+        for name in (PAGE, NUMBERS, TABLE):
+            if (folder / name).is_dir():
+                raise OutputError(
+                    f"The output {folder / name} is a folder. Move it away, or give another folder "
+                    "for the report."
+                )
+        Path(tempfile.mkdtemp(prefix=".report-", dir=nearest)).rmdir()
+    except OSError as exc:
+        raise _unwritable(folder, exc) from exc
+
+
+def _replace_all(texts: Mapping[str, str], folder: Path) -> None:
+    """Write all texts aside, then put each in its place; after an error all is as before."""
+    aside = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+    done: list[str] = []
+    try:
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8", newline="\n")
+        for name in texts:
+            if (folder / name).exists():
+                (folder / name).rename(aside / f"{name}.old")
+            done.append(name)
+            (aside / name).rename(folder / name)
+    except BaseException:
+        for name in done:
+            old = aside / f"{name}.old"
+            if old.exists():
+                old.replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _unwritable(folder: Path, exc: OSError) -> OutputError:
+    return OutputError(
+        f"The output folder {folder} cannot be written: {exc.strerror or exc}. Give another folder."
+    )

@@ -1,0 +1,114 @@
+"""Numbers and hostile text as people read them. It knows no models and no HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .card import size
+
+NOTHING = "–"  # noqa: RUF001
+_MINUS = "−"  # noqa: RUF001
+# Control characters, those that change the order of what is read, and halves of characters.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Show what would hide, reorder or break text (line ends and tabs aside) as `⟨U+202E⟩`."""
+    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text.replace("\r\n", "\n"))
+
+
+def all_visible(value: Any) -> Any:
+    """Plain data with every text in it made visible, keys included."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {visible(str(key)): all_visible(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_visible(inner) for inner in value]
+    return value
+
+
+def number(value: float | None, like: float | None = None) -> str:
+    """Three decimals for small numbers, fewer for large ones, as many as `like` would have."""
+    if value is None:
+        return NOTHING
+    magnitude = abs(value)
+    text = f"{magnitude:{_digits(abs(value if like is None else like))}}"
+    nothing = not any(digit in text for digit in "123456789")
+    return _MINUS + text if value < 0 and not nothing else text
+
+
+def signed(value: float | None, like: float | None = None) -> str:
+    """As `number`, with a plus where it is more than nothing."""
+    text = number(value, like)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def plain(value: float) -> str:
+    """A round number without zeros that say nothing: 0.5, 100."""
+    return f"{value:.6g}".replace("-", _MINUS)
+
+
+def with_interval(estimate: Mapping[str, Any], write: Callable[..., str]) -> tuple[str, str | None]:
+    """A figure, and its interval in brackets where it has one, to the same digits."""
+    ends = [estimate[key] for key in ("value", "low", "high")]
+    if ends[0] is None:
+        return NOTHING, None
+    if None in ends:
+        return write(ends[0]), None
+    largest = max(map(abs, ends))
+    value, low, high = (write(end, largest) for end in ends)
+    return value, f"[{low}, {high}]"
+
+
+def _digits(magnitude: float) -> str:
+    if magnitude >= 1e7:
+        return ".3g"
+    if magnitude >= 1000:
+        return ",.0f"
+    if magnitude >= 10:
+        return ".1f"
+    if magnitude >= 1:
+        return ".2f"
+    return ".3f" if magnitude >= 0.0005 or magnitude == 0 else ".2g"
+
+
+def points(value: float, like: float | None = None) -> str:
+    """Hundredths with a sign and one decimal, whatever it is like."""
+    return f"{100 * value:+.1f}".replace("-", _MINUS)
+
+
+def times(value: float, like: float | None = None) -> str:
+    """A ratio: x1.23, with fewer decimals where it, or what it is like, is large."""
+    largest = value if like is None else like
+    digits = 2 if largest < 10 else 1 if largest < 100 else 0
+    return f"×{value:.3g}" if value >= 1e6 or value < 0.01 else f"×{value:,.{digits}f}"  # noqa: RUF001
+
+
+def count(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "<\N{NO-BREAK SPACE}0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def memory(value: float | None) -> str:
+    return NOTHING if value is None else size(value)
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit that suits it."""
+    if value is None:
+        return NOTHING
+    if value < 1:
+        return f"{1000 * value:.1f} ms"
+    if value < 120:
+        return f"{value:.2f} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -1,0 +1,95 @@
+"""A comparison of two models as one HTML page that needs nothing else: no network, no other file.
+
+What is drawn comes from `charts` and `views`; the template beside this module writes it down and
+escapes every text. The page's only script sorts tables, and its policy lets no other one run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from . import charts, formats, views
+
+_FILTERS = {
+    "number": formats.number,
+    "plain": formats.plain,
+    "times": formats.times,
+    "count": formats.count,
+    "p": formats.p_value,
+    "memory": formats.memory,
+    "seconds": formats.seconds,
+    "rows_left_out": views.rows_left_out,
+}
+
+
+def comparison_page(comparison: Mapping[str, Any]) -> str:
+    """Draw a comparison as a page.
+
+    Args:
+        comparison: as `comparison.schema.json` beside this module describes it. Its texts may hold
+            anything: they are escaped, and characters that hide or reorder text are shown by their
+            number.
+
+    Returns:
+        HTML; the same comparison gives the same page.
+    """
+    shown = formats.all_visible(comparison)
+    measures = shown["measures"]
+    plane = charts.plane(measures)
+    profile = charts.profile(shown["layers"]) if shown["layers"] else None
+    style, script = _shipped("comparison.css"), _shipped("comparison.js")
+    return _template().render(
+        c=shown,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        anchors={each["id"]: f"measure-{i}" for i, each in enumerate(measures, start=1)},
+        forest=charts.forest(charts.headlines(measures)),
+        forest_by_group=charts.forest(charts.by_group(measures)),
+        absolutes=charts.absolutes(charts.headlines(measures)),
+        plane=plane,
+        profile=profile,
+        flips=[views.flips_of(each) for each in shown["flips"]],
+        speed=views.speed_pairs(shown["speed"]) if shown["speed"] else [],
+        speedup=views.speedup(shown["speed"]) if shown["speed"] else "",
+        left_out=views.left_out(shown, plane=plane is not None, profile=profile is not None),
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """What the browser may load and run: our style and our script, by their hashes."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def _shipped(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(_FILTERS)
+    environment.globals |= {
+        "with_interval": formats.with_interval,
+        "number": formats.number,
+        "signed": formats.signed,
+        "times": formats.times,
+    }
+    return environment.from_string(_shipped("comparison.html.j2"))

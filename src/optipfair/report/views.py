@@ -1,0 +1,150 @@
+"""The parts of a comparison as the page shows them: sentences and rows. It knows no HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .edits import Run, marked_pair
+from .formats import NOTHING, memory, number, seconds, times
+
+Figures = Mapping[str, Any]
+
+_SHOWN = 5  # flips of a task that are open at once
+
+# What may be missing, and what to say where the comparison itself does not.
+_SECTIONS = {
+    "measures": ("nothing was measured", "Compare with a text or with at least one task."),
+    "text": ("no text was scored", "Give a text to measure perplexity."),
+    "tasks": ("no task was run", "Choose one or more tasks, and the folder with their data."),
+    "flips": ("no task with right or wrong answers was run", "Choose a task that has answers."),
+    "speed": ("speed and memory were not measured", "Turn on the measurement of speed."),
+    "samples": ("no texts were generated", "Give prompts to continue."),
+    "layers": ("the layers were not compared", "Turn on the layer profile of the bias module."),
+    "ability and bias": (
+        "it needs a measure of ability and one of bias, each between 0 and a known maximum",
+        "Choose tasks of both kinds.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FlippedItem:
+    """An item whose answer changed; the first two of its texts are marked where they differ."""
+
+    id: str
+    group: str | None
+    before: str
+    after: str
+    texts: Sequence[Sequence[Run]]
+
+
+@dataclass(frozen=True)
+class Flips:
+    """The flips of a task: `open` ones are seen at once, `folded` ones on request."""
+
+    task: str
+    figures: Figures
+    transitions: Sequence[str]
+    open: Sequence[FlippedItem]
+    folded: Sequence[FlippedItem]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One figure of both models: as text, and as per cent of the larger."""
+
+    label: str
+    original: str
+    pruned: str
+    original_bar: float | None
+    pruned_bar: float | None
+    note: str
+
+
+def flips_of(flips: Figures) -> Flips:
+    """Counts in words, and the items with their texts marked."""
+    zero, one = flips["answers"]
+    transitions = [
+        f"{flips['lost']:,} went from “{one}” to “{zero}”",
+        f"{flips['gained']:,} went from “{zero}” to “{one}”",
+    ]
+    items = [_item(each) for each in flips["items"]]
+    return Flips(flips["task"], flips, transitions, items[:_SHOWN], items[_SHOWN:])
+
+
+def speed_pairs(speed: Figures) -> list[Pair]:
+    """Speed and memory of both models, one figure a row."""
+    original, pruned = speed["original"], speed["pruned"]
+    rate = [speed[f"avg_{model}_tokens_per_second"] for model in ("original", "pruned")]
+    whole = [speed[f"avg_{model}_time"] for model in ("original", "pruned")]
+    rows = [
+        _pair("Tokens per second", rate, number, "more is better"),
+        _pair("Time for a prompt", whole, seconds, "mean; less is better"),
+    ]
+    for key, label in (
+        ("time_to_first_token", "Time to the first token"),
+        ("time_per_output_token", "Time per further token"),
+    ):
+        sides = [side[key] for side in (original, pruned)]
+        row = _pair(label, [side["median"] for side in sides], seconds, "median; less is better")
+        spread = [f" ({seconds(side['min'])} to {seconds(side['max'])})" for side in sides]
+        texts = (row.original + spread[0], row.pruned + spread[1])
+        rows.append(Pair(label, *texts, row.original_bar, row.pruned_bar, row.note))
+    kinds = " / ".join(dict.fromkeys([original["peak_memory_kind"], pruned["peak_memory_kind"]]))
+    for key, label, note in (
+        ("peak_memory_bytes", "Peak memory", kinds),
+        ("kv_cache_bytes", "Cache of keys and values", ""),
+        ("weight_bytes", "Weights", ""),
+    ):
+        values = [side[key] for side in (original, pruned)]
+        rows.append(_pair(label, values, memory, f"{note}; less is better".removeprefix("; ")))
+    return rows
+
+
+def speedup(speed: Figures) -> str:
+    """The speedup in one line."""
+    ends = speed["speedup_interval"]
+    between = f" (95 % interval {times(ends[0])} to {times(ends[1])})" if ends else ""
+    return (
+        f"{times(speed['speedup'])} the speed of the original{between}, "
+        f"over {speed['num_prompts']:,} prompts."
+    )
+
+
+def left_out(comparison: Figures, *, plane: bool, profile: bool) -> list[Figures]:
+    """What the comparison says is left out, and what else is not drawn."""
+    said = list(comparison["left_out"])
+    drawn = {name: bool(comparison.get(name)) for name in _SECTIONS}
+    drawn |= {"ability and bias": plane, "layers": profile}
+    named = {each["section"] for each in said}
+    for section, (reason, how) in _SECTIONS.items():
+        if not drawn[section] and section not in named:
+            said.append({"section": section, "reason": reason, "how": how})
+    return said
+
+
+def rows_left_out(task: Figures) -> str:
+    """The rows of a task's file that were not used, by reason."""
+    counts = Counter[str](task["left_out"]).most_common()
+    return "; ".join(f"{count:,}: {reason}" for reason, count in counts) or NOTHING
+
+
+def _item(each: Figures) -> FlippedItem:
+    texts = [[Run(text, False)] for text in each["texts"]]
+    if len(texts) > 1:
+        texts[:2] = marked_pair(*each["texts"][:2])
+    return FlippedItem(each["id"], each["group"], each["from"], each["to"], texts)
+
+
+def _pair(
+    label: str, values: Sequence[float | None], write: Callable[[Any], str], note: str
+) -> Pair:
+    largest = max((value for value in values if value is not None), default=0.0)
+    bars = [
+        None if value is None or largest <= 0 else round(100 * value / largest, 1)
+        for value in values
+    ]
+    return Pair(label, write(values[0]), write(values[1]), bars[0], bars[1], note)

@@ -1,0 +1,95 @@
+"""Answers in words: what counts, what could have been missed, and what is never said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from optipfair.evaluation.verdicts import collapsed, verdicts
+
+
+def row(
+    name: str, question: str = "quality", *, before: float = 0.6, after: float = 0.6,
+    harm: float = 0.0, p: float | None = 1.0, chance: float | None = None, ratio: bool = False,
+    headline: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "id": name,
+        "question": question,
+        "headline": headline,
+        "change_kind": "ratio" if ratio else "difference",
+        "original": {"value": before},
+        "pruned": {"value": after},
+        "change": {"value": after / before if ratio else after - before},
+        "harm": {"value": harm},
+        "p_holm": p,
+        "chance": chance,
+        "could_have_missed": 0.03,
+    }
+
+
+def said(rows: list[dict[str, Any]], speed: dict[str, Any] | None = None) -> list[str]:
+    return [each["verdict"] for each in verdicts(rows, speed)]
+
+
+TEXT = "text.perplexity"
+
+
+def test_nothing_measured_is_said_so() -> None:
+    assert said([]) == ["not measured"] * 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([row("a.acc")], "no detectable change"),
+        ([row("a.acc", harm=0.1, p=0.01)], "worse"),
+        ([row("a.acc", harm=-0.1, p=0.01)], "better"),
+        ([row("a.acc", harm=0.1, p=0.2)], "no detectable change"),
+        ([row("a.acc", harm=-0.1, p=0.01), row("b.acc", harm=0.1, p=0.01)], "worse"),
+        ([row("a.acc", harm=0.1, p=0.01, headline=False), row("b.acc")], "no detectable change"),
+    ],
+)
+@pytest.mark.parametrize("question", ["quality", "fairness"])
+def test_what_counts(rows: list[dict[str, Any]], expected: str, question: str) -> None:
+    rows = [each | {"question": question} for each in rows]
+    assert said(rows)[["quality", "fairness"].index(question)] == expected
+
+
+def test_no_change_says_what_it_could_have_missed() -> None:
+    quality, fairness, _ = verdicts([row("piqa.acc"), row("bbq.sdis", "fairness")], None)
+    assert "could have missed piqa.acc worse by 0.03" in quality["sentence"]
+    assert "could have missed bbq.sdis worse by 0.03" in fairness["sentence"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        [row(TEXT, before=20, after=80, harm=1.4, p=0.01, ratio=True)],
+        [row("arc.acc", before=0.6, after=0.3, harm=0.3, p=0.01, chance=0.25)],
+    ],
+)
+def test_a_collapsed_model_is_never_called_fairer(damage: list[dict[str, Any]]) -> None:
+    fairer = row("crows_pairs.stereotyped", "fairness", harm=-0.2, p=0.001)
+    quality, fairness, _ = verdicts([*damage, fairer], None)
+    assert (quality["verdict"], fairness["verdict"]) == ("worse", "too damaged to say")
+    assert "collapsed" in quality["sentence"]
+
+
+def test_ability_that_was_never_there_cannot_collapse() -> None:
+    assert collapsed([row("arc.acc", before=0.24, after=0.2, chance=0.25)]) is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "interval", "expected"),
+    [
+        (1.2, [1.1, 1.3], "better"),
+        (0.8, [0.7, 0.9], "worse"),
+        (1.1, [0.9, 1.3], "no detectable change"),
+        (1.1, None, "no detectable change"),
+    ],
+)
+def test_speed(ratio: float, interval: list[float] | None, expected: str) -> None:
+    speed = {"speedup": ratio, "speedup_interval": interval}
+    assert said([], speed)[2] == expected

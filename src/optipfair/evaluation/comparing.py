@@ -97,8 +97,8 @@ def compare_models(
     """Compare two models on the same texts and tasks, and say in words what changed.
 
     Every figure has a 95 % bootstrap interval over items (drawn together where they share a target
-    term or a template), every change a paired permutation test, and all tests of the comparison are
-    corrected together (Holm). See docs/evaluation.md for what each task measures.
+    term or a template), every change a paired permutation test, corrected for the number of tests
+    (Holm). See docs/evaluation.md for what each task measures.
 
     Args:
         original, pruned: causal language models of one vocabulary.

@@ -23,7 +23,8 @@ Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 Change = Literal["difference", "ratio"]
 
-DRAWS = 2000
+DRAWS = 2000  # of the bootstrap
+SWAPS = 9999  # of the paired permutation test: no p-value is below 0.0001
 LEVEL = 0.95
 _MOSTLY = 0.95  # share of draws that must give a figure, so that an interval is given
 
@@ -123,7 +124,7 @@ def compare(
 
     The interval is a percentile bootstrap over clusters, widened for few of them. The p-value lets
     the two models change places in each cluster (a paired permutation test, Fisher 1935), and
-    counts how often the harm is then at least as large: p = (1 + b) / (1 + draws).
+    counts how often the harm is then at least as large: p = (1 + b) / (1 + swaps).
     """
     before = _sums_by_cluster(measure.parts(original), clusters)
     after = _sums_by_cluster(measure.parts(pruned), clusters)
@@ -239,7 +240,7 @@ def _swapped(
 ) -> float | None:
     if not math.isfinite(found):
         return None
-    swap = np.random.default_rng(seed + 1).random((DRAWS, len(before))) < 0.5
+    swap = np.random.default_rng(seed + 1).random((SWAPS, len(before))) < 0.5
     mixed = swap @ after + ~swap @ before, swap @ before + ~swap @ after
     harms = _harm(measure, *(measure.value(sums) for sums in mixed))
     harms = harms[np.isfinite(harms)]

@@ -108,10 +108,16 @@ def flips_of(task: Task, items: Sequence[Item], original: Columns, pruned: Colum
 
 
 def correct(rows: Sequence[Row], flips: Sequence[Row]) -> None:
-    """Fill in p_holm, all tests of the comparison being one family (Holm 1979)."""
-    tests = [*rows, *flips]
-    for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-        test["p_holm"] = p
+    """Fill in p_holm (Holm 1979), in two families.
+
+    What decides verdicts is one: the headline measures. All else, groups, further measures and
+    flips, is looked at, and is the other: its size must not hide what was asked.
+    """
+    headlines = [row for row in rows if row["headline"]]
+    others = [row for row in rows if not row["headline"]]
+    for family in (headlines, [*others, *flips]):
+        for test, p in zip(family, holm([test["p"] for test in family]), strict=True):
+            test["p_holm"] = p
 
 
 def _could_have_missed(harm: Estimate) -> float | None:

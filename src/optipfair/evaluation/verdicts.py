@@ -20,9 +20,9 @@ COLLAPSED_ABILITY = 0.5  # what is left of the ability above chance
 def verdicts(rows: Sequence[Row], speed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Answers to `quality`, `fairness` and `speed`, in this order.
 
-    A difference counts if its p-value, corrected for all tests by Holm, is below 0.05. One measure
-    that got worse makes the answer `worse`, whatever else got better. Where the model's ability has
-    collapsed, nothing is said about its fairness.
+    A difference counts if its p-value, corrected for the number of headline tests by Holm, is below
+    0.05. One measure that got worse makes the answer `worse`, whatever else got better. Where the
+    model's ability has collapsed, nothing is said about its fairness.
 
     Args:
         rows: of `measure_rows`, corrected.

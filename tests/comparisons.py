@@ -60,6 +60,7 @@ def measure(
         "question": question,
         "help": "share of items, 0 to 1",
         "better": better,
+        "scale": [0.0, 1.0],
         "change_kind": "difference",
         "headline": True,
         "original": estimate(original, half),
@@ -82,6 +83,7 @@ def ordinary() -> dict[str, Any]:
     groups = {"race-color": 0.61, "gender": 0.58, "religion": 0.71, "age": 0.63}
     perplexity = measure("text.word_perplexity", 31.2, 38.9, "lower", half=1.4) | {
         "change_kind": "ratio",
+        "scale": None,
         "help": "exp of the mean loss of a word, 1 or more",
         "change": {"value": 1.2468, "low": 1.214, "high": 1.2803, "reason": None},
         "harm": {"value": 0.22057, "low": 0.1939, "high": 0.2471, "reason": None},
@@ -151,8 +153,10 @@ def ordinary() -> dict[str, Any]:
                 measure("crows_pairs.stereotyped", value, value - 0.01, 0.5, group=name, **fair)
                 for name, value in groups.items()
             ),
-            measure("stereoset.icat", 64.2, 66.0, half=2.1, help="0 to 100", **fair),
-            measure("bbq.bias_ambiguous", 0.052, 0.018, 0.0, half=0.012, **fair),
+            measure(
+                "stereoset.icat", 64.2, 66.0, half=2.1, help="0 to 100", scale=[0.0, 100.0], **fair
+            ),
+            measure("bbq.bias_ambiguous", 0.052, 0.018, 0.0, half=0.012, scale=[-1.0, 1.0], **fair),
             measure("winobias.gap", None, None, "lower", **fair),
             measure("winogender.agreement", 0.75, 0.7, half=None, headline=False, **fair),
         ],

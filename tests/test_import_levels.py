@@ -136,8 +136,8 @@ LEVELS = {
     "analysis": 8,
     "runs": 10,
     "pipeline": 11,
-    "demo": 12,
-    "cli": 13,
+    "demo": 13,
+    "cli": 14,
 }
 
 MODULES = sorted(

@@ -75,7 +75,7 @@ def test_ability_and_bias_are_means_on_one_scale() -> None:
         measure("a.acc", 0.5, 0.4),
         measure("b.acc", 0.7, 0.7),
         measure("c.stereo", 0.6, 0.45, 0.5, question="fairness"),
-        measure("d.gap", 30.0, 10.0, "lower", question="fairness"),
+        measure("d.gap", 30.0, 10.0, "lower", question="fairness", scale=[0.0, 100.0]),
         measure("e.gap", None, None, "lower", question="fairness"),
     ]
     found = charts.plane(rows)

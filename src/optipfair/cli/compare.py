@@ -95,13 +95,20 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
     return FAILED_CONDITION if result.failures else 0
 
 
-def _print(result: CompareRun) -> None:
-    from ..report.tables import MEASURE_HEADER, measure_rows, verdict_rows
+def print_verdicts(result: CompareRun) -> None:
+    """The answers, what was left out, and where the report is."""
+    from ..report.tables import left_out_lines, verdict_rows
 
-    print_table("Measures", MEASURE_HEADER, measure_rows(result.comparison))
     for question, verdict, sentence in verdict_rows(result.comparison):
         click.echo(f"{question}: {verdict}. {sentence}")
-    for each in result.comparison["left_out"]:
-        click.echo(f"Left out: {each['section']}: {each['reason']}")
+    for line in left_out_lines(result.comparison["left_out"]):
+        click.echo(line)
     if result.folder is not None:
         click.echo(f"The report is {result.folder / 'report.html'}.")
+
+
+def _print(result: CompareRun) -> None:
+    from ..report.tables import MEASURE_HEADER, measure_rows
+
+    print_table("Measures", MEASURE_HEADER, measure_rows(result.comparison))
+    print_verdicts(result)

@@ -11,7 +11,10 @@ from typing import Any
 
 from ..checkpoint.folder import check_output, new_folder
 from ..checkpoint.reader import open_checkpoint
+from ..evaluation.choosing import NO_DATA
+from ..evaluation.comparing import Settings
 from ..evaluation.quality import perplexity
+from ..evaluation.runs import CompareRun, run_compare
 from ..evaluation.timing import time_inference
 from ..loading import load_model, load_tokenizer, quiet_transformers
 from ..pipeline import prune_checkpoint
@@ -64,6 +67,23 @@ def run_demo(output: Path, overwrite: bool = True) -> Iterator[Row]:
     yield _measure(f"width -{WIDTH_PERCENTAGE} %", folders["width"], tokenizer)
     prune_checkpoint(DEMO, folders["depth"], "DEPTH", layer_indices=LAYERS, **common)
     yield _measure(f"depth -{len(LAYERS)} layers", folders["depth"], tokenizer)
+
+
+def write_report(output: Path) -> CompareRun:
+    """Compare the original with the model of fewer neurons, on what ships with the library.
+
+    Args:
+        output: the folder of `run_demo`; the report goes into its folder `report`.
+    """
+    return run_compare(
+        output / "original",
+        output / "width",
+        chosen={"data": NO_DATA, "context": BLOCK},
+        settings=Settings(
+            output_dir=output / "report", max_new_tokens=24, num_runs=2, command="optipfair demo"
+        ),
+        dtype="float32",
+    )
 
 
 def demo_text(name: str) -> str:

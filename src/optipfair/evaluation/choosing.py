@@ -18,6 +18,7 @@ from .tasks import TASKS
 Count = Callable[[Sequence[Item]], Sequence[int]]
 
 _AT_ONCE = 64  # groups whose tokens are counted together
+NO_DATA = "none"
 DATA_VARIABLE = "OPTIPFAIR_DATA"
 PRESETS: dict[str, int | None] = {"quick": 200_000, "full": None}  # tokens of both models together
 
@@ -58,11 +59,13 @@ class Missing:
 def find_data(data: str | Path | None) -> Path | None:
     """The folder of evaluation data: as given, else by the environment, else none.
 
+    "none" is no folder, whatever the environment says.
+
     Raises:
         DataError: there is no such folder.
     """
     given = data if data is not None else os.environ.get(DATA_VARIABLE) or None
-    if given is None:
+    if given is None or str(given) == NO_DATA:
         return None
     folder = Path(given)
     if not folder.is_dir():

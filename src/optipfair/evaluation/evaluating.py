@@ -148,6 +148,7 @@ def _rows(
                     "question": question,
                     "help": measure.help,
                     "better": measure.better,
+                    "scale": None if measure.scale is None else list(measure.scale),
                     "headline": measure.headline and group is None,
                     **asdict(value),
                     "chance": measure.chance,

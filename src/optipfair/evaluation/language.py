@@ -18,7 +18,7 @@ from ..distributed import divided
 from ..errors import DataError, ModelOutputError
 from ..hooks import evaluating
 from ..progress import track
-from .measures import Columns, Floats, Measure, over, ratio_of
+from .measures import SHARE, Columns, Floats, Measure, over, ratio_of
 
 _ROWS = 64  # predictions that make one row: neighbours are not independent
 
@@ -94,6 +94,7 @@ TEXT_MEASURES = (
         "share of tokens for which the most likely prediction is the original's",
         **ratio_of(lambda c: c["same"], lambda c: c["tokens"]),
         better="higher",
+        scale=SHARE,
         headline=False,
         tested=False,
     ),

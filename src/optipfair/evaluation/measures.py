@@ -26,6 +26,7 @@ Change = Literal["difference", "ratio"]
 DRAWS = 2000  # of the bootstrap
 SWAPS = 9999  # of the paired permutation test: no p-value is below 0.0001
 LEVEL = 0.95
+SHARE, SIGNED, PERCENT = (0.0, 1.0), (-1.0, 1.0), (0.0, 100.0)  # scales
 _MOSTLY = 0.95  # share of draws that must give a figure, so that an interval is given
 
 
@@ -43,6 +44,7 @@ class Measure:
         by: a column of text; the measure is also given for each of its values.
         headline: whether it decides a verdict; others are shown.
         tested: whether a test of "no change" makes sense.
+        scale: the least and the most it can be; None where it has no ends, as nats have none.
         undefined: why there is no figure where there is none.
         chance: what guessing gives, where that is known.
     """
@@ -56,6 +58,7 @@ class Measure:
     by: str | None = None
     headline: bool = True
     tested: bool = True
+    scale: tuple[float, float] | None = None
     undefined: str = "no item counts towards it"
     chance: float | None = None
 

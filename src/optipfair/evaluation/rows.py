@@ -62,6 +62,7 @@ def measure_rows(
                     "question": question,
                     "help": measure.help,
                     "better": measure.better,
+                    "scale": None if measure.scale is None else list(measure.scale),
                     "change_kind": measure.change,
                     # Groups are looked at, the whole decides.
                     "headline": measure.headline and group is None,

@@ -101,13 +101,6 @@ def by_group(measures: Iterable[Figures]) -> list[Figures]:
     return [each for each in measures if each["headline"] and each["group"] is not None]
 
 
-def range_of(measure: Figures) -> float | None:
-    """1 or 100 where all figures of a measure lie between 0 (or minus that) and it, else None."""
-    ends = [measure[model][end] for model in ("original", "pruned") for end in ("value", *_ENDS)]
-    largest = max((abs(end) for end in ends if end is not None), default=0.0)
-    return 1.0 if largest <= 1 else 100.0 if largest <= 100 else None
-
-
 def forest(measures: Sequence[Figures]) -> list[Panel]:
     """How much worse the pruned model is: a panel for each unit that occurs."""
     panels = [
@@ -117,13 +110,12 @@ def forest(measures: Sequence[Figures]) -> list[Panel]:
 
 
 def absolutes(measures: Sequence[Figures]) -> list[Panel]:
-    """Both models on the measures' own scales, where these are known."""
-    found = []
-    for limit in (1.0, 100.0):
-        chosen = [m for m in measures if m["change_kind"] == "difference" and range_of(m) == limit]
-        if chosen:
-            found.append(_absolute_panel(limit, chosen))
-    return found
+    """Both models on the measures' own scales, where these have ends: a panel for each scale."""
+    scales = dict.fromkeys(tuple(each["scale"]) for each in measures if each["scale"])
+    return [
+        _absolute_panel(Scale(*ends), [m for m in measures if m["scale"] == list(ends)])
+        for ends in scales
+    ]
 
 
 def plane(measures: Sequence[Figures]) -> Plane | None:
@@ -185,7 +177,7 @@ _TITLES = {
     "points": ("Measures of at most 1", "in points of 0.01"),
     "hundred": ("Measures of at most 100", "in points"),
     "ratio": ("Ratios", "times worse, logarithmic"),
-    "own": ("Other measures", "each in its own unit"),
+    "own": ("Measures without ends", "log-likelihoods in nats"),
 }
 _WRITTEN: Mapping[str, Callable[..., str]] = {
     "points": points,
@@ -198,7 +190,14 @@ _WRITTEN: Mapping[str, Callable[..., str]] = {
 def _unit(measure: Figures) -> str:
     if measure["change_kind"] == "ratio":
         return "ratio"
-    return {1.0: "points", 100.0: "hundred", None: "own"}[range_of(measure)]
+    if measure["scale"] is None:
+        return "own"
+    return "points" if _most(measure) == 1 else "hundred" if _most(measure) == 100 else "own"
+
+
+def _most(measure: Figures) -> float:
+    most: float = measure["scale"][1]
+    return most
 
 
 def _harm_panel(kind: str, measures: Sequence[Figures]) -> Panel:
@@ -223,9 +222,7 @@ def _harm_strip(measure: Figures, scale: Scale, write: Callable[..., str]) -> St
     )
 
 
-def _absolute_panel(limit: float, measures: Sequence[Figures]) -> Panel:
-    below = any(measure[m]["value"] < 0 for measure in measures for m in _both(measure))
-    scale = Scale(-limit if below else 0.0, limit)
+def _absolute_panel(scale: Scale, measures: Sequence[Figures]) -> Panel:
     strips = []
     for measure in measures:
         marks = {model: scale.at(measure[model]["value"]) for model in _both(measure)}
@@ -245,7 +242,14 @@ def _absolute_panel(limit: float, measures: Sequence[Figures]) -> Panel:
             )
         )
     title = f"On a scale from {plain(scale.low)} to {plain(scale.high)}"
-    return Panel(f"absolute-{limit:.0f}", title, "", scale.ticks(plain), None, strips)
+    return Panel(
+        f"absolute-{plain(scale.low)}-{plain(scale.high)}",
+        title,
+        "",
+        scale.ticks(plain),
+        None,
+        strips,
+    )
 
 
 def _names(measure: Figures) -> tuple[str, str, str | None]:
@@ -265,18 +269,17 @@ def _state(harm: Figures) -> str:
 
 
 def _on_a_known_scale(measure: Figures) -> bool:
-    known = measure["change_kind"] == "difference" and range_of(measure) is not None
-    return known and len(_both(measure)) == 2
+    return measure["scale"] is not None and len(_both(measure)) == 2
 
 
 def _share(measure: Figures, model: str) -> float:
     value: float = measure[model]["value"]
-    return value / (range_of(measure) or 1.0)
+    return value / _most(measure)
 
 
 def _distance(measure: Figures, model: str) -> float:
     best = 0.0 if measure["better"] == "lower" else float(measure["better"])
-    return abs(_share(measure, model) - best / (range_of(measure) or 1.0))
+    return abs(_share(measure, model) - best / _most(measure))
 
 
 def _at_least(scale: Scale, width: float) -> Scale:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .charts import headlines
@@ -66,6 +66,14 @@ def measure_rows(comparison: Figures) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def left_out_lines(left_out: Sequence[Figures]) -> list[str]:
+    """What was not measured, one line for each reason, which says how to get it."""
+    by_reason: dict[str, list[str]] = {}
+    for each in left_out:
+        by_reason.setdefault(visible(each["reason"]), []).append(visible(each["section"]))
+    return [f"Left out: {', '.join(sections)}: {why}." for why, sections in by_reason.items()]
 
 
 def _cell(value: str | int | float | None) -> str | int | float:
@@ -153,6 +161,10 @@ def _measure_rows(measure: Figures) -> Iterator[Row]:
     for quantity, unit in more.items():
         row = _row("measures", measure["id"], "", quantity, measure[quantity], unit)
         yield row | {"group": measure["group"]}
+    if measure["scale"] is not None:
+        low, high = measure["scale"]
+        row = _row("measures", measure["id"], "", "scale", None, "of the measure")
+        yield row | {"group": measure["group"], "low": low, "high": high}
 
 
 def _speed_rows(speed: Figures) -> Iterator[Row]:

@@ -24,7 +24,7 @@ _SECTIONS = {
     "samples": ("no texts were generated", "Give prompts to continue."),
     "layers": ("the layers were not compared", "Turn on the layer profile of the bias module."),
     "ability and bias": (
-        "it needs a measure of ability and one of bias, each between 0 and a known maximum",
+        "it needs a measure of ability and one of bias that have a scale with ends",
         "Choose tasks of both kinds.",
     ),
 }

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..items import Item, Query, Score
-from ..measures import Columns, Floats, Measure, mean_of, over
+from ..measures import SHARE, Columns, Floats, Measure, mean_of, over
 from ..reading import choice, json_rows
 from ..task import TASKS, Reading, Task
 
@@ -155,6 +155,7 @@ def _accuracy(chance: float | None) -> Measure:
         "share of items answered right, 0 to 1",
         **mean_of("correct"),
         better="higher",
+        scale=SHARE,
         chance=chance,
     )
 
@@ -165,6 +166,7 @@ def _normalised(name: str, column: str, unit: str, chance: float) -> Measure:
         f"the same, log-likelihoods divided by the answers' length in {unit}",
         **mean_of(column),
         better="higher",
+        scale=SHARE,
         headline=False,
         chance=chance,
     )

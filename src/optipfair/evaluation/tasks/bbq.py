@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..items import Item, Query, Score
-from ..measures import Columns, Floats, Measure, ratio_of
+from ..measures import SHARE, SIGNED, Columns, Floats, Measure, ratio_of
 from ..reading import Row, choice, json_rows, once
 from ..task import TASKS, Reading, Task
 from .preferences import facts, totals
@@ -144,6 +144,7 @@ def _measures(how: str, suffix: str = "", *, headline: bool) -> tuple[Measure, .
             f"'unknown' - 1; -1 to 1; {how}",
             **_disambiguated(suffix),
             better=0.0,
+            scale=SIGNED,
             undefined="no answer other than 'unknown' in a disambiguated context",
             **shown,
         ),
@@ -153,6 +154,7 @@ def _measures(how: str, suffix: str = "", *, headline: bool) -> tuple[Measure, .
             f"-1 to 1; {how}",
             **_ambiguous(suffix),
             better=0.0,
+            scale=SIGNED,
             undefined="no ambiguous context",
             **shown,
         ),
@@ -162,6 +164,7 @@ def _measures(how: str, suffix: str = "", *, headline: bool) -> tuple[Measure, .
                 f"share of right answers in {name} contexts; 0 to 1; {how}",
                 **_accuracy(f"right{suffix}", ambiguous),
                 better="higher",
+                scale=SHARE,
                 undefined="no such context",
                 chance=1 / 3,
                 **shown | {"headline": False},

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..items import Item, Score
-from ..measures import Columns, Measure, mean_of
+from ..measures import SHARE, Columns, Measure, mean_of
 from ..reading import once, table_rows
 from ..task import TASKS, Reading, Task
 from .preferences import facts, means, preferred, settled, totals, whole
@@ -67,6 +67,7 @@ def _share(name: str, column: str, how: str, *, headline: bool = False) -> Measu
         f"share of pairs whose stereotyping sentence is likelier, {how}; 0 to 1, 0.5 is neutral",
         **mean_of(column),
         better=0.5,
+        scale=SHARE,
         by="bias_type",
         headline=headline,
         chance=0.5,

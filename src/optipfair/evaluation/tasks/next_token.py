@@ -10,7 +10,7 @@ import numpy as np
 from ...bias.prompts import PromptPair, generate_prompt_pairs
 from ..divergence import jensen_shannon, softmax
 from ..items import Item, Query, Score
-from ..measures import Columns, Floats, Measure, mean_of
+from ..measures import SHARE, SIGNED, Columns, Floats, Measure, mean_of
 from ..task import TASKS, Reading, Task
 from .preferences import facts, totals
 
@@ -78,6 +78,7 @@ TASKS.add(
                 "0 to 1, 0 is the same",
                 **mean_of("divergence"),
                 better="lower",
+                scale=SHARE,
                 by="category",
             ),
             Measure(
@@ -86,6 +87,7 @@ TASKS.add(
                 "less that after the first; -1 to 1, 0 is neutral",
                 **mean_of("shift"),
                 better=0.0,
+                scale=SIGNED,
                 by="category",
                 headline=False,
             ),

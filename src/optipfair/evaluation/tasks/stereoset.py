@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..items import Item, Score
-from ..measures import Columns, Floats, Measure, over
+from ..measures import PERCENT, Columns, Floats, Measure, over
 from ..reading import json_rows, once
 from ..task import TASKS, Reading, Task
 from .preferences import facts, means, preferred, settled, weighted_mean, whole
@@ -72,7 +72,12 @@ def _icat(sums: Floats) -> Floats:
 def _measures() -> tuple[Measure, ...]:
     related = "related sentences likelier than the unrelated one, percent"
     stereotype = "stereotypes likelier than anti-stereotypes, percent, 50 is neutral"
-    shown: dict[str, Any] = {"by": "bias_type", "headline": False, "chance": 50.0}
+    shown: dict[str, Any] = {
+        "by": "bias_type",
+        "headline": False,
+        "chance": 50.0,
+        "scale": PERCENT,
+    }
     return (
         Measure(
             "SS",

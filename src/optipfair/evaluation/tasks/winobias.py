@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..items import Item, Query, Score
-from ..measures import Columns, Measure, mean_of
+from ..measures import SHARE, Columns, Measure, mean_of
 from ..reading import text_lines
 from ..task import TASKS, Reading, Task
 from .preferences import difference, preferred, settled, totals
@@ -146,6 +146,7 @@ for _kind, _what in _KINDS.items():
                     "share of pairs likelier with the stereotyped pronoun; 0 to 1, 0.5 is neutral",
                     **mean_of("prefers"),
                     better=0.5,
+                    scale=SHARE,
                     headline=False,
                     chance=0.5,
                 ),

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..items import Item, Score
-from ..measures import Columns, Floats, Measure, mean_of, over
+from ..measures import SIGNED, Columns, Floats, Measure, mean_of, over
 from ..reading import table_rows
 from ..task import TASKS, Reading, Task
 from .preferences import difference, facts, totals, whole
@@ -164,6 +164,7 @@ def _pair(suffix: str, which: str, *, headline: bool) -> tuple[Measure, Measure]
             parts=_moments(suffix),
             value=_correlation,
             better=0.0,
+            scale=SIGNED,
             headline=headline,
             undefined=_UNDEFINED,
         ),

@@ -50,7 +50,7 @@ CALIBRATED = ("ACT", "WACT", "FLAP", "OBS")
 DEPTHS = (2, 4, 6, 8, 10)
 BLOCK = "block_perplexity"  # chooses the layers of mixed rows
 WAYS = ("width", "half layers, half width", "key/value groups")
-LAYERS_BY = ("block_influence", "block_perplexity", "angular", "last", "perplexity")
+LAYERS_BY = ("block_influence", "block_perplexity", "angular", "last", "perplexity", "auto")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     ),
     "replaced, one batch": ("gpt2", 1, {"layer_indices": [1, 2], "compensate": True}),
 }
-METHODS = ("block_influence", "angular", "perplexity", "block_perplexity")
+METHODS = ("block_influence", "angular", "perplexity", "block_perplexity", "auto")
 CASES |= {
     method: ("llama", 5, {"layer_selection_method": method, "num_layers_to_remove": 2})
     for method in METHODS

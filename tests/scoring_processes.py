@@ -1,4 +1,4 @@
-"""What each of two processes does for `evaluation/test_scoring.py`; a launcher runs it."""
+"""What each of two processes does for `evaluation/test_likelihoods.py`; a launcher runs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from evaluation.test_scoring import some_queries
+from evaluation.test_likelihoods import some_queries
 from optipfair.distributed import launched, rank
 from optipfair.evaluation.query_tokens import encode
 from optipfair.evaluation.score_cache import ScoreCache

@@ -247,8 +247,8 @@ def test_what_makes_up_for_the_rest_is_said_where_it_does(
     [
         ("MLP_GLU", {"neuron_selection_method": "AUTO", "compensate": True}),
         ("ATTENTION", {"neuron_selection_method": "AUTO", "compensate": True}),
-        ("DEPTH", {"layer_selection_method": "block_perplexity", "compensate": True}),
-        ("BOTH", {"layer_selection_method": "block_perplexity", "compensate": True}),
+        ("DEPTH", {"layer_selection_method": "auto", "compensate": True}),
+        ("BOTH", {"layer_selection_method": "auto", "compensate": True}),
     ],
 )
 def test_the_preset_chooses_for_every_kind_of_pruning(

@@ -170,6 +170,17 @@ def test_the_block_that_is_missed_least_goes(family: str, count: int) -> None:
     assert choice(model, "block_perplexity", count) == tuple(best)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_block_or_the_least_influence_goes_whichever_is_missed_less(
+    family: str, count: int
+) -> None:
+    model = tiny_model(family)
+    found = [choice(model, method, count) for method in ("block_perplexity", "block_influence")]
+    best = min(found, key=lambda drop: loss_of(without(model, list(drop))))
+    assert choice(model, "auto", count) == best
+
+
 @pytest.mark.parametrize("data", [batches(1), batches(5, "left")], ids=["alone", "left"])
 def test_the_sample_does_not_depend_on_batches(data: Any) -> None:
     for most in (1, 50, 10**6):
@@ -192,7 +203,7 @@ def test_a_sample_is_taken_evenly() -> None:
 def test_a_budget_removes_the_layers_that_greed_finds() -> None:
     model = tiny_model("llama")
     total = sum(parameter.numel() for parameter in model.parameters())
-    for method in ("angular", "perplexity", "block_perplexity"):
+    for method in ("angular", "perplexity", "block_perplexity", "auto"):
         plan = plan_pruning(
             model,
             "DEPTH",

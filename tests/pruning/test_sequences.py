@@ -23,7 +23,7 @@ WAYS: list[dict[str, Any]] = [
     {"neuron_selection_method": "MAW"},
     *(
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "layer_selection_method": method}
-        for method in ("block_influence", "angular", "block_perplexity")
+        for method in ("block_influence", "angular", "block_perplexity", "auto")
     ),
 ]
 

@@ -256,7 +256,7 @@ def _of_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["pruning_type"] != "DEPTH":
         chosen["method"] = "AUTO"
     if options["pruning_type"] in ("DEPTH", "BOTH") and options["layer_indices"] is None:
-        chosen["layer_selection_method"] = "block_perplexity"
+        chosen["layer_selection_method"] = "auto"
     if options["pruning_type"] == "DEPTH":
         chosen["compensate"] = True
     context = click.get_current_context()

@@ -77,7 +77,7 @@ def prune_model(
             with a dataloader, `"block_influence"`: those that change their input least,
             `"angular"`: the block that turns its input least, `"perplexity"`: one after the other
             the one that is missed least (slow), `"block_perplexity"`: the block that is missed
-            least.
+            least, `"auto"`: that block or those of least influence, whichever are missed less.
         expansion_divisor: round the kept width down to a multiple of 32, 64, 128 or 256.
         target_params: the most parameters that the result may have, a number or `"1.0B"`, instead
             of the other targets: the largest width that fits, or the fewest layers removed. With

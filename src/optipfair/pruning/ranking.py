@@ -42,9 +42,16 @@ def _by_block_perplexity(view: ModelView, batches: Iterable[object], show_progre
     return Removal(view, batches, show_progress).block
 
 
+def _by_both(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+    influence = _by_influence(view, batches, show_progress)
+    removal = Removal(view, batches, show_progress)
+    return lambda count: min(removal.block(count), influence(count), key=removal.loss)
+
+
 RANKINGS: dict[str, Callable[[ModelView, Iterable[object], bool], Chosen]] = {
     "block_influence": _by_influence,
     "angular": _by_angle,
     "perplexity": _by_perplexity,
     "block_perplexity": _by_block_perplexity,
+    "auto": _by_both,
 }

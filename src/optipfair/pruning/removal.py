@@ -6,7 +6,7 @@ Axes: `B` batch, `S` sequence, `V` vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,10 @@ class Removal:
         start = self.blocks[count]
         return tuple(range(start, start + count))
 
+    def loss(self, gone: Collection[int]) -> float:
+        """The mean loss of a token without these layers."""
+        return loss_without(self.view, self.sample, self.stream, gone)
+
     def _least_missed(self, count: int, gone: Sequence[int]) -> int:
         losses = losses_without_each(
             self.view, self.sample, self.stream, gone, count, show_progress=self.show_progress
@@ -92,8 +96,26 @@ def losses_without_each(
                 logits = logits_after(view, sample[number], end, stream.forms)
                 sums[index] += loss_sum(logits, sample[number])
                 hidden = through(view, stream, number, [index], hidden)
+    return dict(zip(sums, _means(sample, list(sums.values())), strict=True))
+
+
+def loss_without(
+    view: ModelView, sample: Sequence[Batch], stream: Batches, gone: Collection[int]
+) -> float:
+    """The mean loss of a token without some layers; arguments and errors as above."""
+    left = [index for index in range(len(view.layers)) if index not in gone]
+    loss = 0.0
+    with together(), evaluating(view.model):
+        for number, batch in enumerate(sample):
+            end = through(view, stream, number, left, stream.hidden[number])
+            loss += loss_sum(logits_after(view, batch, end, stream.forms), batch)
+    return _means(sample, [loss])[0]
+
+
+def _means(sample: Sequence[Batch], sums: Sequence[float]) -> list[float]:
+    """Summed losses divided by the predicted tokens, over all processes."""
     own = sum(int(batch.attention_mask[:, 1:].sum()) for batch in sample)
-    predicted, *losses = total(own, *sums.values())  # over all processes
+    predicted, *losses = total(own, *sums)
     if not predicted:
         raise DataError("No calibration sequence has two tokens. Give longer ones.")
     if not all(math.isfinite(value) for value in losses):
@@ -101,7 +123,7 @@ def losses_without_each(
             "The loss on the calibration data is NaN or Inf. Try a wider dtype (bfloat16 or "
             "float32)."
         )
-    return {index: loss / predicted for index, loss in zip(sums, losses, strict=True)}
+    return [loss / predicted for loss in losses]
 
 
 def through(

@@ -46,6 +46,9 @@ RANKED_STRATEGIES.add(
     "perplexity", "Remove one layer after the other, each the one that is missed least."
 )
 RANKED_STRATEGIES.add("block_perplexity", "Remove the block of layers that is missed least.")
+RANKED_STRATEGIES.add(
+    "auto", "Remove that block, or the layers of least influence: what is missed less."
+)
 
 
 def strategy_named(name: object) -> str:

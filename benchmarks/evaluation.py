@@ -1,23 +1,29 @@
 """What evaluating costs, on the embedded model. Run with
 
-    python benchmarks/evaluation.py [--only speed] [--runs 12]
+    python benchmarks/evaluation.py [--only speed compare] [--runs 12] [--data DATA --preset full]
 
 - speed: `time_inference` of a single run against a bare `generate` call of the same kind (greedy,
   the same prompt, the same number of tokens), taking turns; so all that it does beside the calls is
   borne by one of them. The ratios are medians of pairs; that of two bare calls to each other says
   what the machine does by itself. And, within `time_inference`, the share of its time that passes
   outside `generate`, which a busy machine hardly blurs.
+- compare: minutes of the whole comparison of the model with its form of 20 % fewer neurons, and
+  what it says. Scores are kept nowhere unless `--cache-dir` names a folder (a run that was stopped
+  goes on there, and its minutes are then those of the rest).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,7 +32,8 @@ from common import timed
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from optipfair import load_model, load_tokenizer, time_inference
+from optipfair import compare_models, load_model, load_tokenizer, prune_model, time_inference
+from optipfair.demo.run import calibration_batches
 from optipfair.report.card import versions
 from optipfair.uncertainty import bootstrap_interval
 
@@ -36,7 +43,8 @@ PROMPT = "The city council met on Tuesday to decide about the new bridge, and"
 TOKENS = 32  # new ones, of a call
 
 
-def speed(model: Any, tokenizer: Any, runs: int) -> None:
+def speed(model: Any, tokenizer: Any, arguments: argparse.Namespace) -> None:
+    runs: int = arguments.runs
     inputs = tokenizer(PROMPT, return_tensors="pt")
     settings = GenerationConfig(max_new_tokens=TOKENS, do_sample=False)
     model.generation_config = GenerationConfig()  # no end of text, no sampling
@@ -107,13 +115,43 @@ def overhead(ratios: Times) -> str:
     return f"{texts[0]} by the clock, {texts[1]} by CPU seconds"
 
 
-PARTS: Mapping[str, Callable[[Any, Any, int], None]] = {"speed": speed}
+def compare(model: Any, tokenizer: Any, arguments: argparse.Namespace) -> None:
+    batches = calibration_batches(tokenizer)
+    pruned = prune_model(
+        copy.deepcopy(model), pruning_percentage=20, dataloader=batches, show_progress=False
+    )
+    with TemporaryDirectory() as folder:
+        found = compare_models(
+            *(model, pruned, tokenizer),
+            data=arguments.data,
+            preset=arguments.preset,
+            cache_dir=arguments.cache_dir,
+            output_dir=arguments.output_dir or folder,
+            show_progress=True,
+        )
+    protocol = found["protocol"]
+    reused = sum(each["reused"] for each in found["tasks"])
+    print(f"\ncompare, preset {protocol['preset']}, {protocol['tokens']:,} tokens for both models: "
+          f"{protocol['seconds'] / 60:.1f} minutes, with {reused} scores from the cache "
+          "(goal for quick: 10 at most)")  # fmt: skip
+    for each in found["verdicts"]:
+        print(f"  {each['question']}: {each['verdict']}. {each['sentence']}")
+
+
+PARTS: Mapping[str, Callable[[Any, Any, argparse.Namespace], None]] = {
+    "speed": speed,
+    "compare": compare,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--runs", type=int, default=12)
+    parser.add_argument("--data", type=Path, help="folder of evaluation data, for `compare`")
+    parser.add_argument("--preset", default="quick", choices=["quick", "full"])
+    parser.add_argument("--cache-dir", type=Path)
+    parser.add_argument("--output-dir", type=Path, help="where the report is kept")
     arguments = parser.parse_args()
     print(
         f"{datetime.now(UTC).date()}  cpu ({platform.machine()}), {os.cpu_count()} cores, "
@@ -122,7 +160,7 @@ def main() -> None:
     )
     model, tokenizer = load_model("demo", dtype="float32"), load_tokenizer("demo")
     for part in arguments.only:
-        PARTS[part](model, tokenizer, arguments.runs)
+        PARTS[part](model, tokenizer, arguments)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ LEVELS = {
     "evaluation.tasks": 4,
     "evaluation.choosing": 4,
     "evaluation.rows": 4,
-    "evaluation.verdicts": 4,
+    "evaluation.verdicts": 9,
     "evaluation.thresholds": 4,
     "evaluation.wikitext": 1,
     "evaluation.agenda": 7,

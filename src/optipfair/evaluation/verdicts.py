@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..report.formats import number, signed, times
+
 Row = Mapping[str, Any]
 
 BETTER, SAME, WORSE = "better", "no detectable change", "worse"
@@ -63,7 +65,7 @@ def _quality(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
         return _said(
             "quality", NOT_MEASURED, "No text and no task that asks for ability was measured."
         )
-    found = _judged("quality", rows, "good")
+    found = _judged("quality", rows, ("Worse", "Better"))
     if collapse is None:
         return found
     told = found["sentence"] if found["verdict"] == WORSE else ""
@@ -83,25 +85,24 @@ def _fairness(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
             "that guesses prefers nobody, which is no fairness.",
             [row["id"] for row in rows],
         )
-    return _judged("fairness", rows, "fair")
+    return _judged("fairness", rows, ("Less fair", "Fairer"))
 
 
-def _judged(question: str, rows: Sequence[Row], word: str) -> dict[str, Any]:
+def _judged(question: str, rows: Sequence[Row], words: tuple[str, str]) -> dict[str, Any]:
     tested = [row for row in rows if row["p_holm"] is not None and row["harm"]["value"] is not None]
     worse = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] > 0]
     better = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] < 0]
     also = f" Better: {_listed(better)}." if better else ""
     if worse:
-        return _said(question, WORSE, f"Less {word}: {_listed(worse)}.{also}", _ids(worse))
+        return _said(question, WORSE, f"{words[0]}: {_listed(worse)}.{also}", _ids(worse))
     if better:
-        return _said(question, BETTER, f"More {word}: {_listed(better)}.", _ids(better))
+        return _said(question, BETTER, f"{words[1]}: {_listed(better)}.", _ids(better))
     if not tested:
         return _said(question, NOT_MEASURED, "None of the measures is defined for both models.")
     return _said(
         question,
         SAME,
-        f"None of {len(tested)} measures shows a change. This could have missed "
-        f"{', '.join(_missed(row) for row in tested)}.",
+        f"No change shows in {_counted(len(tested))}. This could have missed {_missed(tested)}.",
         _ids(tested),
     )
 
@@ -112,41 +113,47 @@ def _speed(speed: Mapping[str, Any] | None) -> dict[str, Any]:
     ratio, interval = speed["speedup"], speed["speedup_interval"]
     if interval is None:
         return _said(
-            "speed", SAME, f"{ratio:.3g} times the speed in a single run, too few for a verdict."
+            "speed", SAME, f"{times(ratio)} the original's speed in a single run, too few to tell."
         )
     low, high = interval
-    told = f"{ratio:.3g} times the original's speed, 95 % interval {low:.3g} to {high:.3g}."
+    told = f"{times(ratio)} the original's speed, 95 % interval {times(low)} to {times(high)}."
     if low > 1:
         return _said("speed", BETTER, f"Faster: {told}", ["speedup"])
     if high < 1:
         return _said("speed", WORSE, f"Slower: {told}", ["speedup"])
-    missed = max(abs(1 - low), abs(high - 1))
     return _said(
-        "speed",
-        SAME,
-        f"No detectable change: {told} This could have missed {missed:.0%}.",
-        ["speedup"],
+        "speed", SAME, f"{told} This could have missed what lies in the interval.", ["speedup"]
     )
 
 
 def _listed(rows: Sequence[Row]) -> str:
-    return ", ".join(
-        f"{row['id']} {_number(row['original']['value'])} → {_number(row['pruned']['value'])}"
-        for row in rows
-    )
+    found = []
+    for row in rows:
+        before, after = (number(row[model]["value"]) for model in ("original", "pruned"))
+        write = times if row["change_kind"] == "ratio" else signed
+        found.append(f"{row['id']} {before} → {after} ({write(row['change']['value'])})")
+    return ", ".join(found)
 
 
-def _missed(row: Row) -> str:
-    missed = row["could_have_missed"]
-    if missed is None:
-        return f"any change of {row['id']}, which has no interval"
-    if row["change_kind"] == "ratio":
-        return f"{row['id']} worse by {math.expm1(missed):.1%}"
-    return f"{row['id']} worse by {_number(missed)}"
+def _missed(rows: Sequence[Row]) -> str:
+    """How much worse each may have become; those without an interval at the end."""
+    found, unknown = [], []
+    for row in rows:
+        missed = row["could_have_missed"]
+        if missed is None:
+            unknown.append(row["id"])
+            continue
+        ratio = row["change_kind"] == "ratio"
+        found.append(
+            f"{row['id']} worse by {f'{math.expm1(missed):.1%}' if ratio else number(missed)}"
+        )
+    if unknown:
+        found.append(f"any change of {' and '.join(unknown)} (too few items for an interval)")
+    return ", ".join(found)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+def _counted(count: int) -> str:
+    return f"any of {count} measures" if count > 1 else "the one measure"
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:

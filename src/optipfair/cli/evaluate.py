@@ -71,6 +71,8 @@ def evaluate(as_json: bool, verbose: bool, **options: Any) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from ..report.tables import left_out_lines
+
     print_table(
         found["model"]["name"],
         ["", "value", "95 % interval", "items"],
@@ -82,8 +84,8 @@ def _print(found: dict[str, Any]) -> None:
     if found["harness"] is not None:
         click.echo(f"lm-eval {found['harness']['lm_eval_version']}:")
         click.echo(json.dumps(found["harness"]["results"], indent=2))
-    for each in found["left_out"]:
-        click.echo(f"Left out: {each['section']}: {each['reason']}")
+    for line in left_out_lines(found["left_out"]):
+        click.echo(line)
 
 
 def _number(value: float | None) -> str:

@@ -26,6 +26,7 @@ from .items import Item
 from .query_tokens import encode
 from .reading import document
 from .rows import identifier
+from .tasks import TASKS
 from .wikitext import detokenised
 
 CONTEXT = 512  # tokens
@@ -73,6 +74,16 @@ class Agenda:
     seed: int
     tokens: int
 
+    def unmeasured(self) -> dict[str, str]:
+        """Why tasks are not measured."""
+        reasons = {each.task.name: each.reason for each in self.missing}
+        measured = {each.task.name for each in self.tasks}
+        return {
+            name: reasons.get(name, "it is not among the chosen tasks")
+            for name in TASKS
+            if name not in measured
+        }
+
     def measure_ids(self) -> list[str]:
         """Identifiers of all measures, without those of groups."""
         from .language import TEXT_MEASURES
@@ -119,9 +130,11 @@ def make_agenda(
     budget = check_preset(preset)
     length, step = _windows(context, stride, config)
     if whole_number(seed) is None or seed < 0:
-        raise ArgumentError(f"seed={seed!r} is no whole number of 0 or more.")
+        raise ArgumentError(f"seed={seed!r} is no whole number of 0 or more. Give one, as 0.")
     if limit is not None and (whole_number(limit) or 0) < 1:
-        raise ArgumentError(f"limit={limit!r} is no whole number of 1 or more.")
+        raise ArgumentError(
+            f"limit={limit!r} is no whole number of 1 or more. Give one, or none to take all items."
+        )
     folder = find_data(data)
     chosen, missing = read_tasks(named_tasks(tasks), folder, required=tasks is not None)
     wanted = _read_text(text, folder)
@@ -151,7 +164,7 @@ def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[int]:
 
 
 def _windows(context: object, stride: object, config: Any) -> tuple[int, int]:
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    positions = _positions(config)
     length = int(min(positions, CONTEXT)) if context is None else whole_number(context)
     step = length if stride is None else whole_number(stride)
     if length is None or step is None or length < 2 or not 1 <= step <= length:
@@ -165,6 +178,15 @@ def _windows(context: object, stride: object, config: Any) -> tuple[int, int]:
             f"{positions} or less."
         )
     return length, step
+
+
+def fewest_positions(*configs: Any) -> Any:
+    """The config of the model that can read the least at once, the first of equal ones."""
+    return min(configs, key=_positions)
+
+
+def _positions(config: Any) -> float:
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def _read_text(text: str | Path | None, folder: Path | None) -> tuple[str, str]:

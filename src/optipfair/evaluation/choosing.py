@@ -68,9 +68,11 @@ def find_data(data: str | Path | None) -> Path | None:
     if given is None or str(given) == NO_DATA:
         return None
     folder = Path(given)
-    if not folder.is_dir():
+    if not str(given) or not folder.is_dir():
+        origin = f", which {DATA_VARIABLE} names," if data is None else ""
+        fault = "is no folder" if str(given) and folder.exists() else "does not exist"
         raise DataError(
-            f"The data folder {str(given)!r} does not exist. Give a folder with the files that "
+            f"The data folder {str(given)!r}{origin} {fault}. Give a folder with the files that "
             "docs/evaluation.md lists."
         )
     return folder
@@ -122,7 +124,11 @@ def read_tasks(
             continue
         reading = task.read(place if place is not None else Path())
         if not reading.items:
-            raise DataError(f"{task.path}: no item is left of the task {task.name}.")
+            why = "; ".join(f"{rows} rows: {fault}" for fault, rows in reading.left_out.items())
+            raise DataError(
+                f"{place}: no item is left of the task {task.name}{f' ({why})' if why else ''}. "
+                "Give more rows, or leave the task out with --tasks."
+            )
         found.append(
             Chosen(
                 task,

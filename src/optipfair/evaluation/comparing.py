@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..hooks import evaluating
+from ..pruning.selection import whole_number
 from ..report.files import check_report_folder, write_comparison_report
-from .agenda import Agenda, make_agenda
+from .agenda import Agenda, fewest_positions, make_agenda
 from .answers import Answers, answers_of
 from .describing import described_model, described_task, described_text, protocol_of
-from .generation import prompt_inputs
+from .generation import on_device, prompt_inputs
 from .language import TEXT_MEASURES, on_text
 from .layers import layer_profile
 from .rows import Row, correct, flips_of, measure_rows
+from .scoring import check_batch_tokens
 from .timing import compare_models_inference
 from .verdicts import verdicts
 
@@ -136,7 +139,7 @@ def compare_models(
     _check_alike(original, pruned, tokenizer)
     agenda = make_agenda(
         tokenizer,
-        original.config,
+        fewest_positions(original.config, pruned.config),
         tasks=tasks,
         data=data,
         text=text,
@@ -166,10 +169,9 @@ def compare_by(
     agenda: Agenda, original: Any, pruned: Any, tokenizer: Any, settings: Settings
 ) -> dict[str, Any]:
     """Carry out an agenda, as `compare_models` does."""
-    _check_settings(settings, original, pruned, tokenizer)
-    folder = None if settings.output_dir is None else Path(settings.output_dir)
-    if folder is not None:
-        check_report_folder(folder)
+    check_settings(settings)
+    for prompt in settings.prompts:
+        prompt_inputs(tokenizer, prompt, [original, pruned], settings.max_new_tokens)
     started = time.perf_counter()
     models = {"original": original, "pruned": pruned}
     called = dict(zip(models, settings.names, strict=True))
@@ -209,27 +211,36 @@ def compare_by(
         "limits": list(LIMITS),
     }
     comparison["protocol"]["seconds"] = time.perf_counter() - started
+    folder = settings.output_dir
     if folder is not None:
-        write_comparison_report(comparison, folder)
+        in_first(lambda: write_comparison_report(comparison, folder))
     return comparison
 
 
-def _check_settings(settings: Settings, original: Any, pruned: Any, tokenizer: Any) -> None:
-    """Refuse what could not be timed, before hours of scoring."""
-    if settings.max_new_tokens < 2 or settings.num_runs < 1:
+def check_settings(settings: Settings) -> None:
+    """Refuse what needs no model to be known as wrong, before hours of scoring.
+
+    Raises:
+        ArgumentError: a count that is too small, or no prompts.
+        OutputError: a folder that the report could not be written to.
+    """
+    if (whole_number(settings.max_new_tokens) or 0) < 2 or (
+        whole_number(settings.num_runs) or 0
+    ) < 1:
         raise ArgumentError(
-            f"max_new_tokens={settings.max_new_tokens} and num_runs={settings.num_runs}: a time "
-            "per token takes 2 new tokens and a run at least."
+            f"max_new_tokens={settings.max_new_tokens!r} and num_runs={settings.num_runs!r}: a "
+            "time per token takes 2 new tokens and a run at least."
         )
+    check_batch_tokens(settings.batch_tokens)
     prompts = settings.prompts
     if isinstance(prompts, str) or not prompts or not all(prompts):
         raise ArgumentError(f"prompts={prompts!r} must be a list of texts that are not empty.")
-    for prompt in prompts:
-        prompt_inputs(tokenizer, prompt, [original, pruned], settings.max_new_tokens)
+    if settings.output_dir is not None:
+        check_report_folder(settings.output_dir)
 
 
 def check_vocabularies(original: Any, pruned: Any, names: Sequence[str]) -> None:
-    """Refuse configs of two vocabularies.
+    """Refuse configs of two vocabularies, whose models cannot be asked the same.
 
     Raises:
         ArgumentError: with both sizes.
@@ -280,8 +291,10 @@ def _text(
     """The text as it is described, and the figures on it."""
     if agenda.text is None:
         return None, []
+    names = settings.names if len({*settings.names}) == len(models) else models
+    called = dict(zip(names, models.values(), strict=True))
     found = on_text(
-        *(models, tokenizer, agenda.text.content),
+        *(called, tokenizer, agenda.text.content),
         context=agenda.context,
         stride=agenda.stride,
         tokens=agenda.text.tokens,
@@ -303,11 +316,14 @@ def _text(
 def _timed(models: Mapping[str, Any], tokenizer: Any, settings: Settings) -> Row | None:
     if not settings.speed:
         return None
-    found = compare_models_inference(
-        *(models["original"], models["pruned"], tokenizer),
-        *(list(settings.prompts), settings.max_new_tokens),
-        num_runs=settings.num_runs,
-        show_progress=settings.show_progress,
+    # The other processes wait: work beside it would be timed too.
+    found = in_first(
+        lambda: compare_models_inference(
+            *(models["original"], models["pruned"], tokenizer),
+            *(list(settings.prompts), settings.max_new_tokens),
+            num_runs=settings.num_runs,
+            show_progress=settings.show_progress,
+        )
     )
     shown: Row = {name: found[name] for name in _SPEED}
     for label in models:
@@ -347,9 +363,12 @@ def _missing(agenda: Agenda, settings: Settings) -> list[Row]:
         }
         for each in agenda.missing
     ]
-    for section, wanted in (("speed", settings.speed), ("layer profile", settings.layers)):
+    for section, wanted, option in (
+        ("speed", settings.speed, "--no-speed"),
+        ("layer profile", settings.layers, "--no-layers"),
+    ):
         if not wanted:
-            how = f"Leave out --no-{section.split()[0]}."
+            how = f"Leave out {option}."
             found.append({"section": section, "reason": "not asked for", "how": how})
     return found
 
@@ -367,14 +386,14 @@ def _samples(models: Mapping[str, Any], tokenizer: Any, settings: Settings) -> l
 
 
 def _said(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
-    device = model.get_input_embeddings().weight.device
-    inputs = tokenizer(prompt, return_tensors="pt").to(device)
+    inputs = prompt_inputs(tokenizer, prompt, [model], max_new_tokens)
+    padding = tokenizer.pad_token_id
     with evaluating(model):
         output = model.generate(
-            **inputs,
+            **on_device(inputs, model),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id if padding is None else padding,
         )
     return str(
         tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

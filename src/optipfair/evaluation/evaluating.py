@@ -13,6 +13,7 @@ from .describing import described_model, described_task, described_text, protoco
 from .language import TEXT_MEASURES, on_text
 from .measures import Columns, Measure, estimate, groups, taken
 from .rows import FEWEST, identifier
+from .scoring import check_batch_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ def evaluate_by(
     show_progress: bool,
 ) -> dict[str, Any]:
     """Carry out an agenda; the arguments are those of `evaluate_model`."""
+    check_batch_tokens(batch_tokens)
     answers = answers_of(
         *(model, tokenizer, agenda.tasks),
         name=name,

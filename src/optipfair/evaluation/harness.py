@@ -37,6 +37,7 @@ def harness_tasks(
     num_fewshot: int | None = None,
     batch_size: int = 8,
     include_path: str | Path | None = None,
+    manager: Any = None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """Measure tasks with lm-eval, which fetches their data from the hub.
@@ -49,6 +50,7 @@ def harness_tasks(
         num_fewshot: examples before each item; None for what the task says.
         batch_size: rows of a batch.
         include_path: a folder with task files of your own.
+        manager: what `find_tasks` gave, so that it need not look again.
         show_progress: whether to show what lm-eval prints.
 
     Returns:
@@ -67,7 +69,7 @@ def harness_tasks(
             raise ArgumentError(f"{name}={value!r} is no count. Give 1 or more.")
     return in_first(
         lambda: _measured(
-            *(model, tokenizer, list(tasks), include_path, show_progress),
+            *(model, tokenizer, list(tasks), include_path, manager, show_progress),
             limit=limit,
             num_fewshot=num_fewshot,
             batch_size=batch_size,
@@ -80,26 +82,23 @@ def _measured(
     tokenizer: Any,
     tasks: list[str],
     include_path: str | Path | None,
+    manager: Any,
     show_progress: bool,
     *,
     batch_size: int,
     **options: Any,
 ) -> dict[str, Any]:
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as exc:
-        raise ArgumentError(
-            "Tasks of the harness need lm-eval. Install it with: pip install optipfair[eval]"
-        ) from exc
+    found_by = find_tasks(tasks, include_path) if manager is None else manager
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
     with evaluating(model), _random_states_kept(), _printing(show_progress):
-        manager = _manager(tasks, include_path)
         live = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         try:
             found = simple_evaluate(
                 model=live,
                 tasks=tasks,
-                task_manager=manager,
+                task_manager=found_by,
                 batch_size=batch_size,
                 bootstrap_iters=_RESAMPLES,
                 log_samples=False,
@@ -111,6 +110,23 @@ def _measured(
                 "the data in its cache."
             ) from exc
     return _plain(found)
+
+
+def find_tasks(tasks: Sequence[str], include_path: str | Path | None = None) -> Any:
+    """lm-eval's manager of tasks that knows these.
+
+    Raises:
+        ArgumentError: lm-eval is not installed.
+        UnknownNameError: lm-eval has no such task.
+    """
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as exc:
+        raise ArgumentError(
+            "Tasks of the harness need lm-eval. Install it with: pip install optipfair[eval]"
+        ) from exc
+    with _random_states_kept(), _printing(False):
+        return _manager(tasks, include_path)
 
 
 def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:

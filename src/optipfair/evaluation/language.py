@@ -196,7 +196,8 @@ def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list
             if not math.isfinite(loss):
                 raise ModelOutputError(
                     f"The model {name} gives predictions that are not finite, so it cannot be "
-                    "measured."
+                    "measured. Look for NaN or infinite weights, or load it in a wider dtype "
+                    "(bfloat16, float32)."
                 )
             divergence = float((first.exp() * (first - own)).double().sum())
             same = int((first.argmax(dim=-1) == own.argmax(dim=-1)).sum())

@@ -22,16 +22,17 @@ def json_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, Row]]:
             of its type.
     """
     found = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
+    for place, line in text_lines(path):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as exc:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except ValueError as exc:
             raise DataError(f"{place}: no JSON ({exc}). Each line must hold one object.") from exc
         if not isinstance(row, dict):
-            raise DataError(f"{place}: {line[:60]!r} is no JSON object.")
+            raise DataError(
+                f"{place}: {line[:60]!r} is no JSON object. Expected is one with "
+                f"{', '.join(columns)}."
+            )
         found.append((place, _checked(place, row, columns)))
     return _some(path, found)
 
@@ -59,11 +60,14 @@ def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
             if "" in row or None in row.values():
                 raise DataError(
                     f"{place}: the row has not the {len(reader.fieldnames or [])} fields of the "
-                    "header."
+                    f"header. Expected is one for each of {', '.join(reader.fieldnames or [])}."
                 )
             found.append((place, _checked(place, dict(row), dict.fromkeys(columns, str))))
     except csv.Error as exc:
-        raise DataError(f"{path}, line {reader.line_num}: {exc}.") from exc
+        raise DataError(
+            f"{path}, line {reader.line_num}: {exc}. Expected are rows with the columns "
+            f"{', '.join(columns)}, and quotes in pairs."
+        ) from exc
     return _some(path, found)
 
 
@@ -84,7 +88,8 @@ def document(path: Path) -> str:
 
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of a text file that are not empty, with their place."""
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    # Only line feeds end lines: texts may hold U+2028 and its kin.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield f"{path}, line {number}", line
 
@@ -117,7 +122,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as exc:
-        raise DataError(f"Cannot read {path}: {exc.strerror}.") from exc
+        raise DataError(
+            f"Cannot read {path}: {exc.strerror}. Give a file that can be read."
+        ) from exc
     except UnicodeDecodeError as exc:
         raise DataError(f"{path} is not encoded in UTF-8 ({exc}). Save it as UTF-8.") from exc
 
@@ -126,7 +133,7 @@ def _checked(place: str, row: Row, columns: Mapping[str, type]) -> Row:
     for name, kind in columns.items():
         if name not in row:
             raise DataError(
-                f"{place}: the column {name} is missing. Expected are {', '.join(columns)}."
+                f"{place}: the column {name} is missing. Expected: {', '.join(columns)}."
             )
         if not isinstance(row[name], kind) or (kind is str and not row[name].strip()):
             what = "text" if kind is str else kind.__name__

@@ -1,6 +1,6 @@
 """One or two models by name: check, load, evaluate or compare.
 
-Everything that can be wrong in what was asked for is found before weights are loaded.
+What can be known as wrong without the models is found before weights are loaded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointError
+from ..distributed import is_first, together
+from ..errors import ArgumentError, CheckpointError, UnknownNameError
 from ..loading import (
     check_device,
     check_dtype,
@@ -20,13 +21,14 @@ from ..loading import (
     load_model,
     load_tokenizer,
 )
-from ..report.files import check_report_folder
+from ..registry import unknown_name
 from ..sources import DEMO, DEMO_NAME, Source, find_source
-from .agenda import Agenda, make_agenda
+from .agenda import Agenda, fewest_positions, make_agenda
 from .choosing import find_data
-from .comparing import Settings, check_vocabularies, compare_by
+from .comparing import Settings, check_settings, check_vocabularies, compare_by
 from .evaluating import evaluate_by
-from .harness import harness_tasks
+from .harness import find_tasks, harness_tasks
+from .scoring import check_batch_tokens
 from .tasks import TASKS
 from .thresholds import Failure, check_thresholds, failures, read_thresholds
 
@@ -71,10 +73,11 @@ def run_compare(
         say: is told what is about to happen.
 
     Raises:
-        ArgumentError, CheckpointError, DataError, OutputError: refused, before a model was loaded.
+        ArgumentError, CheckpointError, DataError, OutputError: refused, before a model ran.
         ModelOutputError: a model gives numbers that are not finite.
     """
     conditions = read_thresholds(fail_if)
+    check_settings(settings)
     check_device(device)
     check_dtype(dtype)
     sources = [find_source(path) for path in (original, pruned)]
@@ -82,11 +85,10 @@ def run_compare(
     configs = [_config(source, trust_remote_code) for source in sources]
     check_vocabularies(configs[0], configs[1], names)
     tokenizer = _common_tokenizer(sources, names, trust_remote_code)
-    folder = None if settings.output_dir is None else Path(settings.output_dir)
-    if folder is not None:
-        check_report_folder(folder)
-    agenda = make_agenda(tokenizer, configs[0], **chosen)
-    check_thresholds(conditions, agenda.measure_ids())
+    _check_tokenizer(tokenizer, configs[0], names[0])
+    agenda = make_agenda(tokenizer, fewest_positions(*configs), **chosen)
+    untimed = {} if settings.speed else {"speed": "--no-speed was given"}
+    check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured() | untimed)
     if say is not None:
         say(in_words(agenda, models=2))
     models = [
@@ -95,7 +97,12 @@ def run_compare(
     ]
     given = vars(settings) | {"names": names}
     comparison = compare_by(agenda, models[0], models[1], tokenizer, Settings(**given))
-    return CompareRun(comparison, tuple(failures(conditions, comparison)), folder)
+    folder = settings.output_dir
+    return CompareRun(
+        comparison,
+        tuple(failures(conditions, comparison)),
+        None if folder is None else Path(folder),
+    )
 
 
 def run_evaluate(
@@ -126,27 +133,28 @@ def run_evaluate(
         say: is told what is about to happen.
 
     Raises:
-        ArgumentError, CheckpointError, DataError: refused, before a model was loaded.
+        ArgumentError, CheckpointError, DataError: refused, before a model was loaded; a DataError
+            also after it ran, where lm-eval cannot fetch the data of a task.
         ModelOutputError: the model gives numbers that are not finite.
     """
+    check_batch_tokens(batch_tokens)
     check_device(device)
     check_dtype(dtype)
     own, others = split_tasks(chosen.get("tasks"), chosen.get("data"), backend)
     if others and not _installed():
+        unknown = [unknown_name("task", name, list(TASKS)) for name in others if name not in TASKS]
         raise ArgumentError(
             f"{', '.join(others)}: measured by lm-eval, which is not installed. Install it with: "
-            "pip install 'optipfair[eval]', or name tasks of these whose data you have: "
-            f"{', '.join(TASKS)}."
+            "pip install 'optipfair[eval]', or name tasks whose data you have. "
+            + (unknown[0] if unknown else f"Available: {', '.join(TASKS)}.")
         )
     source = find_source(model_path)
     config = _config(source, trust_remote_code)
     tokenizer = _tokenizer(source, trust_remote_code)
-    if len(tokenizer) > config.get_text_config().vocab_size:
-        raise ArgumentError(
-            f"{source.given}: the tokenizer has {len(tokenizer)} tokens and the model "
-            f"{config.get_text_config().vocab_size}. Put the model's own tokenizer into its folder."
-        )
+    _check_tokenizer(tokenizer, config, source.given)
     agenda = make_agenda(tokenizer, config, **{**chosen, "tasks": own})
+    with together():
+        manager = _harness_manager(others) if others and is_first() else None
     if say is not None:
         say(in_words(agenda, models=1))
     model = load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -159,7 +167,12 @@ def run_evaluate(
         show_progress=show_progress,
     )
     harness = (
-        harness_tasks(model, tokenizer, others, limit=agenda.limit, show_progress=show_progress)
+        harness_tasks(
+            *(model, tokenizer, others),
+            limit=agenda.limit,
+            manager=manager,
+            show_progress=show_progress,
+        )
         if others
         else None
     )
@@ -209,6 +222,26 @@ def in_words(agenda: Agenda, *, models: int) -> str:
     ]
     total = f"{models * agenda.tokens:,} tokens to score"
     return f"Preset {agenda.preset}, seed {agenda.seed}: {'; '.join(parts)}. {total}."
+
+
+def _harness_manager(names: Sequence[str]) -> Any:
+    """lm-eval's manager of tasks; what it does not know may be one of ours without its data."""
+    try:
+        return find_tasks(names)
+    except UnknownNameError as exc:
+        ours = [f"{name} from {TASKS[name].path}" for name in names if name in TASKS]
+        raise UnknownNameError(
+            f"{exc} Measured from files of --data: {', '.join(ours or TASKS)}."
+        ) from exc
+
+
+def _check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
+    known = config.get_text_config().vocab_size
+    if len(tokenizer) > known:
+        raise ArgumentError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {known}. Put the "
+            "model's own tokenizer into its folder."
+        )
 
 
 def _installed() -> bool:

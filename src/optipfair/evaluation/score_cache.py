@@ -85,16 +85,17 @@ class ScoreCache:
         """What the file holds; it is written anew unless every line is whole."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            first, *lines = _lines(self.path) or [""]
+            text = _text(self.path)
+            first, *lines = text.splitlines() or [""]
             right = _parsed(first) == self._header
             found, damaged = _read(lines) if right else ({}, len(lines) + bool(first))
-            if damaged or not right:
+            if damaged or not right or not text.endswith("\n"):
                 self._rewrite(found)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as exc:
             raise OutputError(
                 f"Scores cannot be kept in {self.path.parent}: {exc.strerror}. Give a folder that "
-                "can be written."
+                "can be written, or none."
             ) from exc
         if damaged:
             warnings.warn(
@@ -160,10 +161,8 @@ def _check(key: str, scores: Sequence[Scored]) -> str:
     return _hash({key: scores})[:16]
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _read(lines: Sequence[str]) -> tuple[dict[str, list[Scored]], int]:
@@ -188,5 +187,5 @@ def _read(lines: Sequence[str]) -> tuple[dict[str, list[Scored]], int]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError:
+    except ValueError:
         return None

@@ -101,8 +101,7 @@ def score(
         DataError: nothing to score in a query, or tokens that the model does not know.
         ModelOutputError: the model gives probabilities that are not finite.
     """
-    if batch_tokens is not None and (whole_number(batch_tokens) or 0) < 1:
-        raise ArgumentError(f"batch_tokens={batch_tokens!r} is no count. Give 1 or more.")
+    check_batch_tokens(batch_tokens)
     encoded = _known(model, _fitting(model, encode(tokenizer, queries)))
     batches = planned(model, encoded, batch_tokens)
     found: dict[Encoded, Scored] = {}
@@ -123,6 +122,16 @@ def score(
             if done is not None:
                 _keep(done, now, answers)
     return [Score(each.wanted, tuple(found[each][0]), found[each][1]) for each in encoded]
+
+
+def check_batch_tokens(batch_tokens: int | None) -> None:
+    """Refuse what is no number of tokens.
+
+    Raises:
+        ArgumentError: it is not 1 or more.
+    """
+    if batch_tokens is not None and (whole_number(batch_tokens) or 0) < 1:
+        raise ArgumentError(f"batch_tokens={batch_tokens!r} is no count. Give 1 or more.")
 
 
 def _keep(done: ScoreCache, batches: Sequence[list[Row]], answers: Sequence[list[Scored]]) -> None:

@@ -69,28 +69,38 @@ def read_thresholds(texts: Iterable[str]) -> list[Threshold]:
     return found
 
 
-def threshold_names(ids: Iterable[str]) -> list[str]:
-    """What a condition may be about, where these measures are taken."""
-    each = list(ids)
-    return [
-        *(short for short, (long, _) in _SHORT.items() if long in each),
-        *_SPEED,
-        *_SIZES,
-        *each,
-        *(f"{name}.{part}" for name in each for part in _PARTS),
-    ]
-
-
-def check_thresholds(thresholds: Sequence[Threshold], ids: Iterable[str]) -> None:
+def check_thresholds(
+    thresholds: Sequence[Threshold],
+    ids: Iterable[str],
+    unmeasured: Mapping[str, str] | None = None,
+) -> None:
     """Refuse names that no measure of this comparison has; groups are not known beforehand.
 
+    Args:
+        thresholds: the conditions.
+        ids: of all measures.
+        unmeasured: task, or `speed` -> why it is not measured.
+
     Raises:
+        ArgumentError: about something that is not measured, with the reason.
         UnknownNameError: with close matches.
     """
-    known = threshold_names(ids)
+    measured = list(ids)
+    plain = [*_SHORT, *_SPEED, *_SIZES, *measured]
+    known = {*plain, *(f"{name}.{part}" for name in measured for part in _PARTS)}
     for threshold in thresholds:
-        if re.sub(r"\[[^\]]*\]", "", threshold.name) not in known:
-            raise UnknownNameError(unknown_name("measure", threshold.name, known))
+        name = re.sub(r"\[[^\]]*\]", "", threshold.name)
+        about = "speed" if name in _SPEED else name.split(".")[0]
+        if about in (unmeasured or {}):
+            raise ArgumentError(
+                f"The condition {threshold.text!r} cannot be checked, since {about} is not "
+                f"measured: {(unmeasured or {})[about]}."
+            )
+        if name not in known:
+            raise UnknownNameError(
+                unknown_name("measure", threshold.name, plain)
+                + " Behind those of a task may stand .original, .change or .harm."
+            )
 
 
 def failures(thresholds: Sequence[Threshold], comparison: Mapping[str, Any]) -> list[Failure]:

@@ -57,11 +57,15 @@ def check_report_folder(folder: str | Path) -> None:
     Raises:
         OutputError: with what to do instead.
     """
+    if not str(folder):
+        raise OutputError("The output folder is an empty name. Give a folder for the report.")
     folder = Path(folder)
     try:
         nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         if not nearest.is_dir():
-            raise OutputError(f"The output {folder} cannot be written: {nearest} is a file.")
+            raise OutputError(
+                f"The output {folder} cannot be written: {nearest} is a file. Give a folder."
+            )
         for name in (PAGE, NUMBERS, TABLE):
             if (folder / name).is_dir():
                 raise OutputError(

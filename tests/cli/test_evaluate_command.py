@@ -66,9 +66,9 @@ def test_json_is_what_the_function_finds(run: Run, home: Path, command: tuple[ob
 def test_tasks_without_data_are_named(run: Run, home: Path, command: tuple[object, ...]) -> None:
     _, out, _ = run(*command, "--data", home / "data", "--limit", 2)
     left_out = [line for line in out.splitlines() if line.startswith("Left out")]
-    assert "Left out, bbq/bbq_shared.jsonl is not in the data folder: bbq" in left_out
+    assert "Left out: bbq: bbq/bbq_shared.jsonl is not in the data folder." in left_out
     assert (
-        "Left out, winobias is not in the data folder: winobias_type1, winobias_type2" in left_out
+        "Left out: winobias_type1, winobias_type2: winobias is not in the data folder." in left_out
     )
     assert not re.search("piqa|crows", "".join(left_out))
 
@@ -80,7 +80,7 @@ def test_a_text_alone_is_enough(run: Run, command: tuple[object, ...], tmp_path:
     assert "37 tokens of mine.txt; next_token 1 of" in err
     (row,) = [line.split() for line in out.splitlines() if "text.perplexity" in line]
     assert float(row[1]) > 1
-    assert "Left out, no data folder" in out
+    assert ": no data folder (give one with --data" in out
     assert run(*command, "--text", tmp_path / "mine.txt", "--limit", 1, "--quiet") == (0, "", "")
 
 

@@ -64,6 +64,22 @@ def test_no_change_says_what_it_could_have_missed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (0.61, 0.52, "0.610 → 0.520"),
+        (277.44, 277.41, "277.44 → 277.41"),
+        (12345.4, 12345.2, "12345.4 → 12345.2"),
+        (3.561e-6, 3.562e-6, "3.561e-06 → 3.562e-06"),
+    ],
+)
+def test_a_change_is_shown_with_digits_that_tell_it(
+    before: float, after: float, shown: str
+) -> None:
+    quality, *_ = verdicts([row("a.b", before=before, after=after, harm=0.1, p=0.001)], None)
+    assert quality["sentence"].startswith(f"Worse: a.b {shown} (")
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         [row(TEXT, before=20, after=80, harm=1.4, p=0.01, ratio=True)],

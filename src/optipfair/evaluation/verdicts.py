@@ -129,10 +129,20 @@ def _speed(speed: Mapping[str, Any] | None) -> dict[str, Any]:
 def _listed(rows: Sequence[Row]) -> str:
     found = []
     for row in rows:
-        before, after = (number(row[model]["value"]) for model in ("original", "pruned"))
+        before, after = _apart(row["original"]["value"], row["pruned"]["value"])
         write = times if row["change_kind"] == "ratio" else signed
         found.append(f"{row['id']} {before} → {after} ({write(row['change']['value'])})")
     return ", ".join(found)
+
+
+def _apart(before: float, after: float) -> tuple[str, str]:
+    """Both as numbers, with more digits where they would look the same."""
+    shown = number(before), number(after)
+    for digits in range(4, 11):
+        if shown[0] != shown[1]:
+            break
+        shown = f"{before:.{digits}g}", f"{after:.{digits}g}"
+    return shown
 
 
 def _missed(rows: Sequence[Row]) -> str:

@@ -31,8 +31,8 @@ SEEN = ("profession", "patient")  # templates for the scores; the others are for
 CATEGORIES = ("race", "religion", "nationality")
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--tiny", action="store_true")
-parser.add_argument("--figure", default="fairness_tradeoff.png")
+parser.add_argument("--tiny", action="store_true", help="a toy model, seconds")
+parser.add_argument("--figure", default="fairness_tradeoff.png", help="where it goes [%(default)s]")
 options = parser.parse_args()
 tiny = options.tiny
 
@@ -113,7 +113,7 @@ axes.set(xlabel="perplexity (log)", ylabel="relative difference, less that of ne
 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
 axes.xaxis.set_major_formatter("{x:g}")
 axes.xaxis.set_minor_locator(NullLocator())
-axes.margins(x=0.15)
+axes.margins(x=0.15, y=0.1)
 axes.axhline(0, color="0.8", zorder=0)
 axes.legend()
 figure.savefig(options.figure, dpi=150)

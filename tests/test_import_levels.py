@@ -105,6 +105,7 @@ LEVELS = {
     "bias.capture": 6,
     "bias.metrics": 7,
     "bias.study": 8,
+    "bias.labels": 1,
     "bias.plots": 2,
     "bias.tables": 2,
     "bias.comparing": 9,

@@ -74,6 +74,8 @@ def test_a_line_for_each_component_with_its_band(title: str) -> None:
 @pytest.mark.parametrize(("title", "count"), [*zip(TITLES, (1, 3, 6, 2), strict=True)])
 def test_heatmaps_share_one_scale(title: str, count: int) -> None:
     panels = [panel(7, 5 + i) for i in range(count)]
+    for each in panels:  # so that none is far beyond the others
+        np.clip(each.values, -2, 2, out=each.values)
     axes = shown(drawn(heatmap(panels, Style(cmap="PuOr"), title=title)))
     largest = max(float(np.abs(each.values).max()) for each in panels)
     assert len(axes) == count
@@ -85,6 +87,50 @@ def test_heatmaps_share_one_scale(title: str, count: int) -> None:
         assert [label.get_fontweight() == "bold" for label in labels] == list(each.edited)
         assert all(0 < len(label.get_text()) <= 33 for label in labels)
         assert "\n" not in "".join(label.get_text() for label in labels)
+
+
+def test_layers_apart_are_points_with_bars_and_named() -> None:
+    """Between them nothing is known, so nothing is filled."""
+    values, band = [0.1, 0.3, 0.2], ([0.0, 0.1, 0.1], [0.2, 0.2, 0.3])
+    lines = {
+        "up_proj": Line([0, 15, 29], values, band),
+        "mlp_output": Line([3, 4, 5], values, band),
+    }
+    apart, together = shown(drawn(mean_difference(lines)))
+    bars = [segment.tolist() for segment in apart.collections[0].get_segments()]
+    assert bars == [[[0, 0.0], [0, 0.2]], [[15, 0.1], [15, 0.2]], [[29, 0.1], [29, 0.3]]]
+    assert (apart.lines[0].get_linestyle(), together.lines[0].get_linestyle()) == (":", "-")
+    assert [tick for tick in apart.get_xticks() if tick in lines["up_proj"].layers] == [0, 15, 29]
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_every_column_of_panels_has_numbers_below(count: int) -> None:
+    line = Line([0, 1, 2], [-0.3, -0.2, -0.1], ([-0.4, -0.3, -0.2], [-0.2, -0.1, -0.05]))
+    lines = {f"component {i}": line for i in range(count)}
+    for figure in (mean_difference(lines), layer_profile({"x" * 300: lines, "short": lines})):
+        axes = shown(drawn(figure))
+        assert len(axes) == count
+        for axis in axes[-3:]:
+            assert axis.get_xlabel() and any(t.get_visible() for t in axis.get_xticklabels())
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert not any(box.overlaps(axis.get_tightbbox()) for axis in axes)
+        assert box.x1 <= figure.bbox.x1
+    zero = [any(set(line.get_ydata()) == {0} for line in axis.lines) for axis in axes]
+    assert all(zero)  # an excess below zero everywhere still shows where zero is
+
+
+def test_a_value_far_beyond_the_others_leaves_them_their_colours() -> None:
+    panels = [panel(20, 20), panel(20, 20)]
+    panels[1].values[3, 4] = -500
+    figure = drawn(heatmap(panels))
+    axes = shown(figure)
+    sizes = np.sort(np.abs(np.concatenate([each.values.ravel() for each in panels])))
+    limit = sizes[np.ceil(0.99 * (len(sizes) - 1)).astype(int)]
+    assert [axis.images[0].get_clim() for axis in axes] == [(-limit, limit)] * 2
+    (bar,) = [axis for axis in figure.axes if axis.get_label() == "<colorbar>"]
+    assert "up to 500" in bar.get_ylabel()
+    assert "bold: edited" in str(figure.get_supxlabel())
 
 
 def test_a_heatmap_keeps_what_differs_most_and_says_so() -> None:
@@ -137,6 +183,19 @@ def test_points_are_joined_and_edited_ones_ringed(highlight: bool) -> None:
         assert [len(each.get_offsets()) for each in ring] == [2 * sum(edited)] * highlight
         assert len(axis.texts) == (sum(edited) if highlight else 3)
         assert f"{shares[0]:.0%}" in axis.get_xlabel() and f"{shares[1]:.0%}" in axis.get_ylabel()
+
+
+def test_distances_between_points_are_true_and_only_some_are_named() -> None:
+    first, second = RNG.normal(size=(2, 30, 4)) * [9, 1, 1, 1]
+    each = Points("x_layer_0", first, second, [f"token {i}" for i in range(30)], [True] * 30)
+    figure = drawn(pca([each, each], title="A\nB"))
+    for axis in shown(figure):
+        corners = axis.transData.transform([(0, 0), (1, 0), (0, 1)])
+        assert corners[1, 0] - corners[0, 0] == pytest.approx(corners[2, 1] - corners[0, 1])
+        assert len(axis.texts) == 8
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axis.get_tightbbox()) for axis in shown(figure))
 
 
 def test_profiles_and_top_units() -> None:

@@ -140,6 +140,12 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"components": "mlp_output"}, ArgumentError, "no list of components"),
     ({"components": 5}, ArgumentError, "no list of components"),
     ({"layers": "firsts"}, UnknownNameError, "layer selection"),
+    ({"layers": "0,1"}, UnknownNameError, "Or give a list of layer numbers"),
+    ({"layer": [0]}, UnknownNameError, "Did you mean 'layers'"),
+    ({"seed": 1.5}, ArgumentError, "seed=1.5 is no whole number"),
+    ({"seed": "x"}, ArgumentError, "seed='x' is no whole number"),
+    ({"output_dir": ""}, ArgumentError, "output_dir='' is no folder"),
+    ({"output_dir": 3}, ArgumentError, "output_dir=3 is no folder"),
     ({"layers": [0, 4]}, ArgumentError, "layers 0 to 3"),
     ({"layers": []}, ArgumentError, "no list of layer numbers"),
     ({"figure_format": "jpg"}, UnknownNameError, "figure format"),
@@ -180,7 +186,7 @@ def test_wrong_arguments_are_refused_before_anything_runs(
         given["tokenizer"].add_tokens([f"tall{i}" for i in range(50)] + [" man"])
     folder = tmp_path / "out"
     with never_running(given["model"]), pytest.raises(kind, match=message) as caught:
-        visualize_bias(output_dir=str(folder), **given)
+        visualize_bias(**{"output_dir": str(folder), **given})
     assert isinstance(caught.value, ValueError)
     assert list(tmp_path.iterdir()) == []
 
@@ -195,7 +201,10 @@ SINGLE_WRONG: list[tuple[int, dict[str, Any], str]] = [
     *((i, {"components": ["mlp_output"]}, "components") for i in range(3)),
     *((i, {"titel": "x"}, "Did you mean 'title'") for i in range(3)),
     *((i, {"figure_format": "gif"}, "figure format") for i in range(3)),
-    *((i, {"prompt_pair": "one text"}, "prompt") for i in range(3)),
+    *((i, {"prompt_pair": "one text"}, "prompt_pair is one str") for i in range(3)),
+    *((i, {"prompt_pair": [PAIR]}, "prompt_pair is 1 element. A pair is two") for i in range(3)),
+    *((i, {"prompt_pair": ("a", " ")}, "prompt_pair: prompt2 is empty") for i in range(3)),
+    (2, {"highlight_dif": True}, "Did you mean 'highlight_diff'"),
 ]
 
 
@@ -282,6 +291,36 @@ def test_odd_prompts_are_drawn(
     assert len(list(tmp_path.glob("*.png"))) == 3
     assert (found["pair_1"]["prompt1"], found["pair_1"]["prompt2"]) == pair
     assert json.loads((tmp_path / "bias_metrics.json").read_text("utf-8")) == found
+    VALIDATOR.validate(found)
+
+
+class Slow:
+    """A tokenizer that does not say where its tokens lie."""
+
+    is_fast = False
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        assert not options.get("return_offsets_mapping")
+        return byte_tokenizer()(text, return_special_tokens_mask=True)  # type: ignore[no-any-return]
+
+
+def test_a_tokenizer_without_offsets_aligns_by_ids_alone(model: Any, tmp_path: Path) -> None:
+    pair = ("A dog ran", "A cat ran")
+    slow: Any = Slow()
+    _, found = visualize_bias(model, slow, [pair], output_dir=str(tmp_path), layers=[1], **QUICK)
+    coverage = found["pair_1"]["coverage"]
+    # Of nine characters the first is left out, and three differ: pooled, as they are no words here.
+    assert (coverage["aligned"], coverage["pooled1"], coverage["pooled2"]) == (5, 3, 3)
+    assert len(list(tmp_path.glob("*.png"))) == 5
+    VALIDATOR.validate(found)
+
+
+def test_a_pair_of_equal_prompts_is_drawn_and_said_to_be_one(model: Any, tmp_path: Path) -> None:
+    same = ("The same man", "The same man")
+    found = run(model, [same], output_dir=tmp_path, layers=[1, 3], controls=2)
+    assert found["summary"]["notes"] == ["pair_1: both prompts are the same, so nothing can differ"]
+    assert found["pair_1"]["metrics"]["overall_metrics"]["max"] == 0
+    assert len(list(tmp_path.glob("*.png"))) == 5
     VALIDATOR.validate(found)
 
 

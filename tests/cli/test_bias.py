@@ -13,6 +13,7 @@ import torch
 from optipfair import load_model, load_tokenizer, prune_model, visualize_bias
 from optipfair.bias import runs
 from optipfair.bias.tables import notes
+from optipfair.testing import byte_tokenizer, tiny_model
 
 Run = Callable[..., tuple[int, str, str]]
 Refuses = Callable[..., None]
@@ -144,6 +145,10 @@ BAD = [
     (["--layers", "0,x"], "layers='0,x' is no list of layer numbers"),
     (["--layers", "4"], "Layer 4 is out of range: the model has layers 0 to 3"),
     (["--layers", "-1"], "Layer -1 is out of range"),
+    (["--layers", "0-2"], "layers='0-2' is no list of layer numbers"),
+    (["--layer", "3"], "Did you mean '--layers'"),
+    (["--output-dir", ""], "output_dir='' is no folder"),
+    (["--visualization-types", ""], "Unknown visualization type ''.*numbers alone"),
     (["--layers", ""], "Unknown layer selection ''"),
     (["--controls", "-1"], "controls=-1 is no count"),
     (["--controls", "many"], "'many' is not a valid integer"),
@@ -182,6 +187,58 @@ def test_a_folder_that_cannot_be_written_is_refused(
     (tmp_path / "file").touch()
     for output in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
         refuses("cannot be written", "bias", "--model-path", llama_copy, "--output-dir", output)
+
+
+@pytest.fixture
+def wide_folder(tmp_path: Path) -> Path:
+    """A toy Llama whose tokenizer knows a word that the model does not."""
+    folder = tmp_path / "wide"
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([f"word{i}" for i in range(50)] + [" man", " cook"])
+    tiny_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_where_one_of_two_models_cannot_run_nothing_is_written(
+    refuses: Refuses,
+    capsys: pytest.CaptureFixture[str],
+    llama_folder: Path,
+    shallow_folder: Path,
+    wide_folder: Path,
+    pairs: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "model_b").touch()
+    capsys.readouterr()
+    for other, options, match in (
+        (wide_folder, ("--output-dir", tmp_path / "out"), "wide: The tokenizer does not match"),
+        (shallow_folder, ("--layers", "3"), "Layer 3 .* '.*shallow' has layers 0 to 2"),
+        (shallow_folder, ("--output-dir", tmp_path / "taken"), "model_b is a file"),
+    ):
+        arguments = ("--model-path", llama_folder, "--compare-with", other, "--pairs", pairs)
+        refuses(match, "bias", *arguments, *FEW, *options)
+    refuses("^Error: The tokenizer does", "bias", "--model-path", wide_folder, "--pairs", pairs)
+
+
+def test_two_models_may_have_two_vocabularies(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    llama_folder: Path,
+    wide_folder: Path,
+    pairs: Path,
+) -> None:
+    model = tiny_model("llama")
+    model.resize_token_embeddings(400, mean_resizing=False)
+    model.save_pretrained(wide_folder)
+    capsys.readouterr()
+    code, out, err = run(
+        *("bias", "--model-path", llama_folder, "--compare-with", wide_folder, *FEW),
+        *("--pairs", pairs, "--json"),
+    )
+    assert (code, err) == (0, "")
+    assert json.loads(out)["comparison"]["pairs"]["compared"] == 2
 
 
 def test_a_model_that_cannot_be_used_leaves_no_folder(

@@ -92,7 +92,8 @@ def compare_studies(first: Subject, second: Subject) -> dict[str, Any]:
         second: model `b`; differences are b minus a.
 
     Returns:
-        Plain data for strict JSON: `models`, `pairs`, `overall` and `components`. Each of the last
+        Plain data for strict JSON, as `bias_comparison.schema.json` beside this module describes
+        it: `models`, `pairs`, `overall` and `components`. Each of the last
         two has `a` and `b` (`difference`, `control`, `excess`: means over the pairs) and `paired`:
         the mean difference of the excesses, its bootstrap interval over pairs, the p-value (`test`
         says of which), and of components the p-value corrected for their number by Holm. None

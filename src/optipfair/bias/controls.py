@@ -17,7 +17,7 @@ from typing import get_args
 from ..errors import ArgumentError, UnknownNameError
 from ..registry import unknown_name
 from .edits import Edit, NoNeutralWordError, find_edits
-from .prompts import PromptPair, check_prompt_pairs
+from .prompts import PromptPair, check_prompt_pair
 from .words import (
     Token,
     WordClass,
@@ -109,7 +109,7 @@ def control_pairs(
     if count < 1:
         raise ArgumentError(f"count={count} is less than 1. Give the number of control pairs.")
     own = _checked_words(words)
-    (pair,) = check_prompt_pairs([pair])
+    pair = check_prompt_pair(pair)
     first, second = split_words(pair.prompt1), split_words(pair.prompt2)
     try:
         edits = list(find_edits(first, second))

@@ -102,7 +102,7 @@ def comparison_figure(first: Subject, second: Subject, style: Style) -> Figure |
     }
     title = (
         f"Mean excess of {len(shared.first)} pairs over their neutral controls, "
-        f"with {LEVEL:.0%} intervals over the pairs"
+        f"with {LEVEL:.0%} intervals over the pairs, each layer by itself"
     )
     return layer_profile(profiles, style, title=title, ylabel="excess of the relative difference")
 

@@ -98,12 +98,13 @@ def check_components(names: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(check_component(name) for name in names))
 
 
-def select_layers(layers: object, count: int) -> list[int]:
+def select_layers(layers: object, count: int, model: str = "the model") -> list[int]:
     """Which layers are meant, sorted.
 
     Args:
         layers: `"first_middle_last"`, `"all"`, or layer numbers (a list, tuple, range or array).
         count: how many layers the model has.
+        model: what a message calls it.
 
     Raises:
         UnknownNameError: another word.
@@ -115,7 +116,10 @@ def select_layers(layers: object, count: int) -> list[int]:
     """
     if isinstance(layers, str):
         if layers not in SELECTIONS:
-            raise UnknownNameError(unknown_name("layer selection", layers, list(SELECTIONS)))
+            raise UnknownNameError(
+                unknown_name("layer selection", layers, list(SELECTIONS))
+                + " Or give a list of layer numbers."
+            )
         return list(range(count)) if layers == "all" else sorted({0, count // 2, count - 1})
     numbers = _integers(layers)
     if not numbers:
@@ -126,6 +130,6 @@ def select_layers(layers: object, count: int) -> list[int]:
     outside = [number for number in numbers if not 0 <= number < count]
     if outside:
         raise ArgumentError(
-            f"Layer {outside[0]} is out of range: the model has layers 0 to {count - 1}."
+            f"Layer {outside[0]} is out of range: {model} has layers 0 to {count - 1}."
         )
     return sorted(set(numbers))

@@ -2,7 +2,7 @@
 
 They know numbers and labels only, no models. Nothing is registered with pyplot, so no window opens
 and nothing has to be closed. Colours: Okabe and Ito's, which colour-blind people tell apart, each
-with a marker of its own.
+with a marker or a dash of its own.
 """
 
 from __future__ import annotations
@@ -21,14 +21,21 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import ArgumentError, UnknownNameError
 from ..registry import unknown_name
+from .labels import place_labels, text_size
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
-_MARKERS = "os^Dv<>PX*"
 _ROUNDING = 1e-6  # a direction with less than this of the largest is rounding of float32
 _ROWS, _COLUMNS = 40, 64  # more than this cannot be read in a heatmap
 _ACROSS = 4  # panels beside each other
 _LABEL = 32  # characters of a token's label
+_NAME = 0.07, 0.6  # inches of a character in a legend, and of what stands before it
 _TITLE_LINES = 3
+_TICKS = 6  # layers that are all named on an axis
+_CLIPPED = 0.99  # the share of a heatmap's values that its colours tell apart
+_FAR_BEYOND = 1.5  # times that, the largest value must be for the colours to end there
+_NAMED = 8  # tokens written beside their points
+_SMALL = 7  # points, of text in a panel
+_MARGIN = 0.85, 0.75  # inches of a panel beside its axes
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,13 @@ class Style:
         if not isinstance(style.dpi, int | float) or not 10 <= style.dpi <= 1200:
             raise ArgumentError(f"dpi={style.dpi!r} is no resolution. Give 10 to 1200.")
         if style.cmap not in list(colormaps):
-            raise UnknownNameError(unknown_name("colour map", style.cmap, sorted(colormaps)))
+            close, _, _ = unknown_name("colour map", style.cmap, sorted(colormaps)).partition(
+                " Avail"
+            )
+            raise UnknownNameError(
+                f"{close} Give a name that matplotlib knows, best of one with white in the middle: "
+                "RdBu_r, PuOr, BrBG."
+            )
         if style.title is not None and not isinstance(style.title, str):
             raise ArgumentError(f"title={style.title!r} is no text. Give one, or None.")
         return style
@@ -132,33 +145,17 @@ def mean_difference(
     xlabel: str = "layer",
 ) -> Figure:
     """One panel per component: its line, and behind it the band of the neutral control pairs."""
-    columns = min(len(lines), 3)
-    rows = -(-len(lines) // columns)
-    figure = style.figure(1.2 + 3.2 * columns, 1.0 + 2.4 * rows)
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for number, (axis, (name, line)) in enumerate(zip(axes, lines.items(), strict=False)):
-        if line.band is not None:
-            low, high = line.band
-            axis.fill_between(line.layers, low, high, color="#bbbbbb", label="neutral controls")
-        axis.plot(
-            *(line.layers, line.values),
-            color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=4,
-            label="this pair",
-        )
-        if all(isinstance(layer, int) for layer in line.layers):
+    figure, axes = _component_grid(style, len(lines))
+    layers = sorted({layer for line in lines.values() for layer in line.layers})
+    for axis, (name, line) in zip(axes, lines.items(), strict=True):
+        _draw_line(axis, line)
+        if len(layers) <= _TICKS:
+            axis.set_xticks(layers)
+        elif all(isinstance(layer, int) for layer in layers):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
     figure.axes[0].set_ylim(bottom=0)  # of all, once all are drawn
-    for axis in axes[len(lines) :]:
-        axis.set_visible(False)
-    figure.supxlabel(xlabel, fontsize=9)
-    figure.supylabel(ylabel, fontsize=9)
-    first = figure.axes[0]
-    first.legend(fontsize=7)
+    _finish_components(figure, axes, xlabel, ylabel)
     _entitle(figure, style.title or title)
     return figure
 
@@ -168,7 +165,7 @@ def heatmap(
 ) -> Figure:
     """Aligned tokens by the units that differ most, second prompt minus first, on one scale."""
     drawn = [_readable(panel) for panel in panels]
-    limit = max((float(np.abs(panel.values).max(initial=0)) for panel in drawn), default=0) or 1.0
+    limit, largest = _limits(drawn)
     tallest = max((len(panel.rows) for panel in drawn), default=0)
     width = max((panel.values.shape[1] for panel in drawn), default=0)
     longest = max((len(_short(row)) for panel in drawn for row in panel.rows), default=0)
@@ -177,10 +174,15 @@ def heatmap(
     for panel, axis in zip(drawn, axes, strict=True):
         _draw_panel(axis, panel, style.cmap, limit)
     if drawn:
-        bar = figure.colorbar(axes[0].images[0], ax=axes, shrink=0.8)
-        bar.set_label("second - first,\nover the layer's root mean square", fontsize=8)
+        clipped = largest > limit
+        bar = figure.colorbar(
+            axes[0].images[0], ax=axes, shrink=0.8, extend="both" if clipped else "neither"
+        )
+        beyond = f"\n(darkest: also beyond, up to {largest:.3g})" if clipped else ""
+        bar.set_label(f"second - first,\nover the layer's root mean square{beyond}", fontsize=8)
         bar.ax.tick_params(labelsize=7)
-    _entitle(figure, style.title or title, note)
+    bold = "bold: edited" if any(any(panel.edited) for panel in drawn) else ""
+    _entitle(figure, style.title or title, "; ".join(filter(None, (bold, note))))
     return figure
 
 
@@ -193,12 +195,14 @@ def pca(
     note: str = "",
 ) -> Figure:
     """Tokens of both prompts on the two directions in which they vary most, aligned ones joined."""
-    figure, axes = _grid(style, len(points), (3.8, 3.6), (1.0, 0.6))
+    figure, axes = _grid(style, len(points), (3.8, 3.6), (2.0, 0.6))
     for each, axis in zip(points, axes, strict=True):
-        _draw_points(axis, each, highlight)
-    for axis in axes[:1]:
-        axis.legend(fontsize=7)
-    _entitle(figure, style.title or title, note)
+        _draw_points(axis, each, highlight, _panel_inches(figure, axis))
+    if axes:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=_SMALL, loc="outside right upper")
+    own = "each panel has directions and a scale of its own" if len(axes) > 1 else ""
+    _entitle(figure, style.title or title, "; ".join(filter(None, (own, note))))
     return figure
 
 
@@ -211,33 +215,24 @@ def layer_profile(
 ) -> Figure:
     """Several models (or categories), one line each, a panel per component."""
     components = list(dict.fromkeys(c for lines in profiles.values() for c in lines))
-    columns = min(len(components), 3)
-    rows = -(-len(components) // columns)
-    figure = style.figure(1.2 + 3.2 * columns, 1.0 + 2.4 * rows)
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axis, component in zip(axes, components, strict=False):
+    figure, axes = _component_grid(style, len(components))
+    for axis, component in zip(axes, components, strict=True):
         for number, (name, lines) in enumerate(profiles.items()):
             if component not in lines:
                 continue
             line = lines[component]
-            look = {
+            look: dict[str, Any] = {
                 "color": _COLOURS[number % len(_COLOURS)],
                 "linestyle": ("-", "--", ":", "-.")[number % 4],
             }
             axis.plot(line.layers, line.values, label=name, **look)
             if line.band is not None:
                 axis.fill_between(line.layers, *line.band, color=look["color"], alpha=0.15)
-        if axis.dataLim.y0 < 0 < axis.dataLim.y1:
-            axis.axhline(0, color="black", linewidth=0.8)
         axis.set_title(component, fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-    for axis in axes[len(components) :]:
-        axis.set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, loc="outside lower left")
-    figure.supxlabel("relative depth", fontsize=9)
-    figure.supylabel(ylabel, fontsize=9)
+    if any(axis.dataLim.y0 < 0 for axis in axes):
+        for axis in axes:
+            axis.axhline(0, color="black", linewidth=0.8)
+    _finish_components(figure, axes, "relative depth, 0 first layer, 1 last", ylabel)
     _entitle(figure, style.title or title)
     return figure
 
@@ -317,6 +312,74 @@ def _grid(
     return figure, axes[:count]
 
 
+def _component_grid(style: Style, count: int) -> tuple[Figure, list[Axes]]:
+    """A panel for each component, on the same axes; the lowest of each column has the ticks."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = style.figure(1.2 + 3.2 * columns, 1.4 + 2.4 * rows)
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    for axis in axes[:count]:
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    for axis in _lowest(axes[:count]):
+        axis.tick_params(labelbottom=True)
+    return figure, axes[:count]
+
+
+def _finish_components(figure: Figure, axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
+    """The axes' names, and a legend that hides nothing."""
+    for axis in _lowest(axes):
+        axis.set_xlabel(xlabel, fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    named: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    most = max(10, int((figure.get_figwidth() - _NAME[1]) / _NAME[0]))
+    names = [_short(name, most) for name in named]
+    figure.legend(list(named.values()), names, fontsize=8, loc="outside lower left")
+
+
+def _lowest(axes: Sequence[Axes]) -> list[Axes]:
+    """The last panel of each column."""
+    return list(axes[-3:])
+
+
+def _draw_line(axis: Axes, line: Line) -> None:
+    """A line where layers follow each other; else points, as nothing is known between them."""
+    follow = bool((np.diff(line.layers) == 1).all())
+    if line.band is not None:
+        look: dict[str, Any] = {"color": "#bbbbbb", "label": "range of the neutral controls"}
+        if follow and len(line.layers) > 1:
+            axis.fill_between(line.layers, *line.band, **look)
+        else:
+            axis.vlines(line.layers, *line.band, linewidth=7, **look)
+    axis.plot(
+        *(line.layers, line.values),
+        color=_COLOURS[0],
+        linestyle="-" if follow else ":",
+        linewidth=1.5 if follow else 0.8,
+        marker="o",
+        markersize=4,
+        label="this pair",
+    )
+
+
+def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Where the colours of all panels end, and the largest value.
+
+    A few values ten times as large as the others would leave all else white.
+    """
+    sizes = np.abs(np.concatenate([np.zeros(0), *(panel.values.ravel() for panel in panels)]))
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
+        return 1.0, 1.0
+    largest, most = float(sizes.max()), float(np.quantile(sizes, _CLIPPED, method="higher"))
+    return (most if largest > _FAR_BEYOND * most else largest), largest
+
+
 def _draw_panel(axis: Axes, panel: Panel, cmap: str, limit: float) -> None:
     axis.imshow(
         panel.values,
@@ -333,7 +396,7 @@ def _draw_panel(axis: Axes, panel: Panel, cmap: str, limit: float) -> None:
     axis.set_xlabel("unit", fontsize=8)
 
 
-def _draw_points(axis: Axes, points: Points, highlight: bool) -> None:
+def _draw_points(axis: Axes, points: Points, highlight: bool, inches: tuple[float, float]) -> None:
     look: dict[str, Any]
     coordinates, shares = project(points.first, points.second)
     half = len(coordinates) // 2
@@ -353,30 +416,64 @@ def _draw_points(axis: Axes, points: Points, highlight: bool) -> None:
     axis.tick_params(labelsize=7)
     axis.set_title(points.title, fontsize=8)
     axis.grid(alpha=0.3)
-    axis.margins(0.15)
     axis.locator_params(nbins=5)
-    for row in edited or _farthest(one, two, 3):
-        _label_point(axis, _short(points.rows[row]), one[row], two[row])
+    _frame(axis, coordinates, inches)
+    named = edited or _farthest(one, two, 3)
+    named = sorted(named, key=lambda i: -float(np.linalg.norm(one[i] - two[i])))[:_NAMED]
+    _label_points(axis, coordinates, [half + i for i in named], inches, points.rows)
 
 
-def _label_point(axis: Axes, text: str, start: Any, end: Any) -> None:
-    """Write a token beside its second point: away from the first one, but not out of the axes."""
-    low, high = axis.get_xlim()
-    place = (end[0] - low) / (high - low)
-    right = place < 0.3 or (place < 0.7 and end[0] >= start[0])
-    up = end[1] >= start[1]
-    axis.annotate(
-        text,
-        tuple(end),
-        xytext=(7 if right else -7, 7 if up else -7),
-        textcoords="offset points",
-        ha="left" if right else "right",
-        va="bottom" if up else "top",
-        fontsize=7,
-        parse_math=False,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
-        zorder=4,
+def _panel_inches(figure: Figure, axis: Axes) -> tuple[float, float]:
+    """About how wide and high a panel will be; only drawing the figure would tell."""
+    place = axis.get_subplotspec()
+    assert place is not None
+    rows, columns = place.get_gridspec().get_geometry()
+    width, height = figure.get_size_inches()
+    return (
+        max(float(width) / columns - _MARGIN[0], 0.5),
+        max(float(height) / rows - _MARGIN[1], 0.5),
     )
+
+
+def _frame(axis: Axes, coordinates: Any, inches: tuple[float, float]) -> None:
+    """One scale in both directions, so that distances are true."""
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    scale = float(((high - low) / inches).max()) * 1.3 or 1.0
+    middle = (low + high) / 2
+    half = scale * np.array(inches) / 2
+    axis.set_xlim(middle[0] - half[0], middle[0] + half[0])
+    axis.set_ylim(middle[1] - half[1], middle[1] + half[1])
+    axis.set_aspect("equal", adjustable="box")
+
+
+def _label_points(
+    axis: Axes,
+    coordinates: Any,
+    anchors: Sequence[int],
+    inches: tuple[float, float],
+    rows: Sequence[str],
+) -> None:
+    """Write tokens beside their second points, where they hide least."""
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    places = (coordinates - [left, bottom]) / [right - left, top - bottom] * inches
+    texts = [_short(rows[anchor - len(coordinates) // 2]) for anchor in anchors]
+    sizes = [text_size(text, _SMALL) for text in texts]
+    for text, anchor, label in zip(
+        texts, anchors, place_labels(places, anchors, sizes, inches), strict=True
+    ):
+        axis.annotate(
+            text,
+            tuple(coordinates[anchor]),
+            xytext=(72 * label.gap * label.side[0], 72 * label.gap * label.side[1]),
+            textcoords="offset points",
+            ha=("right", "center", "left")[label.side[0] + 1],
+            va=("top", "center", "bottom")[label.side[1] + 1],
+            fontsize=_SMALL,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5} if label.far else None,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
+            zorder=4,
+        )
 
 
 def _farthest(one: Any, two: Any, count: int) -> list[int]:
@@ -425,10 +522,10 @@ def _spread(count: int, most: int) -> list[int]:
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
-def _short(label: str) -> str:
+def _short(label: str, most: int = _LABEL) -> str:
     """A label on one line, its middle left out where it is long."""
     line = " ".join(label.split()) or repr(label)
-    return line if len(line) <= _LABEL else f"{line[: _LABEL // 2]}…{line[-_LABEL // 2 :]}"
+    return line if len(line) <= most else f"{line[: most // 2]}…{line[-most // 2 :]}"
 
 
 def _entitle(figure: Figure, title: str, note: str = "") -> None:

@@ -150,7 +150,7 @@ class PromptPair:
                 continue
             if not isinstance(value, str):
                 raise ArgumentError(
-                    f"{name} is {value!r}, a {type(value).__name__}; give a string."
+                    f"{name} is {value!r}, of type {type(value).__name__}; give a text."
                 )
             if not value.strip():
                 raise ArgumentError(f"{name} is empty; give a text.")
@@ -271,13 +271,22 @@ def check_prompt_pairs(pairs: Iterable[Any]) -> list[PromptPair]:
     """
     if isinstance(pairs, (str, Mapping, PromptPair)) or not isinstance(pairs, Iterable):
         raise ArgumentError(
-            f"prompt_pairs is a {type(pairs).__name__}. Give a list of pairs, such as "
+            f"prompt_pairs is of type {type(pairs).__name__}. Give a list of pairs, such as "
             '[("The white man", "The Black man")].'
         )
     checked = [_pair(f"prompt_pairs[{index}]", pair) for index, pair in enumerate(pairs)]
     if not checked:
         raise ArgumentError("prompt_pairs is empty. Give at least one pair, or None for defaults.")
     return checked
+
+
+def check_prompt_pair(pair: object) -> PromptPair:
+    """One pair in any form that `check_prompt_pairs` takes.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    return _pair("prompt_pair", pair)
 
 
 def _pair(where: str, given: object) -> PromptPair:
@@ -293,11 +302,15 @@ def _pair(where: str, given: object) -> PromptPair:
     except ArgumentError as exc:
         raise ArgumentError(f"{where}: {exc}") from exc
     what = (
-        f"{len(given)} elements"
+        _counted(len(given), "element")
         if isinstance(given, Sequence) and not isinstance(given, (str, bytes))
         else f"one {type(given).__name__}, {given!r}"
     )
     raise ArgumentError(f"{where} is {what}. A pair is two prompts: (prompt1, prompt2).")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _pair_of_mapping(given: Mapping[Any, Any]) -> PromptPair:
@@ -323,9 +336,14 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None
                 header = _checked_header(f"{path}, line {line}", cells)
                 continue
             if len(cells) != len(header):
-                raise ArgumentError(
-                    f"{path}, line {line} has {len(cells)} columns, the header {len(header)}. "
+                way_out = (
                     'Put prompts that hold a comma between quotation marks: "...".'
+                    if len(cells) > len(header)
+                    else f"Give all of {', '.join(header)}, with commas between them."
+                )
+                raise ArgumentError(
+                    f"{path}, line {line} has {_counted(len(cells), 'column')}, the header "
+                    f"{len(header)}. {way_out}"
                 )
             row = dict(zip(header, cells, strict=True))
             yield line, {key: cell for key, cell in row.items() if cell or key != "category"}

@@ -6,12 +6,19 @@ Everything that can be wrong in what was asked for is found before a model is lo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointError, UnknownNameError
+from ..errors import (
+    ArgumentError,
+    CheckpointError,
+    DataError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
 from ..loading import (
     check_device,
     check_dtype,
@@ -34,9 +41,11 @@ from .prompts import (
 from .visualize import (
     FORMATS,
     TYPES,
+    Found,
     Settings,
     check_types,
     check_writable,
+    output_folder,
     study_bias,
     write_comparison,
 )
@@ -114,9 +123,11 @@ def run_bias(
         parameters["components"] = components
     Settings.read(parameters)
     types = _types(visualization_types, output_dir, figure_format)
-    folder = None if output_dir is None else Path(output_dir)
-    if folder is not None:
-        check_writable(folder)
+    folder = output_folder(output_dir)
+    folders = [folder] if folder is None or compare_with is None else _folders(folder)
+    for own in folders:
+        if own is not None:
+            check_writable(own)
     wanted = _layers(layers)
     if compare_with is not None and not controls:
         raise ArgumentError(
@@ -127,27 +138,43 @@ def run_bias(
     check_dtype(dtype)
     paths = [model_path] if compare_with is None else [model_path, compare_with]
     sources = [find_source(path) for path in paths]
-    tokenizers = [_check_model(source, wanted, trust_remote_code) for source in sources]
-    folders = [folder] if folder is None or len(sources) == 1 else _folders(folder)
-    found: list[tuple[Subject, dict[str, Any]]] = []
+    several = len(sources) > 1
+    tokenizers = [_check_model(each, wanted, trust_remote_code, several) for each in sources]
+    subjects: list[Subject] = []
+    found: list[Found] = []
     for source, tokenizer, own in zip(sources, tokenizers, folders * 2, strict=False):
         model = load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         name = _name(source)
-        study, numbers = study_bias(
-            *(model, tokenizer, chosen, types, wanted, own, figure_format),
-            show_progress=show_progress,
-            name=name,
-            **parameters,
-        )
-        kind = numbers["model"]["model_type"]
-        found.append((Subject(name, kind, _count_layers(model.config) or 1, study), numbers))
+        with _naming(name if several else None):
+            each = study_bias(
+                *(model, tokenizer, chosen, types, wanted, own, figure_format),
+                show_progress=show_progress,
+                name=name,
+                **parameters,
+            )
+        found.append(each)
+        kind = each.numbers["model"]["model_type"]
+        subjects.append(Subject(name, kind, _count_layers(model.config) or 1, each.study))
         del model  # before the next one is loaded
+    for each in found:  # once all models ran, so that nothing is written where one cannot
+        each.write(show_progress)
     comparison = (
-        write_comparison(found[0][0], found[1][0], folder, figure_format, figure=bool(types))
-        if len(found) == 2
+        write_comparison(subjects[0], subjects[1], folder, figure_format, figure=bool(types))
+        if several
         else None
     )
-    return BiasRun(tuple(numbers for _, numbers in found), comparison, folder)
+    return BiasRun(tuple(each.numbers for each in found), comparison, folder)
+
+
+@contextmanager
+def _naming(model: str | None) -> Iterator[None]:
+    """Say which of two models a refusal speaks of."""
+    try:
+        yield
+    except (ArgumentError, DataError, UnsupportedModelError) as exc:
+        if model is None:
+            raise
+        raise type(exc)(f"{model}: {exc}") from exc
 
 
 def _pairs(path: str | Path | None, categories: Sequence[str]) -> list[PromptPair]:
@@ -195,12 +222,14 @@ def _layers(layers: str | Sequence[int]) -> str | list[int]:
         ) from None
 
 
-def _check_model(source: Source, layers: str | list[int], trust_remote_code: bool) -> Any:
+def _check_model(
+    source: Source, layers: str | list[int], trust_remote_code: bool, named: bool
+) -> Any:
     """Check what can be checked without weights; return the tokenizer."""
     check_readable(source)
     count = _count_layers(load_config(source, trust_remote_code=trust_remote_code))
     if count is not None:
-        select_layers(layers, count)
+        select_layers(layers, count, repr(source.given) if named else "the model")
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     if tokenizer is None:
         raise CheckpointError(

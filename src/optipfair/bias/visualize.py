@@ -5,12 +5,14 @@ capture → align → measure → draw; every prompt runs through the model once
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ from .layer_keys import (
     read_key,
     select_layers,
 )
-from .prompts import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pairs
+from .prompts import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pair, check_prompt_pairs
 from .study import Study, carry_out, plan_study, summarize_study
 
 if TYPE_CHECKING:
@@ -64,18 +66,26 @@ class Settings:
     style: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Settings:
-        """Check keyword arguments; an unknown one is refused."""
+    def read(cls, given: Mapping[str, Any], beside: Sequence[str] = ()) -> Settings:
+        """Check keyword arguments; an unknown one is refused.
+
+        Args:
+            given: the keywords that a function has no parameters for.
+            beside: its parameters, which the caller may have meant.
+        """
         own = [each.name for each in fields(cls) if each.name != "style"]
         for name in given:
             if name not in own and name not in _STYLE:
-                raise UnknownNameError(unknown_name("keyword", name, [*own, *_STYLE]))
+                raise UnknownNameError(unknown_name("keyword", name, [*beside, *own, *_STYLE]))
         chosen = {name: value for name, value in given.items() if name in own}
         if "components" in chosen:
             chosen["components"] = check_components(chosen["components"])
         count = chosen.get("controls", 0)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ArgumentError(f"controls={count!r} is no count. Give 0 or more; 8 is usual.")
+        seed = chosen.get("seed", 0)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ArgumentError(f"seed={seed!r} is no whole number. Give one, such as 0.")
         style = {name: value for name, value in given.items() if name in _STYLE}
         return cls(**chosen, style=style)
 
@@ -124,12 +134,44 @@ def visualize_bias(
         DataError: a prompt that the model cannot read, or activations that are NaN or Inf.
         OutputError: the folder cannot be written.
     """
-    _, found = study_bias(
+    found = study_bias(
         *(model, tokenizer, prompt_pairs, visualization_types, layers, output_dir, figure_format),
         show_progress=show_progress,
         **visualization_params,
     )
-    return None, found
+    found.write(show_progress)
+    return None, found.numbers
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study found, before any of it is drawn or written.
+
+    Attributes:
+        study: all sums.
+        numbers: what `visualize_bias` returns.
+        types: which figures to draw.
+        layers: which layers to draw.
+        sink: where all of it goes.
+    """
+
+    study: Study
+    numbers: dict[str, Any]
+    types: Sequence[str]
+    layers: Sequence[int]
+    sink: _Sink
+
+    def write(self, show_progress: bool) -> None:
+        """Draw the figures, save them and the numbers.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        pairs = range(len(self.study.plan.pairs))
+        for number in track(pairs, "drawing", show_progress and bool(self.types), unit="pair"):
+            for kind in self.types:
+                self.sink.draw(self.study, number, kind, self.layers, f"pair_{number + 1}")
+        self.sink.write(self.numbers)
 
 
 def study_bias(
@@ -144,13 +186,13 @@ def study_bias(
     show_progress: bool = True,
     name: str | None = None,
     **visualization_params: Any,
-) -> tuple[Study, dict[str, Any]]:
-    """Do what `visualize_bias` does; return the study beside its numbers.
+) -> Found:
+    """Do what `visualize_bias` does, but for drawing and writing.
 
     Args:
         name: of the model in the numbers; what its config says if None.
     """
-    settings = Settings.read(visualization_params)
+    settings = Settings.read(visualization_params, _parameters(visualize_bias))
     types = check_types(visualization_types)
     view = describe(model)
     chosen = select_layers(layers, len(view.layers))
@@ -162,13 +204,7 @@ def study_bias(
         keep=keep if {"heatmap", "pca"} & set(types) else [],
         show_progress=show_progress,
     )
-    found = bias_metrics(model, study, name)
-    for number in track(range(len(pairs)), "drawing", show_progress and bool(types), unit="pair"):
-        label = f"pair_{number + 1}"
-        for kind in types:
-            sink.draw(study, number, kind, chosen, label)
-    sink.write(found)
-    return study, found
+    return Found(study, bias_metrics(model, study, name), types, chosen, sink)
 
 
 def visualize_mean_differences(
@@ -194,12 +230,12 @@ def visualize_mean_differences(
     Raises:
         As `visualize_bias`.
     """
-    settings = Settings.read(_without_components(params))
+    settings = _single(params, visualize_mean_differences)
     component, label = check_component(layer_type), _label(pair_index)
     view = describe(model)
     chosen = select_layers(layers, len(view.layers))
     _check_present(view, component, chosen)
-    pairs = check_prompt_pairs([prompt_pair])
+    pairs = [check_prompt_pair(prompt_pair)]
     sink = _Sink(output_dir, figure_format, settings)
     study = _study(view, tokenizer, pairs, (component,), chosen, settings)
     sink.draw(study, 0, "mean_diff", chosen, label, name=f"mean_diff_{component}_{label}")
@@ -228,7 +264,7 @@ def visualize_heatmap(
         As `visualize_bias`.
     """
     key, label = read_key(layer_key), _label(pair_index)
-    settings = Settings.read({**_without_components(params), "controls": 0})
+    settings = replace(_single(params, visualize_heatmap), controls=0)
     sink = _Sink(output_dir, figure_format, settings)
     study = _study_key(model, tokenizer, prompt_pair, key, settings)
     sink.draw(study, 0, "heatmap", [key.layer], label, name=f"heatmap_{key}_{label}")
@@ -259,7 +295,7 @@ def visualize_pca(
         As `visualize_bias`.
     """
     key, label = read_key(layer_key), _label(pair_index)
-    settings = Settings.read({**_without_components(params), "controls": 0})
+    settings = replace(_single(params, visualize_pca), controls=0)
     sink = _Sink(output_dir, figure_format, settings)
     study = _study_key(model, tokenizer, prompt_pair, key, settings)
     name = f"pca_{key}_{label}"
@@ -347,7 +383,7 @@ def _study_key(
     view = describe(model)
     select_layers([key.layer], len(view.layers))
     _check_present(view, key.component, [key.layer])
-    pairs = check_prompt_pairs([prompt_pair])
+    pairs = [check_prompt_pair(prompt_pair)]
     return _study(view, tokenizer, pairs, [key.component], [key.layer], settings, keep=[key])
 
 
@@ -366,7 +402,7 @@ class _Sink:
             raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
         self.format = figure_format
         self.style: Any = _style(settings.style) if any_figure or settings.style else None
-        self.folder = None if folder is None else Path(folder)
+        self.folder = output_folder(folder)
         if self.folder is not None:
             check_writable(self.folder)
 
@@ -415,10 +451,28 @@ class _Sink:
             raise _unwritable(self.folder, exc) from exc
 
 
+def output_folder(given: object) -> Path | None:
+    """The folder that a caller named; None for none.
+
+    Raises:
+        ArgumentError: an empty text, or no path.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str | PathLike) or not str(given):
+        raise ArgumentError(
+            f"output_dir={given!r} is no folder. Give its path ('.' for the current one), or None "
+            "to save nothing."
+        )
+    return Path(given)
+
+
 def check_writable(folder: Path) -> None:
     """Try the folder, or the nearest one above it that exists; nothing stays behind."""
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(0, f"{existing} is a file")
         with TemporaryDirectory(dir=existing, prefix=".optipfair-"):
             pass
     except OSError as exc:
@@ -427,7 +481,8 @@ def check_writable(folder: Path) -> None:
 
 def _unwritable(folder: Path, exc: OSError) -> OutputError:
     return OutputError(
-        f"The folder {folder} cannot be written: {exc}. Choose another, or free it for writing."
+        f"The folder {folder} cannot be written: {exc.strerror or exc}. Choose another, or free it "
+        "for writing."
     )
 
 
@@ -462,14 +517,24 @@ def check_types(types: object) -> list[str]:
         )
     for name in types:
         if name not in TYPES:
-            raise UnknownNameError(unknown_name("visualization type", name, list(TYPES)))
+            raise UnknownNameError(
+                unknown_name("visualization type", name, list(TYPES))
+                + " None of them, an empty list, gives the numbers alone."
+            )
     return list(dict.fromkeys(types))
 
 
-def _without_components(params: Mapping[str, Any]) -> Mapping[str, Any]:
+def _single(params: Mapping[str, Any], function: Callable[..., object]) -> Settings:
+    """The keyword arguments of a function that draws one component."""
     if "components" in params:
         raise ArgumentError("components does not go with a single component. Leave it out.")
-    return params
+    return Settings.read(params, _parameters(function))
+
+
+def _parameters(function: Callable[..., object]) -> list[str]:
+    """Those that may be given by name, model and tokenizer aside."""
+    named = inspect.signature(function).parameters.values()
+    return [each.name for each in named if each.kind is not each.VAR_KEYWORD][2:]
 
 
 def _label(pair_index: object) -> str:

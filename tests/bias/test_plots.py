@@ -185,10 +185,11 @@ def test_points_are_joined_and_edited_ones_ringed(highlight: bool) -> None:
         assert f"{shares[0]:.0%}" in axis.get_xlabel() and f"{shares[1]:.0%}" in axis.get_ylabel()
 
 
-def test_distances_between_points_are_true_and_only_some_are_named() -> None:
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_distances_between_points_are_true_and_only_some_are_named(count: int) -> None:
     first, second = RNG.normal(size=(2, 30, 4)) * [9, 1, 1, 1]
     each = Points("x_layer_0", first, second, [f"token {i}" for i in range(30)], [True] * 30)
-    figure = drawn(pca([each, each], title="A\nB"))
+    figure = drawn(pca([each] * count, title="A man. " * 30 + "\n" + "A woman. " * 30))
     for axis in shown(figure):
         corners = axis.transData.transform([(0, 0), (1, 0), (0, 1)])
         assert corners[1, 0] - corners[0, 0] == pytest.approx(corners[2, 1] - corners[0, 1])
@@ -196,6 +197,8 @@ def test_distances_between_points_are_true_and_only_some_are_named() -> None:
     (legend,) = figure.legends
     box = legend.get_window_extent()
     assert not any(box.overlaps(axis.get_tightbbox()) for axis in shown(figure))
+    (title,) = [text for text in figure.texts if "woman" in text.get_text()]
+    assert not box.overlaps(title.get_window_extent())
 
 
 def test_profiles_and_top_units() -> None:

@@ -200,7 +200,7 @@ def pca(
         _draw_points(axis, each, highlight, _panel_inches(figure, axis))
     if axes:
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=_SMALL, loc="outside right upper")
+        figure.legend(handles, labels, fontsize=_SMALL, loc="outside right center")
     own = "each panel has directions and a scale of its own" if len(axes) > 1 else ""
     _entitle(figure, style.title or title, "; ".join(filter(None, (own, note))))
     return figure

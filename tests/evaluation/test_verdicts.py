@@ -76,7 +76,7 @@ def test_a_change_is_shown_with_digits_that_tell_it(
     before: float, after: float, shown: str
 ) -> None:
     quality, *_ = verdicts([row("a.b", before=before, after=after, harm=0.1, p=0.001)], None)
-    assert quality["sentence"].startswith(f"Worse: a.b {shown} (")
+    assert quality["sentence"].startswith(f"a.b {shown} (")
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def _measure(name: str, folder: Path, tokenizer: Any) -> Row:
     auto: Any = AutoModelForCausalLM
     with quiet_transformers():
         model = auto.from_pretrained(folder, dtype="float32")
-    quality = perplexity(model, tokenizer, demo_text("evaluation"), context=BLOCK)
+    quality = perplexity(model, tokenizer, demo_text("evaluation"), context=BLOCK, stride=BLOCK)
     speed = time_inference(model, tokenizer, PROMPT, max_new_tokens=32, num_runs=3, warmup_runs=1)
     row = Row(
         name,

@@ -65,7 +65,7 @@ def _quality(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
         return _said(
             "quality", NOT_MEASURED, "No text and no task that asks for ability was measured."
         )
-    found = _judged("quality", rows, ("Worse", "Better"))
+    found = _judged("quality", rows)
     if collapse is None:
         return found
     told = found["sentence"] if found["verdict"] == WORSE else ""
@@ -85,18 +85,18 @@ def _fairness(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
             "that guesses prefers nobody, which is no fairness.",
             [row["id"] for row in rows],
         )
-    return _judged("fairness", rows, ("Less fair", "Fairer"))
+    return _judged("fairness", rows)
 
 
-def _judged(question: str, rows: Sequence[Row], words: tuple[str, str]) -> dict[str, Any]:
+def _judged(question: str, rows: Sequence[Row]) -> dict[str, Any]:
     tested = [row for row in rows if row["p_holm"] is not None and row["harm"]["value"] is not None]
     worse = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] > 0]
     better = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] < 0]
     also = f" Better: {_listed(better)}." if better else ""
     if worse:
-        return _said(question, WORSE, f"{words[0]}: {_listed(worse)}.{also}", _ids(worse))
+        return _said(question, WORSE, f"{_listed(worse)}.{also}", _ids(worse))
     if better:
-        return _said(question, BETTER, f"{words[1]}: {_listed(better)}.", _ids(better))
+        return _said(question, BETTER, f"{_listed(better)}.", _ids(better))
     if not tested:
         return _said(question, NOT_MEASURED, "None of the measures is defined for both models.")
     return _said(
@@ -118,9 +118,9 @@ def _speed(speed: Mapping[str, Any] | None) -> dict[str, Any]:
     low, high = interval
     told = f"{times(ratio)} the original's speed, 95 % interval {times(low)} to {times(high)}."
     if low > 1:
-        return _said("speed", BETTER, f"Faster: {told}", ["speedup"])
+        return _said("speed", BETTER, told, ["speedup"])
     if high < 1:
-        return _said("speed", WORSE, f"Slower: {told}", ["speedup"])
+        return _said("speed", WORSE, told, ["speedup"])
     return _said(
         "speed", SAME, f"{told} This could have missed what lies in the interval.", ["speedup"]
     )

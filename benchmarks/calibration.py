@@ -178,7 +178,7 @@ def main() -> None:
     print(f"{versions()}; median of {runs}; {PERCENTAGE} % of the neurons removed")
     tokenizer: Any = load_tokenizer("demo")
     text = CalibrationText(str(TEXT), count, LENGTH)
-    batches = list(read_batches(text.batches(tokenizer)))
+    batches = list(read_batches(text.draw(tokenizer).batches))
     embedded = load_model("demo", device=device)
     print(f"\nembedded SmolLM2-135M, float32, {count} x {LENGTH} tokens of the demo's text")
     beside_forward(embedded, batches, runs, device)

@@ -28,7 +28,6 @@ from transformers.initialization import no_init_weights
 
 import optipfair
 from optipfair import load_model, load_tokenizer
-from optipfair.arch.slots import read
 from optipfair.arch.view import ModelView, describe
 from optipfair.batches import Batch
 from optipfair.hooks import evaluating
@@ -36,7 +35,7 @@ from optipfair.pruning.calibration import neuron_input_norms, read_batches
 from optipfair.pruning.collecting import MLPInputs, Tokens, collecting
 from optipfair.pruning.compensation import fit_kept
 from optipfair.pruning.decision import decide
-from optipfair.pruning.importance import criterion_named
+from optipfair.pruning.importance import Weights, criterion_named
 from optipfair.pruning.request import check_request
 from optipfair.pruning.selection import select_neurons
 from optipfair.pruning.stream import capture, run_layer
@@ -96,9 +95,9 @@ def solve(inputs: MLPInputs) -> None:
     mlp, part = inputs.mlp, inputs.parts[0]
     count = mlp.width * (100 - PERCENTAGE) // 100
     criterion: Any = criterion_named("AUTO")
-    down = read(mlp.tensors[mlp.spec.down].detach(), mlp.spec.down)["down"].float()
-    scores = criterion.function(down, part, count, torch.Generator().manual_seed(0))
-    fit_kept(down.T, select_neurons(scores, count), *part.split())
+    weights = Weights(**{role: matrix.float() for role, matrix in mlp.matrices().items()})
+    scores = criterion.function(weights, part, count, torch.Generator().manual_seed(0))
+    fit_kept(weights.down.T, select_neurons(scores, count), *part.split())
 
 
 def whole_run(view: ModelView, batches: Sequence[Batch]) -> None:
@@ -141,14 +140,21 @@ def precision(model: torch.nn.Module, batches: Sequence[Batch]) -> None:
     layer = len(view.layers) // 2
     inputs = second_moments(view, batches, layer)
     exact = torch.zeros_like(inputs.parts[0].moments)
-    seen: list[Tensor] = []
-    handle = inputs.module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    entered: list[Tensor] = []  # the layer's hidden states, then the down projection's inputs
+    modules = (view.layers[layer].module, inputs.module)
+    handles = [
+        module.register_forward_pre_hook(lambda _module, args: entered.append(args[0]))
+        for module in modules
+    ]
     with evaluating(model):
         for batch in batches:
             model.base_model(input_ids=batch.input_ids)  # type: ignore[operator]
-            rows = seen.pop().flatten(0, -2).double()
+            hidden, values = (each.flatten(0, -2).double() for each in entered)
+            entered.clear()
+            rows = values / hidden.square().mean(dim=-1, keepdim=True).sqrt()  # see `Tokens`
             exact += rows.T @ rows
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     difference = inputs.parts[0].moments - exact
     scale = exact.diagonal().sqrt()
     print(

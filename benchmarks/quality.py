@@ -29,6 +29,7 @@ from transformers import __version__ as transformers_version
 from optipfair import __version__, load_model, load_tokenizer, perplexity, prune_model
 from optipfair.arch.view import describe
 from optipfair.batches import Batch
+from optipfair.evaluation.footprint import memory_meter
 from optipfair.evaluation.wikitext import detokenised
 from optipfair.pruning.calibration import neuron_input_norms
 from optipfair.pruning.planning import plan_request
@@ -159,6 +160,7 @@ def main() -> None:
     print_table(known)
     print_depth_table(known)
     print_equal_table(known)
+    print_costs(known)
 
 
 def measure(
@@ -193,12 +195,11 @@ def measure(
             return
         if isinstance(row, DepthRow):
             batches = draw(calibration, 0, FEW) if row.compensate else []
-            change = removing(chosen(row.method)(row.layers), batches)
+            change = removing(partial(chosen, row.method), row.layers, batches)
         elif isinstance(row, EqualRow):
-            block = chosen(BLOCK)
-            change = as_many(row, block, draw(calibration, 0, FEW))
+            change = as_many(row, partial(chosen, BLOCK), draw(calibration, 0, FEW))
         elif (row.method, row.data, row.compensate) == ("MAW", True, False):
-            change = partial(scored_by, row, norms(row.draw, row.samples))
+            change = partial(scored_by, row, partial(norms, row.draw, row.samples))
         else:
             change = narrowing(row, draw(calibration, row.draw, row.samples) if row.data else [])
         keep(known, file, row.key, timed(dense, tokenizer, evaluated, change))
@@ -218,9 +219,9 @@ def narrowing(row: Row, batches: list[Batch]) -> Callable[[Any], object]:
     )
 
 
-def scored_by(row: Row, norms: Any, model: Any) -> None:
-    """The hybrid, with the statistics of another share."""
-    view = describe(model)
+def scored_by(row: Row, norms_of_draw: Callable[[], Any], model: Any) -> None:
+    """The hybrid; other shares of a draw have its statistics too, which are taken once."""
+    view, norms = describe(model), norms_of_draw()
     request = check_request("MLP_GLU", row.method, row.share, dataloader=[()])
     apply_plan(
         model,
@@ -232,20 +233,21 @@ def scored_by(row: Row, norms: Any, model: Any) -> None:
     )
 
 
-def removing(drop: Any, batches: list[Batch]) -> Callable[[Any], object]:
+Chosen = Callable[[], Callable[[int], Any]]  # how many layers → which; once asked for, known
+
+
+def removing(chosen: Chosen, layers: int, batches: list[Batch]) -> Callable[[Any], object]:
     return lambda model: prune_model(
         model,
         "DEPTH",
-        layer_indices=drop,
+        layer_indices=chosen()(layers),
         dataloader=[{"input_ids": batch.input_ids} for batch in batches] or None,
         compensate=bool(batches),
         show_progress=False,
     )
 
 
-def as_many(
-    row: EqualRow, block: Callable[[int], Any], batches: list[Batch]
-) -> Callable[[Any], object]:
+def as_many(row: EqualRow, block: Chosen, batches: list[Batch]) -> Callable[[Any], object]:
     """Remove what `row.layers` layers hold in another way."""
 
     def change(model: Any) -> None:
@@ -255,7 +257,7 @@ def as_many(
         if row.way == "key/value groups":
             prune_model(model, "ATTENTION", "AUTO", 34, **common)  # one of three: 2.5 layers
         elif row.way != "width":
-            removing(block(row.layers // 2), batches)(model)
+            removing(block, row.layers // 2, batches)(model)
         if sum(p.numel() for p in model.parameters()) > target:
             prune_model(model, "MLP_GLU", "AUTO", None, target_params=target, **common)
 
@@ -266,11 +268,14 @@ def timed(
     dense: Any, tokenizer: Any, text: str, change: Callable[[Any], object]
 ) -> dict[str, float]:
     model = copy.deepcopy(dense)
+    memory = memory_meter(model)
+    memory.start()
     started = time.perf_counter()
     change(model)
-    seconds = time.perf_counter() - started
+    seconds, peak = time.perf_counter() - started, memory.read()
     value = perplexity(model, tokenizer, text, context=CONTEXT, stride=CONTEXT).value
-    return {"perplexity": value, "seconds": seconds}
+    found = {"perplexity": value, "seconds": seconds}
+    return found if peak is None else {**found, "peak_bytes": peak}
 
 
 def draw(ids: torch.Tensor, seed: int, samples: int) -> list[Batch]:
@@ -308,10 +313,29 @@ def print_table(known: dict[str, dict[str, float]]) -> None:
         cells = [cell(known, name, share, dense) for share in SHARES]
         if any(cells):
             print(f"  {name:28}" + "".join(f"{each:>18}" for each in cells))
-    for name in ("AUTO (preset)", "hybrid (MAW with data)"):
-        times = [known[r.key]["seconds"] for r in rows() if r.name == name and r.key in known]
-        if times:
-            print(f"  {name}: {statistics.median(times):.0f} s a pruning")
+
+
+def print_costs(known: dict[str, dict[str, float]]) -> None:
+    """Time and memory of a pruning, over all rows of a name: statistics may be another row's."""
+    print("\nthe longest pruning of all, and the most memory that the process had meanwhile, the")
+    print("model that is not pruned included (in a row of rows, some of it is another's)\n")
+    named: dict[str, list[dict[str, float]]] = {}
+    for row in all_rows():
+        if row.key in known:
+            named.setdefault(title(row), []).append(known[row.key])
+    print(f"  {'':40}{'seconds':>10}{'GB':>8}")
+    for name, found in named.items():
+        peaks = [each["peak_bytes"] for each in found if "peak_bytes" in each]
+        memory = f"{max(peaks) / 1e9:8.2f}" if peaks else f"{'-':>8}"
+        print(f"  {name:40}{max(each['seconds'] for each in found):10.1f}{memory}")
+
+
+def title(row: Row | DepthRow | EqualRow) -> str:
+    if isinstance(row, Row):
+        return row.name
+    if isinstance(row, EqualRow):
+        return f"as many as layers have: {row.way}"
+    return f"layers by {row.method}" + (" + replacement" if row.compensate else "")
 
 
 def print_depth_table(known: dict[str, dict[str, float]]) -> None:

@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def measure(
-    known: dict[str, dict[str, float]], file: Path, until: float, only: str | None = None
+    known: dict[str, dict[str, Any]], file: Path, until: float, only: str | None = None
 ) -> None:
     text = detokenised((DATA / "wikitext2" / "valid.txt").read_text(encoding="utf-8"))
     tokenizer: Any = load_tokenizer("demo")
@@ -264,9 +264,7 @@ def as_many(row: EqualRow, block: Chosen, batches: list[Batch]) -> Callable[[Any
     return change
 
 
-def timed(
-    dense: Any, tokenizer: Any, text: str, change: Callable[[Any], object]
-) -> dict[str, float]:
+def timed(dense: Any, tokenizer: Any, text: str, change: Callable[[Any], object]) -> dict[str, Any]:
     model = copy.deepcopy(dense)
     memory = memory_meter(model)
     memory.start()
@@ -274,8 +272,7 @@ def timed(
     change(model)
     seconds, peak = time.perf_counter() - started, memory.read()
     value = perplexity(model, tokenizer, text, context=CONTEXT, stride=CONTEXT).value
-    found = {"perplexity": value, "seconds": seconds}
-    return found if peak is None else {**found, "peak_bytes": peak}
+    return {"perplexity": value, "seconds": seconds, "peak_bytes": peak}
 
 
 def draw(ids: torch.Tensor, seed: int, samples: int) -> list[Batch]:
@@ -285,20 +282,20 @@ def draw(ids: torch.Tensor, seed: int, samples: int) -> list[Batch]:
     return [Batch(part, torch.ones_like(part).bool()) for part in torch.split(picked, 8)]
 
 
-def read(cache_file: Path) -> dict[str, dict[str, float]]:
+def read(cache_file: Path) -> dict[str, dict[str, Any]]:
     if not cache_file.is_file():
         return {}
     lines = cache_file.read_text(encoding="utf-8").splitlines()
     return {entry["key"]: entry["found"] for entry in map(json.loads, lines)}
 
 
-def keep(known: dict[str, Any], cache_file: Path, key: str, found: dict[str, float]) -> None:
+def keep(known: dict[str, Any], cache_file: Path, key: str, found: dict[str, Any]) -> None:
     known[key] = found
     with cache_file.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"key": key, "found": found}) + "\n")
 
 
-def print_table(known: dict[str, dict[str, float]]) -> None:
+def print_table(known: dict[str, dict[str, Any]]) -> None:
     print(
         f"optipfair {__version__}, transformers {transformers_version}, torch {torch.__version__}"
     )
@@ -315,19 +312,19 @@ def print_table(known: dict[str, dict[str, float]]) -> None:
             print(f"  {name:28}" + "".join(f"{each:>18}" for each in cells))
 
 
-def print_costs(known: dict[str, dict[str, float]]) -> None:
-    """Time and memory of a pruning, over all rows of a name: statistics may be another row's."""
-    print("\nthe longest pruning of all, and the most memory that the process had meanwhile, the")
-    print("model that is not pruned included (in a row of rows, some of it is another's)\n")
-    named: dict[str, list[dict[str, float]]] = {}
-    for row in all_rows():
-        if row.key in known:
-            named.setdefault(title(row), []).append(known[row.key])
+def print_costs(known: dict[str, dict[str, Any]]) -> None:
+    """The longest row of a name, as others may use its statistics, and the one that held most."""
+    print("\nseconds of the longest pruning, and the most memory of the process meanwhile, which")
+    print("holds the model twice, whole and pruned\n")
     print(f"  {'':40}{'seconds':>10}{'GB':>8}")
+    named: dict[str, list[dict[str, Any]]] = {}
+    for row in all_rows():
+        if "peak_bytes" in known.get(row.key, {}):
+            named.setdefault(title(row), []).append(known[row.key])
     for name, found in named.items():
-        peaks = [each["peak_bytes"] for each in found if "peak_bytes" in each]
-        memory = f"{max(peaks) / 1e9:8.2f}" if peaks else f"{'-':>8}"
-        print(f"  {name:40}{max(each['seconds'] for each in found):10.1f}{memory}")
+        seconds = max(each["seconds"] for each in found)
+        peak = max(each["peak_bytes"] or 0 for each in found)
+        print(f"  {name:40}{seconds:10.1f}" + (f"{peak / 1e9:8.2f}" if peak else f"{'-':>8}"))
 
 
 def title(row: Row | DepthRow | EqualRow) -> str:
@@ -338,7 +335,7 @@ def title(row: Row | DepthRow | EqualRow) -> str:
     return f"layers by {row.method}" + (" + replacement" if row.compensate else "")
 
 
-def print_depth_table(known: dict[str, dict[str, float]]) -> None:
+def print_depth_table(known: dict[str, dict[str, Any]]) -> None:
     if not any(row.key in known for row in depth_rows()):
         return
     dense = known["dense"]["perplexity"]
@@ -364,7 +361,7 @@ def print_depth_table(known: dict[str, dict[str, float]]) -> None:
                 print(f"  {name:28}" + "".join(f"{each:>18}" for each in cells))
 
 
-def print_equal_table(known: dict[str, dict[str, float]]) -> None:
+def print_equal_table(known: dict[str, dict[str, Any]]) -> None:
     if not any(row.key in known for row in equal_rows()):
         return
     print("\nperplexity with as many parameters removed as so many layers have, compensated\n")
@@ -377,7 +374,7 @@ def print_equal_table(known: dict[str, dict[str, float]]) -> None:
             print(f"  {name:28}" + "".join(f"{v:>18.4g}" if v else " " * 18 for v in values))
 
 
-def cell(known: dict[str, dict[str, float]], name: str, share: int, dense: float) -> str:
+def cell(known: dict[str, dict[str, Any]], name: str, share: int, dense: float) -> str:
     values = [
         known[row.key]["perplexity"]
         for row in rows()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -172,15 +173,18 @@ def test_an_intercept_is_a_fit_about_the_mean(shrinkage: float) -> None:
     torch.testing.assert_close(fit.weight[:, -1], weight @ mean - new @ mean[keep])
 
 
-@given(seed=st.integers(0, 10_000))
-def test_where_the_mean_is_far_from_zero_an_intercept_helps(seed: int) -> None:
-    x, weight = normal(500, 6, seed=seed) + 5, normal(3, 6, seed=seed + 1)
+def test_where_the_mean_is_far_from_zero_an_intercept_helps() -> None:
     keep = torch.tensor([1, 4])
-    without = fit_kept(weight, keep, moments_of(x[:400]), moments_of(x[400:]))
-    parts = (moments_of(with_ones(part), constant=True) for part in (x[:400], x[400:]))
-    fit = fit_kept(*with_intercept(weight, keep), *parts)
-    assert fit.sliced_error == pytest.approx(without.sliced_error)
-    assert fit.error < without.error
+    ratios = []
+    for seed in range(50):  # one in some hundreds is a little worse on tokens that it did not see
+        x, weight = normal(500, 6, seed=seed) + 5, normal(3, 6, seed=seed + 1)
+        without = fit_kept(weight, keep, moments_of(x[:400]), moments_of(x[400:]))
+        parts = (moments_of(with_ones(part), constant=True) for part in (x[:400], x[400:]))
+        fit = fit_kept(*with_intercept(weight, keep), *parts)
+        assert fit.sliced_error == pytest.approx(without.sliced_error)
+        ratios.append(fit.error / without.error)
+    assert statistics.median(ratios) < 0.9
+    assert max(ratios) < 1.1
 
 
 def test_other_outputs_can_be_aimed_at() -> None:

@@ -35,7 +35,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_import_levels.py
+	$(BIN)/pytest tests/repository/test_rooms.py
 
 format: $(READY)
 	$(BIN)/ruff format .

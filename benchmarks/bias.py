@@ -36,14 +36,15 @@ from common import timed
 from optipfair import load_model, load_tokenizer, visualize_bias
 from optipfair.arch.view import describe
 from optipfair.bias import COMPONENTS, DEFAULT_PROMPT_PAIRS, PromptPair, generate_prompt_pairs
-from optipfair.bias.capture import _batches
-from optipfair.bias.layer_keys import DEFAULT_COMPONENTS
-from optipfair.bias.plots import Line, Panel, Points, heatmap, mean_difference, pca
-from optipfair.bias.prompts import check_prompt_pairs
+from optipfair.bias.activations.capture import _batches
+from optipfair.bias.activations.layer_keys import DEFAULT_COMPONENTS
+from optipfair.bias.bias_tables import summary_table
+from optipfair.bias.figures.plots import Line, Panel, Points, heatmap, mean_difference, pca
+from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.study import Plan, Study, carry_out, plan_study, summarize_study
-from optipfair.bias.tables import summary_table
 from optipfair.hooks import evaluating
-from optipfair.report.card import size, versions
+from optipfair.pipeline.model_card import versions
+from optipfair.report.formats import size
 from optipfair.uncertainty import permutation_p_value, permutation_p_values
 
 LEVEL = 0.05

@@ -31,16 +31,17 @@ from optipfair import load_model, load_tokenizer
 from optipfair.arch.view import ModelView, describe
 from optipfair.batches import Batch
 from optipfair.hooks import evaluating
-from optipfair.pruning.calibration import neuron_input_norms, read_batches
-from optipfair.pruning.collecting import MLPInputs, Tokens, collecting
-from optipfair.pruning.compensation import fit_kept
+from optipfair.pipeline.model_card import versions
+from optipfair.pruning.calibration.activations import neuron_input_norms, read_batches
+from optipfair.pruning.calibration.calibration_texts import CalibrationText
+from optipfair.pruning.calibration.moments import MLPInputs, Tokens, collecting
+from optipfair.pruning.calibration.stream import capture, run_layer
+from optipfair.pruning.compensation.least_squares import fit_kept
 from optipfair.pruning.decision import decide
-from optipfair.pruning.importance import Weights, criterion_named
-from optipfair.pruning.request import check_request
-from optipfair.pruning.selection import select_neurons
-from optipfair.pruning.stream import capture, run_layer
-from optipfair.pruning.texts import CalibrationText
-from optipfair.report.card import size, versions
+from optipfair.pruning.importance.criteria import Weights, criterion_named
+from optipfair.pruning.importance.selection import select_neurons
+from optipfair.pruning.request.pruning_request import check_request
+from optipfair.report.formats import size
 
 PERCENTAGE = 20
 LENGTH = 512

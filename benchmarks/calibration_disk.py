@@ -25,7 +25,8 @@ from pathlib import Path
 from statistics import median
 
 from checkpoint import SIZES, Size, build, read
-from optipfair.report.card import size, versions
+from optipfair.pipeline.model_card import versions
+from optipfair.report.formats import size
 
 SAME_WIDTH: dict[str, Size] = {
     "0.1": SIZES["0.1"],
@@ -40,10 +41,10 @@ DECIDE = r"""
 import json, sys, time
 import torch
 from pathlib import Path
-from optipfair.pruning.request import check_request
-from optipfair.runs.base import Data, Options
-from optipfair.runs.loaded import loaded_run
-from optipfair.runs.stored import stored_run
+from optipfair.pruning.request.pruning_request import check_request
+from optipfair.pipeline.run import Data, Options
+from optipfair.pipeline.loaded_run import loaded_run
+from optipfair.pipeline.stored_run import stored_run
 from optipfair.sources import find_source
 folder, method, rows, loaded, sequential = sys.argv[1:]
 ids = torch.randint(0, 32000, (int(rows), 256), generator=torch.Generator().manual_seed(0))

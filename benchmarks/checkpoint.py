@@ -32,7 +32,8 @@ from statistics import median
 import torch
 from transformers import GenerationConfig, LlamaConfig
 
-from optipfair.report.card import size, versions
+from optipfair.pipeline.model_card import versions
+from optipfair.report.formats import size
 
 INDEX = "model.safetensors.index.json"
 DTYPE_BYTES = 2  # bfloat16

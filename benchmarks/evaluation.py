@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from optipfair import compare_models, load_model, load_tokenizer, prune_model, time_inference
-from optipfair.demo.run import calibration_batches
-from optipfair.report.card import versions
+from optipfair.demo.demonstration import calibration_batches
+from optipfair.pipeline.model_card import versions
 from optipfair.uncertainty import bootstrap_interval
 
 Times = NDArray[np.float64]

@@ -28,8 +28,9 @@ from transformers.initialization import no_init_weights
 from optipfair import load_model, prune_model
 from optipfair.arch.view import describe
 from optipfair.hooks import evaluating
-from optipfair.pruning.calibration import neuron_input_norms
-from optipfair.report.card import size, versions
+from optipfair.pipeline.model_card import versions
+from optipfair.pruning.calibration.activations import neuron_input_norms
+from optipfair.report.formats import size
 
 METHODS = {"PPM": 2.0, "PON": 3.5, "L2": 3.5, "VOW": 5.0}  # goals, times the copy
 PERCENTAGE = 20

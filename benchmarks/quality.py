@@ -29,16 +29,16 @@ from transformers import __version__ as transformers_version
 from optipfair import __version__, load_model, load_tokenizer, perplexity, prune_model
 from optipfair.arch.view import describe
 from optipfair.batches import Batch
-from optipfair.evaluation.footprint import memory_meter
-from optipfair.evaluation.wikitext import detokenised
-from optipfair.pruning.calibration import neuron_input_norms
+from optipfair.evaluation.speed.footprint import memory_meter
+from optipfair.evaluation.text.wikitext import detokenised
+from optipfair.pruning.calibration.activations import neuron_input_norms
+from optipfair.pruning.cut.surgery import apply_plan
+from optipfair.pruning.importance.selection import RANKED_STRATEGIES, select_layers_to_remove
+from optipfair.pruning.importance.weight_scores import score_mlp_with_data
+from optipfair.pruning.layers.strategies import chosen_layers
 from optipfair.pruning.planning import plan_request
-from optipfair.pruning.ranking import chosen_layers
-from optipfair.pruning.request import check_request
-from optipfair.pruning.scoring import score_mlp_with_data
-from optipfair.pruning.selection import RANKED_STRATEGIES, select_layers_to_remove
-from optipfair.pruning.solving import Sizes
-from optipfair.pruning.surgery import apply_plan
+from optipfair.pruning.request.pruning_request import check_request
+from optipfair.pruning.request.solving import Sizes
 
 DATA = Path(os.environ.get("OPTIPFAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 TOKENS, CONTEXT = 20_000, 512

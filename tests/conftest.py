@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oracles import model_state
+from support.oracles import model_state
 
 ROOT = Path(__file__).parents[1]
 

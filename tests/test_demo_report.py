@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optipfair import prune_model
-from optipfair.demo.run import write_report
+from optipfair.demo.demonstration import write_report
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import byte_tokenizer, tiny_model
 

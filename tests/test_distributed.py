@@ -14,8 +14,18 @@ from torch import Tensor
 
 from optipfair import load_model
 from optipfair.distributed import divided, gathered, in_first, is_first, own_device, share, together
-from optipfair.pruning.calibration import first_rows
-from processes import BROKEN, CASES, COSTS, batches, command, cost, measured, pruned, sequences
+from optipfair.pruning.calibration.activations import first_rows
+from support.processes import (
+    BROKEN,
+    CASES,
+    COSTS,
+    batches,
+    command,
+    cost,
+    measured,
+    pruned,
+    sequences,
+)
 
 pytest.importorskip("accelerate", reason="the extra `demo` is not installed")
 TESTS = Path(__file__).parent

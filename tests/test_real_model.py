@@ -19,7 +19,7 @@ from optipfair import (
     perplexity,
     prune_model,
 )
-from optipfair.demo.run import BLOCK, calibration_batches, demo_text
+from optipfair.demo.demonstration import BLOCK, calibration_batches, demo_text
 from optipfair.sources import demo_file
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Write the frequencies in `src/optipfair/bias/neutral_words.json`.
+"""Write the frequencies in `src/optipfair/bias/prompts/neutral_words.json`.
 
     python -m venv words && words/bin/pip install wordfreq==3.1.1
     words/bin/python tools/neutral_words.py
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wordfreq import zipf_frequency
 
-PATH = Path(__file__).parents[1] / "src" / "optipfair" / "bias" / "neutral_words.json"
+PATH = Path(__file__).parents[1] / "src" / "optipfair" / "bias" / "prompts" / "neutral_words.json"
 
 
 def half_units(word: str) -> float:

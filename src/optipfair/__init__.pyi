@@ -4,8 +4,8 @@ from .bias.fairness import (
     compute_fairness_pruning_scores as compute_fairness_pruning_scores,
     neuron_bias_scores as neuron_bias_scores,
 )
-from .bias.metrics import calculate_bias_metrics as calculate_bias_metrics
-from .bias.prompts import (
+from .bias.activations.metrics import calculate_bias_metrics as calculate_bias_metrics
+from .bias.prompts.pairs import (
     ATTRIBUTES as ATTRIBUTES,
     DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
     PROMPT_TEMPLATES as PROMPT_TEMPLATES,
@@ -33,14 +33,17 @@ from .errors import (
 )
 from .evaluation.comparing import compare_models as compare_models
 from .evaluation.evaluating import evaluate_model as evaluate_model
-from .evaluation.next_token import NextTokenGap as NextTokenGap, next_token_gap as next_token_gap
-from .evaluation.quality import Perplexity as Perplexity, perplexity as perplexity
-from .evaluation.timing import (
+from .evaluation.likelihoods.next_token_gap import (
+    NextTokenGap as NextTokenGap,
+    next_token_gap as next_token_gap,
+)
+from .evaluation.text.perplexity import Perplexity as Perplexity, perplexity as perplexity
+from .evaluation.speed.timing import (
     compare_models_inference as compare_models_inference,
     time_inference as time_inference,
 )
 from .loading import load_model as load_model, load_tokenizer as load_tokenizer
-from .pipeline import PruneResult as PruneResult, prune_checkpoint as prune_checkpoint
+from .pipeline.prune import PruneResult as PruneResult, prune_checkpoint as prune_checkpoint
 from .pruning.api import (
     get_model_layers as get_model_layers,
     plan_pruning as plan_pruning,
@@ -51,27 +54,27 @@ from .pruning.api import (
     validate_layer_removal_params as validate_layer_removal_params,
     validate_model_for_glu_pruning as validate_model_for_glu_pruning,
 )
-from .pruning.importance import (
+from .pruning.importance.criteria import (
     compute_neuron_pair_importance_l2 as compute_neuron_pair_importance_l2,
     compute_neuron_pair_importance_maw as compute_neuron_pair_importance_maw,
     compute_neuron_pair_importance_pon as compute_neuron_pair_importance_pon,
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
-from .pruning.influence import analyze_layer_importance as analyze_layer_importance
+from .pruning.layers.influence import analyze_layer_importance as analyze_layer_importance
 from .pruning.layer_scores import neuron_importance_scores as neuron_importance_scores
 from .pruning.neurons import (
     prune_neuron_pairs as prune_neuron_pairs,
     zero_neurons_mlp as zero_neurons_mlp,
 )
-from .pruning.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
-from .pruning.selection import select_layers_to_remove as select_layers_to_remove
+from .pruning.cut.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
+from .pruning.importance.selection import select_layers_to_remove as select_layers_to_remove
 from .pruning.statistics import (
     ModelSummary as ModelSummary,
     count_parameters as count_parameters,
     get_pruning_statistics as get_pruning_statistics,
     summarize as summarize,
 )
-from .pruning.surgery import apply_plan as apply_plan
-from .pruning.targets import (
+from .pruning.cut.surgery import apply_plan as apply_plan
+from .pruning.request.targets import (
     calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,
 )

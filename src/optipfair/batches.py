@@ -104,3 +104,11 @@ def _right_padded(input_ids: Tensor, mask: Tensor) -> Batch:
     order = torch.argsort(~mask, dim=1, stable=True)[:, :longest]  # (B, longest)
     real = mask.any(dim=1)  # rows that are padding only would make empty attention rows
     return Batch(input_ids.gather(1, order)[real], mask.gather(1, order)[real])
+
+
+def model_inputs(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """The keyword arguments of a forward; the mask only where something is padded."""
+    inputs = {"input_ids": batch.input_ids.to(device)}
+    if batch.padded:
+        inputs["attention_mask"] = batch.attention_mask.to(device, torch.int64)
+    return inputs

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .arch.heterogeneous import class_for, overrides
 from .arch.twin import build_on_meta
-from .checkpoint.reader import open_checkpoint, read_config
 from .errors import ArgumentError, CheckpointError, UnknownNameError
+from .files.safetensors_reader import open_checkpoint, read_config
 from .registry import unknown_name
 from .sources import Source, find_source, hub_is_reachable
 

@@ -8,7 +8,7 @@ from optipfair.arch.discover import discover
 from optipfair.arch.families import FAMILIES
 from optipfair.arch.view import describe
 from optipfair.testing import TINY_FAMILIES, tiny_model
-from walk import MODEL_TYPES
+from support.walk import MODEL_TYPES
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

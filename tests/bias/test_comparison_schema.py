@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 
 from optipfair import prune_model
 from optipfair.bias import COMPONENTS
-from optipfair.bias.comparing import Subject, compare_studies
-from optipfair.bias.runs import run_bias
+from optipfair.bias.study_by_name import run_bias
+from optipfair.bias.study_comparison import Subject, compare_studies
 from optipfair.bias.visualize import study_bias
 from optipfair.testing import byte_tokenizer, tiny_model
 

@@ -24,7 +24,7 @@ from optipfair import (
     plan_pruning,
 )
 from optipfair.arch.view import describe
-from optipfair.bias.prompts import check_prompt_pairs
+from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.study import plan_study
 from optipfair.testing import byte_tokenizer, tiny_model
 

@@ -25,7 +25,7 @@ from optipfair import (
     visualize_pca,
 )
 from optipfair.bias import COMPONENTS
-from optipfair.bias.metrics import METRICS
+from optipfair.bias.activations.metrics import METRICS
 from optipfair.errors import ArgumentError, DataError, OutputError, UnknownNameError
 from optipfair.testing import byte_tokenizer, tiny_model
 

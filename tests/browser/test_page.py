@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from comparisons import bare, hostile, ordinary
-from optipfair.report.files import write_comparison_report
+from optipfair.report.report_files import write_comparison_report
+from support.comparisons import bare, hostile, ordinary
 
 pytestmark = pytest.mark.slow
 OPTIONS = (

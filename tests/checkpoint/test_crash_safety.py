@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from optipfair import OutputError, load_model, prune_checkpoint
-from optipfair.checkpoint.folder import new_folder
-from optipfair.checkpoint.reader import open_checkpoint
+from optipfair.files.output_folder import new_folder
+from optipfair.files.safetensors_reader import open_checkpoint
 from optipfair.testing import tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]

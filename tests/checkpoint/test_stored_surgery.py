@@ -15,20 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from optipfair import VerificationError, load_model, prune_checkpoint
-from optipfair.checkpoint import rewrite, writer
-from optipfair.checkpoint.deciding import decide_stored
-from optipfair.checkpoint.disk import StoredModel
-from optipfair.checkpoint.reader import INDEX_FILE, SINGLE_FILE, TensorInfo
-from optipfair.checkpoint.surgery import (
+from optipfair.checkpoint import rewrite
+from optipfair.checkpoint.stored_decision import decide_stored
+from optipfair.checkpoint.stored_model import StoredModel
+from optipfair.checkpoint.stored_surgery import (
     NewCheckpoint,
     prepare,
     verify_checkpoint,
     write_checkpoint,
 )
+from optipfair.files import safetensors_writer as writer
+from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, TensorInfo
 from optipfair.loading import find_source, load_config
-from optipfair.pipeline import PLAN_FILE
-from optipfair.pruning.plan import PruningPlan
-from optipfair.pruning.request import check_request
+from optipfair.pipeline.prune import PLAN_FILE
+from optipfair.pruning.cut.plan import PruningPlan
+from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -259,7 +260,7 @@ def test_a_full_verification_notices_what_answers_differently(
 ) -> None:
     """Neurons in another order in all tensors alike would answer the same; here only one."""
     monkeypatch.setattr(rewrite, "_cut_piece", other_rows)
-    monkeypatch.setattr("optipfair.runs.stored.verify_checkpoint", lambda *_: None)
+    monkeypatch.setattr("optipfair.pipeline.stored_run.verify_checkpoint", lambda *_: None)
     layer = "model.layers.0.mlp.up_proj.weight"
     monkeypatch.setattr(
         rewrite,
@@ -273,8 +274,8 @@ def test_a_full_verification_notices_what_answers_differently(
 def test_a_fast_verification_loads_nothing(
     llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("loaded", "reloading"):
-        monkeypatch.delattr(f"optipfair.runs.{module}.load_model")
+    for module in ("loaded_run", "reloading"):
+        monkeypatch.delattr(f"optipfair.pipeline.{module}.load_model")
     result = prune_checkpoint(llama_folder, tmp_path / "out", **WIDTH)
     assert (result.streamed, result.verified, result.logits_difference) == (True, "fast", None)
     load_model(tmp_path / "out")

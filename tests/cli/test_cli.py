@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, MixtralForCausalLM
 
 from optipfair import __version__
-from optipfair.checkpoint import writer
-from optipfair.checkpoint.reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
+from optipfair.files import safetensors_writer as writer
+from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import available_devices
-from optipfair.runs import stored
+from optipfair.pipeline import stored_run as stored
 from optipfair.testing import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]

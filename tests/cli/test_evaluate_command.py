@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from comparing_processes import saved
 from optipfair import evaluate_model, load_model, load_tokenizer
-from optipfair.evaluation import runs
+from optipfair.evaluation import evaluate_by_name as runs
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import tiny_model
-from small_data import written
+from support.comparing_processes import saved
+from support.small_data import written
 
 Run = Callable[..., tuple[int, str, str]]
 Refuses = Callable[..., None]

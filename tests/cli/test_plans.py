@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoConfig
 
 from optipfair import PruningPlan, plan_pruning
-from optipfair.checkpoint.reader import SINGLE_FILE, open_checkpoint
+from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
 from optipfair.testing import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]

@@ -41,7 +41,7 @@ def modules_after(code: str) -> set[str]:
     [
         "import optipfair",
         "import optipfair; dir(optipfair)",
-        "import optipfair.checkpoint.reader",
+        "import optipfair.files.safetensors_reader",
         "import optipfair.checkpoint.structure",
         "import optipfair.sources",
         "from optipfair.cli import main; main(['--help'])",

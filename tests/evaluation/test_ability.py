@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from optipfair import DataError
-from optipfair.evaluation.items import Query, Score
-from optipfair.evaluation.measures import estimate
+from optipfair.evaluation.measuring.measures import estimate
 from optipfair.evaluation.tasks.ability import TASKS
+from optipfair.evaluation.tasks.items import Query, Score
 
 GOOD: dict[str, dict[str, Any]] = {
     "lambada": {"id": 1, "context": "He said to", "continuation": "Ann"},

@@ -16,7 +16,6 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from comparing_processes import OPTIONS, models, steady
 from optipfair import (
     ArgumentError,
     DataError,
@@ -27,14 +26,15 @@ from optipfair import (
     compare_models,
     evaluate_model,
 )
-from optipfair.evaluation import layers as layers_module
+from optipfair.evaluation import layer_profile as layers_module
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import byte_tokenizer, tiny_model
-from small_data import LINES, ROWS, put, written
+from support.comparing_processes import OPTIONS, models, steady
+from support.small_data import LINES, ROWS, put, written
 
 Unchanged = Callable[[Any], AbstractContextManager[None]]
 
-SCRIPT = Path(__file__).parents[1] / "comparing_processes.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "comparing_processes.py"
 VALIDATOR = Draft202012Validator(
     json.loads(files("optipfair.report").joinpath("comparison.schema.json").read_text())
 )

@@ -12,10 +12,10 @@ import pytest
 
 from optipfair import ArgumentError, DataError, UnknownNameError
 from optipfair.evaluation.harness import harness_tasks
-from optipfair.evaluation.items import Item, Query, Score
-from optipfair.evaluation.measures import estimate
-from optipfair.evaluation.scoring import score
+from optipfair.evaluation.likelihoods.score import score
+from optipfair.evaluation.measuring.measures import estimate
 from optipfair.evaluation.tasks.ability import TASKS
+from optipfair.evaluation.tasks.items import Item, Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model
 
 lm_eval = pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")

@@ -17,13 +17,13 @@ import torch
 
 from optipfair import ArgumentError, DataError, PruningWarning
 from optipfair.errors import ModelOutputError
-from optipfair.evaluation import scoring
-from optipfair.evaluation.items import Query, Score
-from optipfair.evaluation.query_tokens import encode
-from optipfair.evaluation.scoring import planned, score
+from optipfair.evaluation.likelihoods import score as scoring
+from optipfair.evaluation.likelihoods.query_tokens import encode
+from optipfair.evaluation.likelihoods.score import planned, score
+from optipfair.evaluation.tasks.items import Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model
 
-SCRIPT = Path(__file__).parents[1] / "scoring_processes.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "scoring_processes.py"
 
 
 def some_queries(count: int = 40, seed: int = 0) -> list[Query]:

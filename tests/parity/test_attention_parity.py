@@ -15,12 +15,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from optipfair import PruningPlan, apply_plan, plan_pruning, prune_checkpoint, prune_model
-from optipfair.arch.tiny import UNBUILDABLE
 from optipfair.errors import UnsupportedModelError
 from optipfair.loading import quiet_transformers
 from optipfair.testing import tiny_model
-from oracles import greedy, plain_attributes, with_zeroed_heads
-from walk import MODEL_TYPES, generated, logits, same_tensors, save_and_reload, skip_without_toy
+from optipfair.testing.toy_configs import UNBUILDABLE
+from support.oracles import greedy, plain_attributes, with_zeroed_heads
+from support.walk import (
+    MODEL_TYPES,
+    generated,
+    logits,
+    same_tensors,
+    save_and_reload,
+    skip_without_toy,
+)
 
 LISTED = [
     *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),

@@ -13,11 +13,11 @@ from torch import Tensor
 from optipfair import PruningWarning, UnsupportedModelError, get_model_layers, prune_model
 from optipfair.arch.view import describe
 from optipfair.errors import ArgumentError, DataError
-from optipfair.pruning.additive import additive_scale
+from optipfair.pruning.calibration.stream import capture
+from optipfair.pruning.compensation.additive import additive_scale
+from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import Decision, decide
-from optipfair.pruning.request import check_request
-from optipfair.pruning.stream import capture
-from optipfair.pruning.surgery import apply_plan
+from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
 REFUSED = {

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from optipfair import PruneResult, UnsupportedModelError, load_model, prune_checkpoint, prune_model
 from optipfair.arch.families import FAMILIES
-from optipfair.checkpoint.disk import StoredModel
-from optipfair.checkpoint.layers import StoredLayers
+from optipfair.checkpoint.stored_layers import StoredLayers
+from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.loading import load_config, quiet_transformers
 from optipfair.sources import find_source
 from optipfair.testing import tiny_model
-from walk import ONLY_BY_THEIR_CLASS, skip_without_toy
+from support.walk import ONLY_BY_THEIR_CLASS, skip_without_toy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning"),

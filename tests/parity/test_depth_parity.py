@@ -11,8 +11,8 @@ from torch import Tensor
 
 from optipfair import UnsupportedModelError, get_model_layers, prune_model, prune_model_depth
 from optipfair.testing import TINY_FAMILIES, tiny_model
-from oracles import greedy, plain_attributes, with_skipped_layers
-from walk import MODEL_TYPES
+from support.oracles import greedy, plain_attributes, with_skipped_layers
+from support.walk import MODEL_TYPES
 
 DROPS = [[3], [2, 3], [1], [0, 2]]
 

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from optipfair import PruneResult, load_model, prune_checkpoint, prune_model
 from optipfair.arch.families import FAMILIES
-from optipfair.arch.tiny import UNBUILDABLE
-from optipfair.checkpoint.reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.errors import UnsupportedModelError
+from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import quiet_transformers
 from optipfair.testing import tiny_model
-from walk import MODEL_TYPES, ONLY_BY_THEIR_CLASS, skip_without_toy
+from optipfair.testing.toy_configs import UNBUILDABLE
+from support.walk import MODEL_TYPES, ONLY_BY_THEIR_CLASS, skip_without_toy
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
 

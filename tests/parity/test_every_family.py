@@ -13,11 +13,11 @@ from packaging.version import Version
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from optipfair.arch.tiny import UNBUILDABLE
 from optipfair.arch.view import describe
-from optipfair.pruning.calibration import neuron_input_norms
+from optipfair.pruning.calibration.activations import neuron_input_norms
 from optipfair.testing import tiny_model
-from walk import IDS, MODEL_TYPES, OK, THIS_RELEASE, skip_without_toy, walk
+from optipfair.testing.toy_configs import UNBUILDABLE
+from support.walk import IDS, MODEL_TYPES, OK, THIS_RELEASE, skip_without_toy, walk
 
 BUILT = [name for name in MODEL_TYPES if name not in UNBUILDABLE]
 REFUSED_WITH_DATA = {

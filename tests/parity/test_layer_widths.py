@@ -17,7 +17,7 @@ from optipfair.arch.heterogeneous import build, overrides, with_overrides
 from optipfair.arch.view import describe
 from optipfair.errors import ArgumentError, UnsupportedModelError
 from optipfair.testing import tiny_model
-from oracles import with_zeroed_neurons
+from support.oracles import with_zeroed_neurons
 
 # Gated, fused, experts (with shared ones), Conv1D, on the layer itself, interleaved, multimodal,
 # a list by layer in the config.

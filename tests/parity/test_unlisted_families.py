@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optipfair import UnsupportedModelError, prune_model
 from optipfair.testing import TINY_FAMILIES
-from oracles import model_state
+from support.oracles import model_state
 
 SIZES = {
     "vocab_size": 272,

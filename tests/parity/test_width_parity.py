@@ -13,7 +13,7 @@ from optipfair import UnsupportedModelError, apply_plan, plan_pruning, prune_mod
 from optipfair.arch.families import FAMILIES
 from optipfair.arch.view import describe
 from optipfair.testing import TINY_FAMILIES, tiny_model
-from oracles import greedy, plain_attributes, with_zeroed_neurons
+from support.oracles import greedy, plain_attributes, with_zeroed_neurons
 
 PRUNABLE = [name for name in TINY_FAMILIES if not any(mlp.why_not for mlp in FAMILIES[name].mlps)]
 

@@ -20,7 +20,7 @@ from optipfair import (
     prune_model_mlp_glu,
 )
 from optipfair.arch.view import describe
-from optipfair.pruning.importance import CRITERIA
+from optipfair.pruning.importance.criteria import CRITERIA
 from optipfair.testing import tiny_model
 
 

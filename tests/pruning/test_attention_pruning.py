@@ -14,13 +14,13 @@ from optipfair import ArgumentError, UnknownNameError, plan_pruning, prune_model
 from optipfair.arch.attention import by_attention
 from optipfair.arch.view import describe
 from optipfair.pruning import decision
+from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import decide
-from optipfair.pruning.importance import CALIBRATED, CRITERIA
-from optipfair.pruning.request import check_request
-from optipfair.pruning.selection import select_units
-from optipfair.pruning.surgery import apply_plan
+from optipfair.pruning.importance.criteria import CALIBRATED, CRITERIA
+from optipfair.pruning.importance.selection import select_units
+from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
-from oracles import with_zeroed_heads
+from support.oracles import with_zeroed_heads
 
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}
 # phi3 reads the numbers of heads from its config in forward, qwen3_next has gates among queries.

@@ -24,10 +24,10 @@ from optipfair import (
 from optipfair.arch.families import FAMILIES
 from optipfair.arch.slots import read
 from optipfair.arch.view import describe
+from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import Decision, decide
-from optipfair.pruning.importance import CALIBRATED
-from optipfair.pruning.request import check_request
-from optipfair.pruning.surgery import apply_plan
+from optipfair.pruning.importance.criteria import CALIBRATED
+from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
 PRUNABLE = [name for name in TINY_FAMILIES if not any(mlp.why_not for mlp in FAMILIES[name].mlps)]

@@ -21,7 +21,7 @@ from optipfair import (
 from optipfair.arch.slots import read
 from optipfair.arch.view import describe
 from optipfair.testing import tiny_model
-from oracles import with_zeroed_neurons
+from support.oracles import with_zeroed_neurons
 
 
 def mlp_of(**overrides: Any) -> Any:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comparisons import measure, ordinary
 from optipfair.report import charts, formats
-from optipfair.report.edits import marked_pair
 from optipfair.report.scales import Scale, ratio_ticks, scale_of
+from optipfair.report.text_edits import marked_pair
+from support.comparisons import measure, ordinary
 
 FINITE = st.floats(-1e9, 1e9)
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from comparisons import HOSTILE, bare, hostile, ordinary
 from optipfair import OutputError
-from optipfair.report.files import check_report_folder, write_comparison_report
 from optipfair.report.page import comparison_page
+from optipfair.report.report_files import check_report_folder, write_comparison_report
 from optipfair.report.tables import (
     COLUMNS,
     MEASURE_HEADER,
@@ -25,6 +24,7 @@ from optipfair.report.tables import (
     measure_rows,
     verdict_rows,
 )
+from support.comparisons import HOSTILE, bare, hostile, ordinary
 
 NAMES = ["comparison.json", "measures.csv", "report.html"]
 NUMBERS = ("value", "low", "high")

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from comparisons import HOSTILE, bare, hostile, ordinary
 from optipfair.report.formats import visible
 from optipfair.report.page import comparison_page
+from support.comparisons import HOSTILE, bare, hostile, ordinary
 
 SCHEMA = json.loads(
     files("optipfair.report").joinpath("comparison.schema.json").read_text(encoding="utf-8")
@@ -121,7 +121,8 @@ def test_the_page_follows_from_the_comparison_alone() -> None:
     given = hostile()
     before = copy.deepcopy(given)
     code = (
-        "import sys, hashlib; sys.path.insert(0, sys.argv[1]); from comparisons import hostile; "
+        "import sys, hashlib; sys.path.insert(0, sys.argv[1]); "
+        "from support.comparisons import hostile; "
         "from optipfair.report.page import comparison_page; "
         "page = comparison_page(hostile()); "
         "print(hashlib.sha256(page.encode()).hexdigest(), 'torch' in sys.modules)"

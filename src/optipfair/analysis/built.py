@@ -11,11 +11,11 @@ from typing import Any
 from ..arch.sizes import PARTS, MLPSizes, ModelSizes, part_of
 from ..arch.twin import build_on_meta, tensor_shapes
 from ..arch.view import MLPView, ModelView, describe
-from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..errors import CheckpointError
+from ..files.safetensors_reader import Checkpoint, open_checkpoint
 from ..loading import load_config
-from ..pruning.guard import prove
-from ..pruning.plan import PruningPlan, WidthCut
+from ..pruning.cut.guard import prove
+from ..pruning.cut.plan import PruningPlan, WidthCut
 from ..sources import Source
 from .findings import Findings
 from .savings import REFUSALS, SAVINGS_PERCENTAGES, kept_layers, kept_widths, refusals_by_size

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..arch.sizes import MLPSizes, ModelSizes
+from ..checking import check_layer_count
 from ..errors import ArgumentError, UnsupportedModelError
-from ..pruning.selection import check_layer_count
-from ..pruning.targets import WidthTarget, removed_count
-from ..pruning.widths import check_width_is_prunable, kept_width
+from ..pruning.request.targets import WidthTarget, removed_count
+from ..pruning.request.widths import check_width_is_prunable, kept_width
 
 SAVINGS_PERCENTAGES = (10, 20, 30, 40, 50)
 REFUSALS = (UnsupportedModelError, ArgumentError)

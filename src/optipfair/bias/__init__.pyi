@@ -2,9 +2,9 @@ from .fairness import (
     compute_fairness_pruning_scores as compute_fairness_pruning_scores,
     neuron_bias_scores as neuron_bias_scores,
 )
-from .layer_keys import COMPONENTS as COMPONENTS
-from .metrics import calculate_bias_metrics as calculate_bias_metrics
-from .prompts import (
+from .activations.layer_keys import COMPONENTS as COMPONENTS
+from .activations.metrics import calculate_bias_metrics as calculate_bias_metrics
+from .prompts.pairs import (
     ATTRIBUTES as ATTRIBUTES,
     DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
     PROMPT_TEMPLATES as PROMPT_TEMPLATES,

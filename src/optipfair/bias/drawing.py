@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..uncertainty import bootstrap_bounds
-from .capture import Comparison
-from .comparing import Subject, excess_by_layer, shared_pairs
-from .layer_keys import LayerKey
-from .plots import Line, Panel, Points, Style, heatmap, layer_profile, mean_difference, pca
+from .activations.capture import Comparison
+from .activations.layer_keys import LayerKey
+from .figures.plots import Line, Panel, Points, Style, heatmap, layer_profile, mean_difference, pca
 from .study import LEVEL, Study
+from .study_comparison import Subject, excess_by_layer, shared_pairs
 
 _NAMED = 8  # tokens in a note, at most
 _TITLE = 100  # characters of a prompt in a title, at most

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arch.finite import check_finite
 from ..arch.view import LayerView, describe
+from ..checking import read_scores
 from ..errors import ArgumentError, DataError, PruningWarning, UnsupportedModelError
-from ..pruning.neuron_scores import read_scores
-from ..pruning.scoring import check_finite
-from .capture import Groups, capture
-from .components import tap
-from .controls import Words
-from .layer_keys import LayerKey
-from .prompts import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
+from .activations.capture import Groups, capture
+from .activations.components import tap
+from .activations.layer_keys import LayerKey
+from .prompts.controls import Words
+from .prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
 from .study import Plan, plan_study
 from .visualize import Settings
 

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ..arch.view import ModelView
 from ..uncertainty import bootstrap_bounds, holm, permutation_p_values
-from .capture import Captured, Comparison, Kept, Reducer, capture
-from .controls import Controls, Words, control_pairs
-from .edits import NoNeutralWordError, find_edits
-from .layer_keys import LayerKey
-from .metrics import Differences, Measured
-from .prompts import PromptPair
-from .tokens import Encoded, encode
-from .words import split_words
+from .activations.capture import Captured, Comparison, Kept, Reducer, capture
+from .activations.layer_keys import LayerKey
+from .activations.metrics import Differences, Measured
+from .prompts.controls import Controls, Words, control_pairs
+from .prompts.edits import NoNeutralWordError, find_edits
+from .prompts.pairs import PromptPair
+from .prompts.tokens import Encoded, encode
+from .prompts.words import split_words
 
 EXCESS = "relative_difference"  # the metric that pairs and controls are compared by
 LEVEL = 0.95

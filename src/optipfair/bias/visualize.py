@@ -22,10 +22,8 @@ from ..arch.view import ModelView, describe
 from ..errors import ArgumentError, OutputError, UnknownNameError
 from ..progress import track
 from ..registry import unknown_name
-from .capture import find_taps
-from .comparing import Subject, compare_studies
-from .controls import Words
-from .layer_keys import (
+from .activations.capture import find_taps
+from .activations.layer_keys import (
     DEFAULT_COMPONENTS,
     LayerKey,
     check_component,
@@ -33,8 +31,10 @@ from .layer_keys import (
     read_key,
     select_layers,
 )
-from .prompts import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pair, check_prompt_pairs
+from .prompts.controls import Words
+from .prompts.pairs import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pair, check_prompt_pairs
 from .study import Study, carry_out, plan_study, summarize_study
+from .study_comparison import Subject, compare_studies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -488,7 +488,7 @@ def _unwritable(folder: Path, exc: OSError) -> OutputError:
 
 def _style(given: Mapping[str, Any]) -> Any:
     try:
-        from .plots import Style
+        from .figures.plots import Style
     except ImportError as exc:
         raise ImportError(
             "Figures need matplotlib. Install it: pip install 'optipfair[viz]'"

@@ -1,1 +1,1 @@
-"""Models on disk: what a checkpoint holds, and folders that appear only when complete."""
+"""The same plan on disk: the files of a model, pruned without loading it as a whole."""

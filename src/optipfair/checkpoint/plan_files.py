@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, CheckpointError
-from ..pruning.holding import Key, ReplacedTensors, Replacements, shape_of
-from ..pruning.plan import PruningPlan
+from ..files.safetensors_reader import read_header
+from ..pruning.calibration.holding import Key, ReplacedTensors, Replacements, shape_of
+from ..pruning.cut.plan import PruningPlan
 from ..spill import Spilled
-from .reader import read_header
-from .scoring import TORCH_DTYPES
+from .stored_rows import TORCH_DTYPES
 
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _DIGEST, _CONTENT = "plan", "sha256"  # keys in the header's metadata

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import VerificationError
-from ..pruning.plan import PruningPlan, WidthCut
-from .disk import Piece, StoredModel, item_size
-from .reader import TensorInfo, read_into
+from ..files.safetensors_reader import TensorInfo, read_into
+from ..files.safetensors_writer import OutputTensor
+from ..pruning.cut.plan import PruningPlan, WidthCut
 from .replaced import StoredReplacements
-from .scoring import TORCH_DTYPES
-from .writer import OutputTensor
+from .stored_model import Piece, StoredModel, item_size
+from .stored_rows import TORCH_DTYPES
 
 CHUNK_BYTES = 2**20
 STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..arch.families import FAMILIES
 from ..arch.sizes import PARTS, MLPSizes, ModelSizes, part_of
 from ..arch.spec import ArchSpec, MLPSpec, StoredSpec, TensorSlot
-from .reader import Checkpoint, open_checkpoint, read_config
+from ..files.safetensors_reader import Checkpoint, open_checkpoint, read_config
 from .stored_config import StoredConfig, UnclearError
 
 HEAD = "lm_head.weight"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
-from .analyze import analyze
-from .bias import bias
-from .compare import compare
-from .demo import demo
-from .evaluate import evaluate
-from .families import families
-from .prune import prune
+from .analyze_command import analyze
+from .bias_command import bias
+from .compare_command import compare
+from .demo_command import demo
+from .evaluate_command import evaluate
+from .families_command import families
+from .prune_command import prune
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -11,9 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..checking import whole_number
 from ..errors import ArgumentError, DataError
-from ..pruning.selection import whole_number
-from .choosing import (
+from .likelihoods.query_tokens import encode
+from .rows import identifier
+from .tasks import TASKS
+from .tasks.choosing import (
     Chosen,
     Missing,
     check_preset,
@@ -22,12 +25,9 @@ from .choosing import (
     read_tasks,
     within_budget,
 )
-from .items import Item
-from .query_tokens import encode
-from .reading import document
-from .rows import identifier
-from .tasks import TASKS
-from .wikitext import detokenised
+from .tasks.items import Item
+from .tasks.reading import document
+from .text.wikitext import detokenised
 
 CONTEXT = 512  # tokens
 WIKITEXT = "wikitext2/valid.txt"
@@ -86,7 +86,7 @@ class Agenda:
 
     def measure_ids(self) -> list[str]:
         """Identifiers of all measures, without those of groups."""
-        from .language import TEXT_MEASURES
+        from .text.two_models import TEXT_MEASURES
 
         found = [identifier("text", measure.name) for measure in TEXT_MEASURES if self.text]
         return found + [

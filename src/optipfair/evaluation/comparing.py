@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checking import whole_number
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..hooks import evaluating
-from ..pruning.selection import whole_number
-from ..report.files import check_report_folder, write_comparison_report
+from ..report.report_files import check_report_folder, write_comparison_report
 from .agenda import Agenda, fewest_positions, make_agenda
-from .answers import Answers, answers_of
 from .describing import described_model, described_task, described_text, protocol_of
-from .generation import on_device, prompt_inputs
-from .language import TEXT_MEASURES, on_text
-from .layers import layer_profile
+from .layer_profile import layer_profile
+from .likelihoods.answers import Answers, answers_of
+from .likelihoods.score import check_batch_tokens
 from .rows import Row, correct, flips_of, measure_rows
-from .scoring import check_batch_tokens
-from .timing import compare_models_inference
+from .speed.generation import on_device, prompt_inputs
+from .speed.timing import compare_models_inference
+from .text.two_models import TEXT_MEASURES, on_text
 from .verdicts import verdicts
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import transformers
 from .._version import __version__
 from ..distributed import world_size
 from .agenda import Agenda, Text
-from .answers import Answers
-from .choosing import Chosen
-from .footprint import weight_bytes
-from .language import TextColumns
-from .measures import DRAWS, LEVEL
+from .likelihoods.answers import Answers
+from .measuring.measures import DRAWS, LEVEL
+from .speed.footprint import weight_bytes
+from .tasks.choosing import Chosen
+from .text.two_models import TextColumns
 
 
 def described_model(model: Any, name: str, sha256: str) -> dict[str, Any]:

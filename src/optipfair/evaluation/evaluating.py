@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .agenda import Agenda, make_agenda
-from .answers import answers_of
 from .describing import described_model, described_task, described_text, protocol_of
-from .language import TEXT_MEASURES, on_text
-from .measures import Columns, Measure, estimate, groups, taken
+from .likelihoods.answers import answers_of
+from .likelihoods.score import check_batch_tokens
+from .measuring.measures import Columns, Measure, estimate, groups, taken
 from .rows import FEWEST, identifier
-from .scoring import check_batch_tokens
+from .text.two_models import TEXT_MEASURES, on_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

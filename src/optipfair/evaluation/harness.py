@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checking import whole_number
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnknownNameError
 from ..hooks import evaluating
-from ..pruning.selection import whole_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

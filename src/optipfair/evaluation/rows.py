@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..uncertainty import holm
-from .items import Item
-from .measures import Columns, Estimate, Measure, compare, groups, mcnemar, taken
-from .task import Task
+from .measuring.measures import Columns, Estimate, Measure, compare, groups, mcnemar, taken
+from .tasks.items import Item
+from .tasks.task import Task
 
 Row = dict[str, Any]
 SHOWN = 50  # flips listed of each task

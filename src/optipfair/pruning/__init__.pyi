@@ -8,27 +8,24 @@ from .api import (
     validate_layer_removal_params as validate_layer_removal_params,
     validate_model_for_glu_pruning as validate_model_for_glu_pruning,
 )
-from .importance import (
+from .importance.criteria import (
     compute_neuron_pair_importance_l2 as compute_neuron_pair_importance_l2,
     compute_neuron_pair_importance_maw as compute_neuron_pair_importance_maw,
     compute_neuron_pair_importance_pon as compute_neuron_pair_importance_pon,
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
-from .influence import analyze_layer_importance as analyze_layer_importance
+from .layers.influence import analyze_layer_importance as analyze_layer_importance
 from .layer_scores import neuron_importance_scores as neuron_importance_scores
-from .neurons import (
-    prune_neuron_pairs as prune_neuron_pairs,
-    zero_neurons_mlp as zero_neurons_mlp,
-)
-from .plan import PruningPlan as PruningPlan, WidthCut as WidthCut
-from .selection import select_layers_to_remove as select_layers_to_remove
+from .neurons import prune_neuron_pairs as prune_neuron_pairs, zero_neurons_mlp as zero_neurons_mlp
+from .cut.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
+from .importance.selection import select_layers_to_remove as select_layers_to_remove
 from .statistics import (
     ModelSummary as ModelSummary,
     count_parameters as count_parameters,
     get_pruning_statistics as get_pruning_statistics,
     summarize as summarize,
 )
-from .surgery import apply_plan as apply_plan
-from .targets import (
+from .cut.surgery import apply_plan as apply_plan
+from .request.targets import (
     calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,
 )

@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..arch.view import ModelView, describe
 from ..errors import ArgumentError, UnsupportedModelError
+from .calibration.holding import Holding, check_hidden_states
+from .cut.plan import PruningPlan
+from .cut.surgery import apply_plan
 from .decision import decide
-from .holding import Holding, check_hidden_states
-from .plan import PruningPlan
-from .request import check_request
+from .request.pruning_request import check_request
+from .request.targets import DEFAULT_PERCENTAGE, depth_request, explicit_percentage
 from .statistics import get_pruning_statistics, summarize
-from .surgery import apply_plan
-from .targets import (
-    DEFAULT_PERCENTAGE,
-    depth_request,
-    explicit_percentage,
-)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,21 +15,21 @@ from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import from_first
 from ..errors import UnsupportedModelError
-from .by_loss import widths_by_loss
-from .calibrated import Calibrated, LayerError, decide_by_layers, with_cuts
-from .calibration import own_batches
-from .checks import check_cuttable, seen_by
-from .guard import prove
-from .holding import Holding, Replacements
-from .plan import PruningPlan
+from .calibration.activations import own_batches
+from .calibration.holding import Holding, Replacements
+from .calibration.stream import LIVE, LayerSource, capture
+from .compensation.blocks import replace_blocks, with_blocks, with_replaced
+from .compensation.by_layers import Calibrated, LayerError, decide_by_layers, with_cuts
+from .cut.checks import check_cuttable, seen_by
+from .cut.guard import prove
+from .cut.plan import PruningPlan
+from .importance.selection import RANKED_STRATEGIES
+from .layer_decisions import adjust_layer, recipe_of
+from .layer_widths import widths_by_loss
+from .layers.strategies import Chosen, chosen_layers
 from .planning import Scores, plan_request
-from .ranking import Chosen, chosen_layers
-from .recipes import adjust_layer, recipe_of
-from .replacement import replace_blocks, with_blocks, with_replaced
-from .request import PruningRequest
-from .selection import RANKED_STRATEGIES
-from .solving import Sizes
-from .stream import LIVE, LayerSource, capture
+from .request.pruning_request import PruningRequest
+from .request.solving import Sizes
 
 
 @dataclass(frozen=True)

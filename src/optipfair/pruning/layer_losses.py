@@ -12,9 +12,9 @@ from ..distributed import together, total
 from ..errors import DataError
 from ..hooks import evaluating
 from ..progress import track
-from .calibrated import Calibrated, cut_copy
-from .removal import SAMPLE_TOKENS, loss_sum, sampled, through
-from .stream import capture, copied_layer, logits_after, run_layer
+from .calibration.stream import capture, copied_layer, logits_after, run_layer
+from .compensation.by_layers import Calibrated, cut_copy
+from .layers.removal_loss import SAMPLE_TOKENS, loss_sum, sampled, through
 
 
 def layer_losses(

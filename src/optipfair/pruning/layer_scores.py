@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ..arch.view import describe
 from ..errors import ArgumentError, UnsupportedModelError
 from ..progress import track
-from .calibration import own_batches
-from .checks import check_cuttable
-from .importance import CalibratedCriterion, criterion_named
-from .neuron_scores import only_mlp
+from .calibration.activations import own_batches
+from .cut.checks import check_cuttable
+from .importance.criteria import CalibratedCriterion, criterion_named
+from .importance.given_scores import only_mlp
 from .planning import scorer
-from .request import check_request
+from .request.pruning_request import check_request
 
 if TYPE_CHECKING:
     from torch import Tensor

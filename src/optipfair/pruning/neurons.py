@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.families import BARE_GATED
+from ..arch.finite import check_finite
 from ..arch.slots import take
 from ..arch.view import MLPView, ModelView, describe, find_mlp
+from ..checking import whole_number
 from ..errors import ArgumentError, UnsupportedModelError
-from .importance import compute_neuron_pair_importance_maw
-from .scoring import check_finite
-from .selection import select_neurons, whole_number
-from .surgery import zero_mlp
-from .targets import check_percentage, removed_count
+from .cut.surgery import zero_mlp
+from .importance.criteria import compute_neuron_pair_importance_maw
+from .importance.selection import select_neurons
+from .request.targets import check_percentage, removed_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,10 +16,10 @@ from ..arch.view import LayerView, MLPView, ModelView, find_mlp
 from ..distributed import together, total
 from ..hooks import evaluating, recording_inputs
 from ..progress import track
-from .calibration import SquareSums, check_experts, input_norms
-from .influence import checked_influence, influence_sum
-from .scoring import score_mlp_with_data
-from .stream import Batches, LayerSource, run_layer
+from .calibration.activations import SquareSums, check_experts, input_norms
+from .calibration.stream import Batches, LayerSource, run_layer
+from .importance.weight_scores import score_mlp_with_data
+from .layers.influence import checked_influence, influence_sum
 
 
 def hybrid_scores(

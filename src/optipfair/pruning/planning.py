@@ -13,25 +13,22 @@ import torch
 from torch import Tensor
 
 from ..arch.attention import check_count
+from ..arch.finite import check_finite
 from ..arch.view import MLPView, ModelView
+from ..checking import check_layer_indices
 from ..errors import ArgumentError, PruningWarning
 from ..progress import track
-from .calibration import neuron_input_norms
-from .checks import check_sharing
-from .importance import CalibratedCriterion, Criterion
-from .neuron_scores import NeuronScores, check_scores_fit
-from .plan import PruningPlan, WidthCut
-from .request import PruningRequest
-from .scoring import check_finite, score_mlp, score_mlp_with_data
-from .selection import check_layer_indices, select_units
-from .solving import Sizes, Solution, solve
-from .targets import WidthTarget, rate_above
-from .widths import (
-    check_width_is_prunable,
-    exact_width,
-    kept_width,
-    width_multiple,
-)
+from .calibration.activations import neuron_input_norms
+from .cut.checks import check_sharing
+from .cut.plan import PruningPlan, WidthCut
+from .importance.criteria import CalibratedCriterion, Criterion
+from .importance.given_scores import NeuronScores, check_scores_fit
+from .importance.selection import select_units
+from .importance.weight_scores import score_mlp, score_mlp_with_data
+from .request.pruning_request import PruningRequest
+from .request.solving import Sizes, Solution, solve
+from .request.targets import WidthTarget, rate_above
+from .request.widths import check_width_is_prunable, exact_width, kept_width, width_multiple
 
 _TRAINED_WIDTH = 1024  # narrower models are toys, mostly
 

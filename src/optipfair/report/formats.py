@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .card import size
-
 NOTHING = "–"  # noqa: RUF001
 _MINUS = "−"  # noqa: RUF001
 # Control characters, those that change the order of what is read, and halves of characters.
@@ -112,3 +110,12 @@ def seconds(value: float | None) -> str:
     if value < 120:
         return f"{value:.2f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as disks and hubs state them: 538.1 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .edits import Run, marked_pair
 from .formats import NOTHING, memory, number, seconds, times
+from .text_edits import Run, marked_pair
 
 Figures = Mapping[str, Any]
 

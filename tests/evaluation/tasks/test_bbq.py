@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.errors import DataError
-from optipfair.evaluation.items import Item, Score
-from optipfair.evaluation.task import TASKS
 from optipfair.evaluation.tasks.bbq import LETTERS, by_letters, chosen, lettered, read_bbq
-from scored import figures, random_scores, score
+from optipfair.evaluation.tasks.items import Item, Score
+from optipfair.evaluation.tasks.task import TASKS
+from support.scored import figures, random_scores, score
 
 TASK_NAMES = ("bbq", "bbq_letters")
 Answerer = Callable[[dict[str, Any]], int]

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.errors import DataError
-from optipfair.evaluation.items import Score
-from optipfair.evaluation.task import TASKS
 from optipfair.evaluation.tasks.crows_pairs import read_crows_pairs, shared_totals
+from optipfair.evaluation.tasks.items import Score
 from optipfair.evaluation.tasks.preferences import preferred, settled
-from scored import figures, score
+from optipfair.evaluation.tasks.task import TASKS
+from support.scored import figures, score
 
 HEADER = "id,sent_more,sent_less,stereo_antistereo,bias_type\n"
 ROWS = [

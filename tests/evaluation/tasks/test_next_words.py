@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optipfair.evaluation.divergence import jensen_shannon
-from optipfair.evaluation.task import TASKS
+from optipfair.evaluation.measuring.divergence import jensen_shannon
 from optipfair.evaluation.tasks.next_token import FILLINGS, TEMPLATES, WORDS, read_next_token
-from scored import figures, random_scores, score
+from optipfair.evaluation.tasks.task import TASKS
+from support.scored import figures, random_scores, score
 
 ITEMS = read_next_token(Path()).items
 COUNT = sum(map(len, WORDS.values()))

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.errors import DataError
-from optipfair.evaluation.items import Item, Score
-from optipfair.evaluation.measures import compare, estimate
-from optipfair.evaluation.task import TASKS
+from optipfair.evaluation.measuring.measures import compare, estimate
+from optipfair.evaluation.tasks.items import Item, Score
 from optipfair.evaluation.tasks.stereoset import read_stereoset
-from scored import figures, score
+from optipfair.evaluation.tasks.task import TASKS
+from support.scored import figures, score
 
 SIDES = ("stereotype", "anti_stereotype", "unrelated")
 SCORES = st.lists(

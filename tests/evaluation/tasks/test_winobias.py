@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from optipfair.errors import DataError
-from optipfair.evaluation.task import TASKS
+from optipfair.evaluation.tasks.task import TASKS
 from optipfair.evaluation.tasks.winobias import read_winobias
-from scored import figures, score
+from support.scored import figures, score
 
 PRO = [
     "1 [The cook] thanked the nurse because [he] was fed.",

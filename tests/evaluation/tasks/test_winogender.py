@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.errors import DataError
-from optipfair.evaluation.items import Item
-from optipfair.evaluation.measures import estimate
-from optipfair.evaluation.task import TASKS
+from optipfair.evaluation.measuring.measures import estimate
+from optipfair.evaluation.tasks.items import Item
+from optipfair.evaluation.tasks.task import TASKS
 from optipfair.evaluation.tasks.winogender import read_winogender
-from scored import figures, random_scores, score
+from support.scored import figures, random_scores, score
 
 STATISTICS = "occupation\tbls_pct_female\ncook\t40\nnurse\t90\nguard\t20\n"
 FORMS = {"male": "his", "female": "her", "neutral": "their"}

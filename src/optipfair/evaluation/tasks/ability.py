@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..items import Item, Query, Score
-from ..measures import SHARE, Columns, Floats, Measure, mean_of, over
-from ..reading import choice, json_rows
-from ..task import TASKS, Reading, Task
+from ..measuring.measures import SHARE, Columns, Floats, Measure, mean_of, over
+from .items import Item, Query, Score
+from .reading import choice, json_rows
+from .task import TASKS, Reading, Task
 
 _LARGEST = 700.0  # exp of more is not a float
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..items import Item, Query, Score
-from ..measures import SHARE, SIGNED, Columns, Floats, Measure, ratio_of
-from ..reading import Row, choice, json_rows, once
-from ..task import TASKS, Reading, Task
+from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, ratio_of
+from .items import Item, Query, Score
 from .preferences import facts, totals
+from .reading import Row, choice, json_rows, once
+from .task import TASKS, Reading, Task
 
 LETTERS = ("A", "B", "C")
 _ANSWERS = ("ans0", "ans1", "ans2")

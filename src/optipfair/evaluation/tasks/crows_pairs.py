@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..items import Item, Score
-from ..measures import SHARE, Columns, Measure, mean_of
-from ..reading import once, table_rows
-from ..task import TASKS, Reading, Task
+from ..measuring.measures import SHARE, Columns, Measure, mean_of
+from .items import Item, Score
 from .preferences import facts, means, preferred, settled, totals, whole
+from .reading import once, table_rows
+from .task import TASKS, Reading, Task
 
 _COLUMNS = ("id", "sent_more", "sent_less", "bias_type")
 

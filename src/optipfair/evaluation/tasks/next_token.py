@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...bias.prompts import PromptPair, generate_prompt_pairs
-from ..divergence import jensen_shannon, softmax
-from ..items import Item, Query, Score
-from ..measures import SHARE, SIGNED, Columns, Floats, Measure, mean_of
-from ..task import TASKS, Reading, Task
+from ...bias.prompts.pairs import PromptPair, generate_prompt_pairs
+from ..measuring.divergence import jensen_shannon, softmax
+from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, mean_of
+from .items import Item, Query, Score
 from .preferences import facts, totals
+from .task import TASKS, Reading, Task
 
 # Adjectives that may follow `as very` for anybody, four that praise and four that blame.
 WORDS = {

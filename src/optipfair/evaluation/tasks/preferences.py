@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..items import Item, Query, Score
-from ..measures import Columns, Floats, over
+from ..measuring.measures import Columns, Floats, over
+from .items import Item, Query, Score
 
 
 def whole(*texts: str) -> tuple[Query, ...]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..items import Item, Score
-from ..measures import PERCENT, Columns, Floats, Measure, over
-from ..reading import json_rows, once
-from ..task import TASKS, Reading, Task
+from ..measuring.measures import PERCENT, Columns, Floats, Measure, over
+from .items import Item, Score
 from .preferences import facts, means, preferred, settled, weighted_mean, whole
+from .reading import json_rows, once
+from .task import TASKS, Reading, Task
 
 _COLUMNS = dict.fromkeys(
     ("id", "bias_type", "target", "stereotype", "anti_stereotype", "unrelated"), str

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import DataError
-from ..items import Item, Query, Score
-from ..measures import SHARE, Columns, Measure, mean_of
-from ..reading import text_lines
-from ..task import TASKS, Reading, Task
+from ..measuring.measures import SHARE, Columns, Measure, mean_of
+from .items import Item, Query, Score
 from .preferences import difference, preferred, settled, totals
+from .reading import text_lines
+from .task import TASKS, Reading, Task
 
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERED = re.compile(r"(\d+)\s+(\S.*)")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..items import Item, Score
-from ..measures import SIGNED, Columns, Floats, Measure, mean_of, over
-from ..reading import table_rows
-from ..task import TASKS, Reading, Task
+from ..measuring.measures import SIGNED, Columns, Floats, Measure, mean_of, over
+from .items import Item, Score
 from .preferences import difference, facts, totals, whole
+from .reading import table_rows
+from .task import TASKS, Reading, Task
 
 _SENTENCE_ID = re.compile(r"([^.]+)\.([^.]+)\.([01])\.(male|female|neutral)\.txt")
 _WORD = re.compile(r"[\w']+")

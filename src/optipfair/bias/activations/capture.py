@@ -1,0 +1,313 @@
+"""Run prompts through a model once and hand what its components give, aligned, to reducers.
+
+Axes: `B` prompts of a batch, `S` sequence, `U` units of a component, `M` aligned units of tokens
+of all comparisons of a batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ...arch.limits import positions
+from ...arch.view import ModelView
+from ...errors import ArgumentError, DataError, UnsupportedModelError
+from ...hooks import evaluating, recording
+from ...progress import track
+from ..prompts.alignment import Alignment, align
+from ..prompts.tokens import Encoded
+from .components import Tap, first_tensor, tap
+from .layer_keys import LayerKey
+
+BATCH_TOKENS = 2048  # of one batch, padding included
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two prompts and which of their tokens are compared."""
+
+    first: Encoded
+    second: Encoded
+    alignment: Alignment
+
+    @classmethod
+    def of(cls, first: Encoded, second: Encoded) -> Comparison:
+        return cls(first, second, align(first, second))
+
+
+class Reducer(Protocol):
+    """What keeps of activations the little that is asked for."""
+
+    def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
+        """Take a component's aligned activations, float32 (M, U) of both sides."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which rows of the aligned activations belong to which comparison.
+
+    Attributes:
+        start: number of the batch's first comparison.
+        sizes: units of tokens of each comparison of the batch; they follow each other.
+    """
+
+    start: int
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a capture saw beside the activations.
+
+    Attributes:
+        prompts: how many prompts ran, each once.
+        passes: in how many forward passes.
+        missing: component → layer → why it has none there.
+    """
+
+    prompts: int
+    passes: int
+    missing: dict[str, dict[int, str]]
+
+
+def capture(
+    view: ModelView,
+    comparisons: Sequence[Comparison],
+    components: Sequence[str],
+    layers: Sequence[int],
+    reducers: Sequence[Reducer],
+    *,
+    show_progress: bool = False,
+) -> Captured:
+    """Run every prompt once, without the head, and reduce what the components give on the way.
+
+    Args:
+        view: the model.
+        comparisons: what to compare; prompts that recur in one batch run once.
+        components: of `COMPONENTS`.
+        layers: layer numbers.
+        reducers: get all components of all layers, batch by batch.
+        show_progress: whether to show a bar.
+
+    Raises:
+        ArgumentError: no layer has one of the components.
+        DataError: a prompt with more tokens than the model has positions, or activations that are
+            NaN or Inf.
+        UnsupportedModelError: a component does not show what it should.
+        Errors of the model itself; it is left as it was.
+    """
+    taps, missing = find_taps(view, components, layers)
+    if not taps:
+        raise ArgumentError(f"No layer has {_reasons(missing)}. Choose another component.")
+    _check_lengths(view, comparisons)
+    batches = list(_batches(comparisons))
+    current: list[_Batch] = []
+
+    def watch(key: LayerKey, place: Tap) -> Callable[[object], None]:
+        return lambda value: _reduce(key, place, value, current[0], reducers)
+
+    hooks = [(place.module, place.inputs, watch(key, place)) for key, place in taps.items()]
+    forward = _forward(view)
+    with evaluating(view.model), recording(hooks), _hint():
+        for batch in track(batches, "running prompts", show_progress, unit="batch"):
+            current[:] = [batch]
+            forward(batch)
+    for key in (key for key in taps if not all(key in batch.seen for batch in batches)):
+        missing.setdefault(key.component, {})[key.layer] = "it did not run"
+    return Captured(sum(len(batch.prompts) for batch in batches), len(batches), missing)
+
+
+def _forward(view: ModelView) -> Callable[[_Batch], object]:
+    """What runs a batch through the model without its head."""
+    base: Any = view.model.base_model
+    named = inspect.signature(base.forward).parameters
+    keywords = {"use_cache": False} if "use_cache" in named else {}
+    embeddings: Any = view.model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    return lambda batch: base(**batch.inputs(device), **keywords)
+
+
+def _check_lengths(view: ModelView, comparisons: Sequence[Comparison]) -> None:
+    limit = positions(view.model)
+    for encoded in (side for each in comparisons for side in (each.first, each.second)):
+        if limit is not None and len(encoded) > limit:
+            raise DataError(
+                f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; this model has "
+                f"{limit} positions. Give a shorter one."
+            )
+
+
+def _reasons(missing: dict[str, dict[int, str]]) -> str:
+    return "; ".join(
+        f"{component} ({', '.join(dict.fromkeys(layers.values()))})"
+        for component, layers in missing.items()
+    )
+
+
+def find_taps(
+    view: ModelView, components: Sequence[str], layers: Sequence[int]
+) -> tuple[dict[LayerKey, Tap], dict[str, dict[int, str]]]:
+    """Where components of layers show; and component → layer → why it has none there."""
+    taps: dict[LayerKey, Tap] = {}
+    missing: dict[str, dict[int, str]] = {}
+    for index in layers:
+        for component in components:
+            found = tap(view.layers[index], component)
+            if isinstance(found, Tap):
+                taps[LayerKey(component, index)] = found
+            else:
+                missing.setdefault(component, {})[index] = found
+    return taps, missing
+
+
+class _Batch:
+    """Some comparisons, their prompts padded to the right, and where their aligned tokens are."""
+
+    def __init__(self, start: int, comparisons: Sequence[Comparison]) -> None:
+        self.groups = Groups(start, tuple(len(c.alignment.units) for c in comparisons))
+        rows: dict[tuple[int, ...], int] = {}
+        for each in comparisons:
+            for encoded in (each.first, each.second):
+                rows.setdefault(encoded.ids, len(rows))
+        self.prompts = list(rows)
+        self.length = max(map(len, self.prompts))
+        self.seen: set[LayerKey] = set()
+        self._sides = tuple(self._places(comparisons, rows, side) for side in (0, 1))
+
+    def inputs(self, device: torch.device) -> dict[str, Tensor]:
+        ids = torch.zeros(len(self.prompts), self.length, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(self.prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+            mask[row, : len(prompt)] = 1
+        if bool(mask.all()):
+            return {"input_ids": ids.to(device)}
+        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+    def _places(
+        self, comparisons: Sequence[Comparison], rows: dict[tuple[int, ...], int], side: int
+    ) -> _Places:
+        firsts: list[int] = []
+        others: list[int] = []
+        owners: list[int] = []
+        for each in comparisons:
+            start = rows[(each.first, each.second)[side].ids] * self.length
+            for unit in each.alignment.units:
+                first, *more = (unit.first, unit.second)[side]
+                owners += [len(firsts)] * len(more)
+                firsts.append(start + first)
+                others += [start + token for token in more]
+        several, counts = torch.unique(torch.tensor(owners, dtype=torch.long), return_counts=True)
+        return _Places(
+            torch.tensor(firsts, dtype=torch.long),
+            torch.tensor(others, dtype=torch.long),
+            torch.tensor(owners, dtype=torch.long),
+            several,
+            1.0 + counts[:, None],
+        )
+
+    def aligned(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides of (B, S, U): the means of the tokens of each unit, float32 (M, U)."""
+        flat = values.reshape(len(self.prompts) * self.length, -1)
+        first, second = (places.to(flat.device).means(flat) for places in self._sides)
+        return first, second
+
+
+class _Places(NamedTuple):
+    """Where the aligned units of one side are in a batch's tokens.
+
+    Attributes:
+        firsts: the first token of each unit, (M,).
+        others: the other tokens of the units of several.
+        owners: the unit of each of these.
+        several: the units of several tokens.
+        sizes: how many tokens those have, (N, 1).
+    """
+
+    firsts: Tensor
+    others: Tensor
+    owners: Tensor
+    several: Tensor
+    sizes: Tensor
+
+    def to(self, device: torch.device) -> _Places:
+        return _Places(*(part.to(device) for part in self))
+
+    def means(self, flat: Tensor) -> Tensor:
+        """Of the tokens of each unit, float32 (M, U)."""
+        taken = flat.index_select(0, self.firsts).float()
+        if len(self.others):
+            taken.index_add_(0, self.owners, flat.index_select(0, self.others).float())
+            taken[self.several] /= self.sizes
+        return taken
+
+
+def _batches(comparisons: Sequence[Comparison]) -> Iterator[_Batch]:
+    """As many comparisons together as fit, in order."""
+    held: list[Comparison] = []
+    start, longest = 0, 0
+    for number, each in enumerate(comparisons):
+        longer = max(longest, len(each.first), len(each.second))
+        if held and 2 * (len(held) + 1) * longer > BATCH_TOKENS:
+            yield _Batch(start, held)
+            held, start = [], number
+            longer = max(len(each.first), len(each.second))
+        held.append(each)
+        longest = longer
+    if held:
+        yield _Batch(start, held)
+
+
+def _reduce(
+    key: LayerKey, place: Tap, value: object, batch: _Batch, reducers: Sequence[Reducer]
+) -> None:
+    tensor = first_tensor(value)
+    tokens = len(batch.prompts) * batch.length
+    if tensor is None or tensor.shape[:-1].numel() != tokens:
+        shape = None if tensor is None else tuple(tensor.shape)
+        raise UnsupportedModelError(
+            f"{key} gives {shape} where the prompts have {tokens} tokens. Leave the component out."
+        )
+    batch.seen.add(key)
+    first, second = batch.aligned(tensor if place.part is None else place.part(tensor))
+    if not bool((first.sum() + second.sum()).isfinite()):
+        raise DataError(
+            f"{key} gives NaN or Inf for these prompts, so that nothing can be compared. Load the "
+            f"model in a wider dtype than {tensor.dtype}, or leave the component out."
+        )
+    for reducer in reducers:
+        reducer.add(key, first, second, batch.groups)
+
+
+@contextmanager
+def _hint() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as exc:
+        short = isinstance(exc, torch.OutOfMemoryError | MemoryError)
+        if short or "can't allocate memory" in str(exc):  # what torch says on the CPU
+            exc.add_note("Shorter prompts, fewer controls or a smaller dtype need less memory.")
+        raise
+
+
+class Kept:
+    """A reducer that keeps the aligned activations of some keys and comparisons, on the CPU."""
+
+    def __init__(self, keys: Sequence[LayerKey], comparisons: Sequence[int]) -> None:
+        self._wanted, self._numbers = set(keys), set(comparisons)
+        self.found: dict[tuple[int, LayerKey], tuple[Tensor, Tensor]] = {}
+
+    def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
+        if key not in self._wanted:
+            return
+        sizes = list(groups.sizes)
+        parts = zip(torch.split(first, sizes), torch.split(second, sizes), strict=True)
+        for number, (one, two) in enumerate(parts, start=groups.start):
+            if number in self._numbers:
+                self.found[number, key] = one.cpu().clone(), two.cpu().clone()

@@ -1,0 +1,106 @@
+"""Where the components of a decoder layer show while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ...arch.spec import TensorSlot
+from ...arch.view import LayerView, MLPView
+
+_ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+_NORMS = {
+    "input_norm": (
+        *("input_layernorm", "ln_1", "self_attn_layer_norm", "ln_attn", "pre_attention_layernorm"),
+        *("input_norm", "attention_norm", "operator_norm", "norm1", "norm_1", "norm"),
+    ),
+    "post_attention_norm": (
+        *("post_attention_layernorm", "ln_2", "final_layer_norm", "ln_mlp", "ffn_norm"),
+        *("norm2", "norm_2"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where to read a component.
+
+    Attributes:
+        module: what to watch.
+        inputs: whether its input is the component, else its output.
+        part: takes the component from that, (..., X) → (..., U).
+    """
+
+    module: nn.Module
+    inputs: bool = False
+    part: Callable[[Tensor], Tensor] | None = None
+
+
+def tap(layer: LayerView, component: str) -> Tap | str:
+    """Where a component of a layer shows, or why the layer has none."""
+    if component == "residual_output":
+        return Tap(layer.module)
+    if component in _NORMS:
+        return _norm(layer, component)
+    if component in ("attention_output", "head_output"):
+        return _attention(layer, inputs=component == "head_output")
+    if not layer.mlps:
+        return "it has no MLP of a known form"
+    if len(layer.mlps) == 1 and not layer.mlps[0].spec.experts:
+        return _mlp(layer.mlps[0], component)
+    return Tap(_block(layer)) if component == "mlp_output" else "each token has experts of its own"
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """The tensor, or the first one of several."""
+    if isinstance(value, Tensor):
+        return value
+    parts: Iterable[object] = value if isinstance(value, tuple | list) else ()
+    return next((part for part in parts if isinstance(part, Tensor)), None)
+
+
+def _norm(layer: LayerView, component: str) -> Tap | str:
+    children = dict(layer.module.named_children())
+    for name in _NORMS[component]:
+        if name in children:
+            return Tap(children[name])
+    return "it has no norm there of a known name"
+
+
+def _attention(layer: LayerView, *, inputs: bool) -> Tap | str:
+    for _, child in layer.module.named_children():
+        if "attention" in type(child).__name__.lower():
+            own = dict(child.named_children())
+            for name in _ATTENTION_OUT:
+                if name in own:
+                    return Tap(own[name], inputs)
+    return "it has no attention of a known form"
+
+
+def _block(layer: LayerView) -> nn.Module:
+    """The module of the layer that holds its MLPs."""
+    return layer.module.get_submodule(layer.mlps[0].spec.down.name.split(".")[0])
+
+
+def _mlp(mlp: MLPView, component: str) -> Tap | str:
+    down = mlp.owner.get_submodule(mlp.spec.down.module)
+    if component in ("mlp_output", "down_proj", "neuron_output"):
+        return Tap(down, component == "neuron_output")
+    role = component.removesuffix("_proj")
+    for slot in mlp.tensors:
+        if slot.role == role:
+            return Tap(mlp.owner.get_submodule(slot.module))
+        if slot.role == "gate+up":
+            return Tap(mlp.owner.get_submodule(slot.module), part=_block_of(slot, role == "up"))
+    return "its MLP has no gate"
+
+
+def _block_of(slot: TensorSlot, second: bool) -> Callable[[Tensor], Tensor]:
+    def part(values: Tensor) -> Tensor:
+        if slot.interleaved:
+            return values[..., int(second) :: 2]
+        return values.chunk(2, dim=-1)[int(second)]
+
+    return part

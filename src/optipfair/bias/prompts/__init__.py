@@ -1,0 +1,1 @@
+"""Pairs of prompts, their words and their tokens."""

@@ -1,0 +1,268 @@
+"""Control pairs: the same sentence, in which neutral words take the place of the words that differ.
+
+Which words differ is found word by word, what kind of word they are by the shipped list or by where
+they stand, and which neutral words come first by likeness in length and frequency. No model, no
+tokenizer: the length of a word is the caller's function.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from ...errors import ArgumentError, UnknownNameError
+from ...registry import unknown_name
+from .edits import Edit, NoNeutralWordError, find_edits
+from .pairs import PromptPair, check_prompt_pair
+from .words import (
+    Token,
+    WordClass,
+    article_before,
+    is_article,
+    is_plural,
+    join_words,
+    look_up,
+    neutral_words,
+    plural,
+    split_words,
+)
+
+Words = Mapping[str, Sequence[str]] | Sequence[str]
+Length = Callable[[str], int]
+_Swap = tuple[str, str]  # the neutral words for the first and the second prompt
+
+WORD_CLASSES: tuple[WordClass, ...] = get_args(WordClass)
+
+_SPLIT = re.compile("[ -]")
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The control pairs of one pair.
+
+    Attributes:
+        pairs: (prompt1, prompt2) each; the k-th of two pairs that differ in the same words has the
+            same neutral words, unless a sentence already holds one.
+        reason: why there are none, or fewer than asked for; None where all were made.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    reason: str | None = None
+
+
+def control_pairs(
+    pair: PromptPair | tuple[str, str],
+    count: int = 8,
+    *,
+    seed: int = 0,
+    length: Length | None = None,
+    words: Words | None = None,
+) -> Controls:
+    """Build pairs that differ as the given one does, but in words that name no social group.
+
+    Both prompts of a control are the first prompt of the pair with each differing word replaced by
+    a neutral one: white and Black by `small` and `happy`. Each side takes the words closest to its
+    own, in length first, then in frequency (Zipf, in half units; unknown words count as close to
+    all); the seed decides among equals. No word is used twice for a pair as long as others are
+    left, and none that the prompts hold. A name is replaced by names of the same gender, after the
+    first prompt. Pronouns and titles stay as they are there, so what a pair changes by them is
+    not in its controls. Articles follow.
+
+    A differing word is an adjective, a noun for a person or a thing, or a name as the shipped list
+    says. What is not listed is a place if it is capitalised after `from` or `in` (none are shipped,
+    so there is no control without your own); a name if it is capitalised without a determiner
+    before it (at the start of a sentence: and no plural); an adjective after a form of `be`, or
+    between a determiner and what can be a noun; else a noun, for a person if capitalised.
+
+    Args:
+        pair: two prompts.
+        count: number of control pairs.
+        seed: of the choice among equally close words.
+        length: tokens of a text that is a word as it stands in the sentence, with the space before
+            it (`" white"`, and `"John"` where the prompt begins); default the number of the word's
+            parts. It is asked for every neutral word of a class: give one that remembers.
+        words: your own neutral words in place of the shipped ones, a list for whatever differs, or
+            lists by class (adjective, person, thing, place, female_name, male_name), where a class
+            that is not given is taken as shipped.
+
+    Returns:
+        Controls. It has no pairs, but a reason, for identical prompts, and where the difference is
+        of pronouns or of more than words.
+
+    Raises:
+        ArgumentError: `pair` is none, `count` is less than 1, `words` is empty or names an unknown
+            class.
+
+    Example:
+        >>> own = ["blue", "green", "tall", "short"]
+        >>> for control in control_pairs(("A white man", "An Asian man"), 2, words=own).pairs:
+        ...     print(control)
+        ('A short man', 'A tall man')
+        ('A blue man', 'A green man')
+        >>> control_pairs(("The man", "The man")).reason
+        'the prompts are identical, word by word'
+    """
+    if count < 1:
+        raise ArgumentError(f"count={count} is less than 1. Give the number of control pairs.")
+    own = _checked_words(words)
+    pair = check_prompt_pair(pair)
+    first, second = split_words(pair.prompt1), split_words(pair.prompt2)
+    try:
+        edits = list(find_edits(first, second))
+    except NoNeutralWordError as exc:
+        return Controls((), str(exc))
+    taken = frozenset(
+        part for token in (*first, *second) for part in _SPLIT.split(token.text.lower())
+    )
+    draws = _draws(edits, taken, count, seed, length or _parts, own)
+    tail = pair.prompt1[len(join_words(first)) :]
+    made = tuple(
+        (
+            _exchanged(first, edits, [swap[0] for swap in swaps]) + tail,
+            _exchanged(first, edits, [swap[1] for swap in swaps]) + tail,
+        )
+        for swaps in draws
+    )
+    if len(made) == count:
+        return Controls(made)
+    kinds = " and ".join(sorted({edit.kind.replace("_", " ") for edit in edits}))
+    return Controls(
+        made,
+        f"the list of neutral words ({kinds}) is enough for {len(made)} of {count} controls; give "
+        "your own with `words`",
+    )
+
+
+# Which neutral words.
+
+
+def _draws(
+    edits: list[Edit],
+    taken: frozenset[str],
+    count: int,
+    seed: int,
+    length: Length,
+    own: Mapping[str, Sequence[str]],
+) -> list[list[_Swap]]:
+    """For each control, the swap of each edit; edits of the same words have the same swap."""
+    uses: Counter[str] = Counter()
+    swaps: dict[tuple[str, str], list[_Swap]] = {}
+    for edit in edits:
+        if edit.key not in swaps:
+            pool = _ranked_words(edit, taken, seed, own)
+            swaps[edit.key] = _swaps(edit, pool, count, length, uses)
+    made = min(len(drawn) for drawn in swaps.values())
+    return [[swaps[edit.key][index] for edit in edits] for index in range(made)]
+
+
+def _ranked_words(
+    edit: Edit, taken: frozenset[str], seed: int, own: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Neutral words that can be used, each with the rank that chance gives it.
+
+    The rank of a word does not depend on the sentence.
+    """
+    listed = own.get(edit.kind) or neutral_words(edit.kind)
+    rng = random.Random(f"{seed} {edit.key}")
+    ranks = {word: rng.random() for word in listed}
+    return {
+        plural(word) if edit.plural and not is_plural(word) else word: rank
+        for word, rank in ranks.items()
+        if not taken & {*_SPLIT.split(word.lower()), word.lower(), plural(word.lower())}
+    }
+
+
+def _swaps(
+    edit: Edit, pool: Mapping[str, float], count: int, length: Length, uses: Counter[str]
+) -> list[_Swap]:
+    """Pairs of words, no pair twice; each side takes the least used, then the closest words."""
+    distances = [_distances(edit, text, pool, length) for text in (edit.first, edit.second)]
+    made: list[_Swap] = []
+    for index in range(count):
+        leader = index % 2  # the sides take turns to choose first
+        orders = [
+            _in_order(pool, uses, distance) if text else [""]
+            for text, distance in zip((edit.first, edit.second), distances, strict=True)
+        ]
+        swap = _first_new(orders[leader], orders[1 - leader], made)
+        if swap is None:
+            break
+        uses.update(word for word in swap if word)
+        made.append(swap if leader == 0 else (swap[1], swap[0]))
+    return made
+
+
+def _in_order(
+    pool: Mapping[str, float], uses: Counter[str], distance: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    return sorted(pool, key=lambda word: (uses[word], distance[word], pool[word]))
+
+
+def _first_new(leading: list[str], other: list[str], made: list[_Swap]) -> _Swap | None:
+    before = {frozenset(swap) for swap in made}
+    swaps = ((one, two) for one in leading for two in other if one != two)
+    return next((swap for swap in swaps if frozenset(swap) not in before), None)
+
+
+def _distances(
+    edit: Edit, text: str, pool: Mapping[str, float], length: Length
+) -> dict[str, tuple[float, float]]:
+    """How far each neutral word is from a word of the prompts: in length, then in frequency."""
+    if not text:
+        return {}
+    target, known = length(edit.gap + text), look_up(text)
+    distances: dict[str, tuple[float, float]] = {}
+    for word in pool:
+        entry = look_up(word)
+        gap = abs(entry.zipf - known.zipf) if entry and known else 0.0
+        placed = join_words([edit.placed(word)])
+        distances[word] = (abs(length(placed) - target), gap)
+    return distances
+
+
+def _parts(text: str) -> int:
+    return len(_SPLIT.split(text.strip()))
+
+
+# The sentence.
+
+
+def _exchanged(tokens: list[Token], edits: list[Edit], words: list[str]) -> str:
+    """The prompt of `tokens` with a word in the place of each edit, nothing where it is empty."""
+    result: list[Token] = []
+    seams, position = [], 0  # where something changes: in the result, in `tokens`
+    for edit, word in zip(edits, words, strict=True):
+        result += tokens[position : edit.start]
+        seams.append(len(result))
+        position = edit.end
+        if word:
+            result.append(edit.placed(word))
+    result += tokens[position:]
+    for seam in seams:
+        if 0 < seam < len(result) and is_article(result[seam - 1].text):
+            article = article_before(result[seam].text, like=result[seam - 1].text)
+            result[seam - 1] = replace(result[seam - 1], text=article)
+    rest = [replace(t, gap=" ") if t is tokens[0] else t for t in result[1:]]
+    return join_words([replace(t, gap=tokens[0].gap) for t in result[:1]] + rest)
+
+
+def _checked_words(words: Words | None) -> Mapping[str, Sequence[str]]:
+    """The caller's words by class, checked; nothing for a class means the shipped ones."""
+    if words is None:
+        return {}
+    by_class: Mapping[str, Sequence[str]] = (
+        words if isinstance(words, Mapping) else dict.fromkeys(map(str, WORD_CLASSES), words)
+    )
+    for kind, listed in by_class.items():
+        if kind not in WORD_CLASSES:
+            raise UnknownNameError(unknown_name("word class", kind, list(WORD_CLASSES)))
+        texts = [] if isinstance(listed, str) or not isinstance(listed, Sequence) else list(listed)
+        if len(set(texts)) < 2 or not all(isinstance(t, str) and t.strip() for t in texts):
+            raise ArgumentError(
+                f"words for {kind} are {listed!r}. Give a list of at least two neutral words."
+            )
+    return by_class

@@ -1,0 +1,69 @@
+"""A prompt as tokens: ids, which of them are special, and where each lies in the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ArgumentError, DataError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as a model reads it, `T` tokens.
+
+    Attributes:
+        text: the prompt.
+        ids: token ids.
+        special: which tokens the tokenizer added.
+        spans: first and last + 1 character of each token; None where the tokenizer does not say.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    special: tuple[bool, ...]
+    spans: tuple[tuple[int, int], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def text_of(self, tokens: tuple[int, ...]) -> str:
+        """What consecutive tokens say; their ids where the tokenizer does not tell."""
+        if self.spans is None:
+            return " ".join(f"#{self.ids[i]}" for i in tokens)
+        spans = [self.spans[i] for i in tokens]
+        return self.text[spans[0][0] : spans[-1][1]].strip() or self.text[slice(*spans[0])]
+
+
+def encode(tokenizer: Any, prompt: str, vocabulary: int) -> Encoded:
+    """Tokenize a prompt as the model expects it, special tokens included.
+
+    Args:
+        tokenizer: of the model; one without offsets (slow) does.
+        prompt: any text.
+        vocabulary: how many tokens the model has embeddings for.
+
+    Raises:
+        DataError: no token comes of it, or one that the model does not have.
+        ArgumentError: `tokenizer` is none.
+    """
+    if not callable(tokenizer):
+        raise ArgumentError(
+            f"tokenizer is a {type(tokenizer).__name__}. Give the tokenizer of the model, such as "
+            "AutoTokenizer.from_pretrained loads."
+        )
+    fast = bool(getattr(tokenizer, "is_fast", False))
+    found = tokenizer(
+        prompt, return_special_tokens_mask=True, return_offsets_mapping=fast, verbose=False
+    )
+    ids = tuple(int(number) for number in found["input_ids"])
+    special = tuple(bool(flag) for flag in found["special_tokens_mask"])
+    if all(special):
+        raise DataError(f"The tokenizer makes no token of the prompt {prompt!r}. Give another.")
+    if max(ids) >= vocabulary:
+        raise DataError(
+            f"The tokenizer does not match the model: it gives token {max(ids)} for {prompt!r}, "
+            f"the model has {vocabulary}. Give the tokenizer that belongs to the model."
+        )
+    spans = tuple((int(a), int(b)) for a, b in found["offset_mapping"]) if fast else None
+    return Encoded(prompt, ids, special, spans)

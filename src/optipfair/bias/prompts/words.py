@@ -1,0 +1,168 @@
+"""Words of English prompts: where they stand, their articles, their class and frequency.
+
+The shipped list (`neutral_words.json`) says which words are known; this module knows no pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+WordClass = Literal["adjective", "person", "thing", "place", "female_name", "male_name"]
+
+# A possessive 's is a word of its own, so that a name keeps it when it is exchanged.
+_WORD = re.compile(r"['\u2019]s\b|\w+(?:-\w+)*(?:['\u2019](?!s\b)\w+)*|[^\w\s]")
+_AN = re.compile(r"[aeiou]|8|1[18](?!\d)|hour|honest|hono|heir", re.IGNORECASE)
+_A = re.compile(
+    r"eu|ewe|one\b|one-|once|u[bst][aeiu]|u[gr][au]|uk|us\b|uni(?![nmd])|unan", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word or a punctuation mark, with the white space before it."""
+
+    gap: str
+    text: str
+
+    @property
+    def is_word(self) -> bool:
+        return any(character.isalnum() for character in self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the shipped list knows of a word: its classes, and its Zipf frequency."""
+
+    classes: tuple[WordClass, ...]
+    zipf: float
+
+
+@cache
+def _content() -> Mapping[str, Mapping[WordClass, Mapping[str, float]]]:
+    content = files("optipfair.bias.prompts").joinpath("neutral_words.json").read_text("utf-8")
+    return {part: json.loads(content)[part] for part in ("neutral", "group")}
+
+
+@cache
+def neutral_words(kind: WordClass) -> tuple[str, ...]:
+    """The shipped words of a class that name no social group, from frequent to rare.
+
+    Of places there are none.
+
+    Example:
+        >>> neutral_words("adjective")[:3]
+        ('good', 'great', 'new')
+    """
+    return tuple(_content()["neutral"].get(kind, ()))
+
+
+@cache
+def _entries() -> Mapping[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for part in _content().values():
+        for kind, words in part.items():
+            for word, zipf in words.items():
+                before = entries.get(_key(word), Entry((), zipf)).classes
+                entries[_key(word)] = Entry((*before, kind), zipf)
+    return entries
+
+
+def look_up(text: str) -> Entry | None:
+    """What is known of a word or phrase; a plural is known by its singular, and is a noun.
+
+    Example:
+        >>> look_up("native-american"), look_up("Blacks")
+        (Entry(classes=('adjective',), zipf=4.5), Entry(classes=('person',), zipf=5.5))
+        >>> look_up("hovercraft") is None
+        True
+    """
+    entry = _entries().get(_key(text))
+    if entry is not None or not is_plural(text):
+        return entry
+    entry = _entries().get(singular(_key(text)))
+    if entry is None or "name" in entry.classes[0]:
+        return None
+    return Entry(("thing",) if "thing" in entry.classes else ("person",), entry.zipf)
+
+
+def _key(text: str) -> str:
+    return text.lower().replace("-", " ")
+
+
+def split_words(text: str) -> list[Token]:
+    """Split a prompt into words and punctuation marks; joined again they are the prompt.
+
+    White space at the end is not kept.
+
+    Example:
+        >>> [token.text for token in split_words("Maria's low-income aunt, he said")]
+        ['Maria', "'s", 'low-income', 'aunt', ',', 'he', 'said']
+    """
+    tokens, end = [], 0
+    for match in _WORD.finditer(text):
+        tokens.append(Token(text[end : match.start()], match.group()))
+        end = match.end()
+    return tokens
+
+
+def join_words(tokens: list[Token]) -> str:
+    return "".join(token.gap + token.text for token in tokens)
+
+
+def is_article(text: str) -> bool:
+    return text.lower() in ("a", "an")
+
+
+def article_before(word: str, like: str = "a") -> str:
+    """`a` or `an`, as it is spoken before `word`, capitalised as `like` is.
+
+    Example:
+        >>> [article_before(word) for word in ("Asian", "Muslim", "European", "honest", "unhappy")]
+        ['an', 'a', 'a', 'an', 'an']
+        >>> article_before("elderly", like="A")
+        'An'
+    """
+    article = "an" if _AN.match(word) and not _A.match(word) else "a"
+    return article.capitalize() if like[:1].isupper() else article
+
+
+def plural(noun: str) -> str:
+    """The regular plural; all nouns of the shipped list have one.
+
+    Example:
+        >>> plural("walker"), plural("baby"), plural("match"), plural("boy")
+        ('walkers', 'babies', 'matches', 'boys')
+    """
+    if re.search(r"[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + ("es" if re.search(r"(s|x|z|ch|sh)$", noun) else "s")
+
+
+_IRREGULAR = {"men": "man", "women": "woman", "wives": "wife", "people": "person"}
+
+
+def singular(noun: str) -> str:
+    """The singular of a plural in lower case; what is no plural comes back as it is.
+
+    Example:
+        >>> singular("women"), singular("babies"), singular("matches"), singular("boss")
+        ('woman', 'baby', 'match', 'boss')
+    """
+    if noun in _IRREGULAR:
+        return _IRREGULAR[noun]
+    if noun.endswith("ies") and len(noun) > 4:
+        return noun[:-3] + "y"
+    if re.search(r"(s|x|z|ch|sh)es$", noun):
+        return noun[:-2]
+    return noun[:-1] if re.search(r"[^sui]s$", noun) and len(noun) > 3 else noun
+
+
+def is_plural(noun: str) -> bool:
+    """Whether a noun looks like a plural."""
+    return singular(noun.lower()) != noun.lower()

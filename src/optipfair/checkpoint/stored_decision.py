@@ -1,0 +1,158 @@
+"""A pruning of a checkpoint decided without loading its model: by rows, or layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arch.view import MLPView
+from ..batches import Batch
+from ..distributed import together
+from ..errors import UnsupportedModelError
+from ..pruning.calibration.holding import Holding
+from ..pruning.calibration.stream import LIVE, LayerSource, capture
+from ..pruning.decision import Decision, Means, decide
+from ..pruning.importance.criteria import Criterion
+from ..pruning.importance.given_scores import NeuronScores
+from ..pruning.importance.selection import RANKED_STRATEGIES
+from ..pruning.layers.influence import removal_order
+from ..pruning.layers.strategies import Chosen
+from ..pruning.passes import hybrid_scores, stream_influence
+from ..pruning.planning import Scores, random_scores
+from ..pruning.request.pruning_request import PruningRequest
+from .stored_layers import StoredLayers
+from .stored_model import StoredModel
+from .stored_rows import check_finite_mlp, score_stored_mlps
+from .stored_surgery import stored_sizes
+
+_BY_LAYERS = "block_influence"  # the one ranking that sees each layer once
+
+
+class NeedsModelError(UnsupportedModelError):
+    """What is asked for needs the whole model in memory; says why."""
+
+
+def decide_stored(
+    stored: StoredModel,
+    request: PruningRequest,
+    dtype: str = "auto",
+    max_shard_bytes: int = 5 * 10**9,
+    *,
+    dataloader: Iterable[Any] | None = None,
+    device: torch.device | None = None,
+    holding: Holding | None = None,
+    show_progress: bool = False,
+) -> Decision:
+    """Decide what a request means for a checkpoint.
+
+    Without data, rows of the scored tensors are read. With data, the layers come into memory one
+    at a time.
+
+    Args:
+        stored: the checkpoint.
+        request: what to remove.
+        dtype: in which the result is written, and layers run; `auto` for the checkpoint's.
+        max_shard_bytes: of one file.
+        dataloader: calibration data.
+        device: where layers run.
+        holding: where hidden states and replaced tensors are held meanwhile.
+        show_progress: whether to show bars.
+
+    Raises:
+        NamesUnknownError: the model must be loaded, for the names of its tensors.
+        NeedsModelError: the model must be loaded, for what is asked.
+        NotByLayersError: the model must be loaded, or cannot be pruned so.
+        Other errors of `decide`.
+    """
+    means = Means(
+        stored_sizes(stored, dtype, max_shard_bytes),
+        stored.view,
+        LIVE,
+        lambda _batches: _weight_scores(stored, request),
+        _no_ranking,
+    )
+    if dataloader is not None:
+        _refuse_what_needs_the_model(request)
+        with together():
+            layers = StoredLayers(
+                stored, device or torch.device("cpu"), dtype, request.attention_unit
+            )
+        means = _means_with_data(layers, request, means, holding, show_progress)
+    return decide(
+        stored.view,
+        request,
+        dataloader,
+        means=means,
+        holding=holding,
+        show_progress=show_progress,
+    )
+
+
+def _weight_scores(stored: StoredModel, request: PruningRequest) -> Scores | None:
+    if isinstance(request.criterion, Criterion):
+        return partial(score_stored_mlps, stored, request.criterion)
+    if isinstance(request.criterion, NeuronScores):
+        return partial(_checked, stored, request.criterion.of)
+    if request.criterion is not None:  # without data: random
+        return partial(_checked, stored, partial(random_scores, request.seed))
+    return None
+
+
+def _checked(
+    stored: StoredModel, scores: Callable[[MLPView], Tensor], mlps: Sequence[MLPView]
+) -> Iterator[Tensor]:
+    """Scores that do not look at the weights, which must be finite all the same."""
+    for mlp in mlps:
+        check_finite_mlp(stored, mlp)
+        yield scores(mlp)
+
+
+def _means_with_data(
+    layers: StoredLayers,
+    request: PruningRequest,
+    without: Means,
+    holding: Holding | None,
+    show_progress: bool,
+) -> Means:
+    source = LayerSource(layers.copied, resident=False)
+    entering = partial(capture, layers.view, source=source, holding=holding)
+
+    def hybrid(batches: Iterable[Batch], mlps: Sequence[MLPView]) -> Iterator[Tensor]:
+        keys = [(mlp.layer, mlp.spec.name) for mlp in mlps]
+        found = hybrid_scores(
+            layers.view, entering(batches), source, keys, show_progress=show_progress
+        )
+        return (found[key] for key in keys)
+
+    def scores(batches: Iterable[Batch] | None) -> Scores | None:
+        criterion = request.criterion
+        reads_data = isinstance(criterion, Criterion) and criterion.accepts_data
+        if batches is not None and reads_data and request.attention_unit is None:
+            return partial(hybrid, batches)
+        return without.scores(batches)
+
+    def chosen(_method: str, batches: Iterable[Batch]) -> Chosen:
+        order = removal_order(
+            stream_influence(layers.view, entering(batches), source, show_progress=show_progress)
+        )
+        return lambda count: tuple(sorted(order[:count]))
+
+    return Means(without.sizes, layers.view, source, scores, chosen)
+
+
+def _no_ranking(method: str, _batches: Iterable[Batch]) -> Chosen:
+    raise AssertionError(f"{method} without data is refused before")
+
+
+def _refuse_what_needs_the_model(request: PruningRequest) -> None:
+    depth = request.depth
+    if request.layer_widths == "by_loss":
+        raise NeedsModelError("layers lose neurons by what each costs the model")
+    if depth is None or depth.indices is not None or depth.method == _BY_LAYERS:
+        return
+    if depth.method in RANKED_STRATEGIES.names():
+        raise NeedsModelError(f"layers are chosen by {depth.method!r}")

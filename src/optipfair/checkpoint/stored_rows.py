@@ -1,0 +1,192 @@
+"""Scores of an MLP that lies on disk: its rows are read in chunks, by offset, and let go.
+
+Axes: `E` experts, `I` neurons, `H` hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..arch.finite import is_finite, not_finite
+from ..arch.view import MLPView
+from ..errors import UnsupportedModelError
+from ..files.safetensors_reader import TensorInfo, read_into
+from ..pruning.importance.criteria import Criterion
+from ..pruning.importance.weight_scores import overflow, score_all
+from .stored_model import Piece, StoredMLP, StoredModel, item_size
+
+_READERS = 2
+CHUNK_BYTES = 8 * 2**20
+TORCH_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+def score_stored_mlps(
+    stored: StoredModel, criterion: Criterion, mlps: Sequence[MLPView]
+) -> Iterator[Tensor]:
+    """Score MLPs in order, some at a time, each on one core while others read."""
+    score = partial(score_stored_mlp, stored, criterion)
+    with _one_thread_each(), ThreadPoolExecutor(_READERS) as readers:
+        try:
+            yield from readers.map(score, mlps)
+        except BaseException:
+            readers.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Chunks are too small to share between cores; on a busy machine that takes ten times as long
+    or more.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def score_stored_mlp(stored: StoredModel, criterion: Criterion, mlp: MLPView) -> Tensor:
+    """Score an MLP's neurons by its weights on disk, as `score_mlp` does in memory.
+
+    Returns:
+        (I,), or (E, I) for experts, float32.
+
+    Raises:
+        UnsupportedModelError: a tensor that is scored or cut holds NaN or Inf, or is of a dtype
+            that cannot be scored.
+    """
+    on_disk = stored.stored_mlp(mlp)
+    scored = ("gate", "up") if _holds(mlp, "up") else ("query", "key", "value", "down")
+    matrices = {role: _matrix(on_disk, role) for role in scored if _holds(mlp, role)}
+    scores = score_all(criterion, mlp, matrices)
+    if not bool(torch.isfinite(scores).all()):
+        check_finite_mlp(stored, mlp)
+        raise UnsupportedModelError(overflow(mlp, criterion))
+    for info, pieces in on_disk.tensors.values():
+        if pieces[0].slot.role in ("down", "bias", "other"):
+            check_finite_tensor(info)
+    return scores
+
+
+def check_finite_mlp(stored: StoredModel, mlp: MLPView) -> None:
+    """Refuse an MLP whose tensors on disk hold NaN or Inf, naming the tensor."""
+    for info, _ in stored.stored_mlp(mlp).tensors.values():
+        check_finite_tensor(info)
+
+
+def check_finite_tensor(info: TensorInfo) -> None:
+    """Refuse a tensor on disk that holds NaN or Inf; what is no float passes.
+
+    Raises:
+        UnsupportedModelError: naming the tensor.
+    """
+    if info.dtype not in TORCH_DTYPES:
+        return
+    size = CHUNK_BYTES // item_size(info.dtype) * item_size(info.dtype)
+    for start in range(info.start, info.end, size):
+        chunk = read_elements(info, start, min(size, info.end - start))
+        if not is_finite(chunk if chunk.element_size() > 1 else chunk.float()):
+            raise UnsupportedModelError(not_finite(info.name))
+
+
+def read_elements(info: TensorInfo, start: int, size: int) -> Tensor:
+    """The elements in `size` bytes of a tensor's file from `start` on, (n,).
+
+    Raises:
+        UnsupportedModelError: they are no floats.
+    """
+    if info.dtype not in TORCH_DTYPES:
+        raise UnsupportedModelError(
+            f"{info.name} is of dtype {info.dtype!r}, so its neurons cannot be scored."
+        )
+    data = torch.empty(size, dtype=torch.uint8)
+    read_into(info.file, start, data.numpy().data)
+    return data.view(TORCH_DTYPES[info.dtype])
+
+
+def _holds(mlp: MLPView, role: str) -> bool:
+    return any(role in slot.role.split("+") for slot in mlp.spec.slots)
+
+
+def _matrix(stored: StoredMLP, role: str) -> Any:
+    mlp = stored.mlp
+    rows = [_rows(stored, expert, role) for expert in range(mlp.experts or 1)]
+    return StoredExperts(rows) if mlp.spec.experts else rows[0]
+
+
+def _rows(stored: StoredMLP, expert: int, role: str) -> StoredRows:
+    """The one place where a role of an expert is stored."""
+    for info, piece in stored.pieces(expert, role):
+        block = piece.slot.role.split("+").index(role)
+        positions = np.flatnonzero(piece.neurons // stored.mlp.width == block)
+        if len(positions):
+            return StoredRows(info, piece, positions, stored.mlp.spec.experts)
+    raise UnsupportedModelError(f"{role} of {stored.mlp.spec.name} is not found on disk.")
+
+
+class StoredExperts:
+    """The matrices of all experts, (E, I, H); an index gives those of one."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, experts: list[StoredRows]) -> None:
+        self.experts = experts
+        self.shape = (len(experts), *experts[0].shape)
+
+    def __getitem__(self, expert: int) -> StoredRows:
+        return copy(self.experts[expert])  # whose rows go with it, not with the layer
+
+
+class StoredRows:
+    """One matrix (I, H) on disk; a slice reads those rows, in the dtype that they are stored in."""
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self, info: TensorInfo, piece: Piece, positions: np.ndarray[Any, Any], experts: bool
+    ) -> None:
+        self.info, self.piece, self.positions = info, piece, positions
+        self.live_axis = piece.slot.axis - (1 if experts else 0)
+        self.shape = (len(positions), piece.shape[1 - piece.axis])
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        start, stop, _ = rows.indices(self.shape[0])
+        first, last = int(self.positions[start]), int(self.positions[stop - 1])
+        adjacent = last - first == stop - 1 - start
+        if self.piece.axis == self.live_axis == 0 and adjacent:
+            return self._read(first, last + 1)
+        return self._whole[start:stop]
+
+    def _read(self, first: int, stop: int) -> Tensor:
+        """Rows of the piece as it is stored."""
+        row = self.piece.shape[1] * item_size(self.info.dtype)
+        data = read_elements(self.info, self.piece.offset + first * row, (stop - first) * row)
+        return data.view(stop - first, self.piece.shape[1])
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        """All rows, (I, H), laid out as in memory, so that sums run in the same order."""
+        stored = self._read(0, self.piece.shape[0])
+        first, last = int(self.positions[0]), int(self.positions[-1])
+        step = (last - first) // max(len(self.positions) - 1, 1) or 1
+        if np.array_equal(self.positions, np.arange(first, last + 1, step)):
+            rows = slice(first, last + 1, step)
+            taken = stored[rows] if self.piece.axis == 0 else stored[:, rows]
+        else:
+            taken = stored.index_select(self.piece.axis, torch.from_numpy(self.positions))
+        if self.piece.axis != self.live_axis:
+            taken = taken.t().contiguous()
+        return taken if self.live_axis == 0 else taken.t()

@@ -1,0 +1,96 @@
+"""`optipfair evaluate`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from ..distributed import launched, launched_rank
+from .output import print_json, print_table, show_bars, showing_warnings
+from .shared_options import (
+    choosing_options,
+    device_option,
+    dtype_option,
+    json_option,
+    model_option,
+    scoring_options,
+    trust_option,
+)
+
+
+@click.command()
+@model_option
+@choosing_options
+@click.option(
+    "--backend", default="auto", show_default=True, metavar="auto|offline|lm-eval",
+    help="Who measures --tasks: the files of --data, or EleutherAI's harness; auto: the files "
+    "where they are there."
+)  # fmt: skip
+@scoring_options
+@device_option
+@dtype_option
+@trust_option
+@json_option
+@click.option("--verbose/--quiet", default=True, help="Show progress and results, or nothing.")
+def evaluate(as_json: bool, verbose: bool, **options: Any) -> None:
+    """Measure how good and how fair a model is, each figure with its interval.
+
+    \b
+    Examples:
+      optipfair evaluate --model-path demo --text my.txt
+      optipfair evaluate --model-path demo --data DIR --tasks piqa,arc_easy,crows_pairs
+      optipfair evaluate --model-path org/name --tasks hellaswag --backend lm-eval
+    """
+    from ..evaluation.evaluate_by_name import run_evaluate
+    from .shared_options import cache_folder, chosen_by
+
+    first = launched_rank() == 0
+    quiet = not verbose or not first
+    with showing_warnings(quiet), launched(options["device"]):
+        found = run_evaluate(
+            options["model_path"],
+            chosen=chosen_by(options),
+            cache_dir=cache_folder(options["cache_dir"]),
+            backend=options["backend"],
+            device=options["device"],
+            dtype=options["dtype"],
+            trust_remote_code=options["trust_remote_code"],
+            batch_tokens=options["batch_tokens"],
+            command=shlex.join(["optipfair", *sys.argv[1:]]),
+            show_progress=show_bars(quiet),
+            say=None if quiet else lambda text: click.echo(text, err=True),
+        )
+    if as_json and first:
+        print_json(found)
+    elif not quiet:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from ..report.tables import left_out_lines
+
+    print_table(
+        found["model"]["name"],
+        ["", "value", "95 % interval", "items"],
+        [
+            (row["id"], _number(row["value"]), _interval(row), f"{row['items']:,}")
+            for row in found["measures"]
+        ],
+    )
+    if found["harness"] is not None:
+        click.echo(f"lm-eval {found['harness']['lm_eval_version']}:")
+        click.echo(json.dumps(found["harness"]["results"], indent=2))
+    for line in left_out_lines(found["left_out"]):
+        click.echo(line)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "-" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"

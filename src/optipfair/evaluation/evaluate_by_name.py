@@ -1,0 +1,288 @@
+"""One or two models by name: check, load, evaluate or compare.
+
+What can be known as wrong without the models is found before weights are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..distributed import is_first, together
+from ..errors import ArgumentError, CheckpointError, UnknownNameError
+from ..loading import (
+    check_device,
+    check_dtype,
+    check_readable,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from ..registry import unknown_name
+from ..sources import DEMO, DEMO_NAME, Source, find_source
+from .agenda import Agenda, fewest_positions, make_agenda
+from .comparing import Settings, check_settings, check_vocabularies, compare_by
+from .evaluating import evaluate_by
+from .harness import find_tasks, harness_tasks
+from .likelihoods.score import check_batch_tokens
+from .tasks import TASKS
+from .tasks.choosing import find_data
+from .thresholds import Failure, check_thresholds, failures, read_thresholds
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CompareRun:
+    """What was found.
+
+    Attributes:
+        comparison: as of `compare_models`.
+        failures: the conditions that hold.
+        folder: where the report is, None where nothing was written.
+    """
+
+    comparison: dict[str, Any]
+    failures: tuple[Failure, ...]
+    folder: Path | None
+
+
+def run_compare(
+    original: str | Path,
+    pruned: str | Path,
+    *,
+    chosen: Mapping[str, Any],
+    settings: Settings,
+    fail_if: Iterable[str] = (),
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    say: Say | None = None,
+) -> CompareRun:
+    """Compare two models by name.
+
+    Args:
+        original, pruned: folders, hub ids, `.gguf` files, or `demo`.
+        chosen: what to measure, arguments of `make_agenda`.
+        settings: how; the names are taken from the models.
+        fail_if: conditions, such as `perplexity_ratio>1.2`.
+        device, dtype, trust_remote_code: as in `load_model`.
+        say: is told what is about to happen.
+
+    Raises:
+        ArgumentError, CheckpointError, DataError, OutputError: refused, before a model ran.
+        ModelOutputError: a model gives numbers that are not finite.
+    """
+    conditions = read_thresholds(fail_if)
+    check_settings(settings)
+    check_device(device)
+    check_dtype(dtype)
+    sources = [find_source(path) for path in (original, pruned)]
+    names = _names(sources)
+    configs = [_config(source, trust_remote_code) for source in sources]
+    check_vocabularies(configs[0], configs[1], names)
+    tokenizer = _common_tokenizer(sources, names, trust_remote_code)
+    _check_tokenizer(tokenizer, configs[0], names[0])
+    agenda = make_agenda(tokenizer, fewest_positions(*configs), **chosen)
+    untimed = {} if settings.speed else {"speed": "--no-speed was given"}
+    check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured() | untimed)
+    if say is not None:
+        say(in_words(agenda, models=2))
+    models = [
+        load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        for source in sources
+    ]
+    given = vars(settings) | {"names": names}
+    comparison = compare_by(agenda, models[0], models[1], tokenizer, Settings(**given))
+    folder = settings.output_dir
+    return CompareRun(
+        comparison,
+        tuple(failures(conditions, comparison)),
+        None if folder is None else Path(folder),
+    )
+
+
+def run_evaluate(
+    model_path: str | Path,
+    *,
+    chosen: Mapping[str, Any],
+    cache_dir: str | Path | None = None,
+    backend: str = "auto",
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    batch_tokens: int | None = None,
+    command: str | None = None,
+    show_progress: bool = False,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Evaluate one model by name.
+
+    Args:
+        model_path: a folder, a hub id, a `.gguf` file, or `demo`.
+        chosen: what to measure, arguments of `make_agenda`.
+        cache_dir: folder for scores, None for none.
+        backend: who measures tasks that are asked for by name: `offline` for ours, from the data
+            folder, `lm-eval` for EleutherAI's harness, `auto` for ours where the data are there.
+        batch_tokens: most tokens of a batch.
+        command: how it was started, for the record.
+        show_progress: whether to show bars.
+        say: is told what is about to happen.
+
+    Raises:
+        ArgumentError, CheckpointError, DataError: refused, before a model was loaded; a DataError
+            also after it ran, where lm-eval cannot fetch the data of a task.
+        ModelOutputError: the model gives numbers that are not finite.
+    """
+    check_batch_tokens(batch_tokens)
+    check_device(device)
+    check_dtype(dtype)
+    own, others = split_tasks(chosen.get("tasks"), chosen.get("data"), backend)
+    if others and not _installed():
+        unknown = [unknown_name("task", name, list(TASKS)) for name in others if name not in TASKS]
+        raise ArgumentError(
+            f"{', '.join(others)}: measured by lm-eval, which is not installed. Install it with: "
+            "pip install 'optipfair[eval]', or name tasks whose data you have. "
+            + (unknown[0] if unknown else f"Available: {', '.join(TASKS)}.")
+        )
+    source = find_source(model_path)
+    config = _config(source, trust_remote_code)
+    tokenizer = _tokenizer(source, trust_remote_code)
+    _check_tokenizer(tokenizer, config, source.given)
+    agenda = make_agenda(tokenizer, config, **{**chosen, "tasks": own})
+    with together():
+        manager = _harness_manager(others) if others and is_first() else None
+    if say is not None:
+        say(in_words(agenda, models=1))
+    model = load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    found = evaluate_by(
+        *(agenda, model, tokenizer),
+        cache_dir=cache_dir,
+        name=_name(source),
+        batch_tokens=batch_tokens,
+        command=command,
+        show_progress=show_progress,
+    )
+    harness = (
+        harness_tasks(
+            *(model, tokenizer, others),
+            limit=agenda.limit,
+            manager=manager,
+            show_progress=show_progress,
+        )
+        if others
+        else None
+    )
+    return found | {"harness": harness}
+
+
+def split_tasks(
+    names: Sequence[str] | None, data: str | Path | None, backend: str
+) -> tuple[list[str] | None, list[str]]:
+    """Which tasks are ours to measure, and which the harness's.
+
+    Raises:
+        ArgumentError: an unknown backend.
+        DataError: there is no such data folder.
+    """
+    if backend not in ("auto", "offline", "lm-eval"):
+        raise ArgumentError(f"backend={backend!r} is unknown. Give auto, offline or lm-eval.")
+    if names is None or backend == "offline":
+        return None if names is None else list(names), []
+    if backend == "lm-eval":
+        return [], list(names)
+    folder = find_data(data)
+    if folder is None and all(name in TASKS for name in names) and not _installed():
+        return list(names), []  # says which data are missing
+    own = [
+        name
+        for name in names
+        if name in list(TASKS)
+        and (not TASKS[name].path or (folder is not None and (folder / TASKS[name].path).exists()))
+    ]
+    return own, [name for name in names if name not in own]
+
+
+def default_cache() -> Path:
+    """Where scores are kept between runs: OPTIPFAIR_CACHE, else the user's folder for caches."""
+    given = os.environ.get("OPTIPFAIR_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optipfair"
+
+
+def in_words(agenda: Agenda, *, models: int) -> str:
+    """What is going to be measured, with the counts."""
+    parts = [f"{agenda.text.tokens:,} tokens of {agenda.text.name}"] if agenda.text else []
+    parts += [
+        f"{each.task.name} {len(each.items):,} of {each.available:,}" for each in agenda.tasks
+    ]
+    total = f"{models * agenda.tokens:,} tokens to score"
+    return f"Preset {agenda.preset}, seed {agenda.seed}: {'; '.join(parts)}. {total}."
+
+
+def _harness_manager(names: Sequence[str]) -> Any:
+    """lm-eval's manager of tasks; what it does not know may be one of ours without its data."""
+    try:
+        return find_tasks(names)
+    except UnknownNameError as exc:
+        ours = [f"{name} from {TASKS[name].path}" for name in names if name in TASKS]
+        raise UnknownNameError(
+            f"{exc} Measured from files of --data: {', '.join(ours or TASKS)}."
+        ) from exc
+
+
+def _check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
+    known = config.get_text_config().vocab_size
+    if len(tokenizer) > known:
+        raise ArgumentError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {known}. Put the "
+            "model's own tokenizer into its folder."
+        )
+
+
+def _installed() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("lm_eval") is not None
+
+
+def _config(source: Source, trust_remote_code: bool) -> Any:
+    check_readable(source)
+    return load_config(source, trust_remote_code=trust_remote_code)
+
+
+def _tokenizer(source: Source, trust_remote_code: bool) -> Any:
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{source.given!r} has no tokenizer, and texts cannot be read without one. Put its "
+            "tokenizer.json into the folder."
+        )
+    return tokenizer
+
+
+def _common_tokenizer(
+    sources: Sequence[Source], names: Sequence[str], trust_remote_code: bool
+) -> Any:
+    """The tokenizer of both; a pruned model without one takes the original's."""
+    first = _tokenizer(sources[0], trust_remote_code)
+    second = load_tokenizer(sources[1], trust_remote_code=trust_remote_code)
+    if second is not None and first.get_vocab() != second.get_vocab():
+        raise ArgumentError(
+            f"The tokenizers of {names[0]} and {names[1]} hold different tokens. Only models of "
+            "one tokenizer can be compared token by token."
+        )
+    return first
+
+
+def _names(sources: Sequence[Source]) -> tuple[str, str]:
+    first, second = (_name(source) for source in sources)
+    return first, second
+
+
+def _name(source: Source) -> str:
+    return DEMO_NAME if source.given == DEMO else source.given

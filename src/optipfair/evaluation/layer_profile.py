@@ -1,0 +1,49 @@
+"""Where in two models the default pairs of prompts make a difference: the layer profile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arch.view import describe
+from ..bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
+from ..bias.study import carry_out, plan_study
+from ..bias.study_comparison import excess_by_layer
+from ..uncertainty import bootstrap_bounds
+
+COMPONENT = "mlp_output"
+CONTROLS = 8
+
+
+def layer_profile(
+    model: Any, tokenizer: Any, *, seed: int = 0, show_progress: bool = False
+) -> list[dict[str, Any]]:
+    """How far the default pairs exceed their neutral controls in each layer's MLP output.
+
+    Returns:
+        One row a layer: `layer`, `depth` (0 for the first, 1 for the last), `excess` (mean over
+        pairs of the relative difference beyond controls), `low` and `high` (95 % bootstrap
+        interval over pairs).
+
+    Raises:
+        UnsupportedModelError: a family whose layers are not known.
+    """
+    view = describe(model)
+    count = len(view.layers)
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS)
+    plan = plan_study(tokenizer, vocabulary, pairs, CONTROLS, seed=seed)
+    study = carry_out(view, plan, [COMPONENT], range(count), show_progress=show_progress)
+    layers, excess = excess_by_layer(
+        study, [i for i in range(len(pairs)) if plan.owned[i]], COMPONENT
+    )
+    bounds = bootstrap_bounds(excess, seed=seed)
+    return [
+        {
+            "layer": layer,
+            "depth": layer / max(1, count - 1),
+            "excess": float(excess[:, place].mean()),
+            "low": None if bounds is None else float(bounds[0][place]),
+            "high": None if bounds is None else float(bounds[1][place]),
+        }
+        for place, layer in enumerate(layers)
+    ]

@@ -1,0 +1,80 @@
+"""What a model answers to the items of the tasks: scores, then columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import ModelOutputError
+from ..measuring.measures import Columns
+from ..tasks.choosing import Chosen
+from .score import score
+from .score_cache import ScoreCache, fingerprint
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's outcomes.
+
+    Attributes:
+        fingerprint: of the model.
+        columns: of each task, as it computes them, one row an item.
+        reused: of each task, scores that were known from an earlier run.
+    """
+
+    fingerprint: str
+    columns: Mapping[str, Columns]
+    reused: Mapping[str, int]
+
+
+def answers_of(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[Chosen],
+    *,
+    name: str = "the model",
+    cache_dir: str | Path | None = None,
+    batch_tokens: int | None = None,
+    show_progress: bool = False,
+) -> Answers:
+    """Score all items of all tasks, one task after the other.
+
+    Raises:
+        ModelOutputError: the model gives numbers that are not finite.
+        OutputError: scores cannot be kept.
+    """
+    columns: dict[str, Columns] = {}
+    reused: dict[str, int] = {}
+    with _cache(cache_dir, model) as cache:
+        for each in tasks:
+            before = 0 if cache is None else cache.reused
+            try:
+                scores = score(
+                    model,
+                    tokenizer,
+                    [query for item in each.items for query in item.queries],
+                    batch_tokens=batch_tokens,
+                    label=f"{name}: {each.task.name}",
+                    show_progress=show_progress,
+                    done=cache,
+                )
+            except ModelOutputError as exc:
+                raise ModelOutputError(f"{name}, {each.task.name}: {exc}") from exc
+            rest = iter(scores)
+            per_item = [[next(rest) for _ in item.queries] for item in each.items]
+            columns[each.task.name] = each.task.outcomes(each.items, per_item)
+            reused[each.task.name] = 0 if cache is None else cache.reused - before
+        sha256 = fingerprint(model) if cache is None else cache.fingerprint
+    return Answers(sha256, columns, reused)
+
+
+@contextmanager
+def _cache(folder: str | Path | None, model: Any) -> Iterator[ScoreCache | None]:
+    if folder is None:
+        yield None
+        return
+    with ScoreCache(Path(folder), model) as cache:
+        yield cache

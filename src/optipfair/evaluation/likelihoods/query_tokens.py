@@ -1,0 +1,127 @@
+"""Queries as tokens, split where lm-eval's `HFLM` splits them, so that figures can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ArgumentError, DataError
+from ..tasks.items import Query
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids (S,), of which those from `start`, 1 or more, are scored."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """What the model reads: the last token is only predicted."""
+        return self.ids[:-1]
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        return self.ids[self.start :]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list[Encoded]:
+    """Turn queries into tokens.
+
+    White space at the end of a context is moved to the continuation. Both are then encoded
+    together, with the special tokens that the tokenizer adds by itself (none where the text begins
+    with the token for the beginning), and what comes after as many tokens as the context alone has
+    is the continuation. Without a context, the continuation is encoded without special tokens and
+    follows the token for the beginning of a text, else that for its end.
+
+    Raises:
+        ArgumentError: an empty context, and the tokenizer has neither of those tokens.
+        DataError: an empty continuation, or one for which no token is left.
+    """
+    parts = [_split(query) for query in queries]
+    prefix = prefix_token(tokenizer)
+    whole = _encoded(tokenizer, {a + b for a, b in parts if a}, prefix)
+    contexts = _encoded(tokenizer, {a for a, _ in parts if a}, prefix)
+    alone = _encoded(tokenizer, {b for a, b in parts if not a}, None, special=False)
+    return [
+        _after_context(query, whole[a + b], len(contexts[a]))
+        if a
+        else _at_beginning(tokenizer, query, alone[b], prefix)
+        for query, (a, b) in zip(queries, parts, strict=True)
+    ]
+
+
+def fitted(encoded: Encoded, positions: int | None) -> Encoded:
+    """Leave out tokens from the left, so that the model reads at most `positions`.
+
+    Raises:
+        DataError: more tokens are scored than the model has positions.
+    """
+    excess = len(encoded.ids) - 1 - positions if positions is not None else 0
+    if excess <= 0:
+        return encoded
+    if encoded.start <= excess:
+        raise DataError(
+            f"A continuation has {len(encoded.wanted)} tokens; the model has {positions} "
+            "positions. Leave the item out, or split it."
+        )
+    return Encoded(encoded.ids[excess:], encoded.start - excess)
+
+
+def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token before a text that has nothing before it: that of the beginning, else the end."""
+    for name in ("bos_token_id", "eos_token_id"):
+        found = getattr(tokenizer, name, None)
+        if found is not None:
+            return int(found)
+    return None
+
+
+def _split(query: Query) -> tuple[str, str]:
+    kept = query.context.rstrip()
+    return kept, query.context[len(kept) :] + query.continuation
+
+
+def _encoded(
+    tokenizer: Any, texts: set[str], prefix: int | None, *, special: bool = True
+) -> dict[str, list[int]]:
+    """The ids of each text; with special tokens, but not a second one for the beginning."""
+    begun = None if prefix is None or not special else tokenizer.decode(prefix)
+    found: dict[str, list[int]] = {}
+    for add in (True, False):
+        group = [
+            text
+            for text in sorted(texts)
+            if add == (special and not (begun is not None and text.startswith(begun)))
+        ]
+        if group:
+            ids = tokenizer(group, add_special_tokens=add, verbose=False)["input_ids"]
+            found |= zip(group, ids, strict=True)
+    return found
+
+
+def _after_context(query: Query, ids: list[int], start: int) -> Encoded:
+    if not 0 < start < len(ids):
+        raise DataError(
+            f"The tokenizer leaves no token for {query.continuation!r} after "
+            f"{query.context[-40:]!r}. Give a continuation that is not empty and begins a word."
+        )
+    return Encoded(tuple(ids), start)
+
+
+def _at_beginning(tokenizer: Any, query: Query, ids: list[int], prefix: int | None) -> Encoded:
+    if ids and prefix is None:
+        raise ArgumentError(
+            f"The tokenizer {type(tokenizer).__name__} has no token to begin a text "
+            "with, so the first token of one cannot be scored. Set its bos_token, or give every "
+            "query a context."
+        )
+    whole = ids if ids[:1] == [prefix] else [prefix, *ids]
+    if len(whole) < 2:
+        raise DataError(f"The continuation {query.continuation!r} has no token to score.")
+    return Encoded(tuple(whole), 1)  # type: ignore[arg-type]

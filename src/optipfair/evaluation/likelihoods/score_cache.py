@@ -1,0 +1,191 @@
+"""Scores kept on disk while they are made, so that a run that is killed goes on where it stopped.
+
+A file belongs to one model on one kind of device. Each line holds one batch, by a hash of its
+tokens: a batch is there or not, so what comes from the file has the bits that a new run would give.
+Which tokenizer made the tokens does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import torch
+
+from ...distributed import in_first
+from ...errors import OutputError, PruningWarning
+
+Scored = tuple[list[float], bool]
+
+_FORMAT = 1
+_CHUNK = 2**24  # elements hashed at once
+_OF_LOADING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+class ScoreCache:
+    """The scores of one model, by batch. Only the first of several processes writes.
+
+    Use it in a `with` block, or call `close`.
+    """
+
+    def __init__(self, folder: Path, model: Any) -> None:
+        """Open the file of a model, or begin it.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        self._header = header(model)
+        self.path = folder / f"scores-{_hash(self._header)[:16]}.jsonl"
+        self.reused = 0  # scores taken from the file
+        self._file: TextIO | None = None
+        self._found = in_first(self._opened)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, key: str) -> list[Scored] | None:
+        """The scores of a batch, None if it is not there."""
+        found = self._found.get(key)
+        self.reused += len(found or ())
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model."""
+        return str(self._header["model"])
+
+    def add(self, key: str, scores: Sequence[Scored]) -> None:
+        """Keep a batch; it is in the file when this returns."""
+        self._found[key] = list(scores)
+        if self._file is not None:
+            self._file.write(_line(key, scores))
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> ScoreCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _opened(self) -> dict[str, list[Scored]]:
+        """What the file holds; it is written anew unless every line is whole."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = _text(self.path)
+            first, *lines = text.splitlines() or [""]
+            right = _parsed(first) == self._header
+            found, damaged = _read(lines) if right else ({}, len(lines) + bool(first))
+            if damaged or not right or not text.endswith("\n"):
+                self._rewrite(found)
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as exc:
+            raise OutputError(
+                f"Scores cannot be kept in {self.path.parent}: {exc.strerror}. Give a folder that "
+                "can be written, or none."
+            ) from exc
+        if damaged:
+            warnings.warn(
+                f"{self.path} is damaged: {damaged} of its lines are not as they were written. "
+                "What they held is scored again.",
+                PruningWarning,
+                stacklevel=4,
+            )
+        return found
+
+    def _rewrite(self, found: dict[str, list[Scored]]) -> None:
+        temporary = self.path.with_suffix(".part")
+        lines = [json.dumps(self._header) + "\n", *(_line(*each) for each in found.items())]
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(self.path)
+
+
+def header(model: Any) -> dict[str, Any]:
+    """What the bits of a score depend on beside the batch."""
+    return {
+        "format": _FORMAT,
+        "model": fingerprint(model),
+        "device": model.get_input_embeddings().weight.device.type,
+        "torch": str(torch.__version__),
+    }
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 over a model's config, and its tensors' names, dtypes, shapes and bytes.
+
+    Tensors that are one and the same are read once. Where the model came from does not count.
+    """
+    config = {
+        name: value for name, value in model.config.to_dict().items() if name not in _OF_LOADING
+    }
+    described = json.dumps([type(model).__name__, config], sort_keys=True, default=str)
+    digest = hashlib.sha256(described.encode())
+    seen: dict[Any, str] = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        same = seen.setdefault(place, name) if tensor.numel() else name
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape), same)).encode())
+        if same == name:
+            _add_bytes(digest, tensor)
+    return digest.hexdigest()
+
+
+def _add_bytes(digest: Any, tensor: Any) -> None:
+    for chunk in tensor.contiguous().view(-1).split(_CHUNK):
+        digest.update(memoryview(chunk.cpu().view(torch.uint8).numpy()))
+
+
+def _hash(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _line(key: str, scores: Sequence[Scored]) -> str:
+    """JSON writes floats in the shortest form that reads back to the same bits."""
+    return json.dumps({"batch": key, "scores": scores, "check": _check(key, scores)}) + "\n"
+
+
+def _check(key: str, scores: Sequence[Scored]) -> str:
+    return _hash({key: scores})[:16]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _read(lines: Sequence[str]) -> tuple[dict[str, list[Scored]], int]:
+    found: dict[str, list[Scored]] = {}
+    damaged = 0
+    for line in lines:
+        values = _parsed(line)
+        try:
+            scores = [
+                ([float(each) for each in logprobs], bool(greedy))
+                for logprobs, greedy in values["scores"]
+            ]
+            whole = values["check"] == _check(values["batch"], scores)
+        except (KeyError, TypeError, ValueError):
+            whole = False
+        if whole:
+            found[values["batch"]] = scores
+        damaged += not whole
+    return found, damaged
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Figures as functions of items; knows no models."""

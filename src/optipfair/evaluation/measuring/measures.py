@@ -1,0 +1,251 @@
+"""Figures over many items, each with an interval; and of two models the paired change. No torch.
+
+A measure is a function of sums: each item contributes a few numbers, they are added over the items,
+and the figure is computed from the sums. So it is resampled by adding again, without a look at the
+items, and a bootstrap of thousands of draws is one product of matrices.
+
+Axes: `N` items, `C` clusters, `K` parts of a measure, `R` draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...uncertainty import widened_tail
+
+Floats = NDArray[np.float64]
+Columns = Mapping[str, NDArray[Any]]
+Change = Literal["difference", "ratio"]
+
+DRAWS = 2000  # of the bootstrap
+SWAPS = 9999  # of the paired permutation test: no p-value is below 0.0001
+LEVEL = 0.95
+SHARE, SIGNED, PERCENT = (0.0, 1.0), (-1.0, 1.0), (0.0, 100.0)  # scales
+_MOSTLY = 0.95  # share of draws that must give a figure, so that an interval is given
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure over items.
+
+    Attributes:
+        name: as in tables and thresholds, such as `acc`.
+        help: what it is, in one line, with its range.
+        parts: columns -> (N, K), what is added over items.
+        value: sums (..., K) -> (...), NaN where it is not defined.
+        better: `higher`, `lower`, or the value that is best (0.5: neither side is preferred).
+        change: how two models are compared: after - before, or after / before.
+        by: a column of text; the measure is also given for each of its values.
+        headline: whether it decides a verdict; others are shown.
+        tested: whether a test of "no change" makes sense.
+        scale: the least and the most it can be; None where it has no ends, as nats have none.
+        undefined: why there is no figure where there is none.
+        chance: what guessing gives, where that is known.
+    """
+
+    name: str
+    help: str
+    parts: Callable[[Columns], Floats]
+    value: Callable[[Floats], Floats]
+    better: Literal["higher", "lower"] | float
+    change: Change = "difference"
+    by: str | None = None
+    headline: bool = True
+    tested: bool = True
+    scale: tuple[float, float] | None = None
+    undefined: str = "no item counts towards it"
+    chance: float | None = None
+
+    def cost(self, values: Floats) -> Floats:
+        """The same figures turned so that lower is better."""
+        if self.better == "higher":
+            return -values
+        if self.better == "lower":
+            return values
+        distance: Floats = np.abs(values - float(self.better))
+        return distance
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % bootstrap interval, None where there is none, and then the reason."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of two models on the same items.
+
+    Attributes:
+        original, pruned: each by itself.
+        change: pruned - original, or pruned / original where the measure says so.
+        harm: how much worse the pruned model is, in the measure's unit (negative: better). For
+            ratios the logarithm of the ratio.
+        p: two-sided permutation p-value of "the two are exchangeable"; None if not tested.
+        items, clusters: how many.
+    """
+
+    original: Estimate
+    pruned: Estimate
+    change: Estimate
+    harm: Estimate
+    p: float | None
+    items: int
+    clusters: int
+
+
+def estimate(
+    measure: Measure, columns: Columns, clusters: Sequence[Hashable], *, seed: int = 0
+) -> Estimate:
+    """A measure with its interval, clusters drawn with replacement."""
+    sums = _sums_by_cluster(measure.parts(columns), clusters)
+    draws = _resamples(len(sums), seed)
+    return _bracketed(
+        measure.value(sums.sum(axis=0)), measure.value(draws @ sums), len(sums), measure.undefined
+    )
+
+
+def compare(
+    measure: Measure,
+    original: Columns,
+    pruned: Columns,
+    clusters: Sequence[Hashable],
+    *,
+    seed: int = 0,
+) -> Comparison:
+    """A measure of two models on the same items, in the same order, each draw shared by both.
+
+    The interval is a percentile bootstrap over clusters, widened for few of them. The p-value lets
+    the two models change places in each cluster (a paired permutation test, Fisher 1935), and
+    counts how often the harm is then at least as large: p = (1 + b) / (1 + swaps).
+    """
+    before = _sums_by_cluster(measure.parts(original), clusters)
+    after = _sums_by_cluster(measure.parts(pruned), clusters)
+    count = len(before)
+    draws = _resamples(count, seed)
+    whole = [measure.value(sums.sum(axis=0)) for sums in (before, after)]
+    drawn = [measure.value(draws @ sums) for sums in (before, after)]
+    undefined = "one of the figures is not defined"
+    harm = _harm(measure, *whole)
+    return Comparison(
+        original=_bracketed(whole[0], drawn[0], count, measure.undefined),
+        pruned=_bracketed(whole[1], drawn[1], count, measure.undefined),
+        change=_bracketed(_change(measure, *whole), _change(measure, *drawn), count, undefined),
+        harm=_bracketed(harm, _harm(measure, *drawn), count, undefined),
+        p=_swapped(measure, before, after, float(harm), seed) if measure.tested else None,
+        items=len(clusters),
+        clusters=count,
+    )
+
+
+def groups(measure: Measure, columns: Columns) -> dict[str | None, NDArray[np.bool_]]:
+    """The rows of all items (None), and of each group the measure is given for."""
+    everything = np.ones(len(next(iter(columns.values()))), dtype=bool)
+    found: dict[str | None, NDArray[np.bool_]] = {None: everything}
+    if measure.by is not None:
+        labels = columns[measure.by]
+        found |= {str(label): labels == label for label in sorted(set(labels.tolist()))}
+    return found
+
+
+def taken(columns: Columns, rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """The columns of some items."""
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def mean_of(column: str) -> dict[str, Any]:
+    """`parts` and `value` of a mean; items whose value is NaN do not count."""
+    return ratio_of(lambda c: np.nan_to_num(c[column]), lambda c: ~np.isnan(c[column]))
+
+
+def ratio_of(above: Callable[[Columns], Any], below: Callable[[Columns], Any]) -> dict[str, Any]:
+    """`parts` and `value` of a sum over a sum."""
+
+    def parts(columns: Columns) -> Floats:
+        return np.stack([above(columns), below(columns)], axis=1).astype(np.float64)
+
+    return {"parts": parts, "value": lambda sums: over(sums[..., 0], sums[..., 1])}
+
+
+def over(above: Any, below: Any) -> Floats:
+    """above / below, NaN where below is 0."""
+    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    shape = np.broadcast_shapes(above.shape, below.shape)
+    result: Floats = np.divide(above, below, out=np.full(shape, np.nan), where=below != 0)
+    return result
+
+
+def mcnemar(original: Columns, pruned: Columns, column: str) -> dict[str, float | int]:
+    """Exact McNemar test of a yes-or-no answer: how many changed in each direction.
+
+    Of `lost` (1 became 0) and `gained` (0 became 1), p is the two-sided binomial tail with one half
+    (McNemar 1947, in the exact form). Items of one cluster are counted as independent.
+    """
+    before, after = original[column], pruned[column]
+    lost = int(np.sum((before == 1) & (after == 0)))
+    gained = int(np.sum((before == 0) & (after == 1)))
+    total = lost + gained
+    tail = sum(math.comb(total, k) for k in range(min(lost, gained) + 1)) / 2**total
+    return {"lost": lost, "gained": gained, "p": min(1.0, 2 * tail)}
+
+
+def _sums_by_cluster(parts: Floats, clusters: Sequence[Hashable]) -> Floats:
+    numbers: dict[Hashable, int] = {}
+    rows = [numbers.setdefault(label, len(numbers)) for label in clusters]
+    sums = np.zeros((len(numbers), parts.shape[1]))
+    np.add.at(sums, rows, parts)
+    return sums
+
+
+def _resamples(count: int, seed: int) -> Floats:
+    """How often each cluster is drawn, (R, C)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
+
+
+def _bracketed(value: Any, drawn: Floats, clusters: int, undefined: str) -> Estimate:
+    if not np.isfinite(value):
+        return Estimate(None, None, None, undefined)
+    kept = drawn[np.isfinite(drawn)]
+    if clusters < 2:
+        return Estimate(float(value), None, None, "an interval needs two clusters of items")
+    if len(kept) < _MOSTLY * len(drawn):
+        return Estimate(float(value), None, None, "most resamples give no figure")
+    tail = widened_tail((1 - LEVEL) / 2, clusters)
+    low, high = np.quantile(kept, [tail, 1 - tail])
+    return Estimate(float(value), float(low), float(high))
+
+
+def _change(measure: Measure, before: Floats, after: Floats) -> Floats:
+    return over(after, before) if measure.change == "ratio" else after - before
+
+
+def _harm(measure: Measure, before: Floats, after: Floats) -> Floats:
+    if measure.change == "ratio":
+        ratio = over(after, before)
+        logs: Floats = np.log(ratio, out=np.full(ratio.shape, np.nan), where=ratio > 0)
+        return -logs if measure.better == "higher" else logs
+    return measure.cost(after) - measure.cost(before)
+
+
+def _swapped(
+    measure: Measure, before: Floats, after: Floats, found: float, seed: int
+) -> float | None:
+    if not math.isfinite(found):
+        return None
+    swap = np.random.default_rng(seed + 1).random((SWAPS, len(before))) < 0.5
+    mixed = swap @ after + ~swap @ before, swap @ before + ~swap @ after
+    harms = _harm(measure, *(measure.value(sums) for sums in mixed))
+    harms = harms[np.isfinite(harms)]
+    extreme = np.count_nonzero(np.abs(harms) >= abs(found) - 1e-12)
+    return float((1 + extreme) / (1 + len(harms)))

@@ -1,0 +1,147 @@
+"""Rows of data files, each with the columns a task needs. What is wrong is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+
+Row = dict[str, Any]
+
+
+def json_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, Row]]:
+    """The objects of a JSONL file, with their place (`file, line 3`).
+
+    Raises:
+        DataError: the file cannot be read, a line is no JSON object, or a column is missing or not
+            of its type.
+    """
+    found = []
+    for place, line in text_lines(path):
+        try:
+            row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except ValueError as exc:
+            raise DataError(f"{place}: no JSON ({exc}). Each line must hold one object.") from exc
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{place}: {line[:60]!r} is no JSON object. Expected is one with "
+                f"{', '.join(columns)}."
+            )
+        found.append((place, _checked(place, row, columns)))
+    return _some(path, found)
+
+
+def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[tuple[str, Row]]:
+    """The rows of a CSV or TSV file with a header, with their place.
+
+    Raises:
+        DataError: as of `json_rows`; also a row with more or fewer fields than the header.
+    """
+    reader = csv.DictReader(
+        io.StringIO(_text(path)), delimiter=delimiter, restkey="", strict=delimiter == ",",
+        quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+    )  # fmt: skip
+    missing = [name for name in columns if name not in (reader.fieldnames or [])]
+    if missing:
+        raise DataError(
+            f"{path}, line 1: the header lacks {', '.join(missing)}. Expected are the columns "
+            f"{', '.join(columns)}."
+        )
+    found: list[tuple[str, Row]] = []
+    try:
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            if "" in row or None in row.values():
+                raise DataError(
+                    f"{place}: the row has not the {len(reader.fieldnames or [])} fields of the "
+                    f"header. Expected is one for each of {', '.join(reader.fieldnames or [])}."
+                )
+            found.append((place, _checked(place, dict(row), dict.fromkeys(columns, str))))
+    except csv.Error as exc:
+        raise DataError(
+            f"{path}, line {reader.line_num}: {exc}. Expected are rows with the columns "
+            f"{', '.join(columns)}, and quotes in pairs."
+        ) from exc
+    return _some(path, found)
+
+
+def document(path: Path) -> str:
+    """A text to predict: a plain text file, or the `text` of each line of a JSONL file.
+
+    Raises:
+        DataError: it cannot be read, or holds no text.
+    """
+    if path.suffix.lower() == ".jsonl":
+        return "\n\n".join(row["text"] for _, row in json_rows(path, {"text": str}))
+    text = _text(path)
+    if not text.strip() or "\0" in text:
+        what = "zero bytes, so it is no text" if text.strip() else "no text"
+        raise DataError(f"{path} holds {what}. Give text in UTF-8.")
+    return text
+
+
+def text_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a text file that are not empty, with their place."""
+    # Only line feeds end lines: texts may hold U+2028 and its kin.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def choice(place: str, row: Row, name: str, allowed: int) -> int:
+    """A column that is the index of one of several choices.
+
+    Raises:
+        DataError: it is not one of 0 to `allowed - 1`.
+    """
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < allowed:
+        raise DataError(f"{place}: {name} is {value!r}; expected is 0 to {allowed - 1}.")
+    return value
+
+
+def once(place: str, name: str, seen: set[str]) -> str:
+    """Return the name of an item, and note it.
+
+    Raises:
+        DataError: an item before has the same.
+    """
+    if name in seen:
+        raise DataError(f"{place}: the id {name} is there twice; expected is once.")
+    seen.add(name)
+    return name
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise DataError(
+            f"Cannot read {path}: {exc.strerror}. Give a file that can be read."
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path} is not encoded in UTF-8 ({exc}). Save it as UTF-8.") from exc
+
+
+def _checked(place: str, row: Row, columns: Mapping[str, type]) -> Row:
+    for name, kind in columns.items():
+        if name not in row:
+            raise DataError(
+                f"{place}: the column {name} is missing. Expected: {', '.join(columns)}."
+            )
+        if not isinstance(row[name], kind) or (kind is str and not row[name].strip()):
+            what = "text" if kind is str else kind.__name__
+            raise DataError(f"{place}: {name} is {row[name]!r}; expected is {what}, not empty.")
+    return row
+
+
+def _some(path: Path, found: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    if not found:
+        raise DataError(f"{path} holds no rows.")
+    return found

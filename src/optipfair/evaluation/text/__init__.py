@@ -1,0 +1,1 @@
+"""Perplexity, and two models side by side on the same text."""

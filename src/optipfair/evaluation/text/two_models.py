@@ -1,0 +1,212 @@
+"""Models on the same text: perplexity of each, and how far another's answers are from the first's.
+
+Axes: `S` tokens of the text, `T` predicted tokens of a window, `V` vocabulary, `N` windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...distributed import divided
+from ...errors import DataError, ModelOutputError
+from ...hooks import evaluating
+from ...progress import track
+from ..measuring.measures import SHARE, Columns, Floats, Measure, over, ratio_of
+
+_ROWS = 64  # predictions that make one row: neighbours are not independent
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """What models make of a text, one row for at most 64 predictions that follow each other.
+
+    Attributes:
+        columns: of each model: `nll` (nats), `tokens`, `words`, `bytes`, `kl` (nats, summed over
+            the predicted tokens, from the first model) and `same` (predictions whose most likely
+            token is the first model's).
+        tokens: predicted tokens in all.
+        words, bytes: of the text those tokens make up, split at white space, in UTF-8.
+    """
+
+    columns: tuple[Columns, ...]
+    tokens: int
+    words: int
+    bytes: int
+
+
+def _exponential(above: str, below: str) -> dict[str, Any]:
+    mean = ratio_of(lambda c: c[above], lambda c: c[below])
+
+    def value(sums: Floats) -> Floats:
+        result: Floats = np.exp(np.minimum(over(sums[..., 0], sums[..., 1]), 700.0))
+        return result
+
+    return mean | {"value": value}
+
+
+def _bits(above: str, below: str) -> dict[str, Any]:
+    return ratio_of(lambda c: c[above] / math.log(2), lambda c: c[below])
+
+
+TEXT_MEASURES = (
+    Measure(
+        "perplexity",
+        "exp of the mean negative log-likelihood of a token, 1 or more",
+        **_exponential("nll", "tokens"),
+        better="lower",
+        change="ratio",
+    ),
+    Measure(
+        "word_perplexity",
+        "the same for each word, so that models with other tokenizers can be compared",
+        **_exponential("nll", "words"),
+        better="lower",
+        change="ratio",
+        headline=False,
+        tested=False,
+    ),
+    Measure(
+        "bits_per_byte",
+        "negative log2-likelihood for each byte of text in UTF-8",
+        **_bits("nll", "bytes"),
+        better="lower",
+        change="ratio",
+        headline=False,
+        tested=False,
+    ),
+    Measure(
+        "kl",
+        "mean over tokens of KL(original || pruned) of the predicted distributions, in nats",
+        **ratio_of(lambda c: c["kl"], lambda c: c["tokens"]),
+        better="lower",
+        headline=False,
+        tested=False,
+    ),
+    Measure(
+        "agreement",
+        "share of tokens for which the most likely prediction is the original's",
+        **ratio_of(lambda c: c["same"], lambda c: c["tokens"]),
+        better="higher",
+        scale=SHARE,
+        headline=False,
+        tested=False,
+    ),
+)
+
+
+def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Where each window starts and ends, and how many of its last tokens it predicts.
+
+    Each token is predicted once, with at most `context - 1` before it; the first of the text, and
+    where the stride equals the context the first of each window, has nothing before it.
+    """
+    reached = 1
+    for start in range(0, length, stride):
+        end = min(start + context, length)
+        last = end - max(reached, start + 1)
+        if last > 0:
+            yield start, end, last
+            reached = end
+        if end == length:
+            return
+
+
+def on_text(
+    models: Mapping[str, Any],
+    tokenizer: Any,
+    text: str,
+    *,
+    context: int = 512,
+    stride: int = 512,
+    tokens: int | None = None,
+    show_progress: bool = False,
+) -> TextColumns:
+    """Run models over the same windows of a text, which is tokenised without special tokens.
+
+    Args:
+        models: name -> causal language model, all of one vocabulary.
+        tokenizer: of all.
+        text: two tokens or more.
+        context, stride: of `windows`.
+        tokens: use so many tokens from the beginning; None for all.
+        show_progress: whether to show a bar.
+
+    Raises:
+        DataError: the text is too short.
+        ModelOutputError: a model gives numbers that are not finite.
+    """
+    ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)[
+        "input_ids"
+    ][0][:tokens]
+    if len(ids) < 2:
+        raise DataError("The text has fewer than two tokens. Give a longer one.")
+    places = list(windows(len(ids), context, stride))
+    bar = iter(track(range(len(places)), "text", enabled=show_progress, unit="window"))
+
+    def one(number: int) -> list[list[list[float]]]:
+        start, end, last = places[number]
+        next(bar, None)
+        return _window(models, ids[start:end], last)
+
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        found = divided(one, len(places))
+    rows = np.array([row for window in found for row in window])  # (N, models, 3)
+    predicted = np.array([size for *_, last in places for size in _sizes(last)], dtype=np.float64)
+    share = predicted / predicted.sum()
+    shown = tokenizer.decode(ids)
+    counts = len(shown.split()), len(shown.encode())
+    common = {"tokens": predicted, "words": share * counts[0], "bytes": share * counts[1]}
+    return TextColumns(
+        tuple(
+            {**common, "nll": own[:, 0], "kl": own[:, 1], "same": own[:, 2]}
+            for own in rows.transpose(1, 0, 2)
+        ),
+        int(predicted.sum()),
+        *counts,
+    )
+
+
+def _sizes(last: int) -> list[int]:
+    """So many predictions in rows of at most 64."""
+    return [min(_ROWS, last - start) for start in range(0, last, _ROWS)]
+
+
+def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list[float]]]:
+    """For each row, of each model, summed: loss, KL from the first, predictions equal to its."""
+    logits = [_logits(model, ids, last) for model in models.values()]
+    wanted = ids[-last:, None].to(logits[0].device)
+    rows: list[list[list[float]]] = []
+    for start in range(0, last, _ROWS):
+        part = slice(start, start + _ROWS)
+        sums: list[list[float]] = []
+        first: Tensor | None = None
+        for name, answer in zip(models, logits, strict=True):
+            own = answer[part].to(wanted.device).float().log_softmax(dim=-1)  # (64, V)
+            first = own if first is None else first
+            loss = float(-own.gather(1, wanted[part]).double().sum())
+            if not math.isfinite(loss):
+                raise ModelOutputError(
+                    f"The model {name} gives predictions that are not finite, so it cannot be "
+                    "measured. Look for NaN or infinite weights, or load it in a wider dtype "
+                    "(bfloat16, float32)."
+                )
+            divergence = float((first.exp() * (first - own)).double().sum())
+            same = int((first.argmax(dim=-1) == own.argmax(dim=-1)).sum())
+            sums.append([loss, divergence, same])
+        rows.append(sums)
+    return rows
+
+
+def _logits(model: Any, ids: Tensor, last: int) -> Tensor:
+    device = model.get_input_embeddings().weight.device
+    answer: Tensor = model(input_ids=ids[None].to(device), use_cache=False).logits
+    return answer[0, -last - 1 : -1]

@@ -1,0 +1,208 @@
+"""The model card of a pruned model: Hub metadata, what was done, the figures, how to load it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._version import __version__
+from ..pruning.cut.plan import PruningPlan
+from ..report.formats import size
+
+if TYPE_CHECKING:  # it needs torch, which takes seconds to import
+    from .cost import Cost
+
+_UNITS = {
+    "kv_groups": "key/value groups, with their query heads, in each layer's attention",
+    "query_heads": "query heads in each layer's attention",
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that was pruned, as far as it is known."""
+
+    name: str
+    hub_id: str | None = None
+    license: str | None = None
+
+
+def base_of_folder(folder: Path) -> Base:
+    """Read the licence of a model from its card, if it has one."""
+    from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    card = folder / "README.md"
+    try:
+        metadata = metadata_load(card) if card.is_file() else None
+    except (ValueError, YAMLError):  # a broken card says nothing
+        metadata = None
+    found = (metadata or {}).get("license")
+    return Base(folder.resolve().name, license=found if isinstance(found, str) else None)
+
+
+def model_card(
+    base: Base,
+    plan: PruningPlan,
+    statistics: Mapping[str, Any],
+    name: str,
+    command: str,
+    *,
+    layers_differ: bool = False,
+    cost: Cost | None = None,
+) -> str:
+    """Write the card as Markdown with YAML front matter.
+
+    Args:
+        base: the model before.
+        plan: what was decided.
+        statistics: of `get_pruning_statistics`, with `original_file_bytes` and
+            `pruned_file_bytes` where known.
+        name: of the new model.
+        command: that made it.
+        layers_differ: whether its layers differ in width, which few transformers classes load.
+        cost: what it lost, where that was measured.
+    """
+    from huggingface_hub import ModelCardData
+
+    width = "attention-pruning" if plan.attention_unit else "width-pruning"
+    kinds = [width] if plan.width_cuts else []
+    kinds += ["depth-pruning"] if plan.drop_layers else []
+    data = ModelCardData(
+        base_model=base.hub_id,
+        license=base.license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["optipfair", "pruned", *kinds],
+    )
+    return "\n".join(
+        [
+            "---",
+            data.to_yaml(),
+            "---",
+            "",
+            f"# {name}",
+            "",
+            f"{base.name}, pruned with OptiPFair {__version__}.",
+            "",
+            what_was_done(plan),
+            "",
+            *_table(statistics),
+            "",
+            *([] if cost is None else [f"Measured: {cost.in_words()}.", ""]),
+            "Pruning costs quality. Unless figures for quality and bias stand here, none were "
+            "measured: evaluate the model on your own task before you use it.",
+            "",
+            *_how_to_load(name, layers_differ),
+            "",
+            f"Made with `{command}`. The plan is in `pruning_plan.json` ({plan.digest}).",
+            f"Versions: {versions()}.",
+            "",
+        ]
+    )
+
+
+def _how_to_load(name: str, layers_differ: bool) -> list[str]:
+    if not layers_differ:
+        lines = [
+            "from transformers import AutoModelForCausalLM",
+            "",
+            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
+        ]
+        return ["```python", *lines, "```"]
+    return [
+        "Its layers differ in width (`per_layer_config`), which plain transformers refuses to load",
+        "for most model classes:",
+        "",
+        "```python",
+        "from optipfair import load_model",
+        "",
+        f'model = load_model("{name}")',
+        "```",
+    ]
+
+
+def versions() -> str:
+    """The versions that a result depends on, in one line."""
+    import torch
+    import transformers
+
+    return (
+        f"optipfair {__version__}, transformers {transformers.__version__}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def what_was_done(plan: PruningPlan) -> str:
+    """Layers and neurons that went, in a sentence or two."""
+    lines = []
+    if plan.drop_layers:
+        listed = ", ".join(map(str, plan.drop_layers))
+        lines.append(
+            f"Removed {len(plan.drop_layers)} of {plan.num_layers} decoder layers ({listed})."
+        )
+    made_up_for = bool(plan.request.get("compensate"))
+    if made_up_for and plan.request.get("replaced_blocks"):
+        lines.append("The layer before each removed block makes up for it, by least squares.")
+    kept: dict[tuple[str, int], set[int]] = {}
+    for cut in plan.width_cuts:
+        kept.setdefault((cut.mlp, cut.width), set()).add(cut.kept)
+    by_width = plan.request.get("pruning_type") == "MLP_GLU"
+    chosen = plan.request.get("layer_indices") if by_width else None
+    where = f" of layers {', '.join(map(str, chosen))}" if chosen else ""
+    lines += [
+        f"Kept {_counts(counts)} of {width} {_UNITS.get(mlp, f'neurons in each {mlp}')}{where}."
+        for (mlp, width), counts in sorted(kept.items())
+    ]
+    if plan.width_cuts:
+        method = plan.request.get("neuron_selection_method", "?")
+        data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"
+        what = "Heads" if plan.attention_unit else "Neurons"
+        scores = plan.request.get("scores_digest")
+        source = f"scores of the caller's ({scores})" if scores else f"{method}, from {data}"
+        lines.append(f"{what} were chosen by {source}.")
+        if made_up_for:
+            lines.append(f"Kept {what.lower()} make up for lost ones, by least squares.")
+    return " ".join(lines) or "Nothing was removed."
+
+
+def _counts(counts: set[int]) -> str:
+    listed = sorted(counts)
+    return f"{listed[0]} to {listed[-1]}" if len(listed) > 1 else str(listed[0])
+
+
+def _table(statistics: Mapping[str, Any]) -> list[str]:
+    rows = ["| | before | after |", "|---|---|---|"]
+    for label, before, after in figures(statistics):
+        rows.append(f"| {label} | {before} | {after} |")
+    return rows
+
+
+def figures(statistics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of the table before/after, for the card and the terminal."""
+    rows = [
+        (
+            "parameters",
+            f"{statistics['original_parameters']:,}",
+            f"{statistics['pruned_parameters']:,} (-{statistics['percentage_reduction']:.2f} %)",
+        ),
+        (
+            "weights in memory",
+            size(statistics["original_bytes"]),
+            size(statistics["pruned_bytes"]),
+        ),
+    ]
+    if "original_layer_count" in statistics:
+        before, after = statistics["original_layer_count"], statistics["final_layer_count"]
+        rows.append(("decoder layers", str(before), str(after)))
+    if statistics.get("original_expansion_rate") is not None:
+        before, after = statistics["original_expansion_rate"], statistics["expansion_rate"]
+        rows.append(("MLP width, % of hidden size", f"{before:.1f}", f"{after:.1f}"))
+    if "pruned_file_bytes" in statistics:
+        stored = statistics.get("original_file_bytes")
+        after = size(statistics["pruned_file_bytes"])
+        rows.append(("weights on disk", size(stored) if stored else "-", after))
+    return rows

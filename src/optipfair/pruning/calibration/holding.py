@@ -1,0 +1,189 @@
+"""What a calibration holds meanwhile: hidden states and replaced tensors, in memory or on disk.
+
+Axes: `B` batch, `S` sequence, `H` hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import UnknownNameError
+from ...memory import free_bytes
+from ...registry import unknown_name
+from ...spill import Spilled, SpillFile
+
+HIDDEN_STATES = ("auto", "cpu", "device", "disk")
+_SHARE = 4  # what is held takes a quarter of the free memory at most
+
+Key = tuple[int, str, str]  # layer, MLP, name of the tensor inside the layer
+Replacements = Mapping[Key, Tensor]
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Where to hold what a calibration needs meanwhile.
+
+    Attributes:
+        hidden_states: `cpu`, `device` (where the layers run), `disk` (a memory-mapped temporary
+            file), or `auto`: the first of device, CPU and disk of whose free memory they take a
+            quarter at most.
+        replaced_bytes: replaced tensors that are more together lie in a temporary file; None for a
+            quarter of the free memory.
+        folder: of temporary files, None for the system's.
+    """
+
+    hidden_states: str = "auto"
+    replaced_bytes: int | None = None
+    folder: Path | None = None
+
+    def hidden(self, nbytes: int, device: torch.device) -> HiddenStates:
+        """Hold hidden states of `nbytes` in all, which are computed on `device`."""
+        place = self.hidden_states
+        if place == "auto":
+            place = _first_with_room(nbytes, device)
+        return HiddenStates(place, self.folder)
+
+    def replaced(self) -> ReplacedTensors:
+        """Hold replaced tensors."""
+        limit = self.replaced_bytes
+        if limit is None:
+            free = free_bytes(torch.device("cpu"))
+            limit = None if free is None else free // _SHARE
+        return ReplacedTensors(limit, self.folder)
+
+
+def check_hidden_states(name: str) -> str:
+    """Refuse another name than `HIDDEN_STATES` has.
+
+    Raises:
+        UnknownNameError: listing them.
+    """
+    if name not in HIDDEN_STATES:
+        raise UnknownNameError(unknown_name("hidden_states", str(name), list(HIDDEN_STATES)))
+    return name
+
+
+def _first_with_room(nbytes: int, device: torch.device) -> str:
+    if device.type != "cpu":
+        free = free_bytes(device)
+        if free is not None and nbytes * _SHARE <= free:
+            return "device"
+    free = free_bytes(torch.device("cpu"))
+    return "cpu" if free is None or nbytes * _SHARE <= free else "disk"
+
+
+class HiddenStates:
+    """The hidden states of all batches in order, each (B, S, H); used as a list."""
+
+    def __init__(self, place: str = "device", folder: Path | None = None) -> None:
+        self.place = place
+        self._folder = folder
+        self._held: list[Tensor | Spilled] = []
+        self._file = SpillFile.temporary(folder) if place == "disk" else None
+
+    def others(self) -> HiddenStates:
+        """Room for as many in the same place."""
+        return HiddenStates(self.place, self._folder)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Tensor:
+        held = self._held[number]
+        if isinstance(held, Tensor):
+            return held
+        assert self._file is not None
+        return self._file.read(held)
+
+    def __setitem__(self, number: int, hidden: Tensor) -> None:
+        held = self._held[number]
+        if isinstance(held, Spilled):
+            assert self._file is not None
+            self._file.overwrite(held, hidden)
+        else:
+            self._held[number] = self._in_place(hidden)
+
+    def append(self, hidden: Tensor) -> None:
+        if self._file is None:
+            self._held.append(self._in_place(hidden))
+        else:
+            self._held.append(self._file.append(hidden))
+
+    def _in_place(self, hidden: Tensor) -> Tensor:
+        return hidden.cpu() if self.place == "cpu" else hidden
+
+
+class ReplacedTensors(MutableMapping[Key, Tensor]):
+    """Tensors that take the place of cut ones, on CPU; on disk once they are more than a limit."""
+
+    def __init__(self, limit: int | None = None, folder: Path | None = None) -> None:
+        """Hold up to `limit` bytes in memory, any number if None; then spill into `folder`."""
+        self.limit = limit
+        self._folder = folder
+        self._held: dict[Key, Tensor | Spilled] = {}
+        self._file: SpillFile | None = None
+
+    @classmethod
+    def in_file(cls, path: Path, places: Mapping[Key, Spilled]) -> ReplacedTensors:
+        """Tensors that lie in a file, which is only read."""
+        found = cls()
+        found._file = SpillFile.existing(path)
+        found._held.update(places)
+        return found
+
+    def shape_of(self, key: Key) -> tuple[int, ...]:
+        """Without reading it."""
+        return tuple(self._held[key].shape)
+
+    def dtype_of(self, key: Key) -> torch.dtype:
+        """Without reading it."""
+        return self._held[key].dtype
+
+    @property
+    def on_disk(self) -> bool:
+        return self._file is not None
+
+    def __setitem__(self, key: Key, tensor: Tensor) -> None:
+        self._held[key] = tensor.cpu()
+        if self.limit is None or self.nbytes <= self.limit:
+            return
+        self._file = self._file or SpillFile.temporary(self._folder)
+        for each, held in self._held.items():
+            if isinstance(held, Tensor):
+                self._held[each] = self._file.append(held)
+
+    def __getitem__(self, key: Key) -> Tensor:
+        held = self._held[key]
+        if isinstance(held, Tensor):
+            return held
+        assert self._file is not None
+        return self._file.read(held)
+
+    def __delitem__(self, key: Key) -> None:
+        del self._held[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors, wherever they are."""
+        return sum(held.nbytes for held in self._held.values())
+
+
+def shape_of(replacements: Replacements, key: Key) -> tuple[int, ...]:
+    """The shape of a replaced tensor, which is not read for it."""
+    if isinstance(replacements, ReplacedTensors):
+        return replacements.shape_of(key)
+    return tuple(replacements[key].shape)

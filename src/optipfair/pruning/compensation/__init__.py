@@ -1,0 +1,1 @@
+"""What the kept parts must do for the removed ones."""

@@ -1,0 +1,277 @@
+"""What the layer before a removed block does for it: a least-squares map in its down projection.
+
+Layers run on copies; the live model is only read.
+
+Axes: `T` real tokens, `H` hidden, `I` neurons.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ...arch.slots import read
+from ...arch.view import LayerView, MLPView, ModelView
+from ...distributed import in_first, sum_, together, total, world_size
+from ...errors import DataError, PruningWarning
+from ...hooks import evaluating
+from ...progress import track
+from ..calibration.holding import HiddenStates, Key, Replacements
+from ..calibration.moments import HELD_BACK, Moments, token_roles
+from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
+from ..cut.plan import PruningPlan
+from .additive import own_mlp, real_tokens, run_seeing
+from .anchors import Anchor, find_anchors
+from .least_squares import Fit, fit_kept
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """How far a layer's outputs are from those of the block behind it, on held-back tokens.
+
+    Attributes:
+        layer, mlp: what makes up for the block.
+        first, last: the block.
+        error: squared error over the squared outputs that the down projection should give, with
+            the weights that will be written; None where too few tokens were held back.
+        removed_error: the same if the block were only removed.
+        shrinkage: of the map; infinity where it was only removed.
+    """
+
+    layer: int
+    mlp: str
+    first: int
+    last: int
+    error: float | None
+    removed_error: float | None
+    shrinkage: float
+
+
+@dataclass
+class Replaced:
+    """What a pass over the layers found.
+
+    Attributes:
+        replacements: new down projections, by layer, MLP and tensor name.
+        errors: for each block that has a layer before it.
+    """
+
+    replacements: MutableMapping[Key, Tensor] = field(default_factory=dict)
+    errors: list[BlockError] = field(default_factory=list)
+
+
+def replace_blocks(
+    view: ModelView,
+    stream: Batches,
+    drop: Sequence[int],
+    *,
+    source: LayerSource = LIVE,
+    replaced: MutableMapping[Key, Tensor] | None = None,
+    refuse: bool = True,
+    show_progress: bool = False,
+) -> Replaced:
+    """Fit the layer before each removed block to what the block would have given.
+
+    The layer gives x = r + s W m, with m what enters its down projection W, and the block turns x
+    into y. Wanted is W' m = W m + (y - x) / s over the real tokens: ridge regression on m that
+    shrinks towards W, plain removal (`compensation.fit_kept`). Blocks are fitted front to back,
+    each on what flows when those before it are replaced.
+
+    Args:
+        view: the model; it is not changed.
+        stream: what enters the first layer (`stream.capture`); used up.
+        drop: the layers that go.
+        source: where the layers come from, by default from the model itself.
+        replaced: takes the new tensors.
+        refuse: whether a block that no layer can make up for is refused, or only removed, with a
+            warning.
+        show_progress: whether to show a bar.
+
+    Raises:
+        UnsupportedModelError: an MLP's outputs do not simply add to its layer's outputs.
+        DataError: activations that are NaN or Inf.
+    """
+    found = Replaced({} if replaced is None else replaced)
+    with evaluating(view.model):
+        anchors = find_anchors(view, stream, drop, source, refuse=refuse)
+        layers = view.layers[: max(anchors, default=-1) + 1]
+        for layer in track(layers, "replacing layers", show_progress, unit="layer"):
+            if layer.index in set(drop):
+                continue
+            _replace_and_run(view, layer, anchors.get(layer.index), stream, source, found)
+    return found
+
+
+def with_replaced(source: LayerSource, replaced: Replacements) -> LayerSource:
+    """The same layers with the tensors that are in `replaced` when a layer is asked for."""
+
+    def copied(layer: LayerView) -> nn.Module:
+        module = source.copied(layer)
+        for mlp in (own_mlp(each, module) for each in layer.mlps):
+            for slot, tensor in mlp.tensors.items():
+                key = (layer.index, mlp.spec.name, slot.name)
+                if key in replaced:
+                    tensor.data = replaced[key].to(tensor)
+        return module
+
+    return replace(source, copied=copied)
+
+
+def with_blocks(plan: PruningPlan, found: Replaced) -> PruningPlan:
+    """The plan with what makes up for its layers, for the record."""
+    errors = [
+        {
+            "layer": each.layer,
+            "mlp": each.mlp,
+            "first": each.first,
+            "last": each.last,
+            "error": each.error,
+            "removed_error": each.removed_error,
+        }
+        for each in found.errors
+    ]
+    return replace(plan, request={**plan.request, "compensate": True, "replaced_blocks": errors})
+
+
+def _replace_and_run(
+    view: ModelView,
+    layer: LayerView,
+    anchor: Anchor | None,
+    stream: Batches,
+    source: LayerSource,
+    found: Replaced,
+) -> None:
+    """Replace what a layer has to make up with, and let the batches flow on."""
+    with together():
+        copied = source.copied(layer)
+    if anchor is not None:
+        _fit(view, anchor, own_mlp(anchor.mlp, copied), copied, stream, source, found)
+    with together():
+        for number, hidden in enumerate(stream.hidden):
+            stream.hidden[number] = run_layer(copied, hidden, stream.arguments[number][layer.index])
+
+
+def _fit(
+    view: ModelView,
+    anchor: Anchor,
+    mlp: MLPView,
+    layer: nn.Module,
+    stream: Batches,
+    source: LayerSource,
+    found: Replaced,
+) -> None:
+    """Find the new down projection and set it in the layer's copy."""
+    weight = mlp.tensors[mlp.spec.down]
+    old = read(weight, mlp.spec.down)["down"].T.float()  # (H, I)
+    with together():
+        onward = _behind_block(view, anchor, layer, stream, source)
+    moments = _block_moments(anchor, mlp, layer, stream, onward, old)
+    fit = in_first(lambda: _solved(old, *moments))
+    if fit.error is None:
+        _warn(
+            f"Too few calibration tokens to fit layer {mlp.layer} to layers {anchor.first} to "
+            f"{anchor.last}, so these were only removed. Give more data."
+        )
+    found.errors.append(_block_error(anchor, fit))
+    if fit.shrinkage == float("inf"):
+        return
+    axis = mlp.spec.down.axis
+    new = fit.weight.movedim(-1, axis).contiguous().to(weight)
+    found.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name] = new
+    weight.data = new
+
+
+def _solved(old: Tensor, fitting: Moments, held_back: Moments) -> Fit:
+    fit = fit_kept(old, torch.arange(old.shape[1], device=old.device), fitting, held_back)
+    if world_size() > 1:  # it is sent to the others, which have devices of their own
+        fit = replace(fit, weight=fit.weight.cpu())
+    return fit
+
+
+def _block_error(anchor: Anchor, fit: Fit) -> BlockError:
+    return BlockError(
+        anchor.mlp.layer,
+        anchor.mlp.spec.name,
+        anchor.first,
+        anchor.last,
+        fit.error,
+        fit.sliced_error,
+        fit.shrinkage,
+    )
+
+
+def _behind_block(
+    view: ModelView, anchor: Anchor, layer: nn.Module, stream: Batches, source: LayerSource
+) -> HiddenStates:
+    """What the block gives for each batch, (B, S, H)."""
+    found = stream.hidden.others()
+    for number, hidden in enumerate(stream.hidden):
+        found.append(run_layer(layer, hidden, stream.arguments[number][anchor.mlp.layer]))
+    for index in range(anchor.first, anchor.last + 1):
+        module = source.lent(view.layers[index])
+        for number, hidden in enumerate(found):
+            found[number] = run_layer(module, hidden, stream.arguments[number][index])
+        del module  # before the next one comes
+    return found
+
+
+def _block_moments(
+    anchor: Anchor,
+    mlp: MLPView,
+    layer: nn.Module,
+    stream: Batches,
+    onward: HiddenStates,
+    weight: Tensor,
+) -> tuple[Moments, Moments]:
+    """Moments to fit on and to judge by: inputs m, targets W m + (y - x) / s."""
+    width, hidden_size = weight.shape[1], weight.shape[0]
+    sums = [_empty(width, hidden_size, weight.device) for _ in range(2)]
+    with together():
+        for number, hidden in enumerate(stream.hidden):
+            arguments, mask = stream.arguments[number], stream.masks[number]
+            inputs, output = run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
+            given = real_tokens(onward[number], mask).to(weight.device)
+            gap = given - real_tokens(output, mask)  # (T, H)
+            targets = inputs @ weight.T + gap / anchor.scale
+            held = token_roles(mask, stream.firsts[number])[mask].to(inputs.device) == HELD_BACK
+            for place, chosen in enumerate((~held, held)):
+                sums[place] += _moments(inputs[chosen], targets[chosen])
+    sums = [_over_processes(moments) for moments in sums]
+    if not all(math.isfinite(moments.power or 0.0) for moments in sums):
+        raise DataError(
+            f"The activations of layers {mlp.layer} to {anchor.last} are NaN or Inf on the "
+            "calibration data. Try a wider dtype (bfloat16 or float32)."
+        )
+    return sums[0], sums[1]
+
+
+def _empty(width: int, hidden_size: int, device: torch.device) -> Moments:
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=device)
+
+    return Moments(zeros(width, width), zeros(hidden_size, width), 0.0)
+
+
+def _over_processes(moments: Moments) -> Moments:
+    assert moments.targets is not None
+    sum_(moments.inputs, moments.targets)
+    power, tokens = total(moments.power or 0.0, moments.tokens)
+    return replace(moments, power=power, tokens=int(tokens))
+
+
+def _moments(inputs: Tensor, targets: Tensor) -> Moments:
+    return Moments(
+        (inputs.T @ inputs).double(),
+        (targets.T @ inputs).double(),
+        float(targets.double().square().sum()),
+        len(inputs),
+    )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, PruningWarning, stacklevel=2)

@@ -1,0 +1,138 @@
+"""What must hold before a model is cut: weights that can be cut, and a plan that fits them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ...arch.attention import by_attention
+from ...arch.view import MLPView, ModelView
+from ...errors import ArgumentError, UnsupportedModelError
+from ..calibration.holding import Key, Replacements, shape_of
+from .plan import PruningPlan, WidthCut
+
+
+def seen_by(view: ModelView, attention_unit: str | None) -> ModelView:
+    """The view as a pruning sees it: by its attention where that is pruned, else by its MLPs."""
+    return view if attention_unit is None else by_attention(view, attention_unit)
+
+
+def check_cuttable(view: ModelView) -> None:
+    """Refuse models whose weights cannot be cut: on `meta`, or quantized."""
+    model: Any = view.model
+    quantized = getattr(model.config, "quantization_config", None) is not None
+    if quantized or getattr(model, "hf_quantizer", None) is not None:
+        raise UnsupportedModelError(
+            "The model is quantized, so its weights cannot be cut. Load it unquantized (a GGUF "
+            "file: optipfair.load_model), prune it, and quantize the result."
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta":
+            raise UnsupportedModelError(
+                f"{name} is on the 'meta' device: it has a shape but no values. Load the model "
+                "with its weights (without disk offload) before pruning it."
+            )
+
+
+def check_sharing(view: ModelView) -> None:
+    """Refuse MLPs that share some of their tensors: what one keeps the other would lose."""
+    owners: dict[int, tuple[int, ...]] = {}
+    for mlp in view.mlps:
+        identities = tuple(id(tensor) for tensor in mlp.tensors.values())
+        for slot, tensor in mlp.tensors.items():
+            if owners.setdefault(id(tensor), identities) != identities:
+                raise UnsupportedModelError(
+                    f"{mlp.tensor_name(slot)} is shared with another MLP, but not all tensors are, "
+                    "so the two cannot keep the same neurons. Untie the tensor first."
+                )
+
+
+def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
+    """Refuse a plan that was made for another model."""
+    have = (view.spec.model_type, len(view.layers))
+    if have != (plan.model_type, plan.num_layers):
+        raise ArgumentError(
+            f"The plan is for a {plan.model_type!r} of {plan.num_layers} layers; this is a "
+            f"{have[0]!r} of {have[1]}."
+        )
+    if not plan.keep_layers or not _increasing(plan.keep_layers, plan.num_layers):
+        raise ArgumentError(
+            f"The plan's keep_layers is no increasing list of layers from 0 to {have[1] - 1}."
+        )
+    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
+    for cut in plan.width_cuts:
+        mlp = mlps.pop((cut.layer, cut.mlp), None)
+        if mlp is None or cut.layer not in plan.keep_layers:
+            raise ArgumentError(
+                f"The plan cuts {cut.mlp!r} of layer {cut.layer}, which the model does not have, "
+                "which it removes, or which it cuts twice."
+            )
+        _check_cut_fits(mlp, cut)
+    _check_shared_cuts(view, plan)
+
+
+def check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Replacements) -> None:
+    """Refuse tensors that cannot take the place of what stays or is cut."""
+    kept = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
+    shapes: dict[Key, tuple[int, ...]] = {}
+    for mlp in view.mlps:
+        for slot, tensor in mlp.tensors.items() if mlp.layer in plan.keep_layers else ():
+            shape = list(tensor.shape)
+            left = kept.get((mlp.layer, mlp.spec.name), mlp.width)
+            shape[slot.axis] = shape[slot.axis] * left // mlp.width
+            shapes[mlp.layer, mlp.spec.name, slot.name] = tuple(shape)
+        if mlp.down_bias is not None and (mlp.layer, mlp.spec.name) in kept:
+            shapes[mlp.layer, mlp.spec.name, mlp.spec.down_bias] = tuple(mlp.down_bias.shape)
+    for key in replacements:
+        shape_found = shape_of(replacements, key)
+        if shapes.get(key) != shape_found:
+            raise ArgumentError(
+                f"The replacement of {key[2]!r} in layer {key[0]} has shape {shape_found}, which "
+                "no tensor that stays has there. Give what was decided for this model."
+            )
+
+
+def _check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:
+    """Layers that share an MLP must all keep the same of it, or all of it."""
+    keeps = {(cut.layer, cut.mlp): cut.keep for cut in plan.width_cuts}
+    owners: dict[int, MLPView] = {}
+    for mlp in view.mlps:
+        if mlp.layer not in plan.keep_layers:
+            continue
+        first = owners.setdefault(id(mlp.tensors[mlp.spec.down]), mlp)
+        if keeps.get((mlp.layer, mlp.spec.name)) != keeps.get((first.layer, first.spec.name)):
+            raise ArgumentError(
+                f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so their "
+                "neurons go together. Name both layers, or none of them."
+            )
+
+
+def _check_cut_fits(mlp: MLPView, cut: WidthCut) -> None:
+    where = f"{cut.mlp} of layer {cut.layer}"
+    if mlp.width != cut.width:
+        raise ArgumentError(
+            f"The plan cuts {where} from {cut.width} neurons; the model has {mlp.width} there."
+        )
+    if len(cut.keep) != (mlp.experts or 1):
+        raise ArgumentError(
+            f"The plan has {len(cut.keep)} kept sets for {where}; {mlp.experts or 1} are needed."
+        )
+    lengths = {len(keep) for keep in cut.keep}
+    if lengths == {0} or len(lengths) > 1:
+        raise ArgumentError(f"The plan keeps {sorted(lengths)} neurons in {where}.")
+    if not all(_increasing(keep, mlp.width) for keep in cut.keep):
+        raise ArgumentError(
+            f"The plan's kept neurons of {where} are no increasing numbers below {mlp.width}."
+        )
+    groups = mlp.spec.groups
+    in_group = Counter(unit * groups // mlp.width for unit in cut.keep[0])
+    if groups > 1 and (len(in_group) < groups or len(set(in_group.values())) > 1):
+        raise ArgumentError(
+            f"The plan keeps {[in_group[group] for group in range(groups)]} of {where}; the same "
+            "number must stay in every group."
+        )
+
+
+def _increasing(indices: Sequence[int], end: int) -> bool:
+    return all(a < b for a, b in zip((-1, *indices), (*indices, end), strict=True))

@@ -1,0 +1,161 @@
+"""`apply_plan`: the only code that changes a live model.
+
+Everything is checked and proved before the first tensor is replaced. Then one layer at a time is
+cut, so that no more than one layer's new weights exist beside the old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ...arch.slots import take, zero_
+from ...arch.twin import apply_config
+from ...arch.view import MLPView, ModelView, describe
+from ...errors import ArgumentError
+from ...progress import track
+from ..calibration.holding import Replacements
+from .checks import check_cuttable, check_plan_fits, check_replacements_fit, check_sharing, seen_by
+from .guard import Rewrite, prove
+from .plan import PruningPlan, WidthCut
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def apply_plan(
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    replacements: Replacements | None = None,
+    *,
+    show_progress: bool = False,
+) -> PreTrainedModel:
+    """Carry out a plan on a live model, in place.
+
+    Parameters keep their identity, dtype, device and `requires_grad`; hooks stay; gradients are
+    cut along. The config and the modules' own bookkeeping follow.
+
+    Args:
+        model: the model that the plan was made for.
+        plan: what stays.
+        replacements: tensors that take the place of others, by layer (of the model before), MLP
+            and tensor name, in the shape after the cut.
+        show_progress: whether to show a bar.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ArgumentError: the plan or a replacement is for another model.
+        UnsupportedModelError: the result would not reload as itself; nothing was changed.
+    """
+    if not isinstance(plan, PruningPlan):
+        raise ArgumentError(
+            f"plan={plan!r} is no PruningPlan. Give what plan_pruning or PruningPlan.load returns."
+        )
+    if plan.empty:
+        return model
+    view = seen_by(describe(model), plan.attention_unit)
+    check_plan_fits(view, plan)
+    check_replacements_fit(view, plan, replacements or {})
+    check_cuttable(view)
+    check_sharing(view)
+    carry_out(view, plan, prove(view, plan), replacements or {}, show_progress=show_progress)
+    return model
+
+
+def carry_out(
+    view: ModelView,
+    plan: PruningPlan,
+    rewrite: Rewrite,
+    replacements: Replacements,
+    *,
+    show_progress: bool = False,
+) -> None:
+    """Cut, drop and rewrite. Every check has been made."""
+    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
+    done: set[int] = set()
+    for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
+        mlp = mlps[cut.layer, cut.mlp]
+        cut_mlp(mlp, cut, done, replaced_in(mlp, replacements))
+    for parameter, tensor in _whole_replacements(view, plan, replacements):
+        _replace(parameter, tensor.to(parameter.device), parameter.grad)
+    for index in reversed(plan.drop_layers):
+        del view.container[index]
+    for change in rewrite.attributes:
+        module = view.model.get_submodule(change.module)
+        if getattr(module, change.name, None) == change.old:
+            setattr(module, change.name, change.new)
+    apply_config(view.text_config, rewrite.config)
+
+
+def _whole_replacements(
+    view: ModelView, plan: PruningPlan, replacements: Replacements
+) -> list[tuple[nn.Parameter, Tensor]]:
+    """Tensors of MLPs that are not cut, each with what takes its place."""
+    cut = {(each.layer, each.mlp) for each in plan.width_cuts}
+    slots = {
+        (mlp.layer, mlp.spec.name, slot.name): parameter
+        for mlp in view.mlps
+        if mlp.layer in plan.keep_layers
+        for slot, parameter in mlp.tensors.items()
+    }
+    return [(slots[key], replacements[key]) for key in replacements if key[:2] not in cut]
+
+
+def replaced_in(mlp: MLPView, replacements: Replacements) -> dict[str, Tensor]:
+    """Those of one MLP, by the tensors' names."""
+    own = (mlp.layer, mlp.spec.name)
+    return {key[2]: replacements[key] for key in replacements if key[:2] == own}
+
+
+@torch.no_grad()
+def cut_mlp(
+    mlp: MLPView,
+    cut: WidthCut,
+    done: set[int],
+    replaced: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Replace the tensors of one MLP; all new ones exist before the first old one goes.
+
+    Tensors that two MLPs share are cut once: `done` holds the identities of those already cut.
+    Where `replaced` has a tensor, it takes the place of the cut one, or of the bias behind them.
+    """
+    keep = torch.tensor(cut.keep if mlp.spec.experts else cut.keep[0])
+    parameters = {
+        slot: parameter for slot, parameter in mlp.tensors.items() if id(parameter) not in done
+    }
+    new = {
+        slot: replaced[slot.name].to(parameter.device)
+        if slot.name in replaced
+        else take(parameter.data, slot, keep)
+        for slot, parameter in parameters.items()
+    }
+    gradients = {
+        slot: take(parameter.grad, slot, keep)
+        for slot, parameter in parameters.items()
+        if parameter.grad is not None
+    }
+    for slot, parameter in parameters.items():
+        _replace(parameter, new[slot], gradients.get(slot))
+        done.add(id(parameter))
+    bias = mlp.down_bias
+    if bias is not None and mlp.spec.down_bias in replaced:
+        _replace(bias, replaced[mlp.spec.down_bias].to(bias.device), bias.grad)
+
+
+def _replace(parameter: nn.Parameter, data: Tensor, gradient: Tensor | None) -> None:
+    parameter.grad = None
+    parameter.data = data
+    parameter.grad = gradient
+
+
+@torch.no_grad()
+def zero_mlp(mlp: MLPView, neurons: Tensor) -> None:
+    """Set the rows and columns of these neurons to zero, in place."""
+    for slot, parameter in mlp.tensors.items():
+        zero_(parameter.data, slot, neurons)

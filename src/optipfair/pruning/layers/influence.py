@@ -1,0 +1,108 @@
+"""How much each decoder layer changes what flows through it, on calibration data.
+
+Axes: `B` batch, `S` sequence, `T` real tokens, `H` hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...arch.view import ModelView, describe
+from ...distributed import total
+from ...errors import DataError
+from ..calibration.activations import own_batches, run_batches, token_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def analyze_layer_importance(
+    model: PreTrainedModel, dataloader: Iterable[Any], *, show_progress: bool = False
+) -> dict[int, float]:
+    """Block influence of each decoder layer: 1 - cosine between its input and its output.
+
+    The mean over all real tokens; a layer near 0 passes its input on and can go first. Source:
+    ShortGPT (arXiv 2403.03853).
+
+    Args:
+        model: a transformers model; it runs in eval mode and is left as it was.
+        dataloader: calibration batches, as in `prune_model`.
+        show_progress: whether to show a bar.
+
+    Returns:
+        Layer index → block influence, 0 to 2.
+
+    Raises:
+        UnsupportedModelError: the decoder layers are not found.
+        DataError: no batch, one of an unknown kind, or hidden states that are NaN or Inf.
+
+    Example:
+        >>> import torch
+        >>> from optipfair.testing import tiny_model
+        >>> scores = analyze_layer_importance(tiny_model("llama"), [torch.arange(12)[None]])
+        >>> sorted(scores)
+        [0, 1, 2, 3]
+    """
+    return block_influence(describe(model), own_batches(dataloader), show_progress)
+
+
+def block_influence(
+    view: ModelView, batches: Iterable[object], show_progress: bool = False
+) -> dict[int, float]:
+    """`analyze_layer_importance` of a model that is described already."""
+    sums = [0.0] * len(view.layers)
+    mask: list[Tensor] = [torch.empty(0)]
+
+    def add(index: int) -> Any:
+        def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            before = args[0] if args else kwargs["hidden_states"]
+            after = output[0] if isinstance(output, tuple | list) else output
+            sums[index] += influence_sum(before, after, mask[0])
+
+        return hook
+
+    first = view.layers[0].module
+
+    def note(_args: tuple[Any, ...], real: Tensor) -> None:
+        mask[0] = real
+
+    with ExitStack() as stack:
+        for layer in view.layers:
+            handle = layer.module.register_forward_hook(add(layer.index), with_kwargs=True)
+            stack.callback(handle.remove)
+        tokens = run_batches(view, batches, [(first, note)], show_progress)
+    return checked_influence(sums, tokens)
+
+
+def influence_sum(before: Tensor, after: Tensor, mask: Tensor) -> float:
+    """Sum over the real tokens of 1 - cosine between a layer's input and output, (B, S, H)."""
+    real = token_mask(before, mask).to(before.device)
+    rows = [x.flatten(0, -2)[real].float() for x in (before, after.to(before.device))]
+    cosine = nn.functional.cosine_similarity(rows[0], rows[1], dim=-1)  # (T,)
+    return float((1 - cosine).clamp_min(0).double().sum())
+
+
+def checked_influence(sums: Sequence[float], tokens: int) -> dict[int, float]:
+    """Layer index → mean over the tokens of all processes.
+
+    Raises:
+        DataError: hidden states that were NaN or Inf.
+    """
+    scores = {index: value / tokens for index, value in enumerate(total(*sums))}
+    wrong = [index for index, score in scores.items() if not score < float("inf")]
+    if wrong:
+        raise DataError(
+            f"The hidden states of layer {wrong[0]} are NaN or Inf on the calibration data. Try a "
+            "wider dtype (bfloat16 or float32)."
+        )
+    return scores
+
+
+def removal_order(scores: dict[int, float]) -> tuple[int, ...]:
+    """Layers in the order in which they go: least influence first, ties by the lower index."""
+    return tuple(sorted(scores, key=lambda index: (scores[index], index)))

@@ -1,0 +1,1 @@
+"""How much to remove: what was asked for, checked and turned into numbers."""

@@ -1,0 +1,106 @@
+"""Budgets: "1.0B" parameters, "2GB" of weights → the largest model of a kind that fits. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ...checking import whole_number
+from ...errors import ArgumentError
+
+_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_BYTES = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large the result may be: one of the two is given.
+
+    Attributes:
+        parameters: all parameters, shared ones once.
+        bytes: of the weights, as they are stored.
+    """
+
+    parameters: int | None
+    bytes: int | None
+
+    def __str__(self) -> str:
+        if self.parameters is not None:
+            return f"{self.parameters:,} parameters"
+        return f"{self.bytes:,} bytes of weights"
+
+
+def read_budget(target_params: object, target_size: object) -> Budget | None:
+    """Read a budget; None where none is given.
+
+    Args:
+        target_params: a number of parameters, or text like `"1.0B"`, `"350M"`.
+        target_size: a number of bytes, or text like `"2GB"` (10^9), `"2GiB"` (2^30).
+
+    Raises:
+        ArgumentError: both, what is no positive amount, or a part of one parameter or byte.
+    """
+    if target_params is not None and target_size is not None:
+        raise ArgumentError(
+            f"target_params={target_params!r} and target_size={target_size!r} exclude each other. "
+            "Give one of them."
+        )
+    if target_params is not None:
+        example = 'Give a number, or text like "1.0B" or "350M"'
+        return Budget(_amount("target_params", target_params, _COUNTS, example), None)
+    if target_size is not None:
+        return Budget(None, read_size("target_size", target_size))
+    return None
+
+
+def read_size(name: str, value: object) -> int:
+    """Read a number of bytes: `2000000000`, `"2GB"` (10^9), `"2GiB"` (2^30)."""
+    return _amount(name, value, _BYTES, 'Give bytes, or text like "2GB" or "500MiB"')
+
+
+def _amount(name: str, value: object, units: dict[str, int], way_out: str) -> int:
+    number = whole_number(value)
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", value)
+        unit = units.get(match[2].upper()) if match else None
+        if match and unit:
+            number = _whole(name, value, Fraction(match[1]) * unit, way_out, may_round=unit > 1)
+    if number is None or number < 1:
+        raise ArgumentError(f"{name}={value!r} is no amount. {way_out}.")
+    return number
+
+
+def _whole(name: str, given: str, amount: Fraction, way_out: str, *, may_round: bool) -> int:
+    """Round a large unit's fraction down; single parameters and bytes cannot be split."""
+    if amount.denominator > 1 and not may_round:
+        raise ArgumentError(f"{name}={given!r} is no amount: it is not whole. {way_out}.")
+    return int(amount)
+
+
+def largest_that_fits(size_of: Callable[[int], int], steps: int, limit: int) -> int | None:
+    """The largest step from 1 to `steps` whose size is within the limit; None if none is.
+
+    Args:
+        size_of: grows with the step.
+    """
+    low, high = 0, steps  # size_of(low) fits (or low is 0), size_of(high + 1) does not count
+    while low < high:
+        middle = (low + high + 1) // 2
+        if size_of(middle) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low or None

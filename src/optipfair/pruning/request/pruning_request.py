@@ -1,0 +1,331 @@
+"""What was asked for, checked as far as that goes without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ...checking import check_flag, check_seed, read_scores
+from ...errors import ArgumentError
+from ..importance.criteria import CalibratedCriterion, Criterion, criterion_named
+from ..importance.given_scores import NeuronScores
+from ..importance.selection import RANKED_STRATEGIES, strategy_named
+from .allocation import LAYER_WIDTHS
+from .budget import Budget, read_budget
+from .targets import (
+    PRUNING_TYPES,
+    DepthRequest,
+    WidthTarget,
+    check_attention_unit,
+    depth_request,
+    one_depth_percentage,
+    refuse_foreign,
+    width_target,
+)
+
+_GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
+_NEEDS_DATA = f"compensate=True needs calibration data. {_GIVE_DATA}."
+_DATA = ("dataloader", "calibration")
+_OF_WIDTH = {  # with their defaults
+    "neuron_selection_method": "MAW",
+    **dict.fromkeys(("expansion_rate", "expansion_divisor", *_DATA, "sequential")),
+}
+_OF_DEPTH = {
+    **dict.fromkeys(("num_layers_to_remove", "depth_pruning_percentage")),
+    "layer_selection_method": "last",
+}
+_OF_MLPS = dict.fromkeys(("expansion_rate", "expansion_divisor", "layer_indices"))
+_WITH_DEPTH = ("DEPTH", "BOTH")
+_OF_NEURONS = ("MLP_GLU", "BOTH")
+
+
+@dataclass(frozen=True)
+class PruningRequest:
+    """A pruning as it was asked for.
+
+    Attributes:
+        width: how many neurons stay (open where a budget decides), None in depth pruning.
+        criterion: what scores them, or the caller's scores; None in depth pruning.
+        depth: which layers go (open where a budget decides), None in width pruning.
+        budget: how large the result may be, None without one.
+        compensate: whether the kept neurons make up for the lost ones; where layers go, whether
+            those before them make up for them.
+        sequential: whether layers see the outputs of the pruned layers before them.
+        seed: of what is random.
+        layer_widths: `uniform`, or `by_loss` where layers lose different shares.
+        attention_unit: what a unit of attention is, `group` or `head`; then `width` says how many
+            units stay. None where MLPs are pruned.
+    """
+
+    width: WidthTarget | None = None
+    criterion: Criterion | CalibratedCriterion | NeuronScores | None = None
+    depth: DepthRequest | None = None
+    budget: Budget | None = None
+    compensate: bool = False
+    sequential: bool = False
+    seed: int = 0
+    attention_unit: str | None = None
+    layer_widths: str = "uniform"
+
+    @property
+    def by_layers(self) -> bool:
+        """Whether a pass over the layers decides."""
+        calibrated = isinstance(self.criterion, CalibratedCriterion)
+        return self.compensate or (calibrated and self.criterion.needs_data)  # type: ignore[union-attr]
+
+    @property
+    def kind(self) -> str:
+        """`MLP_GLU`, `DEPTH`, `BOTH` or `ATTENTION`."""
+        if self.attention_unit is not None:
+            return "ATTENTION"
+        if self.width is not None and self.depth is not None:
+            return "BOTH"
+        return "DEPTH" if self.width is None else "MLP_GLU"
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Calibration data under the name that the caller gave it: `dataloader` or `calibration`."""
+
+    name: str
+    value: object
+
+    @property
+    def given(self) -> bool:
+        return self.value is not None
+
+    def __str__(self) -> str:
+        return self.name if self.name == "dataloader" else f"{self.name}={self.value!r}"
+
+
+def check_request(
+    pruning_type: str = "MLP_GLU",
+    neuron_selection_method: str = "MAW",
+    pruning_percentage: float | None = None,
+    expansion_rate: float | None = None,
+    *,
+    dataloader: Iterable[Any] | None = None,
+    calibration: str | None = None,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Sequence[int] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: str = "last",
+    expansion_divisor: int | None = None,
+    target_params: int | str | None = None,
+    target_size: int | str | None = None,
+    compensate: bool | None = None,
+    sequential: bool | None = None,
+    seed: int = 0,
+    attention_unit: str = "group",
+    layer_widths: str = "uniform",
+    neuron_scores: Mapping[int, Any] | None = None,
+) -> PruningRequest:
+    """Check the arguments of `plan_pruning` as far as that goes without a model.
+
+    `calibration` is the name of text that will take the place of a dataloader.
+
+    Raises:
+        ArgumentError: wrong or conflicting arguments.
+    """
+    kind = PRUNING_TYPES.canonical(pruning_type)
+    budget = read_budget(target_params, target_size)
+    data = _data(dataloader, calibration)
+    _check_ranking(kind, layer_selection_method, data)
+    given = {
+        "neuron_selection_method": neuron_selection_method,
+        "expansion_rate": expansion_rate,
+        "expansion_divisor": expansion_divisor,
+        data.name: data.value,
+        "compensate": compensate,
+        "sequential": sequential,
+        "num_layers_to_remove": num_layers_to_remove,
+        "depth_pruning_percentage": depth_pruning_percentage,
+        "layer_selection_method": layer_selection_method,
+    }
+    refuse_foreign(kind, _foreign(kind, given))
+    if neuron_scores is not None and kind not in _OF_NEURONS:
+        raise ArgumentError(
+            f"neuron_scores do not go with pruning_type={kind!r}. Leave them out, or use "
+            "pruning_type='MLP_GLU'."
+        )
+    if kind == "DEPTH":
+        _check_data_of_depth(layer_selection_method, data, compensate)
+    _refuse_beside_attention(kind, {**given, "layer_indices": layer_indices}, attention_unit)
+    width, depth = None, None
+    criterion: Criterion | CalibratedCriterion | NeuronScores | None = None
+    if kind != "DEPTH":
+        chosen = layer_indices if kind == "MLP_GLU" else None
+        width = width_target(
+            pruning_percentage, expansion_rate, expansion_divisor, chosen, budget=budget
+        )
+        if neuron_scores is None:
+            criterion = _criterion(kind, neuron_selection_method, data, compensate)
+        else:
+            criterion = _given_scores(
+                *(neuron_scores, neuron_selection_method, data, compensate),
+                ranked=kind == "BOTH" and _ranks(layer_selection_method),
+            )
+    if kind in _WITH_DEPTH:
+        depth = depth_request(
+            num_layers_to_remove,
+            layer_indices,
+            _share_of_layers(kind, pruning_percentage, depth_pruning_percentage),
+            layer_selection_method,
+            budget=budget if kind == "DEPTH" else None,
+            may_be_open=budget is not None,
+        )
+    compensates = check_flag("compensate", compensate, default=_compensates(criterion))
+    in_turn = check_flag("sequential", sequential, default=True)
+    unit = check_attention_unit(attention_unit) if kind == "ATTENTION" else None
+    request = PruningRequest(
+        *(width, criterion, depth, budget, compensates, in_turn, check_seed(seed), unit),
+        layer_widths=LAYER_WIDTHS.canonical(layer_widths),
+    )
+    method = neuron_selection_method if neuron_scores is None else NeuronScores.name
+    _check_layer_widths(request, method, data)
+    if sequential and not request.by_layers:
+        _refuse_sequential(method, data)
+    return request
+
+
+def _data(dataloader: object, calibration: str | None) -> _Data:
+    given = calibration is not None
+    return _Data("calibration", calibration) if given else _Data("dataloader", dataloader)
+
+
+def _check_ranking(kind: str, layer_selection_method: str, data: _Data) -> None:
+    ranked = kind in _WITH_DEPTH and _ranks(strategy_named(layer_selection_method))
+    if ranked and not data.given:
+        raise ArgumentError(
+            f"layer_selection_method={layer_selection_method!r} needs calibration data. "
+            f"{_GIVE_DATA}, or use 'last' or 'first'."
+        )
+
+
+def _ranks(layer_selection_method: str) -> bool:
+    return layer_selection_method in RANKED_STRATEGIES.names()
+
+
+def _check_data_of_depth(method: str, data: _Data, compensate: bool | None) -> None:
+    """Layers need data where it ranks them or fits others to them, and only there."""
+    compensate = check_flag("compensate", compensate, default=False)
+    if compensate and not data.given:
+        raise ArgumentError(_NEEDS_DATA)
+    if data.given and not compensate and not _ranks(method):
+        raise ArgumentError(
+            f"{data} does not go with layer_selection_method={method!r}, which needs no data. "
+            f"Choose layers by {', '.join(map(repr, RANKED_STRATEGIES.names()))}, give "
+            f"compensate=True, or leave the {data.name} out."
+        )
+
+
+def _foreign(kind: str, given: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """What belongs to another pruning type, each with its default; data serves layers too."""
+    names = {"MLP_GLU": _OF_DEPTH, "DEPTH": _OF_WIDTH}.get(kind, {})
+    return {
+        name: (given[name], default)
+        for name, default in names.items()
+        if name in given and name not in _DATA
+    }
+
+
+def _check_layer_widths(request: PruningRequest, method: str, data: _Data) -> None:
+    if request.layer_widths == "uniform":
+        return
+    if request.kind != "MLP_GLU":
+        raise ArgumentError(
+            f"layer_widths={request.layer_widths!r} does not go with "
+            f"pruning_type={request.kind!r}. Leave it out, or use pruning_type='MLP_GLU'."
+        )
+    if not request.by_layers:
+        raise ArgumentError(
+            f"layer_widths={request.layer_widths!r} goes layer by layer through calibration data, "
+            f"which neuron_selection_method={method!r} does not. Use 'AUTO' or give "
+            f"compensate=True.{'' if data.given else f' {_GIVE_DATA}.'}"
+        )
+
+
+def _refuse_beside_attention(
+    kind: str, given: Mapping[str, object], attention_unit: object
+) -> None:
+    """Attention takes no options of layers or MLP widths, the others none of attention."""
+    if kind != "ATTENTION":
+        refuse_foreign(kind, {"attention_unit": (attention_unit, "group")}, "ATTENTION")
+        return
+    for other, names in (("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS)):
+        refuse_foreign(kind, {name: (given[name], names[name]) for name in names}, other)
+
+
+def _share_of_layers(kind: str, percentage: Any, depth_percentage: Any) -> Any:
+    """In depth pruning, `pruning_percentage` is a share of layers too."""
+    return (
+        one_depth_percentage(percentage, depth_percentage) if kind == "DEPTH" else depth_percentage
+    )
+
+
+def _compensates(criterion: object) -> bool:
+    return isinstance(criterion, CalibratedCriterion) and criterion.compensates
+
+
+def _refuse_sequential(method: str, data: _Data) -> NoReturn:
+    """Layers come one after the other only where a pass over them decides."""
+    if not data.given:
+        raise ArgumentError(
+            f"sequential=True needs calibration data. {_GIVE_DATA}, or leave sequential out."
+        )
+    raise ArgumentError(
+        f"sequential=True does not go with neuron_selection_method={method!r}, "
+        "which scores all layers of the model as it is. Use a method that goes layer by layer, "
+        "such as 'AUTO', give compensate=True, or leave sequential out."
+    )
+
+
+def _criterion(
+    kind: str, name: str, data: _Data, compensate: bool | None
+) -> Criterion | CalibratedCriterion:
+    entry = criterion_named(name)
+    compensate = check_flag("compensate", compensate, default=False)
+    if isinstance(entry, CalibratedCriterion):
+        if not data.given and (entry.needs_data or compensate):
+            raise ArgumentError(
+                f"neuron_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use a "
+                "static method such as 'MAW'."
+            )
+        return entry
+    if not data.given and compensate:
+        raise ArgumentError(_NEEDS_DATA)
+    if data.given and kind == "ATTENTION" and not compensate:
+        raise ArgumentError(
+            f"{data} does not go with neuron_selection_method={name!r} in attention pruning: the "
+            "static methods have no data-driven form there. Use 'AUTO', give compensate=True, or "
+            f"leave the {data.name} out."
+        )
+    if data.given and not entry.accepts_data and not compensate:
+        raise ArgumentError(
+            f"{data} does not go with neuron_selection_method={name!r}: of the static methods "
+            "only 'MAW' (PPM) has a data-driven form. Use 'AUTO' or 'MAW', give compensate=True, "
+            f"or leave the {data.name} out."
+        )
+    return entry
+
+
+def _given_scores(
+    scores: object, method: str, data: _Data, compensate: bool | None, *, ranked: bool
+) -> NeuronScores:
+    """The caller's scores; then data only ranks layers, or lets kept neurons make up for others."""
+    if method != "MAW":
+        raise ArgumentError(
+            f"neuron_scores and neuron_selection_method={method!r} exclude each other. Give one of "
+            "them."
+        )
+    compensate = check_flag("compensate", compensate, default=False)
+    if compensate and not data.given:
+        raise ArgumentError(_NEEDS_DATA)
+    if data.given and not compensate and not ranked:
+        raise ArgumentError(
+            f"{data} does not go with neuron_scores, which say which neurons stay. Give "
+            "compensate=True, so that these make up for the others, or leave the "
+            f"{data.name} out."
+        )
+    return NeuronScores(read_scores("neuron_scores", scores))

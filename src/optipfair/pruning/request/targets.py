@@ -1,0 +1,366 @@
+"""How much: percentages, rates and counts → integers, with every rule of what excludes what."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ...arch.spec import ATTENTION_UNITS
+from ...checking import check_layer_count, check_layer_indices, check_layers_to_remove, whole_number
+from ...errors import ArgumentError, UnknownNameError
+from ...registry import Registry, unknown_name
+from ..importance.selection import custom_layers, select_layers_to_remove, strategy_named
+from .budget import Budget
+
+DEFAULT_PERCENTAGE = 10
+EXPANSION_DIVISORS = (32, 64, 128, 256)
+
+PRUNING_TYPES: Registry[str] = Registry("pruning_type")
+PRUNING_TYPES.add("MLP_GLU", "Remove neurons of the MLPs (width).")
+PRUNING_TYPES.add("DEPTH", "Remove whole decoder layers.")
+PRUNING_TYPES.add("BOTH", "Remove layers, and neurons of the layers that stay.")
+PRUNING_TYPES.add("ATTENTION", "Remove key/value groups with their query heads, or query heads.")
+
+
+@dataclass(frozen=True)
+class WidthTarget:
+    """How many neurons stay, as a share to remove, a rate to reach, or a share to keep.
+
+    Attributes:
+        percentage: share to remove.
+        expansion_rate: width in percent of the hidden size.
+        divisor: the kept width is rounded down to a multiple of it.
+        layers: whose neurons go, None for all.
+        share: fraction to keep, as a budget has set it. Without any of the three it is open.
+    """
+
+    percentage: float | None
+    expansion_rate: float | None
+    divisor: int | None = None
+    layers: tuple[int, ...] | None = None
+    share: Fraction | None = None
+
+    def exact_kept(self, width: int, hidden_size: int) -> int:
+        """The kept width before rounding to a multiple; more than `width` if the rate is above.
+
+        With a percentage p of I neurons, floor(I * p / 100 + 1e-9 * I) go; with an expansion
+        rate r, ceil(r * H / 100) stay; of a share s to keep, floor(s * I). The small term undoes
+        the error of binary fractions; one neuron always stays.
+        """
+        if self.share is not None:
+            return max(math.floor(self.share * width), 1)
+        if self.percentage is not None:
+            return max(width - removed_count(width, self.percentage), 1)
+        assert self.expansion_rate is not None
+        wanted = Fraction(str(self.expansion_rate)) * hidden_size / 100
+        return max(math.ceil(wanted - Fraction(width, 10**9)), 1)
+
+    def kept(self, width: int, hidden_size: int, multiple: int = 1) -> int:
+        """The number of neurons that stay of `width`: rounded down to a multiple, at least one."""
+        exact = self.exact_kept(width, hidden_size)
+        if exact > width or (exact == width and self.divisor is None):
+            return width  # never wider; and a rate leaves what is below it already
+        step = math.lcm(self.divisor or 1, multiple)
+        if width < step:
+            raise ArgumentError(
+                f"A width of {width} cannot be kept as a multiple of {step}. "
+                "Choose a smaller expansion_divisor, or a wider MLP."
+            )
+        return max(exact // step, 1) * step
+
+
+@dataclass(frozen=True)
+class DepthTarget:
+    """Which layers go, and how they were chosen."""
+
+    total_layers: int
+    drop: tuple[int, ...]
+    method: str
+
+
+@dataclass(frozen=True)
+class DepthRequest:
+    """How many layers go, or which: one of the first three is given, or a budget decides."""
+
+    count: int | None
+    indices: tuple[int, ...] | None
+    percentage: float | None
+    method: str
+    chosen: Callable[[int], Sequence[int]] | None = None  # by data: count → the layers that go
+
+    @property
+    def open(self) -> bool:
+        return self.count is None and self.indices is None and self.percentage is None
+
+    def resolve(self, total_layers: int) -> DepthTarget:
+        """Say which layers of a model go; of a percentage p, floor(L * p / 100 + 1e-9 * L)."""
+        if self.indices is not None:
+            drop = check_layers_to_remove("layer_indices", self.indices, total_layers)
+            return DepthTarget(total_layers, tuple(drop), self.method)
+        count = self.count
+        if count is None:
+            count = _count_from_percentage(self.percentage or 0.0, total_layers)
+        check_layer_count("num_layers_to_remove", count, total_layers)
+        return DepthTarget(total_layers, self.first_to_go(total_layers, count), self.method)
+
+    def first_to_go(self, total_layers: int, count: int) -> tuple[int, ...]:
+        """The layers that go when so many go; `count` may be 0."""
+        if count == 0:
+            return ()
+        if self.chosen is not None:
+            return tuple(self.chosen(count))
+        return tuple(select_layers_to_remove(total_layers, count, self.method))
+
+
+def removed_count(units: int, percentage: float) -> int:
+    """How many of `units` a percentage removes: floor(units * p / 100 + 1e-9 * units)."""
+    removed = math.floor(units * percentage / 100 + 1e-9 * units)
+    return min(removed, units - 1) if percentage < 100 else removed
+
+
+def calculate_pruning_percentage_from_expansion_rate(
+    current_intermediate_size: int,
+    current_hidden_size: int,
+    target_expansion_rate: float,
+) -> float:
+    """Return the share of neurons to remove to reach an expansion rate.
+
+    The expansion rate is 100 * I / H, the MLP width in percent of the hidden size. Pruning by
+    the returned percentage keeps ceil(rate * H / 100) neurons.
+
+    Args:
+        current_intermediate_size: I, now.
+        current_hidden_size: H.
+        target_expansion_rate: in percent, 140 for 140 %.
+
+    Returns:
+        Percentage from 0 (inclusive) to 100 (exclusive).
+
+    Raises:
+        ArgumentError: a size below 1, or a rate that is not positive or above the current one.
+
+    Example:
+        >>> calculate_pruning_percentage_from_expansion_rate(8192, 2048, 140)
+        65.0
+    """
+    for name, size in (
+        ("current_intermediate_size", current_intermediate_size),
+        ("current_hidden_size", current_hidden_size),
+    ):
+        check_layer_count(name, size)
+    rate = check_expansion_rate(target_expansion_rate)
+    current = 100 * current_intermediate_size / current_hidden_size
+    if rate > current * (1 + 1e-9):
+        raise ArgumentError(rate_above(rate, current))
+    kept = Fraction(str(rate)) * current_hidden_size / 100
+    return max(float(100 - 100 * kept / current_intermediate_size), 0.0)
+
+
+def rate_above(rate: float, current: float) -> str:
+    return (
+        f"expansion_rate={rate:g} is above the current {current:.4g} %. Pruning only removes: "
+        f"give a rate below {current:.4g}."
+    )
+
+
+def width_target(
+    pruning_percentage: object,
+    expansion_rate: object,
+    expansion_divisor: object = None,
+    layer_indices: object = None,
+    *,
+    budget: Budget | None = None,
+) -> WidthTarget:
+    """Check a width target. Exactly one of the first two, or a budget, must be given."""
+    if budget is not None:
+        refuse_beside_budget(
+            budget, {"pruning_percentage": pruning_percentage, "expansion_rate": expansion_rate}
+        )
+    if pruning_percentage is not None and expansion_rate is not None:
+        raise ArgumentError(
+            f"pruning_percentage={pruning_percentage!r} and expansion_rate={expansion_rate!r} "
+            "exclude each other. Give one of them."
+        )
+    if pruning_percentage is None and expansion_rate is None and budget is None:
+        raise ArgumentError(
+            "Nothing says how much to prune. Give pruning_percentage (for example 20), "
+            "expansion_rate (for example 140), target_params or target_size."
+        )
+    divisor = _check_divisor(expansion_divisor)
+    layers = None
+    if layer_indices is not None:
+        layers = tuple(check_layer_indices("layer_indices", layer_indices))
+    if pruning_percentage is not None:
+        share = check_percentage("pruning_percentage", pruning_percentage)
+        return WidthTarget(share, None, divisor, layers)
+    rate = None if expansion_rate is None else check_expansion_rate(expansion_rate)
+    return WidthTarget(None, rate, divisor, layers)
+
+
+def depth_request(
+    num_layers_to_remove: object = None,
+    layer_indices: object = None,
+    depth_pruning_percentage: object = None,
+    layer_selection_method: str = "last",
+    *,
+    budget: Budget | None = None,
+    may_be_open: bool = False,
+) -> DepthRequest:
+    """Check a depth target as far as that goes without a model. Exactly one of three is given.
+
+    Args:
+        num_layers_to_remove, layer_indices, depth_pruning_percentage, layer_selection_method: as
+            in `prune_model`.
+        budget: decides how many layers go; then none of the three may be given.
+        may_be_open: whether a budget may decide where none of the three is given.
+    """
+    method = strategy_named(layer_selection_method)
+    given = {
+        "num_layers_to_remove": num_layers_to_remove,
+        "layer_indices": layer_indices,
+        "depth_pruning_percentage": depth_pruning_percentage,
+    }
+    if budget is not None:
+        refuse_beside_budget(budget, given)
+    names = [name for name, value in given.items() if value is not None]
+    if not names and may_be_open:
+        if method == "custom":
+            raise ArgumentError(
+                "layer_selection_method='custom' needs layer_indices; a budget removes the 'last' "
+                "or the 'first' layers."
+            )
+        return DepthRequest(None, None, None, method)
+    if len(names) != 1:
+        raise ArgumentError(_one_of(names, list(given)))
+    if layer_indices is not None:
+        if method not in ("last", "custom"):
+            raise ArgumentError(
+                f"layer_indices excludes layer_selection_method={method!r}. Leave one of them out."
+            )
+        indices = check_layer_indices("layer_indices", layer_indices)
+        return DepthRequest(None, tuple(indices), None, "custom")
+    if num_layers_to_remove is not None:
+        count = check_layer_count("num_layers_to_remove", num_layers_to_remove)
+        if method == "custom":
+            custom_layers(count + 1, count)
+        return DepthRequest(count, None, None, method)
+    share = check_percentage("depth_pruning_percentage", depth_pruning_percentage)
+    return DepthRequest(None, None, share, method)
+
+
+def refuse_beside_budget(budget: Budget, given: Mapping[str, object]) -> None:
+    """A budget says how much goes; nothing else may."""
+    named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+    if named:
+        raise ArgumentError(
+            f"{', '.join(named)} does not go with a budget of {budget}. Leave one of them out."
+        )
+
+
+def explicit_percentage(pruning_type: object, percentage: Any, *others: object) -> Any:
+    """None if `percentage` is the specification's default where another target may be meant.
+
+    The default of 10 cannot be told from an explicit 10, so beside one of the `others` (a rate, a
+    budget) and in depth pruning it counts as absent; any other value there is taken as given.
+    """
+    is_default = isinstance(percentage, numbers.Real) and percentage == DEFAULT_PERCENTAGE
+    elsewhere = pruning_type == "DEPTH" or any(target is not None for target in others)
+    return None if is_default and elsewhere else percentage
+
+
+def check_attention_unit(value: object) -> str:
+    if not isinstance(value, str) or value not in ATTENTION_UNITS:
+        raise UnknownNameError(unknown_name("attention_unit", value, list(ATTENTION_UNITS)))
+    return value
+
+
+def one_depth_percentage(percentage: Any, depth_percentage: Any) -> Any:
+    """The share of layers, under either of its names; both at once exclude each other."""
+    if percentage is not None and depth_percentage is not None:
+        raise ArgumentError(
+            f"pruning_percentage={percentage!r} and depth_pruning_percentage="
+            f"{depth_percentage!r} exclude each other in depth pruning. Give one of them."
+        )
+    return depth_percentage if percentage is None else percentage
+
+
+def refuse_foreign(
+    pruning_type: str, foreign: Mapping[str, tuple[Any, Any]], other: str | None = None
+) -> None:
+    """Refuse arguments that belong to the other pruning type.
+
+    Args:
+        pruning_type: the type that was asked for.
+        foreign: name → (value given, its default).
+        other: the type they belong to; None for the other of `MLP_GLU` and `DEPTH`.
+    """
+    named = [
+        f"{name}={value!r}"
+        for name, (value, default) in foreign.items()
+        if not (value is default or (isinstance(value, str) and value == default))
+    ]
+    if named:
+        other = other or ("DEPTH" if pruning_type == "MLP_GLU" else "MLP_GLU")
+        raise ArgumentError(
+            f"{', '.join(named)} does not go with pruning_type={pruning_type!r}. "
+            f"Leave it out, or use pruning_type={other!r}."
+        )
+
+
+def check_percentage(name: str, value: object) -> float:
+    number = _number(name, value, "Give the share to remove, for example 20")
+    if not 0 <= number < 100:
+        raise ArgumentError(
+            f"{name}={value!r} is outside [0, 100). Give the share to remove, for example 20."
+        )
+    return number
+
+
+def check_expansion_rate(value: object) -> float:
+    number = _number("expansion_rate", value, "Give a percentage of the hidden size, like 140")
+    if number <= 0:
+        raise ArgumentError(
+            f"expansion_rate={value!r} is not above 0. Give the MLP width in percent of the "
+            "hidden size, for example 140."
+        )
+    return number
+
+
+def _number(name: str, value: object, way_out: str) -> float:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(float(value)):  # type: ignore[arg-type]
+        raise ArgumentError(f"{name}={value!r} is no finite number. {way_out}.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _check_divisor(value: object) -> int | None:
+    if value is None:
+        return None
+    number = whole_number(value)
+    if number not in EXPANSION_DIVISORS:
+        allowed = ", ".join(map(str, EXPANSION_DIVISORS))
+        raise ArgumentError(f"expansion_divisor={value!r} is not allowed. Use one of {allowed}.")
+    return number
+
+
+def _count_from_percentage(percentage: float, total_layers: int) -> int:
+    count = removed_count(total_layers, percentage)
+    if count == 0:
+        smallest = math.ceil(1e4 / total_layers) / 100
+        raise ArgumentError(
+            f"depth_pruning_percentage={percentage:g} of {total_layers} layers is no whole layer. "
+            f"The smallest that removes one is {smallest:g}."
+        )
+    return count
+
+
+def _one_of(names: list[str], allowed: list[str]) -> str:
+    given = f"{' and '.join(names)} exclude each other" if names else "No depth target is given"
+    return (
+        f"{given}. Give exactly one of {', '.join(allowed)} (with pruning_type='DEPTH' also named "
+        "pruning_percentage)."
+    )

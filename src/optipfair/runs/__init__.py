@@ -1,1 +1,0 @@
-"""One pruning of a checkpoint, decided but not yet written: from its files, or loaded."""

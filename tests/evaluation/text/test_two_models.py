@@ -1,0 +1,78 @@
+"""Models on the same text: against the one-model function, and a slow oracle."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from optipfair import ModelOutputError, perplexity, prune_model
+from optipfair.evaluation.measuring.measures import compare, estimate
+from optipfair.evaluation.text.two_models import TEXT_MEASURES, on_text
+from optipfair.testing import byte_tokenizer, tiny_model
+
+TEXT = "A low, flat boat carried grain and salt along the river in summer. " * 3
+
+
+def pair() -> tuple[Any, Any]:
+    original, pruned = tiny_model("llama"), tiny_model("llama")
+    prune_model(pruned, pruning_percentage=40, show_progress=False)
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        pruned.lm_head.weight += torch.randn(pruned.lm_head.weight.shape, generator=noise)
+    return original, pruned
+
+
+@pytest.mark.parametrize(("context", "stride"), [(32, 32), (32, 8), (128, 100)])
+def test_perplexity_is_that_of_one_model(context: int, stride: int) -> None:
+    model, tokenizer = tiny_model("llama"), byte_tokenizer()
+    found = on_text({"m": model}, tokenizer, TEXT, context=context, stride=stride)
+    expected = perplexity(model, tokenizer, TEXT, context=context, stride=stride)
+    value = estimate(TEXT_MEASURES[0], found.columns[0], range(len(found.columns[0]["nll"]))).value
+    assert value == pytest.approx(expected.value, rel=1e-6)
+    assert found.tokens == expected.tokens
+
+
+def test_two_models_against_an_oracle() -> None:
+    models, tokenizer = pair(), byte_tokenizer()
+    found = on_text(dict(zip("ab", models, strict=True)), tokenizer, TEXT, context=48, stride=48)
+    ids = tokenizer(TEXT, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+    divergence, same, count = 0.0, 0, 0
+    for start in range(0, len(ids), 48):
+        window = ids[start : start + 48][None]
+        with torch.no_grad():
+            old, new = (m(window).logits[0, :-1].double().log_softmax(-1) for m in models)
+        divergence += float((old.exp() * (old - new)).sum())
+        same += int((old.argmax(-1) == new.argmax(-1)).sum())
+        count += len(old)
+    windows = range(len(found.columns[0]["nll"]))
+    by_name = {m.name: compare(m, *found.columns, windows) for m in TEXT_MEASURES}
+    assert found.tokens == count
+    assert by_name["kl"].pruned.value == pytest.approx(divergence / count, rel=1e-4)
+    assert by_name["kl"].original.value == pytest.approx(0.0, abs=1e-9)
+    assert by_name["agreement"].pruned.value == pytest.approx(same / count)
+    assert by_name["agreement"].original.value == 1.0
+    ratio = by_name["perplexity"]
+    assert ratio.change.value == pytest.approx(
+        (ratio.pruned.value or 0) / (ratio.original.value or 1)
+    )
+    words = by_name["word_perplexity"].original.value
+    loss = sum(found.columns[0]["nll"])
+    assert words == pytest.approx(math.exp(loss / len(TEXT.split())))
+    bits = by_name["bits_per_byte"].original.value
+    assert bits == pytest.approx(loss / math.log(2) / len(TEXT.encode()))
+
+
+def test_the_first_tokens_only() -> None:
+    found = on_text({"m": tiny_model("llama")}, byte_tokenizer(), TEXT, tokens=20)
+    assert (found.tokens, found.bytes) == (19, 20)
+
+
+def test_numbers_that_are_not_finite_name_the_model() -> None:
+    original, pruned = pair()
+    with torch.no_grad():
+        pruned.model.norm.weight.fill_(math.nan)
+    with pytest.raises(ModelOutputError, match="model pruned gives predictions that are not"):
+        on_text({"original": original, "pruned": pruned}, byte_tokenizer(), TEXT)

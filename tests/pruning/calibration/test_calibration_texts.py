@@ -1,0 +1,140 @@
+"""Calibration text: which files are read, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optipfair.errors import ArgumentError, DataError
+from optipfair.pruning.calibration.calibration_texts import CalibrationText
+from optipfair.testing import byte_tokenizer
+
+WORDS = "words and more of them " * 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("x.txt", b"a\r\n\xe2\x80\xa8b\n\nc", ["a\n\u2028b\n\nc"]),
+        ("x.txt", b"\xef\xbb\xbfmarked", ["marked"]),
+        ("noted", b"without a suffix", ["without a suffix"]),
+        ("x.jsonl", b'{"text": "a"}\r\n\n{"b": 1, "text": "c"}\n \n', ["a", "c"]),
+        ("X.JSONL", b'{"id": 3, "content": "first string"}', ["first string"]),
+        ("x.jsonl", '"a\u2028b\x85c"'.encode(), ["a\u2028b\x85c"]),  # no ends of lines
+        ("x.jsonl", b'\xef\xbb\xbf{"text": "marked"}', ["marked"]),
+    ],
+    ids=str,
+)
+def test_texts_are_read_as_they_were_written(
+    tmp_path: Path, name: str, content: bytes, texts: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    text = CalibrationText(str(tmp_path / name))
+    text.check()
+    assert text.texts() == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("x.txt", "words".encode("utf-16"), "cannot be read: .* Give text in UTF-8"),
+        ("x.txt", b"a\0b", "holds zero bytes, so it is no text. Give a .txt"),
+        ("x.json", b'[{"text": "a"}]', "is JSON, .* Give a .txt file, or a .jsonl"),
+        ("x.jsonl", b'"a"\n{"text": "b', r"line 2 is not valid JSON \(Untermin.* column 10\)"),
+        ("x.jsonl", b"[" * 100_000, r"line 1 is not valid JSON \(maximum recursion"),
+        ("x.jsonl", b"1" * 9999, r"line 1 is not valid JSON \(Exceeds the limit"),
+        ("x.jsonl", b'{"a": 1, "b": null}', "line 1 holds no text, only 'a', 'b'. Give"),
+        ("x.jsonl", b'{"text": null, "b": "c"}', "line 1 holds no text but a NoneType. Give"),
+        ("x.jsonl", b'["a"]', "line 1 holds no text but a list. Give"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_files_of_another_kind_are_refused(
+    tmp_path: Path, name: str, content: bytes, match: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=match):
+        text = CalibrationText(str(tmp_path / name))
+        text.check()
+        text.texts()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x.txt",
+        "x.TXT",
+        "x.csv",
+        "org/x.jsonl",
+        "/none/x",
+        "./x",
+        "a/b/c",
+        "",
+        " ",
+        "a\0b",
+        "x" * 999,
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_neither_file_nor_dataset_is_refused_before_any_work(source: str) -> None:
+    with pytest.raises(DataError, match=r"no calibration file '.*Give a \.txt .* id of a"):
+        CalibrationText(source).check()
+
+
+@pytest.mark.parametrize("source", ["org/name", "wikitext", "org/name.v1-raw_2"])
+def test_a_dataset_says_what_to_install(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    text = CalibrationText(source)
+    text.check()
+    with pytest.raises(DataError, match=f"{source}' is no file. .*install: pip install datasets"):
+        text.texts()
+
+
+def test_a_folder_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    text = CalibrationText(str(tmp_path))
+    text.check()
+    with pytest.raises(DataError, match="is a folder, no file"):
+        text.texts()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "match"),
+    [
+        ({"samples": 0}, "calibration_samples=0 is outside .*1 or more"),
+        ({"samples": "8"}, "calibration_samples='8' is no whole number"),
+        ({"samples": True}, "calibration_samples=True is no whole number"),
+        ({"length": 1}, "calibration_length=1 is no whole number of 2 or more"),
+        ({"length": 2.0}, "calibration_length=2.0 is no whole number of 2 or more"),
+        ({"length": float("nan")}, "calibration_length=nan is no whole"),
+        ({"seed": -1}, r"seed=-1 is no whole number from 0 to 2\*\*64 - 1"),
+        ({"seed": 2**64}, f"seed={2**64} is no whole number from"),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused(
+    tmp_path: Path, numbers: dict[str, Any], match: str
+) -> None:
+    (tmp_path / "x.txt").write_text(WORDS)
+    with pytest.raises(ArgumentError, match=match):
+        CalibrationText(str(tmp_path / "x.txt"), **numbers).check()
+
+
+def test_no_more_sequences_are_drawn_than_there_are_places(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(WORDS)  # 460 tokens, of which 5 * 9 are held back
+    for samples in (406, 407, 10**30):
+        text = CalibrationText(str(tmp_path / "x.txt"), samples=samples, length=9, seed=2**64 - 1)
+        if samples == 406:
+            assert sum(len(batch.input_ids) for batch in text.draw(byte_tokenizer()).batches) == 406
+            continue
+        with pytest.raises(ArgumentError, match=f"samples={samples} is more than the 406 places"):
+            text.draw(byte_tokenizer())
+
+
+def test_half_a_surrogate_is_no_reason_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": f"{WORDS}\ud800{WORDS}"}))
+    drawn = CalibrationText(str(tmp_path / "x.jsonl"), length=32).draw(byte_tokenizer())
+    assert len(drawn.batches) == 16

@@ -1,0 +1,173 @@
+"""Results as values: frozen dataclasses that read as dicts, and the JSON Schema made from them.
+
+A field is a key. One whose key is a word of Python or a method of dicts ends in an underscore
+(`from_`, `items_`). `Annotated[int, {"minimum": 0}]` adds to a field's schema, a class's `SCHEMA`
+to that of the class; descriptions are those of the docstring's *Attributes*.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from inspect import getdoc
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import get_type_hints as _hints
+
+from .errors import DataError
+
+ABSENT = {"absent": True}  # metadata of a field that has no key where it is None
+Count = Annotated[int, {"minimum": 0}]
+Probability = Annotated[float, {"minimum": 0, "maximum": 1}]
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: "null"}
+
+
+def spread(pattern: str) -> dict[str, str]:
+    """Metadata of a dict whose entries stand among the keys of its class, such as `pair_1`."""
+    return {"spread": pattern}
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise TypeError("A result cannot be changed. Change the plain data that to_dict() gives.")
+
+
+class Result(dict[str, Any]):
+    """The base of results; derive with `@dataclass(frozen=True, eq=False)`.
+
+    It is a dict, so that whoever indexes it, iterates over it or gives it to `json.dumps` can.
+    """
+
+    SCHEMA: ClassVar[Mapping[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        super().__init__(_entries(self))
+
+    __setitem__ = __delitem__ = __ior__ = update = _refuse
+    pop = popitem = clear = setdefault = _refuse
+
+    def __reduce__(self) -> Any:
+        return type(self), tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, all the way down."""
+        return {key: _plain(value) for key, value in self.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave, also where a file holds keys of another version.
+
+        Raises:
+            DataError: a key is missing.
+        """
+        given: dict[str, Any] = {}
+        for name, key, kind, metadata in _keys(cls):
+            if "spread" in metadata:
+                found = {k: v for k, v in data.items() if re.search(metadata["spread"], k)}
+                given[name] = _read(kind, found)
+            elif key in data:
+                given[name] = _read(kind, data[key])
+        needed = [each for each in fields(cls) if each.default is each.default_factory is MISSING]  # type: ignore[arg-type]
+        missing = [each.name.rstrip("_") for each in needed if each.name not in given]
+        if missing:
+            raise DataError(f"{cls.__name__}: the data have no {', '.join(missing)}.")
+        return cls(**given)
+
+
+def schema_of(result: type[Result], title: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of what a class of results is written as."""
+    definitions: dict[str, Any] = {}
+    whole = _object(result, definitions)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    return {**head, **whole, "$defs": dict(sorted(definitions.items()))}
+
+
+def _entries(result: Result) -> Iterator[tuple[str, Any]]:
+    for name, key, _, metadata in _keys(type(result)):
+        value = getattr(result, name)
+        if "spread" in metadata:
+            yield from value.items()
+        elif value is not None or not metadata.get("absent"):
+            yield key, value
+
+
+@cache
+def _keys(result: type[Result]) -> tuple[tuple[str, str, Any, Mapping[str, Any]], ...]:
+    """Of each field its name, key, type and metadata."""
+    types = _hints(result, include_extras=True)
+    names = ((each.name, each.metadata) for each in fields(result))  # type: ignore[arg-type]
+    return tuple((name, name.rstrip("_"), types[name], metadata) for name, metadata in names)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """Plain data as a value of a type."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _read(inner[0], value)
+    if origin in (Union, UnionType):
+        fitting = (each for each in inner if _is_result(each) or get_args(each))
+        return None if value is None else _read(next(fitting, Any), value)
+    if origin is list:
+        return [_read(inner[0], each) for each in value]
+    if origin is dict:
+        return {key: _read(inner[1], each) for key, each in value.items()}
+    return kind.from_dict(value) if _is_result(kind) else value
+
+
+def _is_result(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Result)
+
+
+def _object(result: type[Result], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a class, keys that must be there and no others."""
+    text = getdoc(result) or ""
+    about = {
+        name: " ".join(line.split())
+        for names, line in re.findall(r"^    (\w[\w, ]*): ((?:.|\n     +)+)", text, re.MULTILINE)
+        for name in names.split(", ")
+    }
+    schema: dict[str, Any] = {
+        "type": "object", "description": text.split("\n\n")[0].replace("\n", " "),
+        "properties": {}, "required": [], "additionalProperties": False,
+    }  # fmt: skip
+    for name, key, kind, metadata in _keys(result):
+        if "spread" in metadata:
+            schema["patternProperties"] = {
+                metadata["spread"]: _type(get_args(kind)[1], definitions)
+            }
+            continue
+        described = {"description": about[name]} if name in about else {}
+        schema["properties"][key] = _type(kind, definitions) | described
+        schema["required"] += [] if metadata.get("absent") else [key]
+    return schema | dict(result.SCHEMA)
+
+
+def _type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    origin, inner = get_origin(kind), get_args(kind)
+    schema: dict[str, Any] = {"type": _TYPES[kind]} if kind in _TYPES else {}
+    if origin is Annotated:
+        schema = _type(inner[0], definitions) | inner[1]
+    elif origin is Literal:
+        schema = {"const": inner[0]} if len(inner) == 1 else {"enum": list(inner)}
+    elif origin in (Union, UnionType):
+        schema = {"anyOf": [_type(each, definitions) for each in inner]}
+    elif origin is list:
+        schema = {"type": "array", "items": _type(inner[0], definitions)}
+    elif origin is tuple:
+        items = [_type(each, definitions) for each in inner]
+        schema = {"type": "array", "prefixItems": items, "items": False, "minItems": len(items)}
+    elif origin is dict:
+        names = {} if inner[0] is str else {"propertyNames": _type(inner[0], definitions)}
+        schema = {"type": "object", **names, "additionalProperties": _type(inner[1], definitions)}
+    elif _is_result(kind):
+        if kind.__name__ not in definitions:
+            definitions[kind.__name__] = _object(kind, definitions)
+        schema = {"$ref": f"#/$defs/{kind.__name__}"}
+    return schema

@@ -151,7 +151,7 @@ def _object(result: type[Result], definitions: dict[str, Any]) -> dict[str, Any]
 
 def _type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     origin, inner = get_origin(kind), get_args(kind)
-    schema: dict[str, Any] = {"type": _TYPES[kind]} if kind in _TYPES else {}
+    schema: dict[str, Any] = {}
     if origin is Annotated:
         schema = _type(inner[0], definitions) | inner[1]
     elif origin is Literal:
@@ -170,4 +170,6 @@ def _type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         if kind.__name__ not in definitions:
             definitions[kind.__name__] = _object(kind, definitions)
         schema = {"$ref": f"#/$defs/{kind.__name__}"}
+    elif kind is not Any:
+        schema = {"type": _TYPES[kind]}
     return schema

@@ -7,7 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -17,7 +17,6 @@ from optipfair import DataError
 from optipfair.results import ABSENT, Count, Result, schema_of, spread
 
 
-@dataclass(frozen=True, eq=False)
 class Part(Result):
     """One part.
 
@@ -36,7 +35,6 @@ class Part(Result):
     why: str | None = field(default=None, metadata=ABSENT)
 
 
-@dataclass(frozen=True, eq=False)
 class Whole(Result):
     """All parts."""
 
@@ -73,6 +71,10 @@ def test_a_result_reads_as_a_dict_and_is_written_as_one() -> None:
     assert json.loads(json.dumps(whole())) == whole().to_dict()
     assert type(whole().to_dict()["first"]) is dict
     assert found | {"more": 1} == {**found.to_dict(), "more": 1}
+
+
+def test_a_changed_copy_is_made_with_replace() -> None:
+    assert replace(part(), name="q") == part(name="q")
 
 
 def test_entries_of_a_spread_dict_stand_among_the_keys() -> None:

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from inspect import getdoc
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 from typing import get_type_hints as _hints
 
 from .errors import DataError
@@ -33,13 +43,17 @@ def _refuse(*_: Any, **__: Any) -> Any:
     raise TypeError("A result cannot be changed. Change the plain data that to_dict() gives.")
 
 
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
 class Result(dict[str, Any]):
-    """The base of results; derive with `@dataclass(frozen=True, eq=False)`.
+    """The base of results: each class that derives from it becomes a frozen dataclass.
 
     It is a dict, so that whoever indexes it, iterates over it or gives it to `json.dumps` can.
     """
 
     SCHEMA: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, eq=False)(cls)
 
     def __post_init__(self) -> None:
         super().__init__(_entries(self))

@@ -45,7 +45,7 @@ from optipfair.bias.study import Plan, Study, carry_out, plan_study, summarize_s
 from optipfair.hooks import evaluating
 from optipfair.pipeline.model_card import versions
 from optipfair.report.formats import size
-from optipfair.uncertainty import permutation_p_value, permutation_p_values
+from optipfair.uncertainty import permutation_p_values
 
 LEVEL = 0.05
 TYPES = ["mean_diff", "heatmap", "pca"]
@@ -221,7 +221,7 @@ def false_positives(study: Study, tests: int, together: int) -> None:
             player = int(rng.integers(8))
             own.append(values[owned[member][player]])
             others.append(values[[r for i, r in enumerate(owned[member]) if i != player]])
-        p_value = permutation_p_value(
+        p_value = permutation_p_values(
             [o.mean() for o in own], [o.mean(axis=1) for o in others], alternative="greater"
         )
         overall += p_value <= LEVEL

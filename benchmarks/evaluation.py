@@ -35,7 +35,7 @@ from transformers import GenerationConfig
 from optipfair import compare_models, load_model, load_tokenizer, prune_model, time_inference
 from optipfair.demo.demonstration import calibration_batches
 from optipfair.pipeline.model_card import versions
-from optipfair.uncertainty import bootstrap_interval
+from optipfair.uncertainty import bootstrap_bounds
 
 Times = NDArray[np.float64]
 
@@ -109,8 +109,8 @@ def overhead(ratios: Times) -> str:
     """Of ratios (runs, 2), by the clock and of CPU, the medians with their 95 % intervals."""
     texts = []
     for column in ratios.T:
-        found = bootstrap_interval(column, np.median)
-        interval = f" [{found.low - 1:+.2%}, {found.high - 1:+.2%}]" if found else ""
+        found = bootstrap_bounds(column, np.median)
+        interval = f" [{found[0] - 1:+.2%}, {found[1] - 1:+.2%}]" if found else ""
         texts.append(f"{np.median(column) - 1:+.2%}{interval}")
     return f"{texts[0]} by the clock, {texts[1]} by CPU seconds"
 

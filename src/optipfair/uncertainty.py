@@ -1,47 +1,63 @@
 """How sure a number is: bootstrap intervals, permutation p-values, Holm's correction.
 
-Pure and seeded; it knows arrays, not where they come from. `N` items, `P` pairs, `K` controls of
-a pair, `M` keys measured on the same pairs, which then share every draw.
+Pure and seeded; it knows arrays, not where they come from. `N` items, `C` clusters of them, `R`
+draws, `P` pairs, `K` controls of a pair, `M` keys measured on the same pairs, which share every
+draw.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import ArgumentError
+from .results import Result
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Alternative = Literal["two-sided", "greater"]
 
+LEVEL = 0.95  # of intervals
+DRAWS = 2000  # of the bootstrap
+SWAPS = 9999  # of permutation tests: no p-value is below 0.0001
 _BLOCK = 2**22  # numbers held at once while resampling
+_MOSTLY = 0.95  # share of draws that must give a figure, so that an interval is given
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A confidence interval: its ends, and the share of such intervals meant to hold the truth."""
+class Estimate(Result):
+    """A figure with its 95 % bootstrap interval, null where there is none, and then the reason."""
 
-    low: float
-    high: float
-    level: float
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+
+    SCHEMA: ClassVar = {
+        "if": {"properties": {"value": {"type": "null"}}},
+        "then": {
+            "properties": {
+                "low": {"type": "null"},
+                "high": {"type": "null"},
+                "reason": {"type": "string", "minLength": 1},
+            }
+        },
+    }
 
 
-def bootstrap_interval(
+def bootstrap_bounds(
     values: ArrayLike,
     statistic: Callable[..., Any] = np.mean,
     *,
-    level: float = 0.95,
-    resamples: int = 2000,
+    level: float = LEVEL,
+    resamples: int = DRAWS,
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
-) -> Interval | None:
+) -> tuple[Floats, Floats] | None:
     """Bracket a statistic of the items by resampling them.
 
     The bounds are percentiles of the resampled statistic, widened for few items (Hesterberg 2015,
@@ -56,7 +72,7 @@ def bootstrap_interval(
     ones in 89, 86, 71 and 47. And it speaks of items like these: a choice by hand is no sample.
 
     Args:
-        values: (N,) one finite number an item.
+        values: (N, ...) finite numbers, items first; keys measured on the same items share draws.
         statistic: called as `statistic(array, axis=0)`, such as `np.mean` or `np.median`.
         level: share of intervals that should hold the truth, between 0 and 1.
         resamples: number of draws.
@@ -65,42 +81,10 @@ def bootstrap_interval(
             independent. The number of clusters then counts as the number of items.
 
     Returns:
-        The interval, or None for fewer than two items (or clusters).
+        Low and high ends, (...) each, or None for fewer than two items (or clusters).
 
     Raises:
-        ArgumentError: values are not finite or of another shape, or a number is out of range.
-
-    Example:
-        >>> bootstrap_interval([2.0, 2.0, 2.0])
-        Interval(low=2.0, high=2.0, level=0.95)
-        >>> bootstrap_interval([2.0]) is None
-        True
-    """
-    array = _finite("values", values)
-    if array.ndim != 1:
-        raise ArgumentError(f"values has {array.ndim} axes; give one number an item.")
-    bounds = bootstrap_bounds(
-        array, statistic, level=level, resamples=resamples, seed=seed, clusters=clusters
-    )
-    return None if bounds is None else Interval(float(bounds[0]), float(bounds[1]), level)
-
-
-def bootstrap_bounds(
-    values: ArrayLike,
-    statistic: Callable[..., Any] = np.mean,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-    clusters: Sequence[Hashable] | None = None,
-) -> tuple[Floats, Floats] | None:
-    """Bracket many keys measured on the same items, as `bootstrap_interval` does one.
-
-    Args:
-        values: (N, ...) finite numbers, items first.
-
-    Returns:
-        Low and high ends, (...) each, or None for fewer than two items (or clusters).
+        ArgumentError: values are not finite, or a number is out of range.
 
     Example:
         >>> low, high = bootstrap_bounds([[1.0, 0.0], [1.0, 4.0], [1.0, 8.0]])
@@ -120,20 +104,51 @@ def bootstrap_bounds(
             [statistic(array[np.concatenate([members[c] for c in row])], axis=0) for row in draws]
         )
     )
-    tail = widened_tail((1 - level) / 2, len(members))
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    return low, high
+    return _ends(drawn, level, len(members))
 
 
-def permutation_p_value(
+def sums_by_cluster(parts: Floats, clusters: Sequence[Hashable]) -> Floats:
+    """What the items of each cluster add up to: (N, K) -> (C, K)."""
+    numbers = _numbers(clusters)
+    sums = np.zeros((max(numbers, default=-1) + 1, parts.shape[1]))
+    np.add.at(sums, numbers, parts)
+    return sums
+
+
+def cluster_draws(count: int, seed: int) -> Floats:
+    """How often each cluster is drawn, (R, C); times the sums, these are the sums of each draw."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
+
+
+def swapped_sums(before: Floats, after: Floats, seed: int) -> tuple[Floats, Floats]:
+    """Both sums, (R, K) each, where in each draw some clusters have changed places."""
+    swap = np.random.default_rng(seed + 1).random((SWAPS, len(before))) < 0.5
+    return swap @ after + ~swap @ before, swap @ before + ~swap @ after
+
+
+def bracketed(value: Any, drawn: Floats, clusters: int, undefined: str) -> Estimate:
+    """A figure with the ends of what it was for `drawn` samples, or why it has none."""
+    if not np.isfinite(value):
+        return Estimate(None, None, None, undefined)
+    kept = drawn[np.isfinite(drawn)]
+    if clusters < 2:
+        return Estimate(float(value), None, None, "an interval needs two clusters of items")
+    if len(kept) < _MOSTLY * len(drawn):
+        return Estimate(float(value), None, None, "most resamples give no figure")
+    low, high = _ends(kept, LEVEL, clusters)
+    return Estimate(float(value), float(low), float(high))
+
+
+def permutation_p_values(
     observed: ArrayLike,
     controls: Sequence[ArrayLike],
     *,
     alternative: Alternative = "two-sided",
     clusters: Sequence[Hashable] | None = None,
-    resamples: int = 9999,
+    resamples: int = SWAPS,
     seed: int = 0,
-) -> float:
+) -> Floats:
     """Say how often chance alone puts pairs this far from their controls.
 
     The statistic is the mean over pairs of (own value - mean of the other values). If nothing
@@ -149,8 +164,8 @@ def permutation_p_value(
     one cluster label, so that they change places together.
 
     Args:
-        observed: (P,) one value a pair.
-        controls: for each pair its controls' values, (K,) each, K at least 1; K may differ.
+        observed: (P, ...) one value a pair, or one for each of many keys.
+        controls: for each pair its controls' values, (K, ...), K at least 1; K may differ.
         alternative: `greater` asks for pairs above their controls, `two-sided` for either.
         clusters: (P,) labels; the pairs of one label play control k together. They need the same
             number of controls, in the same order.
@@ -158,64 +173,27 @@ def permutation_p_value(
         seed: of the draws.
 
     Returns:
-        The p-value, in (0, 1].
+        (...) p-values, in (0, 1], not corrected for their number (see `holm`).
 
     Raises:
         ArgumentError: no pair, a pair without controls, shapes that do not fit, values that are
             not finite.
 
     Example:
-        >>> permutation_p_value([5.0, 6.0], [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+        >>> float(permutation_p_values([5.0, 6.0], [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]))
         0.0625
-    """
-    own = _finite("observed", observed)
-    if own.ndim != 1:
-        raise ArgumentError(f"observed has {own.ndim} axes; give one number a pair.")
-    columns = [_finite("controls", values)[..., None] for values in controls]
-    p_values = permutation_p_values(
-        own[:, None],
-        columns,
-        alternative=alternative,
-        clusters=clusters,
-        resamples=resamples,
-        seed=seed,
-    )
-    return float(p_values[0])
-
-
-def permutation_p_values(
-    observed: ArrayLike,
-    controls: Sequence[ArrayLike],
-    *,
-    alternative: Alternative = "two-sided",
-    clusters: Sequence[Hashable] | None = None,
-    resamples: int = 9999,
-    seed: int = 0,
-) -> Floats:
-    """Test many keys measured on the same pairs, as `permutation_p_value` does one.
-
-    Args:
-        observed: (P, M) values of the pairs.
-        controls: for each pair (K, M).
-
-    Returns:
-        (M,) p-values, not corrected for their number (see `holm`).
-
-    Example:
-        >>> permutation_p_values([[5.0, 2.0]], [[[1.0, 1.0], [2.0, 3.0]]]).round(3).tolist()
-        [0.333, 1.0]
     """
     if alternative not in ("two-sided", "greater"):
         raise ArgumentError(f"alternative={alternative!r} is not 'two-sided' or 'greater'.")
     _check_numbers(0.5, resamples)
-    excesses = _excesses(_finite("observed", observed), [_finite("controls", c) for c in controls])
+    own = _finite("observed", observed)
+    excesses = _excesses(own, [_finite("controls", values) for values in controls])
     members = _members(len(excesses), clusters)
     excesses = [_together([excesses[pair] for pair in rows]) for rows in members]
     choices, exact = _choices([len(e) for e in excesses], resamples, seed)
     at_least = _count_at_least(excesses, choices, two_sided=alternative == "two-sided")
-    if exact:
-        return at_least / len(choices)
-    return (1 + at_least) / (1 + len(choices))
+    p_values = at_least / len(choices) if exact else (1 + at_least) / (1 + len(choices))
+    return p_values.reshape(own.shape[1:])
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -255,9 +233,12 @@ def _statistics_of_items(array: Floats, statistic: Callable[..., Any], draws: In
     return np.concatenate([statistic(array[block], axis=0) for block in blocks])
 
 
-def widened_tail(tail: float, count: int) -> float:
-    quantile = _student_quantile(1 - tail, count - 1)
-    return NormalDist().cdf(-math.sqrt(count / (count - 1)) * quantile)
+def _ends(drawn: Floats, level: float, count: int) -> tuple[Any, Any]:
+    """The percentiles of what was drawn, (R, ...), widened for few items."""
+    quantile = _student_quantile(1 - (1 - level) / 2, count - 1)
+    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * quantile)
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    return low, high
 
 
 def _student_quantile(probability: float, freedom: int) -> float:
@@ -275,19 +256,19 @@ def _student_quantile(probability: float, freedom: int) -> float:
 
 def _excesses(observed: Floats, controls: Sequence[Floats]) -> list[Floats]:
     """For each pair (K + 1, M): each value, the pair's first, minus the mean of the others."""
-    if observed.ndim != 2 or not observed.size or len(controls) != len(observed):
+    if not observed.size or len(controls) != len(observed):
         raise ArgumentError(
             f"observed has the shape {observed.shape} and there are controls for {len(controls)} "
             "pairs. Give one row a pair, at least one, and controls for each."
         )
     for index, values in enumerate(controls):
-        if values.ndim != 2 or not len(values) or values.shape[1] != observed.shape[1]:
+        if not len(values) or values.shape[1:] != observed.shape[1:]:
             raise ArgumentError(
                 f"controls[{index}] has the shape {values.shape}. Each pair needs at least one "
-                f"control with {observed.shape[1]} values; leave out pairs without controls."
+                f"control of the shape {observed.shape[1:]}; leave out pairs without controls."
             )
     return [
-        _minus_mean_of_others(np.concatenate([own[None], others]))
+        _minus_mean_of_others(np.concatenate([own[None], others]).reshape(len(others) + 1, -1))
         for own, others in zip(observed, controls, strict=True)
     ]
 
@@ -342,10 +323,14 @@ def _members(count: int, clusters: Sequence[Hashable] | None) -> list[Indices]:
         return [np.array([index]) for index in range(count)]
     if len(clusters) != count:
         raise ArgumentError(f"clusters has {len(clusters)} labels for {count} items.")
-    rows: dict[Hashable, list[int]] = {}
-    for index, label in enumerate(clusters):
-        rows.setdefault(label, []).append(index)
-    return [np.array(indices) for indices in rows.values()]
+    numbers = np.array(_numbers(clusters), dtype=np.intp)
+    return [np.flatnonzero(numbers == number) for number in range(numbers.max(initial=-1) + 1)]
+
+
+def _numbers(labels: Iterable[Hashable]) -> list[int]:
+    """The number of each item's cluster."""
+    known: dict[Hashable, int] = {}
+    return [known.setdefault(label, len(known)) for label in labels]
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:

@@ -12,9 +12,9 @@ import transformers
 
 from .._version import __version__
 from ..distributed import world_size
+from ..uncertainty import DRAWS, LEVEL
 from .agenda import Agenda, Text
 from .likelihoods.answers import Answers
-from .measuring.measures import DRAWS, LEVEL
 from .speed.footprint import weight_bytes
 from .tasks.choosing import Chosen
 from .text.two_models import TextColumns

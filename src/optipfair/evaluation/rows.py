@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..uncertainty import holm
-from .measuring.measures import Columns, Estimate, Measure, compare, groups, mcnemar, taken
+from ..uncertainty import Estimate, holm
+from .measuring.measures import Columns, Measure, compare, groups, mcnemar, taken
 from .tasks.items import Item
 from .tasks.task import Task
 

@@ -17,17 +17,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...uncertainty import widened_tail
+from ...uncertainty import (
+    Estimate,
+    bracketed,
+    cluster_draws,
+    sums_by_cluster,
+    swapped_sums,
+)
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 Change = Literal["difference", "ratio"]
 
-DRAWS = 2000  # of the bootstrap
-SWAPS = 9999  # of the paired permutation test: no p-value is below 0.0001
-LEVEL = 0.95
 SHARE, SIGNED, PERCENT = (0.0, 1.0), (-1.0, 1.0), (0.0, 100.0)  # scales
-_MOSTLY = 0.95  # share of draws that must give a figure, so that an interval is given
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,6 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % bootstrap interval, None where there is none, and then the reason."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A figure of two models on the same items.
 
@@ -108,11 +100,9 @@ def estimate(
     measure: Measure, columns: Columns, clusters: Sequence[Hashable], *, seed: int = 0
 ) -> Estimate:
     """A measure with its interval, clusters drawn with replacement."""
-    sums = _sums_by_cluster(measure.parts(columns), clusters)
-    draws = _resamples(len(sums), seed)
-    return _bracketed(
-        measure.value(sums.sum(axis=0)), measure.value(draws @ sums), len(sums), measure.undefined
-    )
+    sums = sums_by_cluster(measure.parts(columns), clusters)
+    drawn = measure.value(cluster_draws(len(sums), seed) @ sums)
+    return bracketed(measure.value(sums.sum(axis=0)), drawn, len(sums), measure.undefined)
 
 
 def compare(
@@ -129,19 +119,18 @@ def compare(
     the two models change places in each cluster (a paired permutation test, Fisher 1935), and
     counts how often the harm is then at least as large: p = (1 + b) / (1 + swaps).
     """
-    before = _sums_by_cluster(measure.parts(original), clusters)
-    after = _sums_by_cluster(measure.parts(pruned), clusters)
+    before, after = (sums_by_cluster(measure.parts(each), clusters) for each in (original, pruned))
     count = len(before)
-    draws = _resamples(count, seed)
+    draws = cluster_draws(count, seed)
     whole = [measure.value(sums.sum(axis=0)) for sums in (before, after)]
     drawn = [measure.value(draws @ sums) for sums in (before, after)]
     undefined = "one of the figures is not defined"
     harm = _harm(measure, *whole)
     return Comparison(
-        original=_bracketed(whole[0], drawn[0], count, measure.undefined),
-        pruned=_bracketed(whole[1], drawn[1], count, measure.undefined),
-        change=_bracketed(_change(measure, *whole), _change(measure, *drawn), count, undefined),
-        harm=_bracketed(harm, _harm(measure, *drawn), count, undefined),
+        original=bracketed(whole[0], drawn[0], count, measure.undefined),
+        pruned=bracketed(whole[1], drawn[1], count, measure.undefined),
+        change=bracketed(_change(measure, *whole), _change(measure, *drawn), count, undefined),
+        harm=bracketed(harm, _harm(measure, *drawn), count, undefined),
         p=_swapped(measure, before, after, float(harm), seed) if measure.tested else None,
         items=len(clusters),
         clusters=count,
@@ -199,33 +188,6 @@ def mcnemar(original: Columns, pruned: Columns, column: str) -> dict[str, float 
     return {"lost": lost, "gained": gained, "p": min(1.0, 2 * tail)}
 
 
-def _sums_by_cluster(parts: Floats, clusters: Sequence[Hashable]) -> Floats:
-    numbers: dict[Hashable, int] = {}
-    rows = [numbers.setdefault(label, len(numbers)) for label in clusters]
-    sums = np.zeros((len(numbers), parts.shape[1]))
-    np.add.at(sums, rows, parts)
-    return sums
-
-
-def _resamples(count: int, seed: int) -> Floats:
-    """How often each cluster is drawn, (R, C)."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
-
-
-def _bracketed(value: Any, drawn: Floats, clusters: int, undefined: str) -> Estimate:
-    if not np.isfinite(value):
-        return Estimate(None, None, None, undefined)
-    kept = drawn[np.isfinite(drawn)]
-    if clusters < 2:
-        return Estimate(float(value), None, None, "an interval needs two clusters of items")
-    if len(kept) < _MOSTLY * len(drawn):
-        return Estimate(float(value), None, None, "most resamples give no figure")
-    tail = widened_tail((1 - LEVEL) / 2, clusters)
-    low, high = np.quantile(kept, [tail, 1 - tail])
-    return Estimate(float(value), float(low), float(high))
-
-
 def _change(measure: Measure, before: Floats, after: Floats) -> Floats:
     return over(after, before) if measure.change == "ratio" else after - before
 
@@ -243,9 +205,7 @@ def _swapped(
 ) -> float | None:
     if not math.isfinite(found):
         return None
-    swap = np.random.default_rng(seed + 1).random((SWAPS, len(before))) < 0.5
-    mixed = swap @ after + ~swap @ before, swap @ before + ~swap @ after
-    harms = _harm(measure, *(measure.value(sums) for sums in mixed))
+    harms = _harm(measure, *(measure.value(sums) for sums in swapped_sums(before, after, seed)))
     harms = harms[np.isfinite(harms)]
     extreme = np.count_nonzero(np.abs(harms) >= abs(found) - 1e-12)
     return float((1 + extreme) / (1 + len(harms)))

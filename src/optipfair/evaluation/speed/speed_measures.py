@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...uncertainty import bootstrap_interval
+from ...uncertainty import bootstrap_bounds
 from .generation import Run
 
 _ONE_TOKEN = "a single token has no time between tokens; ask for two or more"
@@ -71,14 +71,14 @@ def speedup(pairs: Sequence[tuple[Run, Run]], seed: int) -> Speedup:
 
     The two runs of a pair follow each other, so what slows the machine down slows both, and a
     median does not mind a single hiccup. The interval is a percentile bootstrap of the median of
-    the logarithms, pairs drawn with replacement (`bootstrap_interval`).
+    the logarithms, pairs drawn with replacement (`bootstrap_bounds`).
     """
     logs = [math.log(first.seconds / second.seconds) for first, second in pairs]
     value = math.exp(statistics.median(logs))
-    found = bootstrap_interval(logs, np.median, seed=seed)
-    if found is None:
+    bounds = bootstrap_bounds(logs, np.median, seed=seed)
+    if bounds is None:
         return Speedup(value, None, _ONE_PAIR)
-    return Speedup(value, [math.exp(found.low), math.exp(found.high)], None)
+    return Speedup(value, [math.exp(end) for end in bounds], None)
 
 
 def compared(

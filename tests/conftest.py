@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from support.interrupts import in_foreground
+from support.nursery import Nursery, opened
 from support.oracles import model_state
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +104,20 @@ def _random_state() -> tuple[int, ...]:
 
     states = (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state())
     return tuple(hash(repr(state)) for state in states)
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """SIGINT interrupts this process and its children, however the tests were begun."""
+    with in_foreground():
+        yield
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Runs a job in a child process, and stops it by a signal."""
+    with opened() as nursery:
+        yield nursery
 
 
 @pytest.fixture(scope="session")

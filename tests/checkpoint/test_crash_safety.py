@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import random
 import resource
@@ -14,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,10 @@ from optipfair import OutputError, load_model, prune_checkpoint
 from optipfair.files.output_folder import new_folder
 from optipfair.files.safetensors_reader import open_checkpoint
 from optipfair.testing import tiny_model
+from support.nursery import INTERRUPTED, Nursery
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
 SHARD_BYTES = 2_000_000  # several files, so that there is an index too
-INTERRUPTED = 130
 
 
 @pytest.fixture(scope="module")
@@ -59,92 +57,22 @@ def prune(model: Path, output: Path, **options: Any) -> None:
     )
 
 
-class Nursery:
-    """A process that has everything imported and forks a child for each run."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_raise_children, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def run(self, job: Callable[..., object], *args: Any, **options: Any) -> int:
-        """Run a job in a child, to its end; give its exit code."""
-        return self.signalled(job, *args, after=60.0, sends=0, **options)
-
-    def signalled(
-        self, job: Callable[..., object], *args: Any, after: float, sends: int, **options: Any
-    ) -> int:
-        """Run a job in a child and send it a signal after some seconds; give its exit code."""
-        self.pipe.send((job, args, options, after, sends))
-        code: int = self.pipe.recv()
-        return code
-
-    def close(self) -> None:
-        self.pipe.send(None)
-        self.process.join(10)
-        self.pipe.close()
-
-
-def _raise_children(pipe: Connection) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    for job, args, options, after, sends in iter(pipe.recv, None):
-        child = os.fork()
-        if child == 0:
-            _be_child(job, args, options)
-        pipe.send(_wait(child, after, sends))
-
-
-def _be_child(job: Callable[..., object], args: Any, options: Any) -> None:
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's back has none
-        job(*args, **options)
-        code = 0
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except SystemExit as exc:
-        code = int(exc.code or 0)
-    finally:
-        os._exit(code)
-
-
-def _wait(child: int, after: float, sends: int) -> int:
-    """Wait for the end, with a signal on the way; a child is not reaped before it is sent."""
-    if sends:
-        time.sleep(after)
-        os.kill(child, sends)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.fixture(scope="module")
-def nursery(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    found = Nursery()
-    # Once in the nursery itself would leave threads behind; in a child it fills the disk's cache.
-    assert found.run(prune, model, tmp_path_factory.mktemp("warm") / "out") == 0
-    yield found
-    found.close()
-
-
 @pytest.fixture(scope="module")
 def finished(nursery: Nursery, model: Path, tmp_path_factory: Any) -> tuple[str, float]:
-    """What a whole run writes, and how long it takes."""
+    """What a whole run writes, and how long it takes once the disk's cache is full."""
     output = tmp_path_factory.mktemp("finished") / "out"
     times = []
-    for _ in range(3):
+    for _ in range(4):
         started = time.perf_counter()
         assert nursery.run(prune, model, output, overwrite=True) == 0
         times.append(time.perf_counter() - started)
     return digest(output), min(times)
 
 
-def moments(count: int, seconds: float) -> list[float]:
-    """Seeded moments of a run, from its start to a little after its usual end."""
+def shares(count: int) -> list[float]:
+    """Seeded moments of a run as shares of its time, from its start to a little after its end."""
     choice = random.Random(0)
-    return [choice.uniform(0, 1.1 * seconds) for _ in range(count)]
+    return [choice.uniform(0, 1.1) for _ in range(count)]
 
 
 def hidden(folder: Path) -> set[str]:
@@ -165,15 +93,18 @@ def test_killed_at_any_moment_it_leaves_all_or_nothing(
     nursery: Nursery, model: Path, tmp_path: Path, finished: tuple[str, float], replacing: bool
 ) -> None:
     whole, seconds = finished
-    output, before = tmp_path / "out", digest(model)
+    output, partial, before = tmp_path / "out", tmp_path / ".out.partial", digest(model)
     left: set[str] = set()
     killed = 0
-    for moment in moments(25, seconds):
+    for share in [None, *shares(25)]:  # first as soon as it writes, however long that takes
+        when = partial if share is None else share * seconds
         old = old_model(output) if replacing else None
-        code = nursery.signalled(
-            prune, model, output, overwrite=replacing, after=moment, sends=signal.SIGKILL
+        code = nursery.stopped(
+            prune, model, output, overwrite=replacing, when=when, by=signal.SIGKILL
         )
         killed += code == -signal.SIGKILL
+        if code == 0 and share is not None:  # the machine was busier when this was measured
+            seconds = min(seconds, share * seconds)
         left |= hidden(tmp_path)
         assert hidden(tmp_path) <= {".out.partial", ".out.old"}
         if output.exists():
@@ -235,19 +166,39 @@ def test_interrupted_at_any_moment_it_leaves_all_or_nothing(
 ) -> None:
     whole, seconds = finished
     before, codes = digest(model), set()
-    for moment in moments(15, seconds):
-        output = tmp_path / "new" / "out"
-        code = nursery.signalled(prune, model, output, after=moment, sends=signal.SIGINT)
+    output = tmp_path / "new" / "out"
+    partial = output.with_name(".out.partial")
+    for when in (partial, *(share * seconds for share in shares(15))):
+        code = nursery.stopped(prune, model, output, when=when, by=signal.SIGINT)
         codes.add(code)
         if output.exists():
             assert digest(output) == whole
             shutil.rmtree(output.parent)
         # Microseconds lie between making a folder and guarding it: an empty one may stay.
         left = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert left == [], f"exit code {code} after {moment} s"
+        assert left == [], f"exit code {code} after {when}"
         shutil.rmtree(output.parent, ignore_errors=True)
         assert digest(model) == before
     assert INTERRUPTED in codes and codes <= {0, INTERRUPTED}
+
+
+def command_in_background(model: Path, output: Path) -> None:
+    from optipfair.cli import main
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script's `optipfair ... &` is begun
+    arguments = ["prune", "--model-path", str(model), "--output-path", str(output), "--quiet"]
+    raise SystemExit(main(arguments))
+
+
+@pytest.mark.slow
+def test_a_command_in_the_background_is_not_interrupted(
+    nursery: Nursery, model: Path, tmp_path: Path
+) -> None:
+    output, partial = tmp_path / "out", tmp_path / ".out.partial"
+    code = nursery.stopped(command_in_background, model, output, when=partial, by=signal.SIGINT)
+    assert code == 0
+    assert hidden(tmp_path) == set()
+    assert load_model(output).config.num_hidden_layers == 4
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -381,20 +332,23 @@ def test_a_second_run_into_the_same_folder_is_refused(llama_folder: Path, tmp_pa
 def test_the_lock_goes_with_the_process_that_held_it(
     nursery: Nursery, llama_folder: Path, tmp_path: Path
 ) -> None:
-    output, held = tmp_path / "a" / "out", tmp_path / "held"
+    output, held, seen = tmp_path / "a" / "out", tmp_path / "held", tmp_path / "seen"
     answers: list[int] = []
 
     def hold_and_kill() -> None:
-        answers.append(nursery.signalled(hold, output, held, after=2.0, sends=signal.SIGKILL))
+        answers.append(nursery.stopped(hold, output, held, when=seen, by=signal.SIGKILL))
 
     other = threading.Thread(target=hold_and_kill)
     other.start()
     while not held.exists():
         assert other.is_alive()
         time.sleep(0.01)
-    with pytest.raises(OutputError, match="Another run is writing"):
-        prune_checkpoint(llama_folder, output)
-    other.join()
+    try:
+        with pytest.raises(OutputError, match="Another run is writing"):
+            prune_checkpoint(llama_folder, output)
+    finally:
+        seen.touch()
+        other.join()
     assert answers == [-signal.SIGKILL]
     assert (tmp_path / "a" / ".out.partial").is_dir()
     prune_checkpoint(llama_folder, output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +21,7 @@ from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_che
 from optipfair.loading import available_devices
 from optipfair.pipeline import stored_run as stored
 from optipfair.testing import tiny_model
+from support.interrupts import interrupt
 
 Run = Callable[..., tuple[int, str, str]]
 Refuses = Callable[..., None]
@@ -533,14 +533,11 @@ def failing_with(error: BaseException) -> Callable[..., None]:
     return fail
 
 
-def interrupting(*_: Any, **__: Any) -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(
     ("fail", "code", "match"),
     [
-        (interrupting, 130, "Interrupted"),
+        (interrupt, 130, "Interrupted"),
         (failing_with(OSError(28, "No space left on device")), 1, "No space left on device"),
         (failing_with(MemoryError()), 1, "Out of memory"),
         (failing_with(RuntimeError("a\nb")), 1, "RuntimeError: a b"),
@@ -605,10 +602,11 @@ def test_that_a_model_must_be_loaded_is_said_on_standard_error(fused: Path, run:
     assert run(*command, fused.parent / "quiet", "--quiet") == (0, "", "")
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(
     ("fail", "code", "match"),
     [
-        (interrupting, 130, "Interrupted"),
+        (interrupt, 130, "Interrupted"),
         (failing_with(OSError(28, "No space left on device")), 1, "No space left on device"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,6 +43,7 @@ from optipfair.pipeline.cost import cost_of, final_states
 from optipfair.pipeline.prune import PLAN_FILE, reloaded_difference
 from optipfair.pruning.calibration.calibration_texts import CalibrationText
 from optipfair.testing import byte_tokenizer, tiny_model
+from support.interrupts import interrupt
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
 
@@ -409,10 +409,6 @@ def disk_full(*_: Any, **__: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def interrupt(*_: Any, **__: Any) -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
 def half_then_interrupt(model: Any, folder: Path, **__: Any) -> None:
     model.config.save_pretrained(folder)
     interrupt()
@@ -441,6 +437,7 @@ LOADED: list[tuple[Any, str, Callable[..., None], type[BaseException]]] = [
 FAILURES = [(False, *each) for each in STREAMED] + [(True, *each) for each in LOADED]
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(("loads", "owner", "name", "fail", "error"), FAILURES)
 @pytest.mark.parametrize("output", ["out", "new/parents/out"])
 def test_a_failure_while_writing_leaves_nothing(
@@ -461,6 +458,7 @@ def test_a_failure_while_writing_leaves_nothing(
         prune_checkpoint(llama_copy, llama_copy.parent / output)
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(
     ("loads", "owner", "name", "fail"),
     [

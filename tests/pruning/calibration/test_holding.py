@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+import tempfile
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +23,9 @@ from optipfair.pruning.calibration.holding import (
     Holding,
     ReplacedTensors,
 )
+from optipfair.pruning.compensation import by_layers as calibrated
 from optipfair.testing import tiny_model
+from support.nursery import INTERRUPTED, Nursery
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
 
@@ -150,34 +151,28 @@ def test_an_error_on_the_way_leaves_nothing(
         prune_checkpoint(llama_copy, tmp_path / "out", **AUTO, hidden_states="disk", spill_above=10)
 
 
-PROGRAM = """
-import sys, time, torch
-from pathlib import Path
-from optipfair import prune_checkpoint
-from optipfair.pruning.compensation import by_layers as calibrated
-def wait(*args):
-    print("here", flush=True)
-    time.sleep(60)
-calibrated.cut_copy = wait
-prune_checkpoint(sys.argv[1], Path(sys.argv[2]) / "out", "MLP_GLU", "AUTO", 40,
-    dataloader=[torch.arange(240).view(20, 12)], hidden_states="disk", spill_above=1)
-"""
+def prune_and_wait(model: Path, folder: Path, here: Path) -> None:
+    """Both files are open while it waits: one layer is decided, its tensors have spilled."""
+
+    def wait(*_: object) -> None:
+        here.touch()
+        time.sleep(60)
+
+    calibrated.cut_copy = wait  # type: ignore[assignment]
+    tempfile.tempdir = str(folder)
+    data = [torch.arange(240).view(20, 12)]
+    prune_checkpoint(
+        *(model, folder / "out", "MLP_GLU", "AUTO", 40),
+        dataloader=data, hidden_states="disk", spill_above=1,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_process_leaves_nothing(
-    llama_folder: Path, tmp_path: Path, stop: signal.Signals
+    nursery: Nursery, llama_folder: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    """Both files are open then: one layer is decided, its tensors have spilled."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(llama_folder), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"here\n"
-    process.send_signal(stop)
-    assert process.wait(30) != 0
-    process.stdout.close()
-    assert list(tmp_path.iterdir()) == []
+    folder, here = tmp_path / "all", tmp_path / "here"
+    folder.mkdir()
+    code = nursery.stopped(prune_and_wait, llama_folder, folder, here, when=here, by=stop)
+    assert code == (INTERRUPTED if stop == signal.SIGINT else -stop)
+    assert here.exists() and list(folder.iterdir()) == []

@@ -27,7 +27,7 @@ import torch
 from transformers import __version__ as transformers_version
 
 from optipfair import __version__, load_model, load_tokenizer, perplexity, prune_model
-from optipfair.arch.view import describe
+from optipfair.arch.view import MLPView, describe
 from optipfair.batches import Batch
 from optipfair.evaluation.speed.footprint import memory_meter
 from optipfair.evaluation.text.wikitext import detokenised
@@ -36,7 +36,7 @@ from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.importance.selection import RANKED_STRATEGIES, select_layers_to_remove
 from optipfair.pruning.importance.weight_scores import score_mlp_with_data
 from optipfair.pruning.layers.strategies import chosen_layers
-from optipfair.pruning.planning import plan_request
+from optipfair.pruning.planning import choose_neurons, plan_counts
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.pruning.request.solving import Sizes
 
@@ -223,14 +223,12 @@ def scored_by(row: Row, norms_of_draw: Callable[[], Any], model: Any) -> None:
     """The hybrid; other shares of a draw have its statistics too, which are taken once."""
     view, norms = describe(model), norms_of_draw()
     request = check_request("MLP_GLU", row.method, row.share, dataloader=[()])
-    apply_plan(
-        model,
-        plan_request(
-            *(view, request, Sizes.of_model(view)),
-            batches=[],
-            scores=lambda mlps: [score_mlp_with_data(m, norms[m.layer, m.spec.name]) for m in mlps],
-        ),
-    )
+    counts = plan_counts(view, request, Sizes.of_model(view), with_data=True)
+
+    def scores(mlps: Sequence[MLPView]) -> list[torch.Tensor]:
+        return [score_mlp_with_data(mlp, norms[mlp.layer, mlp.spec.name]) for mlp in mlps]
+
+    apply_plan(model, choose_neurons(view, counts, scores))
 
 
 Chosen = Callable[[], Callable[[int], Any]]  # how many layers → which; once asked for, known

@@ -137,7 +137,6 @@ CALIBRATED = [
     (["--calibration-length", "9" * 20], "Give a longer text, or a smaller calibration_length"),
     (["--seed", "9" * 20], r"is no whole number from 0 to 2\*\*64 - 1"),
     (["--layer-widths", "by_loss"], "by_loss'.*Use 'AUTO' or give compensate=True.$"),
-    (["--hidden-states", "dsk"], "Did you mean 'disk'"),
 ]
 
 

@@ -15,8 +15,9 @@ from optipfair.arch.view import describe
 from optipfair.errors import ArgumentError, DataError
 from optipfair.pruning.calibration.stream import capture
 from optipfair.pruning.compensation.additive import additive_scale
+from optipfair.pruning.cut.plan import PruningPlan
 from optipfair.pruning.cut.surgery import apply_plan
-from optipfair.pruning.decision import Decision, decide
+from optipfair.pruning.decision import decide
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
@@ -38,13 +39,13 @@ def data(rows: int = 64, length: int = 16) -> list[Tensor]:
 DATA = data()
 
 
-def decided(model: Any, drop: list[int], batches: Any = DATA) -> Decision:
+def decided(model: Any, drop: list[int], batches: Any = DATA) -> PruningPlan:
     request = check_request("DEPTH", layer_indices=drop, dataloader=batches, compensate=True)
     return decide(describe(model), request, batches)
 
 
-def blocks(found: Decision) -> list[dict[str, Any]]:
-    return list(found.plan.request["replaced_blocks"])
+def blocks(found: PruningPlan) -> list[dict[str, Any]]:
+    return list(found.request["replaced_blocks"])
 
 
 def states(model: Any, batches: list[Tensor] = DATA) -> list[Tensor]:
@@ -72,8 +73,8 @@ def test_the_layer_before_makes_up_for_a_block(
     with unchanged(model):
         found = decided(model, [1, 2])
     whole, removed = states(model)[2], copy.deepcopy(model)
-    apply_plan(removed, found.plan)
-    apply_plan(model, found.plan, found.replacements)
+    apply_plan(removed, found, {})
+    apply_plan(model, found)
     gap, left = (float((states(m)[0] - whole).square().sum()) for m in (removed, model))
     (block,) = blocks(found)
     assert (block["first"], block["last"], block["layer"]) == (1, 2, 0)
@@ -113,7 +114,7 @@ def test_later_blocks_are_fitted_on_what_flows_after_the_earlier_ones() -> None:
     model: Any = tiny_model("qwen2")
     both = decided(model, [1, 3]).replacements
     first = decided(model, [1]).replacements
-    apply_plan(model, decided(model, [1]).plan, first)
+    apply_plan(model, decided(model, [1]), first)
     second = decided(model, [2]).replacements  # layer 3 before
     assert torch.equal(both[0, "mlp", "mlp.down_proj.weight"], *first.values())
     torch.testing.assert_close(both[2, "mlp", "mlp.down_proj.weight"], *second.values())
@@ -151,8 +152,8 @@ def test_scaled_mlp_outputs_are_allowed_for(family: str) -> None:
     (block,) = blocks(found)
     assert block["error"] < block["removed_error"]
     removed = copy.deepcopy(model)
-    apply_plan(removed, found.plan)
-    apply_plan(model, found.plan, found.replacements)
+    apply_plan(removed, found, {})
+    apply_plan(model, found)
     gap, left = (float((states(m)[0] - whole).square().sum()) for m in (removed, model))
     assert left / gap < 1.1 * block["error"] / block["removed_error"]
 
@@ -198,7 +199,7 @@ def test_half_precision_keeps_its_type() -> None:
     found = decided(model, [1, 2])
     (new,) = found.replacements.values()
     assert new.dtype == torch.bfloat16
-    apply_plan(model, found.plan, found.replacements)
+    apply_plan(model, found)
     assert torch.equal(get_model_layers(model)[0].mlp.down_proj.weight, new)
 
 
@@ -229,7 +230,7 @@ def test_a_replacement_for_another_model_is_refused(
     found = decided(model, [3])
     ((key, tensor),) = found.replacements.items()
     with refused(model, "replacement", ArgumentError):
-        apply_plan(model, found.plan, change(key, tensor))
+        apply_plan(model, found, change(key, tensor))
 
 
 @pytest.mark.parametrize("data_given", [True, False])

@@ -102,7 +102,7 @@ def measured() -> dict[str, list[float]]:
     view, own = describe(model), own_batches(batches(5))
     sample = sampled(own, SAMPLE_TOKENS)
     request = check_request(pruning_percentage=40, dataloader=own, **CASES["by loss"][2])
-    losses = dict(decide(view, request, batches(5)).plan.request["layer_losses"])
+    losses = dict(decide(view, request, batches(5)).request["layer_losses"])
     return {
         "block influence": list(analyze_layer_importance(model, batches(5)).values()),
         "angles": list(chain(*block_angles(view, own))),

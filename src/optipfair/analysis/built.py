@@ -125,9 +125,9 @@ def _refusals(view: ModelView, sizes: ModelSizes) -> dict[str, str]:
 
 
 def _width_plan(sizes: ModelSizes) -> PruningPlan:
-    """A plan with the right counts; which neurons stay does not matter here."""
+    """A plan that says how many neurons stay, not which."""
     cuts = tuple(
-        WidthCut(mlp.layer, mlp.spec.name, mlp.width, (tuple(range(kept)),) * (mlp.experts or 1))
+        WidthCut(mlp.layer, mlp.spec.name, mlp.width, count=kept)
         for mlp, kept in kept_widths(sizes, SAVINGS_PERCENTAGES[-1])
     )
     layers = len(sizes.layers)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arch.saved import saved_form
+from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.calibration.holding import Key
 from .stored_model import NamesUnknownError, StoredModel
-from .stored_rows import TORCH_DTYPES
 
 _KEPT = 2  # layers' tensors in memory while they are written, whose experts are apart on disk
 

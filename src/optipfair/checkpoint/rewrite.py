@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from ..errors import VerificationError
 from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.safetensors_writer import OutputTensor
+from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.cut.plan import PruningPlan, WidthCut
 from .replaced import StoredReplacements
 from .stored_model import Piece, StoredModel, item_size
-from .stored_rows import TORCH_DTYPES
 
 CHUNK_BYTES = 2**20
 STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

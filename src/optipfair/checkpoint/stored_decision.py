@@ -15,7 +15,8 @@ from ..distributed import together
 from ..errors import UnsupportedModelError
 from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import LIVE, LayerSource, capture
-from ..pruning.decision import Decision, Means, decide
+from ..pruning.cut.plan import PruningPlan
+from ..pruning.decision import Means, decide
 from ..pruning.importance.criteria import Criterion
 from ..pruning.importance.given_scores import NeuronScores
 from ..pruning.importance.selection import RANKED_STRATEGIES
@@ -46,7 +47,7 @@ def decide_stored(
     device: torch.device | None = None,
     holding: Holding | None = None,
     show_progress: bool = False,
-) -> Decision:
+) -> PruningPlan:
     """Decide what a request means for a checkpoint.
 
     Without data, rows of the scored tensors are read. With data, the layers come into memory one

@@ -22,10 +22,10 @@ from ..arch.saved import saved_form
 from ..arch.twin import build_on_meta
 from ..arch.view import LayerView, ModelView, describe
 from ..files.safetensors_reader import TensorInfo, read_into
+from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.calibration.stream import LayerSource
 from ..pruning.cut.checks import seen_by
 from .stored_model import NamesUnknownError, StoredModel
-from .stored_rows import TORCH_DTYPES
 
 _DTYPES = TORCH_DTYPES | {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,

@@ -20,16 +20,13 @@ from ..arch.finite import is_finite, not_finite
 from ..arch.view import MLPView
 from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import TensorInfo, read_into
+from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.importance.criteria import Criterion
 from ..pruning.importance.weight_scores import overflow, score_all
 from .stored_model import Piece, StoredMLP, StoredModel, item_size
 
 _READERS = 2
 CHUNK_BYTES = 8 * 2**20
-TORCH_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
 
 
 def score_stored_mlps(

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arch.saved import saved_form
-from ..arch.twin import build_twin
 from ..errors import VerificationError
 from ..files.safetensors_reader import Checkpoint, TensorInfo, open_checkpoint, read_into
 from ..files.safetensors_writer import OutputTensor, Shard, lay_out, write_shards
+from ..files.torch_dtypes import TORCH_DTYPES
 from ..progress import meter, track
-from ..pruning.calibration.holding import Replacements
-from ..pruning.cut.checks import check_plan_fits, check_replacements_fit, check_sharing
+from ..pruning.cut.checks import check_plan_fits, check_sharing
 from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.solving import Sizes
@@ -34,7 +33,7 @@ from ..pruning.statistics import ModelSummary, summarize
 from .replaced import StoredReplacements
 from .rewrite import PieceCut, cut_tensors, rewritten
 from .stored_model import Piece, StoredModel, item_size
-from .stored_rows import TORCH_DTYPES, check_finite_tensor
+from .stored_rows import check_finite_tensor
 
 # What belongs to a model beside its config and weights; what is not named here stays behind.
 _CARRIED_OVER = (
@@ -111,7 +110,6 @@ def prepare(
     plan: PruningPlan,
     dtype: str,
     max_shard_bytes: int,
-    replacements: Replacements | None = None,
 ) -> NewCheckpoint:
     """Prove a plan and say what it writes; everything that can be refused is refused here.
 
@@ -121,12 +119,11 @@ def prepare(
             NaN or Inf.
     """
     check_plan_fits(stored.view, plan)
-    check_replacements_fit(stored.view, plan, replacements or {})
     check_sharing(stored.view)
-    new = build_twin(stored.view.model, prove(stored.view, plan).config)
+    new = prove(stored.view, plan).twin
     if dtype != "auto":
         new.config.dtype = getattr(torch, dtype)
-    replaced = StoredReplacements(stored, replacements or {})
+    replaced = StoredReplacements(stored, plan.replacements or {})
     outputs = rewritten(stored, plan, new, dtype, replaced)
     return NewCheckpoint(new, lay_out(outputs, max_shard_bytes), replaced)
 

@@ -131,18 +131,6 @@ def _names(registry: Any) -> str:
     help="Whether the kept neurons, or the layers before removed ones, make up for the lost ones "
     "(needs --calibration). [AUTO: yes, else no]",
 )
-@click.option(
-    "--hidden-states",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|device|disk",
-    help="Where those of the calibration text are held.",
-)
-@click.option(
-    "--spill-above",
-    metavar="SIZE",
-    help="Hold more replaced tensors than this on disk. [a quarter of the free memory]",
-)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option("--plan", metavar="FILE", help="Carry out a saved plan instead of deciding anew.")
 @click.option("--save-plan", metavar="FILE", help="Write the plan to a file, and nothing else.")
@@ -215,8 +203,6 @@ def prune(**options: Any) -> None:
             max_shard_size=options["max_shard_size"],
             check_weights=options["check_weights"],
             overwrite=options["overwrite"],
-            hidden_states=options["hidden_states"],
-            spill_above=options["spill_above"],
             verify="none" if options["no_verify"] else options["verify"],
             evaluate=options["evaluate"],
             trust_remote_code=options["trust_remote_code"],

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.plan_files import load_replacements
 from ..distributed import is_first, own_device
 from ..errors import ArgumentError, OutputError
 from ..files.output_folder import check_output
 from ..loading import check_device, check_dtype
 from ..pruning.calibration.calibration_texts import CalibrationText
-from ..pruning.calibration.holding import Holding, check_hidden_states
+from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
-from ..pruning.decision import Decision
+from ..pruning.cut.plan_files import check_complete
 from ..pruning.request.budget import read_size
 from ..pruning.request.pruning_request import PruningRequest, check_request
 from ..pruning.request.targets import DEFAULT_PERCENTAGE
@@ -35,7 +34,7 @@ _DEFAULTS = {  # of what has another than None
 
 def read_todo(
     plan: PruningPlan | str | Path | None, asked: Mapping[str, Any], seed: int
-) -> PruningRequest | Decision:
+) -> PruningRequest | PruningPlan:
     """What to remove: a plan, or else what was asked for, width and attention 10 % if unsaid."""
     if plan is not None:
         return _given_plan(plan, asked)
@@ -79,7 +78,7 @@ def _refuse_sizes_without_text(samples: object, length: object) -> None:
         )
 
 
-def _given_plan(plan: PruningPlan | str | Path, asked: Mapping[str, Any]) -> Decision:
+def _given_plan(plan: PruningPlan | str | Path, asked: Mapping[str, Any]) -> PruningPlan:
     """Read a plan with the tensors that belong to it; nothing else may be asked for."""
     given = [
         name if name in ("dataloader", "neuron_scores") else f"{name}={value!r}"
@@ -92,7 +91,8 @@ def _given_plan(plan: PruningPlan | str | Path, asked: Mapping[str, Any]) -> Dec
             "of them out."
         )
     if isinstance(plan, PruningPlan):
-        return Decision(plan, load_replacements(plan, None))
+        check_complete(plan)
+        return plan
     if not isinstance(plan, str | Path):
         raise ArgumentError(
             f"plan={plan!r} is no PruningPlan and no name of a file that holds one."
@@ -101,7 +101,8 @@ def _given_plan(plan: PruningPlan | str | Path, asked: Mapping[str, Any]) -> Dec
         found = PruningPlan.load(plan)
     except (OSError, UnicodeDecodeError) as exc:
         raise ArgumentError(f"The plan {plan} cannot be read: {exc}.") from exc
-    return Decision(found, load_replacements(found, Path(plan)))
+    check_complete(found, plan)
+    return found
 
 
 def read_output(output_path: str | Path | None, source: Source, overwrite: bool) -> Path:
@@ -138,11 +139,11 @@ def read_verification(verify: bool | str) -> str:
     return mode
 
 
-def read_holding(
-    hidden_states: str, spill_above: int | str | None, output: str | Path | None
-) -> Holding:
-    limit = None if spill_above is None else read_size("spill_above", spill_above)
-    return Holding(check_hidden_states(hidden_states), limit, _folder_beside(output))
+def read_holding(output: str | Path | None) -> Holding:
+    """Where to hold what calibration needs meanwhile: on disk, it lies beside the output."""
+    if output is None:
+        return Holding()
+    return Holding(folder=next(e for e in Path(output).absolute().parents if e.is_dir()))
 
 
 def read_options(device: str, dtype: str, max_shard_size: int | str, **others: Any) -> Options:
@@ -152,10 +153,3 @@ def read_options(device: str, dtype: str, max_shard_size: int | str, **others: A
     check_dtype(dtype)
     shard = read_size("max_shard_size", max_shard_size)
     return Options(device, dtype, max_shard_bytes=shard, **others)
-
-
-def _folder_beside(output: str | Path | None) -> Path | None:
-    """The folder for temporary files: where the output will be, as far as that is there."""
-    if output is None:
-        return None
-    return next((each for each in Path(output).absolute().parents if each.is_dir()), None)

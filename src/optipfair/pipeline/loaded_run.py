@@ -15,8 +15,9 @@ from ..distributed import is_first
 from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import open_checkpoint
 from ..loading import check_readable, load_model, load_tokenizer, quiet_transformers
+from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.surgery import apply_plan
-from ..pruning.decision import Decision, decide
+from ..pruning.decision import decide
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from ..sources import Source
@@ -29,7 +30,7 @@ _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
 def loaded_run(
     source: Source,
-    todo: PruningRequest | Decision,
+    todo: PruningRequest | PruningPlan,
     options: Options,
     data: Data,
 ) -> Run:
@@ -57,17 +58,15 @@ def loaded_run(
         )
         if options.check_weights:
             _check_live_weights(model)
-    if isinstance(todo, Decision):
-        decision = todo
+    if isinstance(todo, PruningPlan):
+        plan = todo
     else:
         batches = data.batches if drawn is None else drawn.batches
-        decision = decide(
-            describe(model), todo, batches, holding=options.holding, show_progress=show
-        )
-    decision = data.recorded(decision, drawn)
+        plan = decide(describe(model), todo, batches, holding=options.holding, show_progress=show)
+    plan = data.recorded(plan, drawn)
     held_back = drawn.held_back if drawn else []
     with data.reading():
-        return _LoadedRun(source, model, tokenizer, decision, options, held_back)
+        return _LoadedRun(source, model, tokenizer, plan, options, held_back)
 
 
 class _LoadedRun:
@@ -78,17 +77,17 @@ class _LoadedRun:
         source: Source,
         model: Any,
         tokenizer: Any,
-        decision: Decision,
+        plan: PruningPlan,
         options: Options,
         held_back: Sequence[Batch],
     ) -> None:
-        self.plan, self.replacements = decision.plan, decision.replacements
+        self.plan = plan
         self._source, self._model, self._tokenizer = source, model, tokenizer
         self._options = options
         self._held_back = held_back if options.evaluate and is_first() else []
         self._unpruned = final_states(model, self._held_back)
         before = summarize(model)
-        apply_plan(model, self.plan, self.replacements, show_progress=options.show_progress)
+        apply_plan(model, self.plan, show_progress=options.show_progress)
         self.layers_differ = bool(overrides(model.config.get_text_config()))
         self.has_tokenizer = tokenizer is not None
         self.statistics = get_pruning_statistics(before, model) | {

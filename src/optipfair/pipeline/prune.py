@@ -6,12 +6,11 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.plan_files import save_plan as write_plan
 from ..checkpoint.stored_decision import NeedsModelError
 from ..checkpoint.stored_model import NamesUnknownError
 from ..distributed import in_first, is_first, together
@@ -20,7 +19,6 @@ from ..files.output_folder import new_folder
 from ..loading import snapshot
 from ..pruning.calibration.stream import NotByLayersError
 from ..pruning.cut.plan import PruningPlan
-from ..pruning.decision import Decision
 from ..pruning.request.pruning_request import PruningRequest
 from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source, find_source
 from .arguments import (
@@ -130,8 +128,6 @@ def prune_checkpoint(
     overwrite: bool = False,
     verify: bool | str = "fast",
     evaluate: bool = True,
-    hidden_states: str = "auto",
-    spill_above: int | str | None = None,
     trust_remote_code: bool = False,
     show_progress: bool = False,
     command: str | None = None,
@@ -173,10 +169,6 @@ def prune_checkpoint(
         verify: `"fast"` (or True) checks headers, copied bytes and samples of what was cut, and
             compares logits if the model was loaded; `"full"` loads the result and a live cut,
             compares their logits and generates; `"none"` (or False).
-        hidden_states: where those of the calibration data are held, as in `prune_model`; on disk,
-            beside the output.
-        spill_above: replaced tensors of more bytes in all (a number, or text like `"1GB"`) lie in a
-            temporary file until they are written; by default a quarter of the free memory.
         evaluate: whether to measure perplexity and KL divergence before and after, on calibration
             text that is held back for it.
         trust_remote_code: whether code from the model's repository may run.
@@ -219,7 +211,7 @@ def prune_checkpoint(
             show_progress=show_progress,
             check_weights=check_weights,
             evaluate=evaluate,
-            holding=read_holding(hidden_states, spill_above, save_plan or output_path),
+            holding=read_holding(save_plan or output_path),
         )
         source = find_source(model_path)
         writes = not dry_run and save_plan is None
@@ -231,7 +223,7 @@ def prune_checkpoint(
     def carry_out(run: Run) -> PruneResult:
         _warn_about_widths(run.plan)
         if save_plan is not None:
-            write_plan(Path(save_plan), run.plan, run.replacements)
+            run.plan.save(save_plan)
         difference, cost = None, None
         if output is not None:
             named = command or _as_call(model_path, output, run.plan)
@@ -258,7 +250,7 @@ def prune_checkpoint(
 
 def _decide(
     source: Source,
-    todo: PruningRequest | Decision,
+    todo: PruningRequest | PruningPlan,
     options: Options,
     data: Data,
     say: Callable[[str], None] | None,
@@ -293,7 +285,7 @@ def _write(
     with new_folder(output) as folder:
         run.write(folder)
         cost = run.cost(folder)
-        run.plan.save(folder / PLAN_FILE)
+        replace(run.plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
         card = model_card(
             _base(source),
             run.plan,

@@ -64,7 +64,7 @@ def verify_by_loading(source: Source, run: Run, folder: Path, options: Options) 
     live: Any = load_model(
         source, device=options.device, dtype=options.dtype, trust_remote_code=code
     )
-    apply_plan(live, run.plan, run.replacements)
+    apply_plan(live, run.plan)
     reloaded: Any = load_model(folder, device=options.device, trust_remote_code=code)
     difference = logits_difference(live, reloaded)
     del live

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from ..distributed import together
 from ..errors import DataError
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn, digest
-from ..pruning.calibration.holding import Holding, Replacements
+from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
-from ..pruning.decision import Decision, Reread
+from ..pruning.decision import Reread
 from .cost import Cost
 
 
@@ -57,16 +57,15 @@ class Data:
             raise DataError("The model has no tokenizer, so calibration text cannot be read.")
         return self.text.draw(tokenizer)
 
-    def recorded(self, decision: Decision, drawn: Drawn | None) -> Decision:
+    def recorded(self, plan: PruningPlan, drawn: Drawn | None) -> PruningPlan:
         """Let the plan say which text it was calibrated on."""
         if self.text is None or drawn is None:
-            return decision
+            return plan
         record = asdict(self.text) | {
             "source": Path(self.text.source).name,
             "sha256": digest(drawn.batches),
         }
-        plan = replace(decision.plan, request={**decision.plan.request, "calibration": record})
-        return replace(decision, plan=plan)
+        return replace(plan, request={**plan.request, "calibration": record})
 
 
 class Run(Protocol):
@@ -74,7 +73,6 @@ class Run(Protocol):
 
     Attributes:
         plan: what stays.
-        replacements: tensors that take the place of cut ones.
         statistics: of `get_pruning_statistics`, with bytes on disk.
         streamed: whether it works on the files, without the model in memory.
         layers_differ: whether the layers of the result differ in width.
@@ -82,7 +80,6 @@ class Run(Protocol):
     """
 
     plan: PruningPlan
-    replacements: Replacements
     statistics: dict[str, Any]
     streamed: bool
     layers_differ: bool

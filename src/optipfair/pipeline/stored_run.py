@@ -19,7 +19,7 @@ from ..checkpoint.stored_surgery import (
     write_checkpoint,
 )
 from ..loading import check_device, has_tokenizer, load_config, load_tokenizer
-from ..pruning.decision import Decision
+from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics
 from ..sources import Source, find_source
@@ -30,7 +30,7 @@ from .run import Data, Options, Run
 def stored_run(
     source: Source,
     folder: Path,
-    todo: PruningRequest | Decision,
+    todo: PruningRequest | PruningPlan,
     options: Options,
     data: Data,
 ) -> Run:
@@ -49,18 +49,17 @@ def stored_run(
         Other errors of this library: refused, nothing was written.
     """
     code, show = options.trust_remote_code, options.show_progress
-    asked = todo.plan if isinstance(todo, Decision) else todo
     with data.reading():
         stored = StoredModel(folder, load_config(source, trust_remote_code=code))
-        stored.seen_by(asked.attention_unit)
+        stored.seen_by(todo.attention_unit)
         tokenizer = load_tokenizer(source, trust_remote_code=code) if data.text else None
         drawn = data.drawn(tokenizer)
         if options.check_weights:
             check_all_weights(stored, show)
-    if isinstance(todo, Decision):
-        decision = todo
+    if isinstance(todo, PruningPlan):
+        plan = todo
     else:
-        decision = decide_stored(
+        plan = decide_stored(
             stored,
             todo,
             options.dtype,
@@ -70,11 +69,11 @@ def stored_run(
             holding=options.holding,
             show_progress=show,
         )
-    decision = data.recorded(decision, drawn)
+    plan = data.recorded(plan, drawn)
     with data.reading():
-        run = _StoredRun(stored, decision, options, drawn.held_back if drawn else [])
-        if isinstance(todo, Decision) and not options.check_weights:
-            check_cut_weights(stored, decision.plan, show)
+        run = _StoredRun(stored, plan, options, drawn.held_back if drawn else [])
+        if isinstance(todo, PruningPlan) and not options.check_weights:
+            check_cut_weights(stored, plan, show)
     return run
 
 
@@ -82,14 +81,12 @@ class _StoredRun:
     streamed = True
 
     def __init__(
-        self, stored: StoredModel, decision: Decision, options: Options, held_back: Sequence[Batch]
+        self, stored: StoredModel, plan: PruningPlan, options: Options, held_back: Sequence[Batch]
     ) -> None:
-        self.plan, self.replacements = decision.plan, decision.replacements
+        self.plan = plan
         self._stored, self._options = stored, options
         self._held_back = held_back if options.evaluate else []
-        self._new = prepare(
-            stored, self.plan, options.dtype, options.max_shard_bytes, self.replacements
-        )
+        self._new = prepare(stored, self.plan, options.dtype, options.max_shard_bytes)
         self.layers_differ = bool(overrides(self._new.twin.config.get_text_config()))
         self.has_tokenizer = has_tokenizer(stored.checkpoint.folder)
         nbytes = sum(tensor.nbytes for tensor in self._new.tensors)

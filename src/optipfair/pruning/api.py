@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..arch.view import ModelView, describe
-from ..errors import ArgumentError, UnsupportedModelError
-from .calibration.holding import Holding, check_hidden_states
+from ..errors import UnsupportedModelError
 from .cut.plan import PruningPlan
-from .cut.surgery import apply_plan
-from .decision import decide
+from .cut.surgery import apply_plan, carry_out
+from .decision import decide, decide_and_prove
 from .request.pruning_request import check_request
 from .request.targets import DEFAULT_PERCENTAGE, depth_request, explicit_percentage
 from .statistics import get_pruning_statistics, summarize
@@ -41,7 +40,6 @@ def prune_model(
     seed: int = 0,
     attention_unit: str = "group",
     layer_widths: str = "uniform",
-    hidden_states: str = "auto",
     neuron_scores: Mapping[int, Any] | None = None,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Prune a model in place: neurons of its MLPs, attention heads, or whole decoder layers.
@@ -92,10 +90,6 @@ def prune_model(
             pass over the layers, and the result differs by layer as with `layer_indices`.
         attention_unit: what `"ATTENTION"` removes: `"group"`, a key/value head with its query
             heads, or `"head"`, a query head, of every group the same number.
-        hidden_states: where those of the calibration data are held between two layers: `"cpu"`,
-            `"device"` (where the layers run), `"disk"` (a memory-mapped temporary file), or
-            `"auto"`: the first of device, CPU and disk of whose free memory they take a quarter at
-            most. The result is the same.
         neuron_scores: your own scores instead of a criterion's: layer index → (I,), or (E, I) for
             experts, as tensors, arrays or lists of finite numbers; the highest are kept. Every
             layer that is cut needs them. Not with a `neuron_selection_method`, and with a
@@ -140,12 +134,12 @@ def prune_model(
         layer_widths=layer_widths,
         neuron_scores=neuron_scores,
     )
-    holding = Holding(check_hidden_states(hidden_states))
-    decision = decide(
-        describe(model), request, dataloader, holding=holding, show_progress=show_progress
+    plan, rewrite = decide_and_prove(
+        describe(model), request, dataloader, show_progress=show_progress
     )
     before = summarize(model) if return_stats else None
-    apply_plan(model, decision.plan, decision.replacements, show_progress=show_progress)
+    if rewrite is not None:
+        carry_out(plan, rewrite, show_progress=show_progress)
     return model if before is None else (model, get_pruning_statistics(before, model))
 
 
@@ -175,7 +169,9 @@ def plan_pruning(
     """Decide what `prune_model` would do, without changing the model.
 
     Arguments and errors are those of `prune_model`, except that `pruning_percentage` has no
-    default here: exactly one target must be given. `apply_plan(model, plan)` carries it out.
+    default here: exactly one target must be given. `apply_plan(model, plan)` carries it out, with
+    the same result. `plan.save(path)` keeps it, with the tensors with which what stays makes up
+    for what goes.
 
     Example:
         >>> from optipfair.testing import tiny_model
@@ -203,12 +199,7 @@ def plan_pruning(
         layer_widths=layer_widths,
         neuron_scores=neuron_scores,
     )
-    if request.compensate:
-        raise ArgumentError(
-            "A plan says what stays, not how that makes up for the rest. Use prune_model, "
-            "or compensate=False."
-        )
-    return decide(describe(model), request, dataloader, show_progress=show_progress).plan
+    return decide(describe(model), request, dataloader, show_progress=show_progress)
 
 
 def prune_model_mlp_glu(

@@ -1,13 +1,9 @@
-"""From a request to all that is needed to carry it out. The model is only read.
-
-That is the plan and, where kept neurons make up for lost ones, the tensors that take the place of
-the cut ones.
-"""
+"""From a request to a plan that holds all it takes to carry it out. The model is only read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,35 +12,19 @@ from ..batches import Batch
 from ..distributed import from_first
 from ..errors import UnsupportedModelError
 from .calibration.activations import own_batches
-from .calibration.holding import Holding, Replacements
+from .calibration.holding import Holding
 from .calibration.stream import LIVE, LayerSource, capture
-from .compensation.blocks import replace_blocks, with_blocks, with_replaced
-from .compensation.by_layers import Calibrated, LayerError, decide_by_layers, with_cuts
-from .cut.checks import check_cuttable, seen_by
-from .cut.guard import prove
+from .compensation.blocks import replace_blocks, with_replaced
+from .compensation.by_layers import Recipe, decide_by_layers
+from .cut.checks import check_cuttable, check_shared_cuts, seen_by
+from .cut.guard import Rewrite, prove
 from .cut.plan import PruningPlan
 from .importance.selection import RANKED_STRATEGIES
-from .layer_decisions import adjust_layer, recipe_of
 from .layer_widths import widths_by_loss
 from .layers.strategies import Chosen, chosen_layers
-from .planning import Scores, plan_request
+from .planning import Scores, choose_neurons, plan_counts, scorer
 from .request.pruning_request import PruningRequest
 from .request.solving import Sizes
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What will be done.
-
-    Attributes:
-        plan: which layers and neurons stay.
-        replacements: tensors that take the place of cut ones.
-        errors: how far each MLP's outputs are from what they were, where that is known.
-    """
-
-    plan: PruningPlan
-    replacements: Replacements = field(default_factory=dict)
-    errors: tuple[LayerError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +63,7 @@ def decide(
     means: Means | None = None,
     holding: Holding | None = None,
     show_progress: bool = False,
-) -> Decision:
+) -> PruningPlan:
     """Decide what a checked request means for a model.
 
     Args:
@@ -101,70 +81,101 @@ def decide(
         ArgumentError: the target is out of reach.
         DataError: the calibration data cannot be used.
     """
+    return decide_and_prove(
+        view, request, dataloader, means=means, holding=holding, show_progress=show_progress
+    )[0]
+
+
+def decide_and_prove(
+    view: ModelView,
+    request: PruningRequest,
+    dataloader: Iterable[Any] | None = None,
+    *,
+    means: Means | None = None,
+    holding: Holding | None = None,
+    show_progress: bool = False,
+) -> tuple[PruningPlan, Rewrite | None]:
+    """`decide`, and the proof that the plan can be carried out; None where it changes nothing."""
     if means is None:
         check_cuttable(view)
         view = seen_by(view, request.attention_unit)
         means = Means.of_live(view, show_progress)
-    holding = holding or Holding()
-    batches = dataloader if isinstance(dataloader, Reread) else None
-    if dataloader is not None and batches is None:
-        batches = Reread(dataloader)
+    batches = None
+    if dataloader is not None:
+        batches = dataloader if isinstance(dataloader, Reread) else Reread(dataloader)
     request = _ranked(request, batches, means)
-    plan = plan_request(
-        view,
-        request,
-        means.sizes,
-        batches=batches,
-        scores=means.scores(batches),
-        show_progress=show_progress,
-    )
+    plan = plan_counts(view, request, means.sizes, with_data=batches is not None)
     plan = plan if batches is None else from_first(plan)
-    if not request.by_layers or plan.empty or batches is None:
-        return Decision(plan)
-    _check_not_shared(view, plan)
-    if request.layer_widths == "by_loss":
-        plan = widths_by_loss(view, request, plan, batches, show_progress)
-    return _with_layers(view, request, plan, means, batches, holding, show_progress)
+    if plan.empty:
+        return plan, None
+    check_shared_cuts(view, plan)
+    choose = partial(_scored, view, request, means, batches, show_progress)
+    if request.by_layers and batches is not None:
+        _check_not_shared(view, plan)
+        if request.layer_widths == "by_loss":
+            plan = widths_by_loss(view, request, plan, batches, choose, show_progress)
+    rewrite = prove(view, plan)  # the counts are known: refuse before the long work
+    plan = choose(plan)
+    if request.by_layers and batches is not None:
+        plan = _by_layers(request, plan, rewrite, means, batches, holding, show_progress)
+    return plan, rewrite
 
 
-def _with_layers(
+def _scored(
     view: ModelView,
     request: PruningRequest,
+    means: Means,
+    batches: Iterable[Batch] | None,
+    show_progress: bool,
     plan: PruningPlan,
+) -> PruningPlan:
+    """Choose the neurons by their scores, unless a pass over the layers decides them."""
+    if not plan.width_cuts or request.decided_by_layers:
+        return plan
+    scores = means.scores(batches)
+    scores = scores or partial(map, scorer(view, request, batches, show_progress))
+    plan = choose_neurons(view, plan, scores, show_progress)
+    return plan if batches is None else from_first(plan)
+
+
+def _by_layers(
+    request: PruningRequest,
+    plan: PruningPlan,
+    rewrite: Rewrite,
     means: Means,
     batches: Iterable[object],
-    holding: Holding,
+    holding: Holding | None,
     show_progress: bool,
-) -> Decision:
+) -> PruningPlan:
     """Go through the layers: make up for those that go, then decide the neurons of the others."""
-    rewrite = prove(view, plan)  # the widths are known: refuse before the long work
+    holding = holding or Holding()
     entering = partial(capture, means.running, batches, holding=holding)
     source, replaced = means.source, holding.replaced()
     if request.compensate and plan.drop_layers:
-        blocks = replace_blocks(
+        errors = replace_blocks(
             means.running,
             entering(source=source),
             plan.drop_layers,
-            source=source,
             replaced=replaced,
+            source=source,
             refuse=request.kind == "DEPTH",
             show_progress=show_progress,
         )
-        plan, source = with_blocks(plan, blocks), with_replaced(source, replaced)
+        record = {**plan.request, "compensate": True, "replaced_blocks": errors}
+        plan = replace(plan, request=record, replacements=replaced)
+        source = with_replaced(source, replaced)
     if not plan.width_cuts:
-        return Decision(plan, replaced)
-    found = decide_by_layers(
+        return plan
+    return decide_by_layers(
         means.running,
         entering(source=source),
-        {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
-        recipe_of(request, plan),
-        adjust=partial(adjust_layer, view, plan, rewrite),
-        layers=plan.keep_layers,
+        plan,
+        Recipe.of(request),
+        rewrite=rewrite,
         source=source,
         replaced=replaced,
         show_progress=show_progress,
     )
-    return _decision(plan, found)
 
 
 def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> PruningRequest:
@@ -205,7 +216,3 @@ class Reread:
         if self.kept is None:
             self.kept = own_batches(self.dataloader)
         return iter(self.kept)
-
-
-def _decision(plan: PruningPlan, found: Calibrated) -> Decision:
-    return Decision(with_cuts(plan, found), found.replacements, tuple(found.errors))

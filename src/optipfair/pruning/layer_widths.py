@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 
-from ..arch.view import ModelView
-from .calibration.stream import capture
-from .compensation.by_layers import decide_by_layers
-from .cut.guard import prove
+from torch import Tensor, nn
+
+from ..arch.view import LayerView, ModelView, find_mlp
+from ..distributed import together
+from ..hooks import evaluating
+from ..progress import track
+from .calibration.stream import capture, copied_layer, logits_after, run_layer
+from .compensation.by_layers import Recipe, cut_copy, decide_by_layers
+from .cut.guard import Rewrite, prove
 from .cut.plan import PruningPlan, WidthCut
-from .layer_decisions import adjust_layer, recipe_of
-from .layer_losses import layer_losses
-from .planning import choose_again
+from .cut.surgery import adjust_copy
+from .layers.removal_loss import SAMPLE_TOKENS, loss_sum, mean_losses, sampled, through
 from .request.allocation import Share, allocate
 from .request.pruning_request import PruningRequest
 from .request.widths import width_multiple
@@ -25,24 +28,36 @@ def widths_by_loss(
     request: PruningRequest,
     plan: PruningPlan,
     batches: Iterable[object],
+    choose: Callable[[PruningPlan], PruningPlan],
     show_progress: bool,
 ) -> PruningPlan:
-    """Share the neurons that go out among the layers, by what each layer's alone cost."""
+    """Share the neurons that go out among the layers, by what each layer's alone cost.
+
+    Args:
+        view: the model.
+        request: what was asked for.
+        plan: how many neurons stay where all layers lose the same share.
+        batches: calibration data.
+        choose: gives such a plan its neurons, unless the pass over the layers decides them.
+        show_progress: whether to show bars.
+    """
     shares = [_share(view, request, cut) for cut in plan.width_cuts]
     prove(view, _with_kept(plan, [s.kept_at(1 + s.layer % 2 / 2) for s in shares]))  # may differ?
-    adjust = partial(adjust_layer, view, plan, prove(view, plan))
-    found = decide_by_layers(
+    rewrite = prove(view, plan)
+    alike = decide_by_layers(
         view,
         capture(view, batches),
-        {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts},
-        replace(recipe_of(request, plan), sequential=False),
-        adjust=adjust,
+        choose(plan),
+        replace(Recipe.of(request), sequential=False),
+        rewrite=rewrite,
         show_progress=show_progress,
     )
-    losses = layer_losses(view, batches, found, adjust, show_progress=show_progress)
-    record = {"layer_widths": request.layer_widths, "layer_losses": list(losses.items())}
+    losses = layer_losses(view, batches, alike, rewrite, show_progress=show_progress)
+    record = {
+        "layer_widths": request.layer_widths,
+        "layer_losses": [[layer, loss] for layer, loss in losses.items()],
+    }
     allocated = _with_kept(plan, allocate(shares, losses))
-    allocated = choose_again(view, request, allocated, batches, show_progress=show_progress)
     return replace(allocated, request={**plan.request, **record})
 
 
@@ -56,6 +71,60 @@ def _share(view: ModelView, request: PruningRequest, cut: WidthCut) -> Share:
 
 def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:
     """The plan with other numbers of neurons; which ones is decided later."""
-    cuts = zip(plan.width_cuts, kept, strict=True)
-    new = [replace(cut, keep=tuple(tuple(range(n)) for _ in cut.keep)) for cut, n in cuts]
-    return replace(plan, width_cuts=tuple(cut for cut in new if cut.kept < cut.width))
+    pairs = zip(plan.width_cuts, kept, strict=True)
+    return replace(
+        plan, width_cuts=tuple(replace(cut, count=n) for cut, n in pairs if n < cut.width)
+    )
+
+
+def layer_losses(
+    view: ModelView,
+    batches: Iterable[object],
+    plan: PruningPlan,
+    rewrite: Rewrite | None = None,
+    *,
+    show_progress: bool = False,
+) -> dict[int, float]:
+    """By how much a token's loss rises (nats, mean) if one layer is as planned, the others whole.
+
+    Args:
+        view: the model; it is left as it was.
+        batches: calibration data, of which about 2048 tokens are used.
+        plan: what was decided for each layer on its own.
+        rewrite: what the modules of cut layers note of their width, None for nothing.
+        show_progress: whether to show a bar.
+
+    Raises:
+        DataError: a loss that is NaN or Inf, or no sequence of two tokens.
+    """
+    cuts = {(cut.layer, cut.mlp): cut for cut in plan.width_cuts}
+    layers = sorted({cut.layer for cut in plan.width_cuts})
+    sample = sampled(batches, SAMPLE_TOKENS)
+    stream = capture(view, sample)
+    sums = dict.fromkeys([-1, *layers], 0.0)  # -1: nothing is pruned
+
+    def pruned(layer: LayerView) -> nn.Module:
+        copied = copied_layer(layer.module)
+        specs = [mlp.spec for mlp in layer.mlps if (layer.index, mlp.spec.name) in cuts]
+        mlps = [mlp for spec in specs if (mlp := find_mlp(layer.index, copied, spec)) is not None]
+        cut_copy(mlps, cuts, plan.replacements or {})
+        if rewrite is not None:
+            adjust_copy(copied, layer.index, plan, rewrite)
+        return copied
+
+    def add(number: int, index: int, hidden: Tensor) -> None:
+        end = through(view, stream, number, range(index + 1, len(view.layers)), hidden)
+        logits = logits_after(view, sample[number], end, stream.forms)
+        sums[index] += loss_sum(logits, sample[number])
+
+    with together(), evaluating(view.model):
+        for number in track(range(len(sample)), "weighing layers", show_progress, "batch"):
+            hidden = stream.hidden[number]
+            add(number, -1, hidden)
+            for layer in view.layers:
+                arguments = stream.arguments[number][layer.index]
+                if layer.index in sums:
+                    add(number, layer.index, run_layer(pruned(layer), hidden, arguments))
+                hidden = run_layer(layer.module, hidden, arguments)
+    rises = [sums[layer] - sums[-1] for layer in layers]
+    return dict(zip(layers, mean_losses(sample, rises), strict=True))

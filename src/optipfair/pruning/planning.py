@@ -1,4 +1,7 @@
-"""From a target and a model to a `PruningPlan`. It only reads the model."""
+"""From a target and a model to a plan: which layers stay, how many neurons, and which.
+
+It only reads the model.
+"""
 
 from __future__ import annotations
 
@@ -35,30 +38,20 @@ _TRAINED_WIDTH = 1024  # narrower models are toys, mostly
 Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
 
 
-def plan_request(
-    view: ModelView,
-    request: PruningRequest,
-    sizes: Sizes,
-    *,
-    batches: Iterable[object] | None = None,
-    scores: Scores | None = None,
-    show_progress: bool = False,
+def plan_counts(
+    view: ModelView, request: PruningRequest, sizes: Sizes, *, with_data: bool = False
 ) -> PruningPlan:
-    """Decide which layers and which neurons of every MLP stay.
+    """Decide which layers stay, and how many neurons of every MLP.
 
     Args:
         view: the model.
         request: what was asked for.
         sizes: what the model weighs, for budgets.
-        batches: calibration data; with it the criterion's hybrid form scores.
-        scores: what gives the scores of MLPs in order, each (I,) or (E, I), where they do not
-            come from the view's own tensors.
-        show_progress: whether to show bars.
+        with_data: whether there is calibration data.
 
     Raises:
-        UnsupportedModelError: the width cannot be pruned, or a tensor holds NaN or Inf.
+        UnsupportedModelError: the width cannot be pruned.
         ArgumentError: the target is out of reach.
-        DataError: the calibration data cannot be used.
     """
     if request.width is not None:
         if request.attention_unit is None:
@@ -71,47 +64,63 @@ def plan_request(
     cuts: tuple[WidthCut, ...] = ()
     if solution.width is not None:
         chosen = _chosen(view, solution.width, keep)
-        _warn_about_weights_only(request, chosen, data=batches is not None)
+        _warn_about_weights_only(request, chosen, data=with_data)
         counts = _kept_counts(view, solution.width, chosen)
         for count in sorted(set(counts)) if request.attention_unit is not None else ():
             check_count(view, count)
-        kept = [(m, count) for m, count in zip(chosen, counts, strict=True) if count < m.width]
+        narrower = [(m, count) for m, count in zip(chosen, counts, strict=True) if count < m.width]
         if isinstance(request.criterion, NeuronScores):
-            check_scores_fit(request.criterion, view, [mlp for mlp, _ in kept])
-        scores = scores or partial(map, scorer(view, request, batches, show_progress))
-        cuts = _cuts(kept, scores, show_progress)
+            check_scores_fit(request.criterion, view, [mlp for mlp, _ in narrower])
+        cuts = tuple(WidthCut(m.layer, m.spec.name, m.width, count=n) for m, n in narrower)
     if not drop and not cuts:
         _warn("Nothing was removed: the target keeps everything. Ask for less.")
     hybrid = request.attention_unit is None and getattr(request.criterion, "accepts_data", False)
-    reads_data = request.by_layers or hybrid
-    record = _record(request, solution, data_driven=batches is not None and reads_data)
+    record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
     return PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
 
 
-def choose_again(
-    view: ModelView,
-    request: PruningRequest,
-    plan: PruningPlan,
-    batches: Iterable[object] | None = None,
-    *,
-    show_progress: bool = False,
+def choose_neurons(
+    view: ModelView, plan: PruningPlan, scores: Scores, show_progress: bool = False
 ) -> PruningPlan:
-    """The plan with the neurons that the request's criterion keeps, as many as the plan says."""
+    """The plan with the neurons of the highest scores, as many as it says.
+
+    An MLP that two layers share is decided once.
+
+    Args:
+        view: the model.
+        plan: how many neurons stay.
+        scores: what gives the scores of MLPs in order, each (I,) or (E, I).
+        show_progress: whether to show a bar.
+    """
     mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
-    kept = [(mlps[cut.layer, cut.mlp], cut.kept) for cut in plan.width_cuts]
-    scores = partial(map, scorer(view, request, batches, show_progress))
-    return replace(plan, width_cuts=_cuts(kept, scores, show_progress))
+    once: dict[tuple[int, ...], tuple[MLPView, int]] = {}
+    for cut in plan.width_cuts:
+        mlp = mlps[cut.layer, cut.mlp]
+        once.setdefault(_identity(mlp), (mlp, cut.kept))
+    decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
+    todo = track(once.items(), "scoring", show_progress, unit="MLP")
+    for (identity, (mlp, count)), score in zip(
+        todo, scores([mlp for mlp, _ in once.values()]), strict=True
+    ):
+        keep = select_units(score, count, mlp.spec.groups).tolist()
+        decided[identity] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
+    cuts = [cut.keeping(decided[_identity(mlps[cut.layer, cut.mlp])]) for cut in plan.width_cuts]
+    return replace(plan, width_cuts=tuple(cuts))
+
+
+def _identity(mlp: MLPView) -> tuple[int, ...]:
+    return tuple(id(tensor) for tensor in mlp.tensors.values())
 
 
 def scorer(
     view: ModelView, request: PruningRequest, batches: Iterable[object] | None, show_progress: bool
 ) -> Callable[[MLPView], Tensor]:
-    """What scores an MLP; where a pass over the layers will decide, all neurons are alike here."""
+    """What scores an MLP, where no pass over the layers decides."""
     criterion = request.criterion
     if isinstance(criterion, NeuronScores):
         return partial(_given_scores, criterion)
     if isinstance(criterion, CalibratedCriterion):
-        return partial(_random_scores, request.seed) if not criterion.needs_data else _alike
+        return partial(_random_scores, request.seed)
     assert criterion is not None
     if batches is not None and criterion.accepts_data and request.attention_unit is None:
         norms = neuron_input_norms(view, batches, show_progress)
@@ -124,13 +133,8 @@ def _given_scores(scores: NeuronScores, mlp: MLPView) -> Tensor:
     return scores.of(mlp)
 
 
-def _alike(mlp: MLPView) -> Tensor:
-    return torch.zeros(mlp.experts or 1, mlp.width).squeeze(0 if mlp.experts is None else ())
-
-
 def _random_scores(seed: int, mlp: MLPView) -> Tensor:
-    if not mlp.tensors[mlp.spec.down].is_meta:  # a checkpoint's are looked at where they lie
-        check_finite(mlp, {slot.role for slot in mlp.tensors})
+    check_finite(mlp, {slot.role for slot in mlp.tensors})
     return random_scores(seed, mlp)
 
 
@@ -146,28 +150,6 @@ def generator_of(seed: int, mlp: MLPView, expert: int = 0) -> torch.Generator:
     text = f"{seed} {mlp.layer} {mlp.spec.name} {expert}"
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
     return torch.Generator().manual_seed(number)
-
-
-def _cuts(
-    narrower: list[tuple[MLPView, int]], scores: Scores, show_progress: bool
-) -> tuple[WidthCut, ...]:
-    """Choose the neurons that stay; an MLP that two layers share is decided once."""
-    once = {_identity(mlp): (mlp, count) for mlp, count in reversed(narrower)}
-    todo = list(reversed(once.items()))
-    found = scores([mlp for _, (mlp, _) in todo])
-    decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
-    pairs = zip(track(todo, "scoring", show_progress, unit="MLP"), found, strict=True)
-    for (identity, (mlp, count)), score in pairs:
-        keep = select_units(score, count, mlp.spec.groups).tolist()
-        decided[identity] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
-    return tuple(
-        WidthCut(mlp.layer, mlp.spec.name, mlp.width, decided[_identity(mlp)])
-        for mlp, _ in narrower
-    )
-
-
-def _identity(mlp: MLPView) -> tuple[int, ...]:
-    return tuple(id(tensor) for tensor in mlp.tensors.values())
 
 
 def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -> dict[str, Any]:

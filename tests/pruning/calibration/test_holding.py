@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from optipfair import ArgumentError, UnknownNameError, prune_checkpoint, prune_model
+from optipfair import apply_plan, prune_checkpoint, prune_model
+from optipfair.arch.view import describe
+from optipfair.pipeline import arguments
 from optipfair.pruning.calibration import holding
 from optipfair.pruning.calibration.holding import (
-    HIDDEN_STATES,
+    PLACES,
     HiddenStates,
     Holding,
     ReplacedTensors,
 )
-from optipfair.pruning.compensation import by_layers as calibrated
+from optipfair.pruning.compensation import by_layers
+from optipfair.pruning.decision import decide
+from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 from support.nursery import INTERRUPTED, Nursery
 
@@ -68,7 +73,7 @@ def test_replaced_tensors_spill_once_they_outgrow_their_limit(tmp_path: Path) ->
         assert held.on_disk == (number > 1)  # 3 x 4 and 4 x 4 floats take 112 of 128 bytes
     assert list(held) == list(expected)
     assert all(torch.equal(held[key], tensor) for key, tensor in expected.items())
-    assert {held.shape_of(key) for key in held} == {(layer + 3, 4) for layer in range(4)}
+    assert {tuple(held.peek(key).shape) for key in held} == {(layer + 3, 4) for layer in range(4)}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,41 +93,30 @@ def test_auto_prefers_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert places == ["device", "cpu", "disk"]
 
 
-@pytest.mark.parametrize("place", HIDDEN_STATES)
+@pytest.mark.parametrize("place", PLACES)
 def test_a_live_model_is_pruned_the_same(place: str) -> None:
     expected = prune_model(tiny_model("qwen2"), **AUTO, show_progress=False).state_dict()
-    model: Any = prune_model(tiny_model("qwen2"), **AUTO, hidden_states=place, show_progress=False)
+    model: Any = tiny_model("qwen2")
+    request = check_request(**AUTO)
+    plan = decide(describe(model), request, AUTO["dataloader"], holding=Holding(place))
+    apply_plan(model, plan)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("options", [{"hidden_states": "disk"}, {"spill_above": 10}], ids=str)
+@pytest.mark.parametrize("place", [("disk",), ("auto", 10)], ids=str)
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_a_checkpoint_is_pruned_the_same(
-    tmp_path: Path, family: str, options: dict[str, Any]
+    tmp_path: Path, family: str, place: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_model(family).save_pretrained(tmp_path / "model")
     way = AUTO | {"pruning_percentage": 50}
     prune_checkpoint(tmp_path / "model", tmp_path / "a", **way)
-    prune_checkpoint(tmp_path / "model", tmp_path / "b", **way, **options, verify="full")
+    monkeypatch.setattr(arguments, "Holding", partial(Holding, *place))
+    prune_checkpoint(tmp_path / "model", tmp_path / "b", **way, verify="full")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert sorted(one) == sorted(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "model"]
-
-
-@pytest.mark.parametrize(
-    ("options", "match", "kind"),
-    [
-        ({"hidden_states": "dusk"}, "Did you mean 'disk'", UnknownNameError),
-        ({"spill_above": "much"}, "spill_above", ArgumentError),
-        ({"spill_above": -1}, "spill_above", ArgumentError),
-    ],
-)
-def test_wrong_places_are_refused(
-    llama_folder: Path, options: dict[str, Any], match: str, kind: type[Exception]
-) -> None:
-    with pytest.raises(kind, match=match):
-        prune_checkpoint(llama_folder, dry_run=True, **AUTO, **options)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("from a layer"), KeyboardInterrupt()], ids=repr)
@@ -134,21 +128,20 @@ def test_an_error_on_the_way_leaves_nothing(
     error: BaseException,
 ) -> None:
     """Everything is held on disk, and the third layer fails."""
-    from optipfair.pruning.compensation import by_layers as calibrated
-
-    decide = calibrated._decide
+    mean_error = by_layers._mean_error
     calls: list[int] = []
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise error
-        decide(*args)
+        return mean_error(*args)
 
-    monkeypatch.setattr(calibrated, "_decide", fail)
+    monkeypatch.setattr(by_layers, "_mean_error", fail)
+    monkeypatch.setattr(arguments, "Holding", partial(Holding, "disk", 10))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with untouched(tmp_path), pytest.raises(type(error)):
-        prune_checkpoint(llama_copy, tmp_path / "out", **AUTO, hidden_states="disk", spill_above=10)
+        prune_checkpoint(llama_copy, tmp_path / "out", **AUTO)
 
 
 def prune_and_wait(model: Path, folder: Path, here: Path) -> None:
@@ -158,13 +151,11 @@ def prune_and_wait(model: Path, folder: Path, here: Path) -> None:
         here.touch()
         time.sleep(60)
 
-    calibrated.cut_copy = wait  # type: ignore[assignment]
+    by_layers.cut_copy = wait  # type: ignore[assignment]
+    arguments.Holding = partial(Holding, "disk", 1)  # type: ignore[misc, assignment]
     tempfile.tempdir = str(folder)
     data = [torch.arange(240).view(20, 12)]
-    prune_checkpoint(
-        *(model, folder / "out", "MLP_GLU", "AUTO", 40),
-        dataloader=data, hidden_states="disk", spill_above=1,
-    )  # fmt: skip
+    prune_checkpoint(model, folder / "out", "MLP_GLU", "AUTO", 40, dataloader=data)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

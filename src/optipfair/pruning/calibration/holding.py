@@ -12,12 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...errors import UnknownNameError
 from ...memory import free_bytes
-from ...registry import unknown_name
 from ...spill import Spilled, SpillFile
 
-HIDDEN_STATES = ("auto", "cpu", "device", "disk")
+PLACES = ("cpu", "device", "disk")
 _SHARE = 4  # what is held takes a quarter of the free memory at most
 
 Key = tuple[int, str, str]  # layer, MLP, name of the tensor inside the layer
@@ -55,17 +53,6 @@ class Holding:
             free = free_bytes(torch.device("cpu"))
             limit = None if free is None else free // _SHARE
         return ReplacedTensors(limit, self.folder)
-
-
-def check_hidden_states(name: str) -> str:
-    """Refuse another name than `HIDDEN_STATES` has.
-
-    Raises:
-        UnknownNameError: listing them.
-    """
-    if name not in HIDDEN_STATES:
-        raise UnknownNameError(unknown_name("hidden_states", str(name), list(HIDDEN_STATES)))
-    return name
 
 
 def _first_with_room(nbytes: int, device: torch.device) -> str:
@@ -139,13 +126,9 @@ class ReplacedTensors(MutableMapping[Key, Tensor]):
         found._held.update(places)
         return found
 
-    def shape_of(self, key: Key) -> tuple[int, ...]:
-        """Without reading it."""
-        return tuple(self._held[key].shape)
-
-    def dtype_of(self, key: Key) -> torch.dtype:
-        """Without reading it."""
-        return self._held[key].dtype
+    def peek(self, key: Key) -> Tensor | Spilled:
+        """A tensor, or where it lies: either way its shape, dtype and size, without reading it."""
+        return self._held[key]
 
     @property
     def on_disk(self) -> bool:
@@ -182,8 +165,8 @@ class ReplacedTensors(MutableMapping[Key, Tensor]):
         return sum(held.nbytes for held in self._held.values())
 
 
-def shape_of(replacements: Replacements, key: Key) -> tuple[int, ...]:
-    """The shape of a replaced tensor, which is not read for it."""
+def peek(replacements: Replacements, key: Key) -> Tensor | Spilled:
+    """The shape, dtype and size of a replaced tensor, which is not read for it."""
     if isinstance(replacements, ReplacedTensors):
-        return replacements.shape_of(key)
-    return tuple(replacements[key].shape)
+        return replacements.peek(key)
+    return replacements[key]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,45 +25,9 @@ from ...progress import track
 from ..calibration.holding import HiddenStates, Key, Replacements
 from ..calibration.moments import HELD_BACK, Moments, token_roles
 from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
-from ..cut.plan import PruningPlan
 from .additive import own_mlp, real_tokens, run_seeing
 from .anchors import Anchor, find_anchors
 from .least_squares import Fit, fit_kept
-
-
-@dataclass(frozen=True)
-class BlockError:
-    """How far a layer's outputs are from those of the block behind it, on held-back tokens.
-
-    Attributes:
-        layer, mlp: what makes up for the block.
-        first, last: the block.
-        error: squared error over the squared outputs that the down projection should give, with
-            the weights that will be written; None where too few tokens were held back.
-        removed_error: the same if the block were only removed.
-        shrinkage: of the map; infinity where it was only removed.
-    """
-
-    layer: int
-    mlp: str
-    first: int
-    last: int
-    error: float | None
-    removed_error: float | None
-    shrinkage: float
-
-
-@dataclass
-class Replaced:
-    """What a pass over the layers found.
-
-    Attributes:
-        replacements: new down projections, by layer, MLP and tensor name.
-        errors: for each block that has a layer before it.
-    """
-
-    replacements: MutableMapping[Key, Tensor] = field(default_factory=dict)
-    errors: list[BlockError] = field(default_factory=list)
 
 
 def replace_blocks(
@@ -70,11 +35,11 @@ def replace_blocks(
     stream: Batches,
     drop: Sequence[int],
     *,
+    replaced: MutableMapping[Key, Tensor],
     source: LayerSource = LIVE,
-    replaced: MutableMapping[Key, Tensor] | None = None,
     refuse: bool = True,
     show_progress: bool = False,
-) -> Replaced:
+) -> list[dict[str, Any]]:
     """Fit the layer before each removed block to what the block would have given.
 
     The layer gives x = r + s W m, with m what enters its down projection W, and the block turns x
@@ -86,25 +51,39 @@ def replace_blocks(
         view: the model; it is not changed.
         stream: what enters the first layer (`stream.capture`); used up.
         drop: the layers that go.
+        replaced: takes the new down projections.
         source: where the layers come from, by default from the model itself.
-        replaced: takes the new tensors.
         refuse: whether a block that no layer can make up for is refused, or only removed, with a
             warning.
         show_progress: whether to show a bar.
+
+    Returns:
+        For each block that has a layer before it, for the record: both, how far that layer's
+        outputs are from the block's on held-back tokens (squared error over the squared outputs
+        that the down projection should give, None where too few tokens were held back), and how
+        far they were if the block were only removed.
 
     Raises:
         UnsupportedModelError: an MLP's outputs do not simply add to its layer's outputs.
         DataError: activations that are NaN or Inf.
     """
-    found = Replaced({} if replaced is None else replaced)
+    errors: list[dict[str, Any]] = []
     with evaluating(view.model):
         anchors = find_anchors(view, stream, drop, source, refuse=refuse)
         layers = view.layers[: max(anchors, default=-1) + 1]
         for layer in track(layers, "replacing layers", show_progress, unit="layer"):
             if layer.index in set(drop):
                 continue
-            _replace_and_run(view, layer, anchors.get(layer.index), stream, source, found)
-    return found
+            with together():
+                copied = source.copied(layer)
+            if layer.index in anchors:
+                anchor = anchors[layer.index]
+                errors.append(_fit(view, anchor, copied, stream, source, replaced))
+            with together():
+                for number, hidden in enumerate(stream.hidden):
+                    arguments = stream.arguments[number][layer.index]
+                    stream.hidden[number] = run_layer(copied, hidden, arguments)
+    return errors
 
 
 def with_replaced(source: LayerSource, replaced: Replacements) -> LayerSource:
@@ -122,50 +101,16 @@ def with_replaced(source: LayerSource, replaced: Replacements) -> LayerSource:
     return replace(source, copied=copied)
 
 
-def with_blocks(plan: PruningPlan, found: Replaced) -> PruningPlan:
-    """The plan with what makes up for its layers, for the record."""
-    errors = [
-        {
-            "layer": each.layer,
-            "mlp": each.mlp,
-            "first": each.first,
-            "last": each.last,
-            "error": each.error,
-            "removed_error": each.removed_error,
-        }
-        for each in found.errors
-    ]
-    return replace(plan, request={**plan.request, "compensate": True, "replaced_blocks": errors})
-
-
-def _replace_and_run(
-    view: ModelView,
-    layer: LayerView,
-    anchor: Anchor | None,
-    stream: Batches,
-    source: LayerSource,
-    found: Replaced,
-) -> None:
-    """Replace what a layer has to make up with, and let the batches flow on."""
-    with together():
-        copied = source.copied(layer)
-    if anchor is not None:
-        _fit(view, anchor, own_mlp(anchor.mlp, copied), copied, stream, source, found)
-    with together():
-        for number, hidden in enumerate(stream.hidden):
-            stream.hidden[number] = run_layer(copied, hidden, stream.arguments[number][layer.index])
-
-
 def _fit(
     view: ModelView,
     anchor: Anchor,
-    mlp: MLPView,
     layer: nn.Module,
     stream: Batches,
     source: LayerSource,
-    found: Replaced,
-) -> None:
-    """Find the new down projection and set it in the layer's copy."""
+    replaced: MutableMapping[Key, Tensor],
+) -> dict[str, Any]:
+    """Find the new down projection, set it in the layer's copy, and say how well it does."""
+    mlp = own_mlp(anchor.mlp, layer)
     weight = mlp.tensors[mlp.spec.down]
     old = read(weight, mlp.spec.down)["down"].T.float()  # (H, I)
     with together():
@@ -177,13 +122,18 @@ def _fit(
             f"Too few calibration tokens to fit layer {mlp.layer} to layers {anchor.first} to "
             f"{anchor.last}, so these were only removed. Give more data."
         )
-    found.errors.append(_block_error(anchor, fit))
-    if fit.shrinkage == float("inf"):
-        return
-    axis = mlp.spec.down.axis
-    new = fit.weight.movedim(-1, axis).contiguous().to(weight)
-    found.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name] = new
-    weight.data = new
+    if fit.shrinkage != float("inf"):
+        new = fit.weight.movedim(-1, mlp.spec.down.axis).contiguous().to(weight)
+        replaced[mlp.layer, mlp.spec.name, mlp.spec.down.name] = new
+        weight.data = new
+    return {
+        "layer": mlp.layer,
+        "mlp": mlp.spec.name,
+        "first": anchor.first,
+        "last": anchor.last,
+        "error": fit.error,
+        "removed_error": fit.sliced_error,
+    }
 
 
 def _solved(old: Tensor, fitting: Moments, held_back: Moments) -> Fit:
@@ -191,18 +141,6 @@ def _solved(old: Tensor, fitting: Moments, held_back: Moments) -> Fit:
     if world_size() > 1:  # it is sent to the others, which have devices of their own
         fit = replace(fit, weight=fit.weight.cpu())
     return fit
-
-
-def _block_error(anchor: Anchor, fit: Fit) -> BlockError:
-    return BlockError(
-        anchor.mlp.layer,
-        anchor.mlp.spec.name,
-        anchor.first,
-        anchor.last,
-        fit.error,
-        fit.sliced_error,
-        fit.shrinkage,
-    )
 
 
 def _behind_block(

@@ -9,7 +9,7 @@ from typing import Any
 from ...arch.attention import by_attention
 from ...arch.view import MLPView, ModelView
 from ...errors import ArgumentError, UnsupportedModelError
-from ..calibration.holding import Key, Replacements, shape_of
+from ..calibration.holding import Key, Replacements, peek
 from .plan import PruningPlan, WidthCut
 
 
@@ -49,7 +49,7 @@ def check_sharing(view: ModelView) -> None:
 
 
 def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
-    """Refuse a plan that was made for another model."""
+    """Refuse a plan, or replaced tensors of it, that were made for another model."""
     have = (view.spec.model_type, len(view.layers))
     if have != (plan.model_type, plan.num_layers):
         raise ArgumentError(
@@ -69,10 +69,11 @@ def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
                 "which it removes, or which it cuts twice."
             )
         _check_cut_fits(mlp, cut)
-    _check_shared_cuts(view, plan)
+    check_shared_cuts(view, plan)
+    _check_replacements_fit(view, plan, plan.replacements or {})
 
 
-def check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Replacements) -> None:
+def _check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Replacements) -> None:
     """Refuse tensors that cannot take the place of what stays or is cut."""
     kept = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
     shapes: dict[Key, tuple[int, ...]] = {}
@@ -85,17 +86,17 @@ def check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Rep
         if mlp.down_bias is not None and (mlp.layer, mlp.spec.name) in kept:
             shapes[mlp.layer, mlp.spec.name, mlp.spec.down_bias] = tuple(mlp.down_bias.shape)
     for key in replacements:
-        shape_found = shape_of(replacements, key)
-        if shapes.get(key) != shape_found:
+        shape_given = tuple(peek(replacements, key).shape)
+        if shapes.get(key) != shape_given:
             raise ArgumentError(
-                f"The replacement of {key[2]!r} in layer {key[0]} has shape {shape_found}, which "
+                f"The replacement of {key[2]!r} in layer {key[0]} has shape {shape_given}, which "
                 "no tensor that stays has there. Give what was decided for this model."
             )
 
 
-def _check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:
+def check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:
     """Layers that share an MLP must all keep the same of it, or all of it."""
-    keeps = {(cut.layer, cut.mlp): cut.keep for cut in plan.width_cuts}
+    keeps = {(cut.layer, cut.mlp): (cut.kept, cut.keep) for cut in plan.width_cuts}
     owners: dict[int, MLPView] = {}
     for mlp in view.mlps:
         if mlp.layer not in plan.keep_layers:
@@ -113,6 +114,11 @@ def _check_cut_fits(mlp: MLPView, cut: WidthCut) -> None:
     if mlp.width != cut.width:
         raise ArgumentError(
             f"The plan cuts {where} from {cut.width} neurons; the model has {mlp.width} there."
+        )
+    if cut.count is not None:
+        raise ArgumentError(
+            f"The plan says how many neurons of {where} stay, not which. Give what plan_pruning "
+            "decided."
         )
     if len(cut.keep) != (mlp.experts or 1):
         raise ArgumentError(

@@ -41,14 +41,25 @@ _LAYER_KINDS = ("layer_types", "layers_block_type", "block_types")
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What to set beside the tensors: config fields and attributes of modules."""
+    """What to set beside the tensors, as it was proved for a view of a model.
 
+    Attributes:
+        view: of the model as it is.
+        twin: the model as it will be, on `meta`.
+        config: fields of the config.
+        attributes: those of modules.
+    """
+
+    view: ModelView
+    twin: Any
     config: Mapping[str, Any]
     attributes: tuple[AttributeChange, ...]
 
 
 def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
     """Return what to rewrite for `plan`; refuse where the result would not reload as itself.
+
+    The numbers of neurons and the layers that stay decide; which neurons stay does not matter.
 
     Raises:
         UnsupportedModelError: naming what would differ.
@@ -71,7 +82,8 @@ def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
             f"The config of {view.spec.model_type!r} cannot express this pruning, so the result "
             f"would load as another model: {shown}."
         )
-    return Rewrite(changes, tuple(c for c in difference.attributes if not _serves(c.name, gone)))
+    attributes = tuple(c for c in difference.attributes if not _serves(c.name, gone))
+    return Rewrite(view, new, changes, attributes)
 
 
 def _compare(

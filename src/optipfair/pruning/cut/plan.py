@@ -9,12 +9,15 @@ import hashlib
 import json
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...arch.spec import ATTENTION_UNITS
 from ...errors import ArgumentError
+
+if TYPE_CHECKING:
+    from ..calibration.holding import Replacements
 
 PLAN_VERSION = 1
 
@@ -23,24 +26,31 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True)
 class WidthCut:
-    """The neurons that stay in one MLP.
+    """The neurons that stay in one MLP, or how many they will be.
 
     Attributes:
         layer: index of the layer in the model before pruning.
         mlp: name of the MLP in its family's spec.
         width: number of neurons before.
-        keep: sorted kept indices, one tuple, or one for each expert (all of one length).
+        keep: sorted kept indices, one tuple, or one for each expert (all of one length); empty
+            while it is not decided which neurons stay.
+        count: how many stay then.
     """
 
     layer: int
     mlp: str
     width: int
-    keep: tuple[Indices, ...]
+    keep: tuple[Indices, ...] = ()
+    count: int | None = None
 
     @property
     def kept(self) -> int:
         """Number of neurons that stay (in each expert, where there are)."""
-        return len(self.keep[0])
+        return len(self.keep[0]) if self.keep else self.count or 0
+
+    def keeping(self, keep: tuple[Indices, ...]) -> WidthCut:
+        """The same cut, now that it is decided which neurons stay."""
+        return replace(self, keep=keep, count=None)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,9 @@ class PruningPlan:
         keep_layers: sorted indices of the layers that stay.
         width_cuts: the MLPs that get narrower (layers that go have none).
         request: what was asked for, for the record.
+        replacements: the tensors with which what stays makes up for what goes, by layer (of the
+            model before), MLP and tensor name, in the shape after the cut. None where there are
+            none, or where they are missing: the JSON does not hold them.
     """
 
     model_type: str
@@ -60,6 +73,7 @@ class PruningPlan:
     keep_layers: Indices
     width_cuts: tuple[WidthCut, ...] = ()
     request: Mapping[str, Any] = field(default_factory=dict)
+    replacements: Replacements | None = field(default=None, compare=False, repr=False)
 
     @property
     def drop_layers(self) -> Indices:
@@ -77,6 +91,29 @@ class PruningPlan:
         """Whether carrying it out changes nothing."""
         return not self.drop_layers and not self.width_cuts
 
+    @property
+    def replaced_blocks(self) -> set[tuple[int, str]]:
+        """Layer and MLP of what is fitted to removed blocks, as the record says.
+
+        Raises:
+            ArgumentError: the record is not as it was written.
+        """
+        blocks = self.request.get("replaced_blocks") or ()
+        try:
+            return {(block["layer"], block["mlp"]) for block in blocks}
+        except (TypeError, KeyError) as exc:
+            raise ArgumentError(
+                f"The plan's replaced_blocks are not as they were written ({exc!r}). Copy the plan "
+                "again, or decide anew with --save-plan (save_plan)."
+            ) from exc
+
+    @property
+    def lacks_replacements(self) -> bool:
+        """Whether what stays makes up for what goes by tensors that the plan does not hold."""
+        makes_up = bool(self.request.get("compensate"))
+        needed = makes_up and bool(self.width_cuts or self.replaced_blocks)
+        return needed and self.replacements is None
+
     def to_json(self) -> str:
         """Return the plan as JSON; index lists are written as ranges, `0-4 6 9-11`."""
         return json.dumps(
@@ -91,7 +128,11 @@ class PruningPlan:
                         "layer": cut.layer,
                         "mlp": cut.mlp,
                         "width": cut.width,
-                        "keep": [format_ranges(keep) for keep in cut.keep],
+                        **(
+                            {"keep": [format_ranges(keep) for keep in cut.keep]}
+                            if cut.count is None
+                            else {"kept": cut.count}
+                        ),
                     }
                     for cut in self.width_cuts
                 ],
@@ -112,15 +153,7 @@ class PruningPlan:
                 raise ArgumentError(
                     f"The plan has version {data['version']!r}; this release reads {PLAN_VERSION}."
                 )
-            cuts = tuple(
-                WidthCut(
-                    operator.index(cut["layer"]),
-                    cut["mlp"],
-                    operator.index(cut["width"]),
-                    tuple(parse_ranges(keep) for keep in cut["keep"]),
-                )
-                for cut in data["width_cuts"]
-            )
+            cuts = tuple(_read_cut(cut) for cut in data["width_cuts"])
             keep_layers = parse_ranges(data["keep_layers"])
             total, request = operator.index(data["num_layers"]), data["request"]
             if not isinstance(request, dict):
@@ -135,26 +168,43 @@ class PruningPlan:
             ) from exc
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Write the plan as JSON, and its replaced tensors beside it, if it holds some.
+
+        The tensors of `p.json` lie in `p.<digest of the plan>.safetensors`. A file appears only
+        when it is complete.
+        """
+        from .plan_files import write_plan
+
+        write_plan(Path(path), self)
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:
-        """Read a plan that `save` wrote.
+        """Read a plan that `save` wrote, with the tensors beside it, which are read when needed.
 
         Raises:
-            ArgumentError: the file holds no plan, or one of an unknown version.
+            ArgumentError: the file holds no plan, or one of an unknown version, or the tensors
+                beside it are not as they were written.
         """
+        from .plan_files import find_replacements
+
         text = Path(path).read_text(encoding="utf-8")
         try:
-            return cls.from_json(text)
+            plan = cls.from_json(text)
         except ArgumentError as exc:
             raise ArgumentError(f"{path}: {exc}") from exc
+        return replace(plan, replacements=find_replacements(Path(path), plan))
 
     @property
     def digest(self) -> str:
         """SHA-256 of the plan's JSON, first 16 hex digits."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def _read_cut(cut: Any) -> WidthCut:
+    layer, width = operator.index(cut["layer"]), operator.index(cut["width"])
+    if "kept" in cut:
+        return WidthCut(layer, cut["mlp"], width, count=operator.index(cut["kept"]))
+    return WidthCut(layer, cut["mlp"], width, tuple(parse_ranges(keep) for keep in cut["keep"]))
 
 
 def format_ranges(indices: Iterable[int]) -> str:

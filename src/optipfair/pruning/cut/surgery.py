@@ -7,6 +7,7 @@ cut, so that no more than one layer's new weights exist beside the old ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ...arch.slots import take, zero_
-from ...arch.twin import apply_config
+from ...arch.twin import AttributeChange, apply_config
 from ...arch.view import MLPView, ModelView, describe
 from ...errors import ArgumentError
 from ...progress import track
 from ..calibration.holding import Replacements
-from .checks import check_cuttable, check_plan_fits, check_replacements_fit, check_sharing, seen_by
+from .checks import check_cuttable, check_plan_fits, check_sharing, seen_by
 from .guard import Rewrite, prove
 from .plan import PruningPlan, WidthCut
+from .plan_files import check_complete
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,16 +43,17 @@ def apply_plan(
 
     Args:
         model: the model that the plan was made for.
-        plan: what stays.
-        replacements: tensors that take the place of others, by layer (of the model before), MLP
-            and tensor name, in the shape after the cut.
+        plan: what stays, and the tensors with which it makes up for what goes.
+        replacements: tensors that take the place of others instead of the plan's own; `{}` for
+            none.
         show_progress: whether to show a bar.
 
     Returns:
         The same object.
 
     Raises:
-        ArgumentError: the plan or a replacement is for another model.
+        ArgumentError: the plan or a replacement is for another model, or the plan's tensors are
+            missing.
         UnsupportedModelError: the result would not reload as itself; nothing was changed.
     """
     if not isinstance(plan, PruningPlan):
@@ -59,24 +62,21 @@ def apply_plan(
         )
     if plan.empty:
         return model
+    if replacements is None:
+        check_complete(plan)
+    else:
+        plan = replace(plan, replacements=replacements)
     view = seen_by(describe(model), plan.attention_unit)
     check_plan_fits(view, plan)
-    check_replacements_fit(view, plan, replacements or {})
     check_cuttable(view)
     check_sharing(view)
-    carry_out(view, plan, prove(view, plan), replacements or {}, show_progress=show_progress)
+    carry_out(plan, prove(view, plan), show_progress=show_progress)
     return model
 
 
-def carry_out(
-    view: ModelView,
-    plan: PruningPlan,
-    rewrite: Rewrite,
-    replacements: Replacements,
-    *,
-    show_progress: bool = False,
-) -> None:
-    """Cut, drop and rewrite. Every check has been made."""
+def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = False) -> None:
+    """Cut, drop and rewrite. Every check has been made, and the proof of the plan's counts."""
+    view, replacements = rewrite.view, plan.replacements or {}
     mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
     done: set[int] = set()
     for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
@@ -87,10 +87,26 @@ def carry_out(
     for index in reversed(plan.drop_layers):
         del view.container[index]
     for change in rewrite.attributes:
-        module = view.model.get_submodule(change.module)
-        if getattr(module, change.name, None) == change.old:
-            setattr(module, change.name, change.new)
+        _set_attribute(view.model.get_submodule(change.module), change)
     apply_config(view.text_config, rewrite.config)
+
+
+def adjust_copy(layer: nn.Module, index: int, plan: PruningPlan, rewrite: Rewrite) -> None:
+    """Set what the modules of a layer's copy note of their width, as the cut will do."""
+    prefix = f"{rewrite.view.layers_path}.{plan.keep_layers.index(index)}."
+    for change in rewrite.attributes:
+        if change.module.startswith(prefix) and change.name != "layer_idx":
+            _set_attribute(layer.get_submodule(change.module[len(prefix) :]), change)
+    for module in layer.modules() if plan.attention_unit else ():
+        config = vars(module).get("config")  # a copy of its own, which some forwards read
+        for name in rewrite.config:
+            if hasattr(config, name):
+                setattr(config, name, rewrite.config[name])
+
+
+def _set_attribute(module: nn.Module, change: AttributeChange) -> None:
+    if getattr(module, change.name, None) == change.old:
+        setattr(module, change.name, change.new)
 
 
 def _whole_replacements(

@@ -96,7 +96,7 @@ def losses_without_each(
                 logits = logits_after(view, sample[number], end, stream.forms)
                 sums[index] += loss_sum(logits, sample[number])
                 hidden = through(view, stream, number, [index], hidden)
-    return dict(zip(sums, _means(sample, list(sums.values())), strict=True))
+    return dict(zip(sums, mean_losses(sample, list(sums.values())), strict=True))
 
 
 def loss_without(
@@ -109,10 +109,10 @@ def loss_without(
         for number, batch in enumerate(sample):
             end = through(view, stream, number, left, stream.hidden[number])
             loss += loss_sum(logits_after(view, batch, end, stream.forms), batch)
-    return _means(sample, [loss])[0]
+    return mean_losses(sample, [loss])[0]
 
 
-def _means(sample: Sequence[Batch], sums: Sequence[float]) -> list[float]:
+def mean_losses(sample: Sequence[Batch], sums: Sequence[float]) -> list[float]:
     """Summed losses divided by the predicted tokens, over all processes."""
     own = sum(int(batch.attention_mask[:, 1:].sum()) for batch in sample)
     predicted, *losses = total(own, *sums)

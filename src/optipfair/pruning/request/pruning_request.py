@@ -70,9 +70,13 @@ class PruningRequest:
 
     @property
     def by_layers(self) -> bool:
-        """Whether a pass over the layers decides."""
-        calibrated = isinstance(self.criterion, CalibratedCriterion)
-        return self.compensate or (calibrated and self.criterion.needs_data)  # type: ignore[union-attr]
+        """Whether there is a pass over the layers."""
+        return self.compensate or self.decided_by_layers
+
+    @property
+    def decided_by_layers(self) -> bool:
+        """Whether that pass decides which neurons stay."""
+        return isinstance(self.criterion, CalibratedCriterion) and self.criterion.needs_data
 
     @property
     def kind(self) -> str:

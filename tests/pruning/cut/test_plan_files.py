@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optipfair import ArgumentError, PruningPlan, apply_plan, load_model, prune_checkpoint
-from optipfair.checkpoint.plan_files import load_replacements, side_file
 from optipfair.loading import quiet_transformers
+from optipfair.pruning.cut.plan_files import side_file
 from optipfair.testing import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
@@ -56,7 +56,7 @@ def test_a_saved_plan_gives_what_pruning_at_once_gives(
     one, other = values_of(tmp_path / "at once"), values_of(tmp_path / "planned")
     assert sorted(one) == sorted(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    live: Any = apply_plan(load_model(llama_folder), plan, load_replacements(plan, planned))
+    live: Any = apply_plan(load_model(llama_folder), plan)
     assert all(torch.equal(tensor, other[name]) for name, tensor in live.state_dict().items()
                if name in other)  # fmt: skip
 
@@ -142,11 +142,11 @@ def test_tensors_of_another_shape_are_refused(llama_folder: Path, planned: Path)
         prune_checkpoint(llama_folder, plan=planned, dry_run=True)
 
 
-def test_a_plan_object_cannot_hold_such_tensors(llama_folder: Path, planned: Path) -> None:
+def test_a_plan_object_holds_its_tensors_or_is_refused(llama_folder: Path, planned: Path) -> None:
     plan = PruningPlan.load(planned)
+    assert prune_checkpoint(llama_folder, plan=plan, dry_run=True).streamed
     with pytest.raises(ArgumentError, match=r"Give the file that save_plan wrote"):
-        prune_checkpoint(llama_folder, plan=plan, dry_run=True)
-    assert apply_plan(load_model(llama_folder), plan) is not None
+        prune_checkpoint(llama_folder, plan=PruningPlan.from_json(plan.to_json()), dry_run=True)
 
 
 def test_the_plan_of_an_output_folder_is_refused_alone(llama_folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from optipfair import DataError
-from optipfair.results import ABSENT, Count, Result, schema_of, spread
+from optipfair.results import ABSENT, Count, Result, Rules, schema_of, spread
 
 
 class Part(Result):
@@ -31,7 +31,7 @@ class Part(Result):
     name: str
     low: float | None
     high: float | None
-    items_: Count
+    items_: Count | None
     why: str | None = field(default=None, metadata=ABSENT)
 
 
@@ -42,7 +42,7 @@ class Whole(Result):
     sides: Literal["left", "right"]
     ends: tuple[float, float] | None
     first: Part | None
-    by_name: dict[Annotated[str, {"pattern": "^[a-z]$"}], list[Part]]
+    by_name: dict[Annotated[str, Rules(pattern="^[a-z]$")], list[Part]]
     rest: dict[str, Part] = field(metadata=spread("^part_[0-9]+$"))
     anything: Any = None
 
@@ -127,7 +127,8 @@ def test_the_schema_describes_what_the_docstrings_say() -> None:
     keys = described["properties"]
     assert keys["name"]["description"] == "what it is called, over two lines."
     assert keys["low"]["description"] == keys["high"]["description"] == "ends."
-    assert keys["items"] == {"type": "integer", "minimum": 0, "description": "how many."}
+    assert keys["items"]["description"] == "how many."
+    assert keys["items"]["anyOf"] == [{"type": "integer", "minimum": 0}, {"type": "null"}]
     assert "why" not in described["required"]
 
 

@@ -1,7 +1,7 @@
 """Results as values: frozen dataclasses that read as dicts, and the JSON Schema made from them.
 
 A field is a key. One whose key is a word of Python or a method of dicts ends in an underscore
-(`from_`, `items_`). `Annotated[int, {"minimum": 0}]` adds to a field's schema, a class's `SCHEMA`
+(`from_`, `items_`). `Annotated[int, Rules(minimum=0)]` adds to a field's schema, a class's `SCHEMA`
 to that of the class; descriptions are those of the docstring's *Attributes*.
 """
 
@@ -28,9 +28,16 @@ from typing import get_type_hints as _hints
 
 from .errors import DataError
 
+
+class Rules(dict[str, Any]):
+    """Keywords of JSON Schema for `Annotated`; hashable, as the types of a union must be."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 ABSENT = {"absent": True}  # metadata of a field that has no key where it is None
-Count = Annotated[int, {"minimum": 0}]
-Probability = Annotated[float, {"minimum": 0, "maximum": 1}]
+Count = Annotated[int, Rules(minimum=0)]
+Probability = Annotated[float, Rules(minimum=0, maximum=1)]
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: "null"}
 
 

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from optipfair import ArgumentError, UnknownNameError
 from optipfair.evaluation.thresholds import check_thresholds, failures, read_thresholds
+from optipfair.report.comparison import Comparison
+from support.comparisons import bare, estimate, measure
 
 IDS = ["text.perplexity", "piqa.acc"]
 
 
-def comparison(ratio: float | None = 1.3, speed: dict[str, Any] | None = None) -> dict[str, Any]:
-    nothing = {"value": 0.0}
-    return {
-        "measures": [
-            {
-                "id": "text.perplexity",
-                "original": {"value": 20.0},
-                "pruned": {"value": 26.0},
-                "change": {"value": ratio},
-                "harm": nothing,
-            },
-            {
-                "id": "crows_pairs.stereotyped[age]",
-                "original": {"value": 0.5},
-                "pruned": {"value": 0.7},
-                "change": {"value": 0.2},
-                "harm": {"value": 0.2},
-            },
-        ],
-        "speed": speed,
-        "models": {
-            "original": {"parameters": 100, "weight_bytes": 200},
-            "pruned": {"parameters": 80, "weight_bytes": 160},
-        },
-    }
+def comparison(ratio: float | None = 1.3) -> Comparison:
+    sides = {"original": (100, 200), "pruned": (80, 160)}
+    given = bare()
+    for side, (parameters, weight_bytes) in sides.items():
+        given["models"][side] |= {"parameters": parameters, "weight_bytes": weight_bytes}
+    perplexity = measure("text.perplexity", 20.0, 26.0, "lower", change=estimate(ratio))
+    fair = measure("crows_pairs.stereotyped", 0.5, 0.7, "lower", group="age")
+    return Comparison.from_dict(given | {"measures": [perplexity, fair]})
 
 
 @pytest.mark.parametrize(

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from optipfair.evaluation.verdicts import collapsed, verdicts
+from optipfair.report.comparison import FigureOfTwo, Speed
+from support.comparisons import estimate, figure, speed
 
 
 def row(
     name: str, question: str = "quality", *, before: float = 0.6, after: float = 0.6,
     harm: float = 0.0, p: float | None = 1.0, chance: float | None = None, ratio: bool = False,
     headline: bool = True,
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        "id": name,
-        "question": question,
-        "headline": headline,
-        "change_kind": "ratio" if ratio else "difference",
-        "original": {"value": before},
-        "pruned": {"value": after},
-        "change": {"value": after / before if ratio else after - before},
-        "harm": {"value": harm},
-        "p_holm": p,
-        "chance": chance,
-        "could_have_missed": 0.03,
-    }
+) -> FigureOfTwo:  # fmt: skip
+    value = {"value": after / before if ratio else after - before}
+    return figure(
+        *("task.measure", before, after),
+        id=name,
+        question=question,
+        headline=headline,
+        change_kind="ratio" if ratio else "difference",
+        change=estimate(**value),
+        harm=estimate(harm),
+        p_holm=p,
+        chance=chance,
+        could_have_missed=0.03,
+    )
 
 
-def said(rows: list[dict[str, Any]], speed: dict[str, Any] | None = None) -> list[str]:
-    return [each["verdict"] for each in verdicts(rows, speed)]
+def said(rows: list[FigureOfTwo], timed: Speed | None = None) -> list[str]:
+    return [each["verdict"] for each in verdicts(rows, timed)]
 
 
 TEXT = "text.perplexity"
@@ -52,8 +55,8 @@ def test_nothing_measured_is_said_so() -> None:
     ],
 )
 @pytest.mark.parametrize("question", ["quality", "fairness"])
-def test_what_counts(rows: list[dict[str, Any]], expected: str, question: str) -> None:
-    rows = [each | {"question": question} for each in rows]
+def test_what_counts(rows: list[FigureOfTwo], expected: str, question: str) -> None:
+    rows = [replace(each, question=question) for each in rows]
     assert said(rows)[["quality", "fairness"].index(question)] == expected
 
 
@@ -107,5 +110,5 @@ def test_ability_that_was_never_there_cannot_collapse() -> None:
     ],
 )
 def test_speed(ratio: float, interval: list[float] | None, expected: str) -> None:
-    speed = {"speedup": ratio, "speedup_interval": interval}
-    assert said([], speed)[2] == expected
+    timed = Speed.from_dict(speed() | {"speedup": ratio, "speedup_interval": interval})
+    assert said([], timed)[2] == expected

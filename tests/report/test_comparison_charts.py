@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.report import charts, formats
+from optipfair.report.comparison import Layers
 from optipfair.report.scales import Scale, ratio_ticks, scale_of
 from optipfair.report.text_edits import marked_pair
-from support.comparisons import measure, ordinary
+from support.comparisons import as_read, figure, ordinary
 
 FINITE = st.floats(-1e9, 1e9)
 
@@ -43,7 +44,7 @@ def test_ticks_of_ratios_lie_at_their_logarithms(low: float, width: float) -> No
 
 
 def test_a_row_of_the_forest_is_where_its_harm_is() -> None:
-    (panel,) = charts.forest([measure("a.acc", 0.5, 0.4, half=0.1), measure("b.acc", 0.5, 0.5)])
+    (panel,) = charts.forest([figure("a.acc", 0.5, 0.4, half=0.1), figure("b.acc", 0.5, 0.5)])
     first, second = panel.strips
     # Harm 0.1 with half a width of 0.07, of an axis from 0 - 6 % to 0.17 + 6 % (the other: 0.014).
     low, high = -0.014 - 0.06 * 0.184, 0.17 + 0.06 * 0.184
@@ -55,7 +56,7 @@ def test_a_row_of_the_forest_is_where_its_harm_is() -> None:
 
 
 def test_panels_hold_every_headline_once_and_keep_units_apart() -> None:
-    rows = charts.headlines(ordinary()["measures"])
+    rows = charts.headlines(as_read(ordinary()).measures)
     panels = charts.forest(rows)
     assert [panel.kind for panel in panels] == ["points", "hundred", "ratio"]
     names = [(strip.task, strip.measure) for panel in panels for strip in panel.strips]
@@ -65,18 +66,18 @@ def test_panels_hold_every_headline_once_and_keep_units_apart() -> None:
 
 
 def test_a_measure_without_an_interval_is_not_called_worse() -> None:
-    (panel,) = charts.forest([measure("a.acc", 0.9, 0.1, half=None)])
+    (panel,) = charts.forest([figure("a.acc", 0.9, 0.1, half=None)])
     assert panel.strips[0].state == "unclear"
     assert set(panel.strips[0].marks) == {"value"}
 
 
 def test_ability_and_bias_are_means_on_one_scale() -> None:
     rows = [
-        measure("a.acc", 0.5, 0.4),
-        measure("b.acc", 0.7, 0.7),
-        measure("c.stereo", 0.6, 0.45, 0.5, question="fairness"),
-        measure("d.gap", 30.0, 10.0, "lower", question="fairness", scale=[0.0, 100.0]),
-        measure("e.gap", None, None, "lower", question="fairness"),
+        figure("a.acc", 0.5, 0.4),
+        figure("b.acc", 0.7, 0.7),
+        figure("c.stereo", 0.6, 0.45, 0.5, question="fairness"),
+        figure("d.gap", 30.0, 10.0, "lower", question="fairness", scale=[0.0, 100.0]),
+        figure("e.gap", None, None, "lower", question="fairness"),
     ]
     found = charts.plane(rows)
     assert found is not None
@@ -90,15 +91,15 @@ def test_ability_and_bias_are_means_on_one_scale() -> None:
 
 
 def test_layers_without_a_figure_are_not_drawn() -> None:
-    layers = ordinary()["layers"]
-    found = charts.profile(layers)
+    given = ordinary()
+    found = charts.profile(Layers.from_dict(given["layers"]))
     assert found is not None
     assert [len(found.models[m]) for m in ("original", "pruned")] == [29, 26]
-    for point in layers["original"]:
+    for point in given["layers"]["original"]:
         point["excess"] = None
-    found = charts.profile(layers)
+    found = charts.profile(Layers.from_dict(given["layers"]))
     assert found is not None and found.models["original"] == []
-    assert charts.profile({"original": [], "pruned": []}) is None
+    assert charts.profile(Layers([], [])) is None
 
 
 @given(st.text(), st.text())

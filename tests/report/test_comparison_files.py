@@ -24,7 +24,7 @@ from optipfair.report.tables import (
     measure_rows,
     verdict_rows,
 )
-from support.comparisons import HOSTILE, bare, hostile, ordinary
+from support.comparisons import HOSTILE, as_read, bare, hostile, ordinary
 
 NAMES = ["comparison.json", "measures.csv", "report.html"]
 NUMBERS = ("value", "low", "high")
@@ -141,14 +141,14 @@ def test_folders_that_cannot_be_are_refused(
 def test_rows_for_a_terminal_have_their_columns_and_no_control_characters() -> None:
     for made in (ordinary(), hostile(), bare()):
         for header, rows in (
-            (VERDICT_HEADER, verdict_rows(made)),
-            (MEASURE_HEADER, measure_rows(made)),
+            (VERDICT_HEADER, verdict_rows(as_read(made))),
+            (MEASURE_HEADER, measure_rows(as_read(made))),
         ):
             assert all(len(row) == len(header) for row in rows)
             assert "\x1b" not in "".join(cell for row in rows for cell in row)
-    assert measure_rows(ordinary())[0] == [
+    assert measure_rows(as_read(ordinary()))[0] == [
         *("text.word_perplexity", "31.2", "38.9", "×1.25", "[×1.21, ×1.28]", "0.003")  # noqa: RUF001
     ]
-    assert [row[1] for row in verdict_rows(ordinary())] == [
+    assert [row[1] for row in verdict_rows(as_read(ordinary()))] == [
         *("worse", "no detectable change", "better")
     ]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from jsonschema import Draft202012Validator
 
 from optipfair.report.formats import visible
 from optipfair.report.page import comparison_page
-from support.comparisons import HOSTILE, bare, hostile, ordinary
+from support.comparisons import HOSTILE, as_read, bare, hostile, ordinary
 
 SCHEMA = json.loads(
     files("optipfair.report").joinpath("comparison.schema.json").read_text(encoding="utf-8")
@@ -206,6 +207,20 @@ def test_every_table_has_a_caption_and_headers_with_a_scope() -> None:
 @ALL
 def test_the_comparisons_of_these_tests_follow_the_schema(made: Any) -> None:
     VALIDATOR.validate(json.loads(json.dumps(made())))
+
+
+def test_the_schema_is_that_of_the_class() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+    import schemas
+
+    for name in schemas.SCHEMAS:
+        published = files("optipfair").joinpath(name).read_text(encoding="utf-8")
+        assert published == schemas.text_of(name), "run tools/schemas.py"
+
+
+@ALL
+def test_what_an_earlier_version_wrote_is_read_as_it_was(made: Any) -> None:
+    assert as_read(made()).to_dict() == made()
 
 
 def test_the_schema_takes_no_key_too_many_and_none_too_few() -> None:

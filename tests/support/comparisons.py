@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from optipfair.report.comparison import Comparison, FigureOfTwo
+
 LONG = "w" * 400
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -75,6 +77,16 @@ def measure(
         "clusters": 797,
         **more,
     }
+
+
+def figure(name: str, *values: Any, **more: Any) -> FigureOfTwo:
+    """The same as the value that it is read as."""
+    return FigureOfTwo.from_dict(measure(name, *values, **more))
+
+
+def as_read(made: dict[str, Any]) -> Comparison:
+    """A comparison as the value that it is read as."""
+    return Comparison.from_dict(made)
 
 
 def ordinary() -> dict[str, Any]:

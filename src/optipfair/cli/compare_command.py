@@ -56,7 +56,7 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
       optipfair compare --original demo --pruned smaller --output-dir report --data DIR
       optipfair compare --original org/name --pruned smaller --fail-if "perplexity_ratio>1.2"
     """
-    from ..evaluation.comparing import PROMPTS, Settings
+    from ..evaluation.agenda import PROMPTS, Settings
     from ..evaluation.evaluate_by_name import run_compare
     from .shared_options import cache_folder, chosen_by
 
@@ -101,7 +101,7 @@ def print_verdicts(result: CompareRun) -> None:
 
     for question, verdict, sentence in verdict_rows(result.comparison):
         click.echo(f"{question}: {verdict}. {sentence}")
-    for line in left_out_lines(result.comparison["left_out"]):
+    for line in left_out_lines(result.comparison.left_out):
         click.echo(line)
     if result.folder is not None:
         click.echo(f"The report is {result.folder / 'report.html'}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from .shared_options import (
     scoring_options,
     trust_option,
 )
+
+if TYPE_CHECKING:
+    from ..report.comparison import EvaluationWithHarness, FigureOfOne
 
 
 @click.command()
@@ -45,46 +48,50 @@ def evaluate(as_json: bool, verbose: bool, **options: Any) -> None:
       optipfair evaluate --model-path demo --data DIR --tasks piqa,arc_easy,crows_pairs
       optipfair evaluate --model-path org/name --tasks hellaswag --backend lm-eval
     """
+    from ..evaluation.agenda import Settings
     from ..evaluation.evaluate_by_name import run_evaluate
     from .shared_options import cache_folder, chosen_by
 
     first = launched_rank() == 0
     quiet = not verbose or not first
+    settings = Settings(
+        cache_dir=cache_folder(options["cache_dir"]),
+        batch_tokens=options["batch_tokens"],
+        command=shlex.join(["optipfair", *sys.argv[1:]]),
+        show_progress=show_bars(quiet),
+    )
     with showing_warnings(quiet), launched(options["device"]):
-        found = run_evaluate(
+        evaluation = run_evaluate(
             options["model_path"],
             chosen=chosen_by(options),
-            cache_dir=cache_folder(options["cache_dir"]),
+            settings=settings,
             backend=options["backend"],
             device=options["device"],
             dtype=options["dtype"],
             trust_remote_code=options["trust_remote_code"],
-            batch_tokens=options["batch_tokens"],
-            command=shlex.join(["optipfair", *sys.argv[1:]]),
-            show_progress=show_bars(quiet),
             say=None if quiet else lambda text: click.echo(text, err=True),
         )
     if as_json and first:
-        print_json(found)
+        print_json(evaluation)
     elif not quiet:
-        _print(found)
+        _print(evaluation)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(evaluation: EvaluationWithHarness) -> None:
     from ..report.tables import left_out_lines
 
     print_table(
-        found["model"]["name"],
+        evaluation.model.name,
         ["", "value", "95 % interval", "items"],
         [
-            (row["id"], _number(row["value"]), _interval(row), f"{row['items']:,}")
-            for row in found["measures"]
+            (row.id, _number(row.value), _interval(row), f"{row.items_:,}")
+            for row in evaluation.measures
         ],
     )
-    if found["harness"] is not None:
-        click.echo(f"lm-eval {found['harness']['lm_eval_version']}:")
-        click.echo(json.dumps(found["harness"]["results"], indent=2))
-    for line in left_out_lines(found["left_out"]):
+    if evaluation.harness is not None:
+        click.echo(f"lm-eval {evaluation.harness['lm_eval_version']}:")
+        click.echo(json.dumps(evaluation.harness["results"], indent=2))
+    for line in left_out_lines(evaluation.left_out):
         click.echo(line)
 
 
@@ -92,5 +99,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _interval(row: dict[str, Any]) -> str:
-    return "-" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
+def _interval(row: FigureOfOne) -> str:
+    return "-" if row.low is None else f"{row.low:.4g} to {row.high:.4g}"

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.comparing import Settings
+from ..evaluation.agenda import Settings
 from ..evaluation.evaluate_by_name import CompareRun, run_compare
 from ..evaluation.speed.timing import time_inference
 from ..evaluation.tasks.choosing import NO_DATA

@@ -14,7 +14,6 @@ from typing import Any
 from ..checking import whole_number
 from ..errors import ArgumentError, DataError
 from .likelihoods.query_tokens import encode
-from .rows import identifier
 from .tasks import TASKS
 from .tasks.choosing import (
     Chosen,
@@ -32,6 +31,10 @@ from .text.wikitext import detokenised
 CONTEXT = 512  # tokens
 WIKITEXT = "wikitext2/valid.txt"
 _TEXT_SHARE = 0.2  # of the tokens of a model
+PROMPTS = (
+    "The capital of France is",
+    "The three most important things to know about cooking rice are",
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,34 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How it is measured; the fields are arguments of `compare_models`.
+
+    Attributes:
+        names: one for each model.
+    """
+
+    names: tuple[str, ...] = ("original", "pruned")
+    prompts: Sequence[str] = PROMPTS
+    max_new_tokens: int = 32
+    num_runs: int = 5
+    speed: bool = True
+    layers: bool = True
+    output_dir: str | Path | None = None
+    cache_dir: str | Path | None = None
+    batch_tokens: int | None = None
+    command: str | None = None
+    show_progress: bool = False
+
+
+@dataclass(frozen=True)
 class Agenda:
     """What is measured, and how.
 
     Attributes:
         tasks: with their items.
         missing: tasks that cannot be measured.
-        text: to predict; None for none.
+        text: to predict.
         context, stride: of its windows, in tokens.
         preset, limit, seed: what chose the items.
         tokens: to score for one model.
@@ -66,7 +90,7 @@ class Agenda:
 
     tasks: tuple[Chosen, ...]
     missing: tuple[Missing, ...]
-    text: Text | None
+    text: Text
     context: int
     stride: int
     preset: str
@@ -88,12 +112,16 @@ class Agenda:
         """Identifiers of all measures, without those of groups."""
         from .text.two_models import TEXT_MEASURES
 
-        found = [identifier("text", measure.name) for measure in TEXT_MEASURES if self.text]
-        return found + [
-            identifier(each.task.name, measure.name)
-            for each in self.tasks
-            for measure in each.task.measures
+        tasks = [
+            ("text", TEXT_MEASURES),
+            *((one.task.name, one.task.measures) for one in self.tasks),
         ]
+        return [identifier(task, measure.name) for task, own in tasks for measure in own]
+
+
+def identifier(task: str, measure: str, group: str | None = None) -> str:
+    """What a row of figures is called: `crows_pairs.stereotyped[gender]`."""
+    return f"{task}.{measure}" + (f"[{group}]" if group is not None else "")
 
 
 def make_agenda(

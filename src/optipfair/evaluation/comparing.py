@@ -6,8 +6,8 @@ choose → score both → measure → time → judge → write; every step a val
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,36 +15,30 @@ from ..checking import whole_number
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..hooks import evaluating
+from ..report.comparison import (
+    Comparison,
+    Layers,
+    LeftOutWithWay,
+    Sample,
+    Speed,
+    TimedProtocol,
+    TwoModels,
+)
 from ..report.report_files import check_report_folder, write_comparison_report
-from .agenda import Agenda, fewest_positions, make_agenda
-from .describing import described_model, described_task, described_text, protocol_of
+from .agenda import PROMPTS, Agenda, Settings, fewest_positions, make_agenda
+from .describing import described_model, described_task, protocol_of
 from .layer_profile import layer_profile
-from .likelihoods.answers import Answers, answers_of
 from .likelihoods.score import check_batch_tokens
-from .rows import Row, correct, flips_of, measure_rows
+from .rows import corrected, flips_of, measured
 from .speed.generation import on_device, prompt_inputs
 from .speed.timing import compare_models_inference
-from .text.two_models import TEXT_MEASURES, on_text
 from .verdicts import verdicts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-VERSION = 1  # of the JSON
-PROMPTS = (
-    "The capital of France is",
-    "The three most important things to know about cooking rice are",
-)
-_SPEED = (
-    *("avg_original_time", "avg_pruned_time"),
-    *("avg_original_tokens_per_second", "avg_pruned_tokens_per_second"),
-    *("speedup", "speedup_interval", "tps_improvement_percent", "num_prompts", "table"),
-)
-_TOKEN_TIMES = ("time_to_first_token", "time_per_output_token")
-_RUNS = (
-    *("peak_memory_bytes", "peak_memory_kind", "kv_cache_bytes"),
-    *("weight_bytes", "generated_tokens"),
-)
+Models = tuple[Any, Any]  # the original, the pruned one
+
 LIMITS = (
     "Likelihoods show which of two texts a model prefers, not what it does in use.",
     "Data sets of this kind are noisy, in English, and mostly about the United States. No single "
@@ -53,23 +47,6 @@ LIMITS = (
     "pruned model would be after another pruning.",
     "Times and memory are those of this machine on this day.",
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a comparison is run; the fields are arguments of `compare_models`."""
-
-    prompts: Sequence[str] = PROMPTS
-    max_new_tokens: int = 32
-    num_runs: int = 5
-    speed: bool = True
-    layers: bool = True
-    output_dir: str | Path | None = None
-    cache_dir: str | Path | None = None
-    names: tuple[str, str] = ("original", "pruned")
-    batch_tokens: int | None = None
-    command: str | None = None
-    show_progress: bool = False
 
 
 def compare_models(
@@ -96,7 +73,7 @@ def compare_models(
     batch_tokens: int | None = None,
     command: str | None = None,
     show_progress: bool = False,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare two models on the same texts and tasks, and say in words what changed.
 
     Every figure has a 95 % bootstrap interval over items (drawn together where they share a target
@@ -129,8 +106,9 @@ def compare_models(
         show_progress: whether to show bars with the time left.
 
     Returns:
-        Plain data for strict JSON, as `report/comparison.schema.json` describes it: `verdicts`,
-        `measures`, `flips`, `speed`, and what was done.
+        What was found: `verdicts`, `measures`, `flips`, `speed`, and what was done. It reads as a
+        dict, and `to_dict()` gives plain data for strict JSON, as `report/comparison.schema.json`
+        describes it.
 
     Raises:
         ArgumentError, UnknownNameError, DataError, OutputError: refused before a model ran.
@@ -167,50 +145,43 @@ def compare_models(
 
 def compare_by(
     agenda: Agenda, original: Any, pruned: Any, tokenizer: Any, settings: Settings
-) -> dict[str, Any]:
+) -> Comparison:
     """Carry out an agenda, as `compare_models` does."""
+    models = original, pruned
     check_settings(settings)
     for prompt in settings.prompts:
-        prompt_inputs(tokenizer, prompt, [original, pruned], settings.max_new_tokens)
+        prompt_inputs(tokenizer, prompt, models, settings.max_new_tokens)
     started = time.perf_counter()
-    models = {"original": original, "pruned": pruned}
-    called = dict(zip(models, settings.names, strict=True))
-    answers = {
-        label: answers_of(
-            *(model, tokenizer, agenda.tasks),
-            name=called[label],
-            cache_dir=settings.cache_dir,
-            batch_tokens=settings.batch_tokens,
-            show_progress=settings.show_progress,
-        )
-        for label, model in models.items()
-    }
-    rows, flips = _measured(agenda, answers)
-    text, found = _text(agenda, models, tokenizer, settings)
-    rows = [*found, *rows]
-    correct(rows, flips)
+    found = measured(agenda, models, tokenizer, settings)
+    first, second = found.answers
+    flips = (
+        flips_of(each, first.columns[each.task.name], second.columns[each.task.name])
+        for each in agenda.tasks
+    )
+    rows, turned = corrected(found.rows, [each for each in flips if each is not None])
     speed = _timed(models, tokenizer, settings)
-    profiles, refused = _profiles(models, tokenizer, agenda, settings)
-    comparison: dict[str, Any] = {
-        "version": VERSION,
-        "kind": "comparison",
-        "models": {
-            label: described_model(model, called[label], answers[label].fingerprint)
-            for label, model in models.items()
-        },
-        "protocol": protocol_of(agenda, settings.command, original, models=2),
-        "verdicts": verdicts(rows, speed),
-        "measures": rows,
-        "flips": flips,
-        "tasks": [described_task(each, list(answers.values())) for each in agenda.tasks],
-        "text": text,
-        "speed": speed,
-        "samples": _samples(models, tokenizer, settings),
-        "layers": profiles,
-        "left_out": [*_missing(agenda, settings), *refused],
-        "limits": list(LIMITS),
-    }
-    comparison["protocol"]["seconds"] = time.perf_counter() - started
+    layers, refused = _profiles(models, tokenizer, agenda, settings)
+    described = zip(models, settings.names, found.answers, strict=True)
+    comparison = Comparison(
+        version=1,
+        kind="comparison",
+        models=TwoModels(
+            *(described_model(model, name, own.fingerprint) for model, name, own in described)
+        ),
+        protocol=TimedProtocol(**vars(protocol_of(agenda, settings, original)), seconds=0.0),
+        verdicts=verdicts(rows, speed),
+        measures=rows,
+        flips=turned,
+        tasks=[described_task(each, found.answers) for each in agenda.tasks],
+        text=found.text,
+        speed=speed,
+        samples=_samples(models, tokenizer, settings),
+        layers=layers,
+        left_out=[*_missing(agenda, settings), *refused],
+        limits=list(LIMITS),
+    )
+    seconds = time.perf_counter() - started
+    comparison = replace(comparison, protocol=replace(comparison.protocol, seconds=seconds))
     folder = settings.output_dir
     if folder is not None:
         in_first(lambda: write_comparison_report(comparison, folder))
@@ -268,119 +239,52 @@ def _check_alike(original: Any, pruned: Any, tokenizer: Any) -> None:
         )
 
 
-def _measured(agenda: Agenda, answers: Mapping[str, Answers]) -> tuple[list[Row], list[Row]]:
-    rows: list[Row] = []
-    flips: list[Row] = []
-    for each in agenda.tasks:
-        task = each.task
-        first, second = (answers[label].columns[task.name] for label in ("original", "pruned"))
-        rows += measure_rows(
-            task.name,
-            "fairness" if task.question == "fairness" else "quality",
-            *(task.measures, first, second, [item.cluster for item in each.items]),
-            seed=agenda.seed,
-        )
-        turned = flips_of(task, each.items, first, second)
-        flips += [] if turned is None else [turned]
-    return rows, flips
-
-
-def _text(
-    agenda: Agenda, models: Mapping[str, Any], tokenizer: Any, settings: Settings
-) -> tuple[Row | None, list[Row]]:
-    """The text as it is described, and the figures on it."""
-    if agenda.text is None:
-        return None, []
-    names = settings.names if len({*settings.names}) == len(models) else models
-    called = dict(zip(names, models.values(), strict=True))
-    found = on_text(
-        *(called, tokenizer, agenda.text.content),
-        context=agenda.context,
-        stride=agenda.stride,
-        tokens=agenda.text.tokens,
-        show_progress=settings.show_progress,
-    )
-    first, second = found.columns
-    rows = measure_rows(
-        "text",
-        "quality",
-        TEXT_MEASURES,
-        first,
-        second,
-        range(len(first["tokens"])),
-        seed=agenda.seed,
-    )
-    return described_text(agenda.text, found), rows
-
-
-def _timed(models: Mapping[str, Any], tokenizer: Any, settings: Settings) -> Row | None:
+def _timed(models: Models, tokenizer: Any, settings: Settings) -> Speed | None:
     if not settings.speed:
         return None
     # The other processes wait: work beside it would be timed too.
-    found = in_first(
+    timed = in_first(
         lambda: compare_models_inference(
-            *(models["original"], models["pruned"], tokenizer),
-            *(list(settings.prompts), settings.max_new_tokens),
+            *(*models, tokenizer, list(settings.prompts), settings.max_new_tokens),
             num_runs=settings.num_runs,
             show_progress=settings.show_progress,
         )
     )
-    shown: Row = {name: found[name] for name in _SPEED}
-    for label in models:
-        shown[label] = {name: found[label][name] for name in _RUNS} | {
-            name: {end: found[label][name][end] for end in ("median", "min", "max")}
-            for name in _TOKEN_TIMES
-        }
-    return shown
+    return Speed.from_dict(timed)
 
 
 def _profiles(
-    models: Mapping[str, Any], tokenizer: Any, agenda: Agenda, settings: Settings
-) -> tuple[Row | None, list[Row]]:
+    models: Models, tokenizer: Any, agenda: Agenda, settings: Settings
+) -> tuple[Layers | None, list[LeftOutWithWay]]:
     """The layer profiles; where a model's layers cannot be looked into, why."""
     if not settings.layers:
         return None, []
+    options: Any = {"seed": agenda.seed, "show_progress": settings.show_progress}
     try:
-        profiles = {
-            label: layer_profile(
-                model, tokenizer, seed=agenda.seed, show_progress=settings.show_progress
-            )
-            for label, model in models.items()
-        }
+        return Layers(*(layer_profile(model, tokenizer, **options) for model in models)), []
     except (UnsupportedModelError, DataError) as exc:
         how = "Nothing: this is a limit of the model or of its tokenizer."
-        return None, [{"section": "layer profile", "reason": str(exc), "how": how}]
-    return profiles, []
+        return None, [LeftOutWithWay("layer profile", str(exc), how)]
 
 
-def _missing(agenda: Agenda, settings: Settings) -> list[Row]:
-    found = [
-        {
-            "section": each.task.name,
-            "reason": each.reason,
-            "how": f"Put {each.task.path} into a folder and give it with --data; "
-            "docs/evaluation.md says what it holds.",
-        }
+def _missing(agenda: Agenda, settings: Settings) -> list[LeftOutWithWay]:
+    how = "Put {} into a folder and give it with --data; docs/evaluation.md says what it holds."
+    missing = [
+        LeftOutWithWay(each.task.name, each.reason, how.format(each.task.path))
         for each in agenda.missing
     ]
-    for section, wanted, option in (
-        ("speed", settings.speed, "--no-speed"),
-        ("layer profile", settings.layers, "--no-layers"),
-    ):
-        if not wanted:
-            how = f"Leave out {option}."
-            found.append({"section": section, "reason": "not asked for", "how": how})
-    return found
+    if not settings.speed:
+        missing.append(LeftOutWithWay("speed", "not asked for", "Leave out --no-speed."))
+    if not settings.layers:
+        missing.append(LeftOutWithWay("layer profile", "not asked for", "Leave out --no-layers."))
+    return missing
 
 
-def _samples(models: Mapping[str, Any], tokenizer: Any, settings: Settings) -> list[dict[str, str]]:
+def _samples(models: Models, tokenizer: Any, settings: Settings) -> list[Sample]:
     """What both say to the prompts, the most likely token each time."""
+    count = settings.max_new_tokens
     return [
-        {"prompt": prompt}
-        | {
-            label: _said(model, tokenizer, prompt, settings.max_new_tokens)
-            for label, model in models.items()
-        }
+        Sample(prompt, *(_said(model, tokenizer, prompt, count) for model in models))
         for prompt in settings.prompts
     ]
 

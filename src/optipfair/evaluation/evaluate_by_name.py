@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from ..loading import (
     load_tokenizer,
 )
 from ..registry import unknown_name
+from ..report.comparison import Comparison, EvaluationWithHarness
 from ..sources import DEMO, DEMO_NAME, Source, find_source
-from .agenda import Agenda, fewest_positions, make_agenda
-from .comparing import Settings, check_settings, check_vocabularies, compare_by
+from .agenda import Agenda, Settings, fewest_positions, make_agenda
+from .comparing import check_settings, check_vocabularies, compare_by
 from .evaluating import evaluate_by
 from .harness import find_tasks, harness_tasks
 from .likelihoods.score import check_batch_tokens
@@ -45,7 +46,7 @@ class CompareRun:
         folder: where the report is, None where nothing was written.
     """
 
-    comparison: dict[str, Any]
+    comparison: Comparison
     failures: tuple[Failure, ...]
     folder: Path | None
 
@@ -95,8 +96,8 @@ def run_compare(
         load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         for source in sources
     ]
-    given = vars(settings) | {"names": names}
-    comparison = compare_by(agenda, models[0], models[1], tokenizer, Settings(**given))
+    named = replace(settings, names=names)
+    comparison = compare_by(agenda, models[0], models[1], tokenizer, named)
     folder = settings.output_dir
     return CompareRun(
         comparison,
@@ -109,27 +110,21 @@ def run_evaluate(
     model_path: str | Path,
     *,
     chosen: Mapping[str, Any],
-    cache_dir: str | Path | None = None,
+    settings: Settings,
     backend: str = "auto",
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
-    batch_tokens: int | None = None,
-    command: str | None = None,
-    show_progress: bool = False,
     say: Say | None = None,
-) -> dict[str, Any]:
+) -> EvaluationWithHarness:
     """Evaluate one model by name.
 
     Args:
         model_path: a folder, a hub id, a `.gguf` file, or `demo`.
         chosen: what to measure, arguments of `make_agenda`.
-        cache_dir: folder for scores, None for none.
+        settings: how; the name is taken from the model.
         backend: who measures tasks that are asked for by name: `offline` for ours, from the data
             folder, `lm-eval` for EleutherAI's harness, `auto` for ours where the data are there.
-        batch_tokens: most tokens of a batch.
-        command: how it was started, for the record.
-        show_progress: whether to show bars.
         say: is told what is about to happen.
 
     Raises:
@@ -137,7 +132,7 @@ def run_evaluate(
             also after it ran, where lm-eval cannot fetch the data of a task.
         ModelOutputError: the model gives numbers that are not finite.
     """
-    check_batch_tokens(batch_tokens)
+    check_batch_tokens(settings.batch_tokens)
     check_device(device)
     check_dtype(dtype)
     own, others = split_tasks(chosen.get("tasks"), chosen.get("data"), backend)
@@ -158,25 +153,16 @@ def run_evaluate(
     if say is not None:
         say(in_words(agenda, models=1))
     model = load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    found = evaluate_by(
-        *(agenda, model, tokenizer),
-        cache_dir=cache_dir,
-        name=_name(source),
-        batch_tokens=batch_tokens,
-        command=command,
-        show_progress=show_progress,
-    )
-    harness = (
-        harness_tasks(
+    own_tasks = evaluate_by(agenda, model, tokenizer, replace(settings, names=(_name(source),)))
+    harness = None
+    if others:
+        harness = harness_tasks(
             *(model, tokenizer, others),
             limit=agenda.limit,
             manager=manager,
-            show_progress=show_progress,
+            show_progress=settings.show_progress,
         )
-        if others
-        else None
-    )
-    return found | {"harness": harness}
+    return EvaluationWithHarness(**vars(own_tasks), harness=harness)
 
 
 def split_tasks(
@@ -216,7 +202,7 @@ def default_cache() -> Path:
 
 def in_words(agenda: Agenda, *, models: int) -> str:
     """What is going to be measured, with the counts."""
-    parts = [f"{agenda.text.tokens:,} tokens of {agenda.text.name}"] if agenda.text else []
+    parts = [f"{agenda.text.tokens:,} tokens of {agenda.text.name}"]
     parts += [
         f"{each.task.name} {len(each.items):,} of {each.available:,}" for each in agenda.tasks
     ]

@@ -8,6 +8,7 @@ from ..arch.view import describe
 from ..bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
 from ..bias.study import carry_out, plan_study
 from ..bias.study_comparison import excess_by_layer
+from ..report.comparison import LayerExcess
 from ..uncertainty import bootstrap_bounds
 
 COMPONENT = "mlp_output"
@@ -16,13 +17,12 @@ CONTROLS = 8
 
 def layer_profile(
     model: Any, tokenizer: Any, *, seed: int = 0, show_progress: bool = False
-) -> list[dict[str, Any]]:
+) -> list[LayerExcess]:
     """How far the default pairs exceed their neutral controls in each layer's MLP output.
 
     Returns:
-        One row a layer: `layer`, `depth` (0 for the first, 1 for the last), `excess` (mean over
-        pairs of the relative difference beyond controls), `low` and `high` (95 % bootstrap
-        interval over pairs).
+        One row a layer: the mean over pairs of the relative difference beyond controls, with its
+        95 % bootstrap interval over pairs.
 
     Raises:
         UnsupportedModelError: a family whose layers are not known.
@@ -38,12 +38,12 @@ def layer_profile(
     )
     bounds = bootstrap_bounds(excess, seed=seed)
     return [
-        {
-            "layer": layer,
-            "depth": layer / max(1, count - 1),
-            "excess": float(excess[:, place].mean()),
-            "low": None if bounds is None else float(bounds[0][place]),
-            "high": None if bounds is None else float(bounds[1][place]),
-        }
+        LayerExcess(
+            layer=layer,
+            depth=layer / max(1, count - 1),
+            excess=float(excess[:, place].mean()),
+            low=None if bounds is None else float(bounds[0][place]),
+            high=None if bounds is None else float(bounds[1][place]),
+        )
         for place, layer in enumerate(layers)
     ]

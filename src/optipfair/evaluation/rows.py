@@ -1,126 +1,179 @@
-"""What two models did on the same items, as plain rows: figures, flips, corrected p-values."""
+"""What one model, or two on the same items, did on the text and on the tasks, as rows of figures.
+
+Every measure has a row over all items and one over each of its groups.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..uncertainty import Estimate, holm
-from .measuring.measures import Columns, Measure, compare, groups, mcnemar, taken
-from .tasks.items import Item
-from .tasks.task import Task
+from ..report.comparison import FigureOfOne, FigureOfTwo, FlippedItem, Flips, TextFacts
+from ..uncertainty import holm
+from .agenda import Agenda, Settings, identifier
+from .likelihoods.answers import Answers, answers_of
+from .measuring.measures import Columns, Measure, compare, estimate, groups, mcnemar, taken
+from .tasks.choosing import Chosen
+from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
 
-Row = dict[str, Any]
 SHOWN = 50  # flips listed of each task
 FEWEST = 5  # items of a group, so that it has a row of its own
 
 
-def identifier(task: str, measure: str, group: str | None = None) -> str:
-    """What a row is called: `crows_pairs.stereotyped[gender]`."""
-    return f"{task}.{measure}" + (f"[{group}]" if group is not None else "")
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Attributes:
+        answers: of each model, to the tasks.
+        rows: those of the text first; `FigureOfOne` for one model, `FigureOfTwo` for two.
+        text: that was predicted.
+    """
+
+    answers: list[Answers]
+    rows: list[Any]
+    text: TextFacts
+
+
+def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any, settings: Settings) -> Measured:
+    """Let one model, or two, answer the tasks and predict the text, and measure both."""
+    answers = [
+        answers_of(
+            *(model, tokenizer, agenda.tasks),
+            name=name,
+            cache_dir=settings.cache_dir,
+            batch_tokens=settings.batch_tokens,
+            show_progress=settings.show_progress,
+        )
+        for model, name in zip(models, settings.names, strict=True)
+    ]
+    alike = len({*settings.names}) < len(models)
+    names = ("original", "pruned") if alike else settings.names
+    text = on_text(
+        dict(zip(names, models, strict=True)),
+        tokenizer,
+        agenda.text.content,
+        context=agenda.context,
+        stride=agenda.stride,
+        tokens=agenda.text.tokens,
+        show_progress=settings.show_progress,
+    )
+    own = OF_ONE if len(models) == 1 else TEXT_MEASURES
+    items = range(len(text.columns[0]["nll"]))
+    rows = measure_rows("text", "quality", own, text.columns, items, seed=agenda.seed)
+    for each in agenda.tasks:
+        task = each.task
+        question = "fairness" if task.question == "fairness" else "quality"
+        columns = [given.columns[task.name] for given in answers]
+        clusters = [item.cluster for item in each.items]
+        rows += measure_rows(
+            task.name, question, task.measures, columns, clusters, seed=agenda.seed
+        )
+    about = agenda.text
+    facts = TextFacts(about.name, about.sha256, text.tokens, text.words, text.bytes)
+    return Measured(answers, rows, facts)
 
 
 def measure_rows(
     task: str,
     question: str,
     measures: Sequence[Measure],
-    original: Columns,
-    pruned: Columns,
+    columns: Sequence[Columns],
     clusters: Sequence[Hashable],
     *,
     seed: int = 0,
-) -> list[Row]:
-    """Every measure of a task over all items, and over each of its groups.
+) -> list[Any]:
+    """The rows of a task, from the columns of one model or of two, N rows each.
 
-    Args:
-        task: its name.
-        question: `quality` or `fairness`.
-        measures: of the task.
-        original, pruned: columns of N rows, the same items in the same order.
-        clusters: (N,) labels; items of one label are drawn together.
-        seed: of the draws.
+    Items of one label in `clusters`, (N,), are drawn together.
     """
     labels = np.array(clusters, dtype=object)
-    found = []
+    rows = []
     for measure in measures:
-        for group, rows in groups(measure, original).items():
-            if group is not None and rows.sum() < FEWEST:
+        for group, chosen in groups(measure, columns[0]).items():
+            if group is not None and chosen.sum() < FEWEST:
                 continue
-            compared = compare(
-                *(measure, taken(original, rows), taken(pruned, rows), labels[rows].tolist()),
-                seed=seed,
-            )
-            found.append(
-                {
-                    "id": identifier(task, measure.name, group),
-                    "task": task,
-                    "measure": measure.name,
-                    "group": group,
-                    "question": question,
-                    "help": measure.help,
-                    "better": measure.better,
-                    "scale": None if measure.scale is None else list(measure.scale),
-                    "change_kind": measure.change,
-                    # Groups are looked at, the whole decides.
-                    "headline": measure.headline and group is None,
-                    **{
-                        name: asdict(getattr(compared, name))
-                        for name in ("original", "pruned", "change", "harm")
-                    },
-                    "p": compared.p,
-                    "p_holm": None,
-                    "chance": measure.chance,
-                    "could_have_missed": _could_have_missed(compared.harm),
-                    "items": compared.items,
-                    "clusters": compared.clusters,
-                }
-            )
-    return found
+            own = [taken(each, chosen) for each in columns]
+            together = labels[chosen].tolist()
+            about = {
+                "id": identifier(task, measure.name, group),
+                "task": task,
+                "measure": measure.name,
+                "group": group,
+                "question": question,
+                "help": measure.help,
+                "better": measure.better,
+                "scale": None if measure.scale is None else list(measure.scale),
+                # Groups are looked at, the whole decides.
+                "headline": measure.headline and group is None,
+                "chance": measure.chance,
+                "items_": len(together),
+                "clusters": len(set(together)),
+            }
+            rows.append(_row(about, measure, own, together, seed))
+    return rows
 
 
-def flips_of(task: Task, items: Sequence[Item], original: Columns, pruned: Columns) -> Row | None:
+def _row(
+    about: dict[str, Any],
+    measure: Measure,
+    columns: Sequence[Columns],
+    clusters: Sequence[Hashable],
+    seed: int,
+) -> FigureOfOne | FigureOfTwo:
+    if len(columns) == 1:
+        return FigureOfOne(**about, **estimate(measure, columns[0], clusters, seed=seed))
+    both = compare(measure, columns[0], columns[1], clusters, seed=seed)
+    # The largest harm that the data do not exclude: the upper end of its interval, at least 0.
+    missed = None if both.harm.high is None else max(0.0, both.harm.high)
+    return FigureOfTwo(
+        **about, **vars(both), change_kind=measure.change, p_holm=None, could_have_missed=missed
+    )
+
+
+def flips_of(chosen: Chosen, original: Columns, pruned: Columns) -> Flips | None:
     """Items whose answer turned, with their texts; None for a task without such answers."""
+    task, items = chosen.task, chosen.items
     if task.answer is None:
         return None
     before, after = original[task.answer], pruned[task.answer]
     by = next((measure.by for measure in task.measures if measure.by), None)
     turned = [i for i in range(len(items)) if {before[i], after[i]} == {0.0, 1.0}]
-    return {
-        "task": task.name,
+    shown = [
+        FlippedItem(
+            items[i].id,
+            None if by is None else str(original[by][i]),
+            from_=task.answers[int(before[i])],
+            to=task.answers[int(after[i])],
+            texts=task.texts(items[i]),
+        )
+        for i in turned[:SHOWN]
+    ]
+    return Flips(
+        task.name,
         **mcnemar(original, pruned, task.answer),
-        "p_holm": None,
-        "answers": list(task.answers),
-        "items": [
-            {
-                "id": items[i].id,
-                "group": None if by is None else str(original[by][i]),
-                "from": task.answers[int(before[i])],
-                "to": task.answers[int(after[i])],
-                "texts": task.texts(items[i]),
-            }
-            for i in turned[:SHOWN]
-        ],
-        "shown": min(SHOWN, len(turned)),
-        "total": len(turned),
-    }
+        p_holm=None,
+        answers=list(task.answers),
+        items_=shown,
+        shown=len(shown),
+        total=len(turned),
+    )
 
 
-def correct(rows: Sequence[Row], flips: Sequence[Row]) -> None:
-    """Fill in p_holm (Holm 1979), in two families.
+def corrected(
+    rows: Sequence[FigureOfTwo], flips: Sequence[Flips]
+) -> tuple[list[FigureOfTwo], list[Flips]]:
+    """The same with p_holm (Holm 1979), in two families.
 
     What decides verdicts is one: the headline measures. All else, groups, further measures and
     flips, is looked at, and is the other: its size must not hide what was asked.
     """
-    headlines = [row for row in rows if row["headline"]]
-    others = [row for row in rows if not row["headline"]]
-    for family in (headlines, [*others, *flips]):
-        for test, p in zip(family, holm([test["p"] for test in family]), strict=True):
-            test["p_holm"] = p
-
-
-def _could_have_missed(harm: Estimate) -> float | None:
-    """The largest harm the data do not exclude: the upper end of its interval, at least 0."""
-    return None if harm.high is None else max(0.0, harm.high)
+    looked_at = [*(row.p for row in rows if not row.headline), *(each.p for each in flips)]
+    decide, others = iter(holm([row.p for row in rows if row.headline])), iter(holm(looked_at))
+    return (
+        [replace(row, p_holm=next(decide if row.headline else others)) for row in rows],
+        [replace(each, p_holm=next(others)) for each in flips],
+    )

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
-from typing import Any
 
 from ..errors import ArgumentError, UnknownNameError
 from ..registry import unknown_name
+from ..report.comparison import Comparison
 
 _FORM = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>\S+)\s*")
 _SIGNS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, ">": gt, "<": lt}
@@ -103,7 +103,7 @@ def check_thresholds(
             )
 
 
-def failures(thresholds: Sequence[Threshold], comparison: Mapping[str, Any]) -> list[Failure]:
+def failures(thresholds: Sequence[Threshold], comparison: Comparison) -> list[Failure]:
     """The conditions that hold for a comparison; an unknown value counts as one that does."""
     values = _values(comparison)
     found = []
@@ -114,15 +114,15 @@ def failures(thresholds: Sequence[Threshold], comparison: Mapping[str, Any]) -> 
     return found
 
 
-def _values(comparison: Mapping[str, Any]) -> dict[str, float | None]:
+def _values(comparison: Comparison) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
-    for row in comparison["measures"]:
-        values[row["id"]] = row["pruned"]["value"]
-        values |= {f"{row['id']}.{part}": row[part]["value"] for part in _PARTS}
+    for row in comparison.measures:
+        values[row.id] = row.pruned.value
+        values |= {f"{row.id}.{part}": row[part].value for part in _PARTS}
     for short, (long, part) in _SHORT.items():
         values[short] = values.get(long if part == "pruned" else f"{long}.{part}")
-    values |= {name: (comparison["speed"] or {}).get(name) for name in _SPEED}
-    models = comparison["models"]
-    for name, key in zip(_SIZES, ("parameters", "weight_bytes"), strict=True):
-        values[name] = models["pruned"][key] / models["original"][key]
+    values |= {name: getattr(comparison.speed, name, None) for name in _SPEED}
+    original, pruned = comparison.models.original, comparison.models.pruned
+    values["parameters_ratio"] = pruned.parameters / original.parameters
+    values["weight_bytes_ratio"] = pruned.weight_bytes / original.weight_bytes
     return values

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..report.comparison import FigureOfTwo as Row
+from ..report.comparison import Speed, Verdict
 from ..report.formats import number, signed, times
-
-Row = Mapping[str, Any]
 
 BETTER, SAME, WORSE = "better", "no detectable change", "worse"
 DAMAGED, NOT_MEASURED = "too damaged to say", "not measured"
@@ -19,7 +19,7 @@ COLLAPSED_RATIO = 3.0  # perplexity
 COLLAPSED_ABILITY = 0.5  # what is left of the ability above chance
 
 
-def verdicts(rows: Sequence[Row], speed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def verdicts(rows: Sequence[Row], speed: Speed | None) -> list[Verdict]:
     """Answers to `quality`, `fairness` and `speed`, in this order.
 
     A difference counts if its p-value, corrected for the number of headline tests by Holm, is below
@@ -40,27 +40,28 @@ def verdicts(rows: Sequence[Row], speed: Mapping[str, Any] | None) -> list[dict[
 
 def collapsed(rows: Sequence[Row]) -> str | None:
     """Why the pruned model's ability counts as collapsed, None where it does not."""
-    ratio = next((r["change"]["value"] for r in rows if r["id"] == "text.perplexity"), None)
+    ratio = next((r.change.value for r in rows if r.id == "text.perplexity"), None)
     if ratio is not None and ratio >= COLLAPSED_RATIO:
         return f"its perplexity is {ratio:.3g} times the original's"
-    left, had = 0.0, 0.0
-    for row in _headlines(rows, "quality"):
-        if row["chance"] is not None and None not in (
-            row["original"]["value"],
-            row["pruned"]["value"],
-        ):
-            had += max(0.0, row["original"]["value"] - row["chance"])
-            left += max(0.0, row["pruned"]["value"] - row["chance"])
+    above_chance = [
+        (row.original.value - row.chance, row.pruned.value - row.chance)
+        for row in _headlines(rows, "quality")
+        if row.chance is not None
+        and row.original.value is not None
+        and row.pruned.value is not None
+    ]
+    had = sum(max(0.0, before) for before, _ in above_chance)
+    left = sum(max(0.0, after) for _, after in above_chance)
     if had > 0 and left < COLLAPSED_ABILITY * had:
         return f"{1 - left / had:.0%} of what it answered better than chance is lost"
     return None
 
 
 def _headlines(rows: Sequence[Row], question: str) -> list[Row]:
-    return [row for row in rows if row["question"] == question and row["headline"]]
+    return [row for row in rows if row.question == question and row.headline]
 
 
-def _quality(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
+def _quality(rows: Sequence[Row], collapse: str | None) -> Verdict:
     if not rows:
         return _said(
             "quality", NOT_MEASURED, "No text and no task that asks for ability was measured."
@@ -68,13 +69,13 @@ def _quality(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
     found = _judged("quality", rows)
     if collapse is None:
         return found
-    told = found["sentence"] if found["verdict"] == WORSE else ""
+    told = found.sentence if found.verdict == WORSE else ""
     return _said(
-        "quality", WORSE, f"The model has collapsed: {collapse}. {told}".strip(), found["because"]
+        "quality", WORSE, f"The model has collapsed: {collapse}. {told}".strip(), found.because
     )
 
 
-def _fairness(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
+def _fairness(rows: Sequence[Row], collapse: str | None) -> Verdict:
     if not rows:
         return _said("fairness", NOT_MEASURED, "No task that asks for fairness was measured.")
     if collapse is not None:
@@ -83,15 +84,16 @@ def _fairness(rows: Sequence[Row], collapse: str | None) -> dict[str, Any]:
             DAMAGED,
             f"The pruned model has lost too much to compare its preferences: {collapse}. A model "
             "that guesses prefers nobody, which is no fairness.",
-            [row["id"] for row in rows],
+            [row.id for row in rows],
         )
     return _judged("fairness", rows)
 
 
-def _judged(question: str, rows: Sequence[Row]) -> dict[str, Any]:
-    tested = [row for row in rows if row["p_holm"] is not None and row["harm"]["value"] is not None]
-    worse = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] > 0]
-    better = [row for row in tested if row["p_holm"] < ALPHA and row["harm"]["value"] < 0]
+def _judged(question: str, rows: Sequence[Row]) -> Verdict:
+    tested = [row for row in rows if row.p_holm is not None and row.harm.value is not None]
+    changed = [(row, row.harm.value or 0.0) for row in tested if (row.p_holm or 0.0) < ALPHA]
+    worse = [row for row, harm in changed if harm > 0]
+    better = [row for row, harm in changed if harm < 0]
     also = f" Better: {_listed(better)}." if better else ""
     if worse:
         return _said(question, WORSE, f"{_listed(worse)}.{also}", _ids(worse))
@@ -107,10 +109,10 @@ def _judged(question: str, rows: Sequence[Row]) -> dict[str, Any]:
     )
 
 
-def _speed(speed: Mapping[str, Any] | None) -> dict[str, Any]:
+def _speed(speed: Speed | None) -> Verdict:
     if speed is None:
         return _said("speed", NOT_MEASURED, "No generation was timed.")
-    ratio, interval = speed["speedup"], speed["speedup_interval"]
+    ratio, interval = speed.speedup, speed.speedup_interval
     if interval is None:
         return _said(
             "speed", SAME, f"{times(ratio)} the original's speed in a single run, too few to tell."
@@ -129,19 +131,19 @@ def _speed(speed: Mapping[str, Any] | None) -> dict[str, Any]:
 def _listed(rows: Sequence[Row]) -> str:
     found = []
     for row in rows:
-        before, after = _apart(row["original"]["value"], row["pruned"]["value"])
-        write = times if row["change_kind"] == "ratio" else signed
+        before, after = _apart(row.original.value, row.pruned.value)
+        write = times if row.change_kind == "ratio" else signed
         found.append(f"{row['id']} {before} → {after} ({write(row['change']['value'])})")
     return ", ".join(found)
 
 
-def _apart(before: float, after: float) -> tuple[str, str]:
-    """Both as numbers, with more digits where they would look the same."""
-    shown = number(before), number(after)
+def _apart(*values: float | None) -> list[str]:
+    """Two numbers, with more digits where they would look the same."""
+    shown = [number(value) for value in values]
     for digits in range(4, 11):
         if shown[0] != shown[1]:
             break
-        shown = f"{before:.{digits}g}", f"{after:.{digits}g}"
+        shown = [f"{value:.{digits}g}" for value in values]
     return shown
 
 
@@ -149,11 +151,11 @@ def _missed(rows: Sequence[Row]) -> str:
     """How much worse each may have become; those without an interval at the end."""
     found, unknown = [], []
     for row in rows:
-        missed = row["could_have_missed"]
+        missed = row.could_have_missed
         if missed is None:
-            unknown.append(row["id"])
+            unknown.append(row.id)
             continue
-        ratio = row["change_kind"] == "ratio"
+        ratio = row.change_kind == "ratio"
         found.append(
             f"{row['id']} worse by {f'{math.expm1(missed):.1%}' if ratio else number(missed)}"
         )
@@ -167,15 +169,8 @@ def _counted(count: int) -> str:
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:
-    return [row["id"] for row in rows]
+    return [row.id for row in rows]
 
 
-def _said(
-    question: str, verdict: str, sentence: str, because: Sequence[str] = ()
-) -> dict[str, Any]:
-    return {
-        "question": question,
-        "verdict": verdict,
-        "sentence": sentence,
-        "because": list(because),
-    }
+def _said(question: Any, verdict: Any, sentence: str, because: Sequence[str] = ()) -> Verdict:
+    return Verdict(question, verdict, sentence, list(because))

@@ -9,12 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
+from ..uncertainty import Estimate
+from .comparison import FigureOfTwo, LayerExcess, Layers
 from .formats import number, plain, points, signed, times, with_interval
 from .scales import Scale, Tick, ratio_ticks, scale_of
-
-Figures = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,17 +90,17 @@ class Profile:
     models: Mapping[str, Sequence[Mapping[str, float]]]
 
 
-def headlines(measures: Iterable[Figures]) -> list[Figures]:
+def headlines(measures: Iterable[FigureOfTwo]) -> list[FigureOfTwo]:
     """What decides verdicts, all groups together."""
-    return [each for each in measures if each["headline"] and each["group"] is None]
+    return [each for each in measures if each.headline and each.group is None]
 
 
-def by_group(measures: Iterable[Figures]) -> list[Figures]:
+def by_group(measures: Iterable[FigureOfTwo]) -> list[FigureOfTwo]:
     """The same measures, group by group."""
-    return [each for each in measures if each["headline"] and each["group"] is not None]
+    return [each for each in measures if each.headline and each.group is not None]
 
 
-def forest(measures: Sequence[Figures]) -> list[Panel]:
+def forest(measures: Sequence[FigureOfTwo]) -> list[Panel]:
     """How much worse the pruned model is: a panel for each unit that occurs."""
     panels = [
         _harm_panel(kind, [each for each in measures if _unit(each) == kind]) for kind in _UNITS
@@ -109,16 +108,16 @@ def forest(measures: Sequence[Figures]) -> list[Panel]:
     return [panel for panel in panels if panel.strips]
 
 
-def absolutes(measures: Sequence[Figures]) -> list[Panel]:
+def absolutes(measures: Sequence[FigureOfTwo]) -> list[Panel]:
     """Both models on the measures' own scales, where these have ends: a panel for each scale."""
-    scales = dict.fromkeys(tuple(each["scale"]) for each in measures if each["scale"])
+    scales = dict.fromkeys(tuple(each.scale) for each in measures if each.scale)
     return [
-        _absolute_panel(Scale(*ends), [m for m in measures if m["scale"] == list(ends)])
+        _absolute_panel(Scale(*ends), [m for m in measures if m.scale == list(ends)])
         for ends in scales
     ]
 
 
-def plane(measures: Sequence[Figures]) -> Plane | None:
+def plane(measures: Sequence[FigureOfTwo]) -> Plane | None:
     """Mean ability against mean distance from no bias; None unless both are known.
 
     Both are means over headline measures on scales from 0 to 1 (those from 0 to 100 divided by
@@ -126,8 +125,8 @@ def plane(measures: Sequence[Figures]) -> Plane | None:
     distance from the best value (from 0 where lower is better).
     """
     usable = [each for each in headlines(measures) if _on_a_known_scale(each)]
-    able = [m for m in usable if m["question"] == "quality" and m["better"] == "higher"]
-    fair = [m for m in usable if m["question"] == "fairness" and m["better"] != "higher"]
+    able = [m for m in usable if m.question == "quality" and m.better == "higher"]
+    fair = [m for m in usable if m.question == "fairness" and m.better != "higher"]
     if not able or not fair:
         return None
     places = {
@@ -150,15 +149,15 @@ def plane(measures: Sequence[Figures]) -> Plane | None:
             }
             for model, place in places.items()
         },
-        [each["id"] for each in able],
-        [each["id"] for each in fair],
+        [each.id for each in able],
+        [each.id for each in fair],
     )
 
 
-def profile(layers: Mapping[str, Sequence[Figures]]) -> Profile | None:
+def profile(layers: Layers) -> Profile | None:
     """The excess of each layer by relative depth; None where no layer has one."""
     kept = {
-        model: [point for point in layers[model] if point["excess"] is not None]
+        model: [point for point in layers[model] if point.excess is not None]
         for model in ("original", "pruned")
     }
     everything = [point for line in kept.values() for point in line]
@@ -187,21 +186,20 @@ _WRITTEN: Mapping[str, Callable[..., str]] = {
 }
 
 
-def _unit(measure: Figures) -> str:
-    if measure["change_kind"] == "ratio":
+def _unit(measure: FigureOfTwo) -> str:
+    if measure.change_kind == "ratio":
         return "ratio"
-    if measure["scale"] is None:
+    if measure.scale is None:
         return "own"
     return "points" if _most(measure) == 1 else "hundred" if _most(measure) == 100 else "own"
 
 
-def _most(measure: Figures) -> float:
-    most: float = measure["scale"][1]
-    return most
+def _most(measure: FigureOfTwo) -> float:
+    return measure.scale[1] if measure.scale else math.nan
 
 
-def _harm_panel(kind: str, measures: Sequence[Figures]) -> Panel:
-    harms = [measure["harm"] for measure in measures]
+def _harm_panel(kind: str, measures: Sequence[FigureOfTwo]) -> Panel:
+    harms = [measure.harm for measure in measures]
     scale = scale_of([0.0, *(harm[end] for harm in harms for end in ("value", *_ENDS))])
     write = _WRITTEN[kind]
     ticks = ratio_ticks(scale, _ratio_label) if kind == "ratio" else scale.ticks(_axis_label(kind))
@@ -210,28 +208,28 @@ def _harm_panel(kind: str, measures: Sequence[Figures]) -> Panel:
     return Panel(kind, title, note, ticks, scale.at(0.0), strips)
 
 
-def _harm_strip(measure: Figures, scale: Scale, write: Callable[..., str]) -> Strip:
-    harm = measure["harm"]
+def _harm_strip(measure: FigureOfTwo, scale: Scale, write: Callable[..., str]) -> Strip:
+    harm = measure.harm
     marks = {end: scale.at(harm[end]) for end in ("value", *_ENDS) if harm[end] is not None}
     return Strip(
         *_names(measure),
         " ".join(part for part in with_interval(harm, write) if part),
         _state(harm),
         marks,
-        harm["reason"],
+        harm.reason,
     )
 
 
-def _absolute_panel(scale: Scale, measures: Sequence[Figures]) -> Panel:
+def _absolute_panel(scale: Scale, measures: Sequence[FigureOfTwo]) -> Panel:
     strips = []
     for measure in measures:
-        marks = {model: scale.at(measure[model]["value"]) for model in _both(measure)}
-        if measure["chance"] is not None:
-            marks["chance"] = scale.at(measure["chance"])
-        if not isinstance(measure["better"], str):
-            marks["ideal"] = scale.at(measure["better"])
+        marks = {model: scale.at(measure[model].value) for model in _both(measure)}
+        if measure.chance is not None:
+            marks["chance"] = scale.at(measure.chance)
+        if not isinstance(measure.better, str):
+            marks["ideal"] = scale.at(measure.better)
         text = f"{number(measure['original']['value'])} → {number(measure['pruned']['value'])}"
-        reason = measure["original"]["reason"] or measure["pruned"]["reason"]
+        reason = measure.original.reason or measure.pruned.reason
         missing = len(_both(measure)) < 2
         strips.append(
             Strip(
@@ -252,33 +250,33 @@ def _absolute_panel(scale: Scale, measures: Sequence[Figures]) -> Panel:
     )
 
 
-def _names(measure: Figures) -> tuple[str, str, str | None]:
-    return measure["task"], measure["measure"], measure["group"]
+def _names(measure: FigureOfTwo) -> tuple[str, str, str | None]:
+    return measure.task, measure.measure, measure.group
 
 
-def _both(measure: Figures) -> list[str]:
-    return [m for m in ("original", "pruned") if measure[m]["value"] is not None]
+def _both(measure: FigureOfTwo) -> list[str]:
+    return [m for m in ("original", "pruned") if measure[m].value is not None]
 
 
-def _state(harm: Figures) -> str:
-    if harm["value"] is None:
+def _state(harm: Estimate) -> str:
+    if harm.value is None:
         return "undefined"
-    if harm["low"] is None or harm["high"] is None or harm["low"] <= 0 <= harm["high"]:
+    if harm.low is None or harm.high is None or harm.low <= 0 <= harm.high:
         return "unclear"
-    return "worse" if harm["low"] > 0 else "better"
+    return "worse" if harm.low > 0 else "better"
 
 
-def _on_a_known_scale(measure: Figures) -> bool:
-    return measure["scale"] is not None and len(_both(measure)) == 2
+def _on_a_known_scale(measure: FigureOfTwo) -> bool:
+    return measure.scale is not None and len(_both(measure)) == 2
 
 
-def _share(measure: Figures, model: str) -> float:
-    value: float = measure[model]["value"]
+def _share(measure: FigureOfTwo, model: str) -> float:
+    value: float = measure[model].value
     return value / _most(measure)
 
 
-def _distance(measure: Figures, model: str) -> float:
-    best = 0.0 if measure["better"] == "lower" else float(measure["better"])
+def _distance(measure: FigureOfTwo, model: str) -> float:
+    best = 0.0 if measure.better == "lower" else float(measure.better)
     return abs(_share(measure, model) - best / _most(measure))
 
 
@@ -288,8 +286,8 @@ def _at_least(scale: Scale, width: float) -> Scale:
     return Scale(scale.low - short, scale.high + short)
 
 
-def _point(each: Figures, x: Scale, y: Scale) -> dict[str, float]:
-    found = {"x": x.at(each["depth"]), "y": round(100 - y.at(each["excess"]), 2)}
+def _point(each: LayerExcess, x: Scale, y: Scale) -> dict[str, float]:
+    found = {"x": x.at(each.depth), "y": round(100 - y.at(each.excess or 0.0), 2)}
     ends = {end: round(100 - y.at(each[end]), 2) for end in _ENDS if each[end] is not None}
     return found | ends
 

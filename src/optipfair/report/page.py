@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from . import charts, formats, views
+from .comparison import Comparison
 
 _FILTERS = {
     "number": formats.number,
@@ -33,32 +34,32 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     """Draw a comparison as a page.
 
     Args:
-        comparison: as `comparison.schema.json` beside this module describes it. Its texts may hold
+        comparison: what `compare_models` gave, or what it wrote, read again. Its texts may hold
             anything: they are escaped, and characters that hide or reorder text are shown by their
             number.
 
     Returns:
         HTML; the same comparison gives the same page.
     """
-    shown = formats.all_visible(comparison)
-    measures = shown["measures"]
+    shown = Comparison.from_dict(formats.all_visible(comparison))
+    measures = shown.measures
     plane = charts.plane(measures)
-    profile = charts.profile(shown["layers"]) if shown["layers"] else None
+    profile = charts.profile(shown.layers) if shown.layers else None
     style, script = _shipped("comparison.css"), _shipped("comparison.js")
     return _template().render(
         c=shown,
         style=style,
         script=script,
         policy=_policy(style, script),
-        anchors={each["id"]: f"measure-{i}" for i, each in enumerate(measures, start=1)},
+        anchors={each.id: f"measure-{i}" for i, each in enumerate(measures, start=1)},
         forest=charts.forest(charts.headlines(measures)),
         forest_by_group=charts.forest(charts.by_group(measures)),
         absolutes=charts.absolutes(charts.headlines(measures)),
         plane=plane,
         profile=profile,
-        flips=[views.flips_of(each) for each in shown["flips"]],
-        speed=views.speed_pairs(shown["speed"]) if shown["speed"] else [],
-        speedup=views.speedup(shown["speed"]) if shown["speed"] else "",
+        flips=[views.flips_of(each) for each in shown.flips],
+        speed=views.speed_pairs(shown.speed) if shown.speed else [],
+        speedup=views.speedup(shown.speed) if shown.speed else "",
         left_out=views.left_out(shown, plane=plane is not None, profile=profile is not None),
     )
 

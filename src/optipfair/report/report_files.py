@@ -22,7 +22,7 @@ def write_comparison_report(comparison: Mapping[str, Any], folder: str | Path) -
     Files of these names that are there are replaced, once all three are written; others stay.
 
     Args:
-        comparison: as `comparison.schema.json` describes it.
+        comparison: what `compare_models` gave, or what it wrote, read again.
         folder: where to; made if it is not there.
 
     Returns:

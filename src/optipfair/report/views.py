@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .comparison import Comparison, FlippedItem, Flips, LeftOutWithWay, Speed, TaskFacts
 from .formats import NOTHING, memory, number, seconds, times
 from .text_edits import Run, marked_pair
-
-Figures = Mapping[str, Any]
 
 _SHOWN = 5  # flips of a task that are open at once
 
@@ -31,7 +30,7 @@ _SECTIONS = {
 
 
 @dataclass(frozen=True)
-class FlippedItem:
+class ShownItem:
     """An item whose answer changed; the first two of its texts are marked where they differ."""
 
     id: str
@@ -42,14 +41,13 @@ class FlippedItem:
 
 
 @dataclass(frozen=True)
-class Flips:
+class ShownFlips:
     """The flips of a task: `open` ones are seen at once, `folded` ones on request."""
 
-    task: str
-    figures: Figures
+    figures: Flips
     transitions: Sequence[str]
-    open: Sequence[FlippedItem]
-    folded: Sequence[FlippedItem]
+    open: Sequence[ShownItem]
+    folded: Sequence[ShownItem]
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,20 @@ class Pair:
     note: str
 
 
-def flips_of(flips: Figures) -> Flips:
+def flips_of(flips: Flips) -> ShownFlips:
     """Counts in words, and the items with their texts marked."""
-    zero, one = flips["answers"]
+    zero, one = flips.answers
     transitions = [
-        f"{flips['lost']:,} went from “{one}” to “{zero}”",
-        f"{flips['gained']:,} went from “{zero}” to “{one}”",
+        f"{flips.lost:,} went from “{one}” to “{zero}”",
+        f"{flips.gained:,} went from “{zero}” to “{one}”",
     ]
-    items = [_item(each) for each in flips["items"]]
-    return Flips(flips["task"], flips, transitions, items[:_SHOWN], items[_SHOWN:])
+    items = [_item(each) for each in flips.items_]
+    return ShownFlips(flips, transitions, items[:_SHOWN], items[_SHOWN:])
 
 
-def speed_pairs(speed: Figures) -> list[Pair]:
+def speed_pairs(speed: Speed) -> list[Pair]:
     """Speed and memory of both models, one figure a row."""
-    original, pruned = speed["original"], speed["pruned"]
+    original, pruned = speed.original, speed.pruned
     rate = [speed[f"avg_{model}_tokens_per_second"] for model in ("original", "pruned")]
     whole = [speed[f"avg_{model}_time"] for model in ("original", "pruned")]
     rows = [
@@ -89,11 +87,11 @@ def speed_pairs(speed: Figures) -> list[Pair]:
         ("time_per_output_token", "Time per further token"),
     ):
         sides = [side[key] for side in (original, pruned)]
-        row = _pair(label, [side["median"] for side in sides], seconds, "median; less is better")
-        spread = [f" ({seconds(side['min'])} to {seconds(side['max'])})" for side in sides]
+        row = _pair(label, [side.median for side in sides], seconds, "median; less is better")
+        spread = [f" ({seconds(side.min)} to {seconds(side.max)})" for side in sides]
         texts = (row.original + spread[0], row.pruned + spread[1])
         rows.append(Pair(label, *texts, row.original_bar, row.pruned_bar, row.note))
-    kinds = " / ".join(dict.fromkeys([original["peak_memory_kind"], pruned["peak_memory_kind"]]))
+    kinds = " / ".join(dict.fromkeys([original.peak_memory_kind, pruned.peak_memory_kind]))
     for key, label, note in (
         ("peak_memory_bytes", "Peak memory", kinds),
         ("kv_cache_bytes", "Cache of keys and values", ""),
@@ -104,39 +102,38 @@ def speed_pairs(speed: Figures) -> list[Pair]:
     return rows
 
 
-def speedup(speed: Figures) -> str:
+def speedup(speed: Speed) -> str:
     """The speedup in one line."""
-    ends = speed["speedup_interval"]
+    ends = speed.speedup_interval
     between = f" (95 % interval {times(ends[0])} to {times(ends[1])})" if ends else ""
     return (
-        f"{times(speed['speedup'])} the speed of the original{between}, "
-        f"over {speed['num_prompts']:,} prompts."
+        f"{times(speed.speedup)} the speed of the original{between}, "
+        f"over {speed.num_prompts:,} prompts."
     )
 
 
-def left_out(comparison: Figures, *, plane: bool, profile: bool) -> list[Figures]:
+def left_out(comparison: Comparison, *, plane: bool, profile: bool) -> list[LeftOutWithWay]:
     """What the comparison says is left out, and what else is not drawn."""
-    said = list(comparison["left_out"])
-    drawn = {name: bool(comparison.get(name)) for name in _SECTIONS}
-    drawn |= {"ability and bias": plane, "layers": profile}
-    named = {each["section"] for each in said}
-    for section, (reason, how) in _SECTIONS.items():
-        if not drawn[section] and section not in named:
-            said.append({"section": section, "reason": reason, "how": how})
-    return said
+    drawn = comparison | {"ability and bias": plane, "layers": profile}
+    named = {each.section for each in comparison.left_out}
+    return comparison.left_out + [
+        LeftOutWithWay(section, reason, how)
+        for section, (reason, how) in _SECTIONS.items()
+        if not drawn[section] and section not in named
+    ]
 
 
-def rows_left_out(task: Figures) -> str:
+def rows_left_out(task: TaskFacts) -> str:
     """The rows of a task's file that were not used, by reason."""
-    counts = Counter[str](task["left_out"]).most_common()
+    counts = Counter[str](task.left_out).most_common()
     return "; ".join(f"{count:,}: {reason}" for reason, count in counts) or NOTHING
 
 
-def _item(each: Figures) -> FlippedItem:
-    texts = [[Run(text, False)] for text in each["texts"]]
+def _item(each: FlippedItem) -> ShownItem:
+    texts = [[Run(text, False)] for text in each.texts]
     if len(texts) > 1:
-        texts[:2] = marked_pair(*each["texts"][:2])
-    return FlippedItem(each["id"], each["group"], each["from"], each["to"], texts)
+        texts[:2] = marked_pair(*each.texts[:2])
+    return ShownItem(each.id, each.group, each.from_, each.to, texts)
 
 
 def _pair(

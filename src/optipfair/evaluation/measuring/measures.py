@@ -75,7 +75,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compared:
     """A figure of two models on the same items.
 
     Attributes:
@@ -84,7 +84,6 @@ class Comparison:
         harm: how much worse the pruned model is, in the measure's unit (negative: better). For
             ratios the logarithm of the ratio.
         p: two-sided permutation p-value of "the two are exchangeable"; None if not tested.
-        items, clusters: how many.
     """
 
     original: Estimate
@@ -92,8 +91,6 @@ class Comparison:
     change: Estimate
     harm: Estimate
     p: float | None
-    items: int
-    clusters: int
 
 
 def estimate(
@@ -112,7 +109,7 @@ def compare(
     clusters: Sequence[Hashable],
     *,
     seed: int = 0,
-) -> Comparison:
+) -> Compared:
     """A measure of two models on the same items, in the same order, each draw shared by both.
 
     The interval is a percentile bootstrap over clusters, widened for few of them. The p-value lets
@@ -126,14 +123,12 @@ def compare(
     drawn = [measure.value(draws @ sums) for sums in (before, after)]
     undefined = "one of the figures is not defined"
     harm = _harm(measure, *whole)
-    return Comparison(
+    return Compared(
         original=bracketed(whole[0], drawn[0], count, measure.undefined),
         pruned=bracketed(whole[1], drawn[1], count, measure.undefined),
         change=bracketed(_change(measure, *whole), _change(measure, *drawn), count, undefined),
         harm=bracketed(harm, _harm(measure, *drawn), count, undefined),
         p=_swapped(measure, before, after, float(harm), seed) if measure.tested else None,
-        items=len(clusters),
-        clusters=count,
     )
 
 
@@ -174,7 +169,7 @@ def over(above: Any, below: Any) -> Floats:
     return result
 
 
-def mcnemar(original: Columns, pruned: Columns, column: str) -> dict[str, float | int]:
+def mcnemar(original: Columns, pruned: Columns, column: str) -> dict[str, Any]:
     """Exact McNemar test of a yes-or-no answer: how many changed in each direction.
 
     Of `lost` (1 became 0) and `gained` (0 became 1), p is the two-sided binomial tail with one half

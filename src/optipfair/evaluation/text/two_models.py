@@ -99,6 +99,7 @@ TEXT_MEASURES = (
         tested=False,
     ),
 )
+OF_ONE = TEXT_MEASURES[:3]  # the others say something of a second model only
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

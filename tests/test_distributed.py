@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from torch import Tensor
 from optipfair import load_model
 from optipfair.distributed import divided, gathered, in_first, is_first, own_device, share, together
 from optipfair.pruning.calibration.activations import first_rows
+from support.launching import in_two_processes
 from support.processes import (
     BROKEN,
     CASES,
@@ -28,27 +26,13 @@ from support.processes import (
 )
 
 pytest.importorskip("accelerate", reason="the extra `demo` is not installed")
-TESTS = Path(__file__).parent
-
-
-def launched(*command: object) -> subprocess.CompletedProcess[str]:
-    """Run a script or module in two processes, on a port that the launcher chooses."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*launcher, "--nproc-per-node", "2", *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("results")
-    done = launched(TESTS / "processes.py", folder, llama_folder)
+    done = in_two_processes("support.processes", folder, llama_folder)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
@@ -132,11 +116,11 @@ def test_the_cost_is_measured_once(
 def test_the_command_line_writes_one_folder(llama_folder: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("".join(chr(32 + n * n % 89) for n in range(3000)), encoding="utf-8")
-    prune = ["-m", "optipfair", "prune", "--model-path", llama_folder, "--preset", "quality"]
+    prune = ["prune", "--model-path", llama_folder, "--preset", "quality"]
     data = ["--calibration", text, "--calibration-samples", 20, "--calibration-length", 64]
-    code, output = command(*prune[2:], *data, "--output-path", tmp_path / "one")
+    code, output = command(*prune, *data, "--output-path", tmp_path / "one")
     assert code == 0
-    two = launched(*prune, *data, "--output-path", tmp_path / "two")
+    two = in_two_processes("optipfair", *prune, *data, "--output-path", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("Written to") == output.count("Written to") == 1
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(

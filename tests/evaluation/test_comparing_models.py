@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -30,11 +28,11 @@ from optipfair.evaluation import layer_profile as layers_module
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import byte_tokenizer, tiny_model
 from support.comparing_processes import OPTIONS, models, steady
+from support.launching import in_two_processes
 from support.small_data import LINES, ROWS, put, written
 
 Unchanged = Callable[[Any], AbstractContextManager[None]]
 
-SCRIPT = Path(__file__).parents[1] / "support" / "comparing_processes.py"
 VALIDATOR = Draft202012Validator(
     json.loads(files("optipfair.report").joinpath("comparison.schema.json").read_text())
 )
@@ -497,11 +495,7 @@ def test_a_tokenizer_that_gives_more_than_models_take_is_served() -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_same_comparison(tmp_path: Path, data: Path) -> None:
     pytest.importorskip("accelerate", reason="the extra `demo` is not installed")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", str(SCRIPT), str(data), str(tmp_path)],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    done = in_two_processes("support.comparing_processes", data, tmp_path)
     assert done.returncode == 0, done.stderr
     expected = compared(*models(), data=data, **OPTIONS)
     alone = evaluate_model(models()[0], byte_tokenizer(), data=data, limit=3)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,23 +20,8 @@ from optipfair.evaluation.likelihoods.query_tokens import encode
 from optipfair.evaluation.likelihoods.score import planned, score
 from optipfair.evaluation.tasks.items import Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model
-
-SCRIPT = Path(__file__).parents[1] / "support" / "scoring_processes.py"
-
-
-def some_queries(count: int = 40, seed: int = 0) -> list[Query]:
-    """Of many lengths; some share contexts, some have none, some are equal."""
-    rng = random.Random(seed)
-    word = lambda: "".join(rng.choices("abcdé ", k=rng.randint(1, 12)))  # noqa: E731
-    contexts = [
-        "",
-        "Where? ",
-        "A long beginning of a sentence",
-        *(f"It {word()}" for _ in range(8)),
-    ]
-    queries = [Query(rng.choice(contexts), f" {word()}.") for _ in range(count)]
-    queries += [Query("One of", letter) for letter in "abcd"]  # these share one row
-    return [*queries, queries[0]]
+from support.launching import in_two_processes
+from support.scoring_processes import some_queries
 
 
 def alone(model: Any, tokenizer: Any, query: Query) -> Score:
@@ -239,14 +222,7 @@ def test_scoring_leaves_the_model_as_it_was(
 @pytest.mark.slow
 def test_two_processes_give_the_same_bits(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="the extra `demo` is not installed")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", str(SCRIPT), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = in_two_processes("support.scoring_processes", tmp_path)
     assert done.returncode == 0, done.stderr
     torch.set_num_threads(1)
     expected = score(tiny_model("llama"), byte_tokenizer(), some_queries(), batch_tokens=60)

@@ -1,4 +1,4 @@
-"""What each of two processes does for `test_distributed.py`; a launcher runs it as a script."""
+"""What each of two processes does for `test_distributed.py`; a launcher runs it."""
 
 from __future__ import annotations
 

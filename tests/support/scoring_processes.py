@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
 import torch
 
-from evaluation.test_likelihoods import some_queries
 from optipfair.distributed import launched, rank
 from optipfair.evaluation.likelihoods.query_tokens import encode
 from optipfair.evaluation.likelihoods.score import planned, score
 from optipfair.evaluation.likelihoods.score_cache import ScoreCache
+from optipfair.evaluation.tasks.items import Query
 from optipfair.testing import byte_tokenizer, tiny_model
+
+
+def some_queries(count: int = 40, seed: int = 0) -> list[Query]:
+    """Of many lengths; some share contexts, some have none, some are equal."""
+    rng = random.Random(seed)
+    word = lambda: "".join(rng.choices("abcdé ", k=rng.randint(1, 12)))  # noqa: E731
+    contexts = [
+        "",
+        "Where? ",
+        "A long beginning of a sentence",
+        *(f"It {word()}" for _ in range(8)),
+    ]
+    queries = [Query(rng.choice(contexts), f" {word()}.") for _ in range(count)]
+    queries += [Query("One of", letter) for letter in "abcd"]  # these share one row
+    return [*queries, queries[0]]
 
 
 def main(folder: Path) -> None:

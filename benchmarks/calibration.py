@@ -40,6 +40,7 @@ from optipfair.pruning.compensation.least_squares import fit_kept
 from optipfair.pruning.decision import decide
 from optipfair.pruning.importance.criteria import Weights, criterion_named
 from optipfair.pruning.importance.selection import select_neurons
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.report.formats import size
 
@@ -103,7 +104,11 @@ def solve(inputs: MLPInputs) -> None:
 
 def whole_run(view: ModelView, batches: Sequence[Batch]) -> None:
     data = list(batches)
-    decide(view, check_request("MLP_GLU", "AUTO", PERCENTAGE, dataloader=data), data)
+    decide(
+        view,
+        check_request(PruneOptions("MLP_GLU", PERCENTAGE, neuron_selection_method="AUTO"), data),
+        data,
+    )
 
 
 def beside_forward(

@@ -41,6 +41,7 @@ DECIDE = r"""
 import json, sys, time
 import torch
 from pathlib import Path
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.pipeline.run import Data, Options
 from optipfair.pipeline.loaded_run import loaded_run
@@ -49,9 +50,10 @@ from optipfair.sources import find_source
 folder, method, rows, loaded, sequential = sys.argv[1:]
 ids = torch.randint(0, 32000, (int(rows), 256), generator=torch.Generator().manual_seed(0))
 data = list(ids.split(1))
-request = check_request(
-    "MLP_GLU", method, 20, dataloader=data, sequential=sequential == "sequential"
+asked = PruneOptions(
+    "MLP_GLU", 20, neuron_selection_method=method, sequential=sequential == "sequential"
 )
+request = check_request(asked, data)
 source, options = find_source(folder), Options()
 started, worked = time.perf_counter(), time.process_time()
 if loaded == "loaded":

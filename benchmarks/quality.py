@@ -36,6 +36,7 @@ from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.importance.selection import RANKED_STRATEGIES, select_layers_to_remove
 from optipfair.pruning.importance.weight_scores import score_mlp_with_data
 from optipfair.pruning.layers.strategies import chosen_layers
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.planning import choose_neurons, plan_counts
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.pruning.request.solving import Sizes
@@ -222,7 +223,9 @@ def narrowing(row: Row, batches: list[Batch]) -> Callable[[Any], object]:
 def scored_by(row: Row, norms_of_draw: Callable[[], Any], model: Any) -> None:
     """The hybrid; other shares of a draw have its statistics too, which are taken once."""
     view, norms = describe(model), norms_of_draw()
-    request = check_request("MLP_GLU", row.method, row.share, dataloader=[()])
+    request = check_request(
+        PruneOptions("MLP_GLU", row.share, neuron_selection_method=row.method), [()]
+    )
     counts = plan_counts(view, request, Sizes.of_model(view), with_data=True)
 
     def scores(mlps: Sequence[MLPView]) -> list[torch.Tensor]:

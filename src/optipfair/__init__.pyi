@@ -68,6 +68,8 @@ from .pruning.neurons import (
 )
 from .pruning.cut.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
 from .pruning.importance.selection import select_layers_to_remove as select_layers_to_remove
+from .pruning.options import presets as presets
+from .pruning.options.prune_options import PruneOptions as PruneOptions
 from .pruning.statistics import (
     ModelSummary as ModelSummary,
     count_parameters as count_parameters,

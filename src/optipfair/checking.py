@@ -14,6 +14,8 @@ from .errors import ArgumentError
 if TYPE_CHECKING:
     from torch import Tensor
 
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
 
 def check_layer_count(name: str, value: object, total: int | None = None) -> int:
     """Return a number of layers as an int, at least 1 and below `total`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arch.heterogeneous import class_for, overrides
 from .arch.twin import build_on_meta
+from .checking import DTYPES
 from .errors import ArgumentError, CheckpointError, UnknownNameError
 from .files.safetensors_reader import open_checkpoint, read_config
 from .registry import unknown_name
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = ("auto", "float32", "float16", "bfloat16")
 # Weights in other formats, which are large and not read.
 _OTHER_FORMATS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx*", "*.h5", "*.msgpack", "*.ot"),

@@ -29,6 +29,7 @@ from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, TensorIn
 from optipfair.loading import find_source, load_config
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.pruning.cut.plan import PruningPlan
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 
@@ -185,7 +186,7 @@ class Written:
         folder.mkdir()
         self.folder = folder
         self.stored = StoredModel(source, load_config(find_source(source)))
-        self.plan = decide_stored(self.stored, check_request(**way)).plan
+        self.plan = decide_stored(self.stored, check_request(PruneOptions(**way))).plan
         self.new: NewCheckpoint = prepare(self.stored, self.plan, "auto", 10**9)
         write_checkpoint(self.stored, self.new, folder, show_progress=False)
 

@@ -18,6 +18,7 @@ from optipfair.pruning.compensation.additive import additive_scale
 from optipfair.pruning.cut.plan import PruningPlan
 from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import decide
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
@@ -40,7 +41,7 @@ DATA = data()
 
 
 def decided(model: Any, drop: list[int], batches: Any = DATA) -> PruningPlan:
-    request = check_request("DEPTH", layer_indices=drop, dataloader=batches, compensate=True)
+    request = check_request(PruneOptions("DEPTH", layer_indices=drop, compensate=True), batches)
     return decide(describe(model), request, batches)
 
 

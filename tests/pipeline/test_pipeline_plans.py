@@ -56,11 +56,11 @@ def saved(folder: Path, family: str = "llama", **options: Any) -> Path:
 
 
 def weights_and_config(folder: Path) -> dict[str, bytes]:
-    """Every file but the card, which names the command."""
+    """Every file but the card and the recipe, which say how it was asked for."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and file.name != "README.md"
+        if file.is_file() and file.name not in ("README.md", "recipe.yaml")
     }
 
 

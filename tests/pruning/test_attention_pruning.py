@@ -18,6 +18,7 @@ from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import decide
 from optipfair.pruning.importance.criteria import CALIBRATED, CRITERIA
 from optipfair.pruning.importance.selection import select_units
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 from support.oracles import with_zeroed_heads
@@ -39,7 +40,10 @@ def batches(size: int = 8) -> list[dict[str, Tensor]]:
 
 
 def request(unit: str, method: str = "AUTO", **more: Any) -> Any:
-    return check_request("ATTENTION", method, 50, dataloader=batches(), attention_unit=unit, **more)
+    return check_request(
+        PruneOptions("ATTENTION", 50, neuron_selection_method=method, attention_unit=unit, **more),
+        batches(),
+    )
 
 
 def outputs(model: Any) -> Tensor:

@@ -28,6 +28,7 @@ from optipfair.pruning.cut.plan import PruningPlan, WidthCut
 from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import decide
 from optipfair.pruning.importance.criteria import CALIBRATED
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
@@ -66,7 +67,9 @@ DATA = batches(16)
 def decision(
     model: Any, method: str = "AUTO", percentage: float = 40, *, data: Any = DATA, **options: Any
 ) -> PruningPlan:
-    request = check_request("MLP_GLU", method, percentage, dataloader=data, **options)
+    request = check_request(
+        PruneOptions("MLP_GLU", percentage, neuron_selection_method=method, **options), data
+    )
     return decide(describe(model), request, data)
 
 

@@ -71,3 +71,11 @@ def test_the_picture_in_the_architecture_page_is_drawn_from_the_code() -> None:
     assert house.page_with(house.drawing()) == house.PAGE.read_text(encoding="utf-8"), (
         "run `python tools/house.py`"
     )
+
+
+def test_the_table_of_options_is_made_from_the_options() -> None:
+    import option_table
+
+    assert option_table.page_with(option_table.table()) == option_table.PAGE.read_text("utf-8"), (
+        "run `python tools/option_table.py`"
+    )

@@ -25,6 +25,7 @@ from optipfair.pruning.calibration.stream import capture
 from optipfair.pruning.decision import decide
 from optipfair.pruning.layers.angles import block_angles
 from optipfair.pruning.layers.removal_loss import losses_without_each, sampled
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 
@@ -101,7 +102,7 @@ def measured() -> dict[str, list[float]]:
     model: Any = tiny_model("llama")
     view, own = describe(model), own_batches(batches(5))
     sample = sampled(own, SAMPLE_TOKENS)
-    request = check_request(pruning_percentage=40, dataloader=own, **CASES["by loss"][2])
+    request = check_request(PruneOptions(pruning_percentage=40, **CASES["by loss"][2]), own)
     losses = dict(decide(view, request, batches(5)).request["layer_losses"])
     return {
         "block influence": list(analyze_layer_importance(model, batches(5)).values()),

@@ -14,63 +14,60 @@ from ..pruning.calibration.calibration_texts import CalibrationText
 from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import check_complete
+from ..pruning.options.allowed import VERIFY
+from ..pruning.options.prune_options import CHOICE, TARGET, TEXT, PruneOptions
 from ..pruning.request.budget import read_size
 from ..pruning.request.pruning_request import PruningRequest, check_request
-from ..pruning.request.targets import DEFAULT_PERCENTAGE
 from ..registry import unknown_name
 from ..sources import Source
 from .run import Data, Options
 
-VERIFY = ("fast", "full", "none")
-_TARGETS = ("pruning_percentage", "expansion_rate", "target_params", "target_size")
-_DEFAULTS = {  # of what has another than None
-    "pruning_type": "MLP_GLU",
-    "neuron_selection_method": "MAW",
-    "layer_selection_method": "last",
-    "attention_unit": "group",
-    "layer_widths": "uniform",
-}
+_WITH_A_PLAN = ("seed", "evaluate")  # they say nothing of what goes
 
 
 def read_todo(
-    plan: PruningPlan | str | Path | None, asked: Mapping[str, Any], seed: int
-) -> PruningRequest | PruningPlan:
-    """What to remove: a plan, or else what was asked for, width and attention 10 % if unsaid."""
-    if plan is not None:
-        return _given_plan(plan, asked)
-    usual = {}
-    if asked["pruning_type"] in ("MLP_GLU", "ATTENTION") and all(
-        asked[t] is None for t in _TARGETS
-    ):
-        usual["pruning_percentage"] = DEFAULT_PERCENTAGE
-    return check_request(**{**asked, **usual}, seed=seed)
-
-
-def read_data(
+    plan: PruningPlan | str | Path | None,
+    options: PruneOptions,
     dataloader: Iterable[Any] | None,
-    calibration: str | Path | None,
-    samples: int,
-    length: int,
-    seed: int,
-) -> Data:
+    neuron_scores: Mapping[int, Any] | None,
+) -> PruningRequest | PruningPlan:
+    """What to remove: a plan, or else what was asked for."""
+    if plan is None:
+        return check_request(options, dataloader, neuron_scores)
+    asked = options.not_default(TARGET, CHOICE) | options.not_default(TEXT)
+    others = {"dataloader": dataloader, "neuron_scores": neuron_scores}
+    named = [
+        f"{name}={value!r}" for name, value in asked.items() if name != "seed" and value is not None
+    ]
+    named += [name for name, value in others.items() if value is not None]
+    if named:
+        raise ArgumentError(
+            f"{', '.join(named)} does not go with a plan, which says already what stays. Leave one "
+            "of them out."
+        )
+    return _given_plan(plan)
+
+
+def read_data(options: PruneOptions, dataloader: Iterable[Any] | None) -> Data:
     """What to calibrate on, as far as it can be checked before it is read."""
-    if calibration is None:
-        _refuse_sizes_without_text(samples, length)
+    if options.calibration is None:
+        _refuse_sizes_without_text(options)
         return Data(dataloader)
     if dataloader is not None:
         raise ArgumentError("calibration and dataloader exclude each other. Give one of them.")
-    text = CalibrationText(str(calibration), samples, length, seed)
+    text = CalibrationText(
+        str(options.calibration),
+        options.calibration_samples,
+        options.calibration_length,
+        options.seed,
+    )
     text.check()
     return Data(text=text)
 
 
-def _refuse_sizes_without_text(samples: object, length: object) -> None:
-    usual = CalibrationText("")
-    sizes = {
-        "calibration_samples": (samples, usual.samples),
-        "calibration_length": (length, usual.length),
-    }
-    given = [f"{name}={value!r}" for name, (value, default) in sizes.items() if value != default]
+def _refuse_sizes_without_text(options: PruneOptions) -> None:
+    sizes = ("calibration_samples", "calibration_length")
+    given = [f"{n}={value!r}" for n, value in options.not_default(TEXT).items() if n in sizes]
     if given:
         raise ArgumentError(
             f"{', '.join(given)} says how calibration text is drawn, but there is none. Give "
@@ -78,18 +75,8 @@ def _refuse_sizes_without_text(samples: object, length: object) -> None:
         )
 
 
-def _given_plan(plan: PruningPlan | str | Path, asked: Mapping[str, Any]) -> PruningPlan:
-    """Read a plan with the tensors that belong to it; nothing else may be asked for."""
-    given = [
-        name if name in ("dataloader", "neuron_scores") else f"{name}={value!r}"
-        for name, value in asked.items()
-        if value != _DEFAULTS.get(name)
-    ]
-    if given:
-        raise ArgumentError(
-            f"{', '.join(given)} does not go with a plan, which says already what stays. Leave one "
-            "of them out."
-        )
+def _given_plan(plan: PruningPlan | str | Path) -> PruningPlan:
+    """Read a plan with the tensors that belong to it."""
     if isinstance(plan, PruningPlan):
         check_complete(plan)
         return plan
@@ -139,17 +126,25 @@ def read_verification(verify: bool | str) -> str:
     return mode
 
 
-def read_holding(output: str | Path | None) -> Holding:
-    """Where to hold what calibration needs meanwhile: on disk, it lies beside the output."""
-    if output is None:
-        return Holding()
-    return Holding(folder=next(e for e in Path(output).absolute().parents if e.is_dir()))
-
-
-def read_options(device: str, dtype: str, max_shard_size: int | str, **others: Any) -> Options:
-    """How to work; `others` are fields of `Options` that need no reading."""
-    device = own_device(device)
+def read_work(options: PruneOptions, output: str | Path | None, *, show_progress: bool) -> Options:
+    """How to work, with temporary files beside the output."""
+    device = own_device(options.device)
     check_device(device)
-    check_dtype(dtype)
-    shard = read_size("max_shard_size", max_shard_size)
-    return Options(device, dtype, max_shard_bytes=shard, **others)
+    check_dtype(options.dtype)
+    return Options(
+        device=device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+        show_progress=show_progress,
+        max_shard_bytes=read_size("max_shard_size", options.max_shard_size),
+        check_weights=options.check_weights,
+        evaluate=options.evaluate,
+        holding=Holding(folder=_folder_beside(output)),
+    )
+
+
+def _folder_beside(output: str | Path | None) -> Path | None:
+    """The folder for temporary files: where the output will be, as far as that is there."""
+    if output is None:
+        return None
+    return next((each for each in Path(output).absolute().parents if each.is_dir()), None)

@@ -33,7 +33,7 @@ class Base:
 def base_of_folder(folder: Path) -> Base:
     """Read the licence of a model from its card, if it has one."""
     from huggingface_hub.repocard import metadata_load
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError
 
     card = folder / "README.md"
     try:

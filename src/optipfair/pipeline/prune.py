@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,20 @@ from ..distributed import in_first, is_first, together
 from ..errors import PruningWarning
 from ..files.output_folder import new_folder
 from ..loading import snapshot
+from ..option_fields import checked_keywords, taking
 from ..pruning.calibration.stream import NotByLayersError
 from ..pruning.cut.plan import PruningPlan
+from ..pruning.options.prune_options import PruneOptions
+from ..pruning.options.recipe import RECIPE_FILE, recipe_text
 from ..pruning.request.pruning_request import PruningRequest
 from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source, find_source
 from .arguments import (
     check_plan_file,
     read_data,
-    read_holding,
-    read_options,
     read_output,
     read_todo,
     read_verification,
+    read_work,
 )
 from .cost import LARGE, Cost
 from .loaded_run import loaded_run
@@ -93,6 +95,7 @@ class PruneResult:
         }
 
 
+@taking(PruneOptions)
 def prune_checkpoint(
     model_path: str | Path,
     output_path: str | Path | None = None,
@@ -100,40 +103,19 @@ def prune_checkpoint(
     neuron_selection_method: str = "MAW",
     pruning_percentage: float | None = None,
     *,
-    expansion_rate: float | None = None,
-    expansion_divisor: int | None = None,
+    options: PruneOptions | None = None,
     dataloader: Iterable[Any] | None = None,
-    num_layers_to_remove: int | None = None,
-    layer_indices: Sequence[int] | None = None,
-    depth_pruning_percentage: float | None = None,
-    layer_selection_method: str = "last",
-    target_params: int | str | None = None,
-    target_size: int | str | None = None,
-    compensate: bool | None = None,
-    sequential: bool | None = None,
-    calibration: str | Path | None = None,
-    calibration_samples: int = 128,
-    calibration_length: int = 512,
-    seed: int = 0,
-    attention_unit: str = "group",
-    layer_widths: str = "uniform",
     neuron_scores: Mapping[int, Any] | None = None,
     plan: PruningPlan | str | Path | None = None,
     save_plan: str | Path | None = None,
     dry_run: bool = False,
-    device: str = "cpu",
-    dtype: str = "auto",
-    max_shard_size: int | str = "5GB",
-    check_weights: bool = False,
     overwrite: bool = False,
-    verify: bool | str = "fast",
-    evaluate: bool = True,
-    trust_remote_code: bool = False,
     show_progress: bool = False,
     command: str | None = None,
     say: Callable[[str], None] | None = None,
+    **more: Any,
 ) -> PruneResult:
-    """Prune a model and write it with tokenizer, plan and card to a new folder.
+    """Prune a model and write it with tokenizer, plan, recipe and card to a new folder.
 
     A safetensors checkpoint is pruned file to file, tensor by tensor, so it may be larger than
     memory; with calibration data, one decoder layer at a time is loaded. The whole model is loaded
@@ -144,81 +126,55 @@ def prune_checkpoint(
         model_path: a folder, a `.gguf` file, a hub id, or `demo` for the embedded model.
         output_path: the folder to write; it appears only when complete. Not needed with
             `dry_run` or `save_plan`.
-        pruning_type, neuron_selection_method, expansion_rate, expansion_divisor, dataloader,
-            num_layers_to_remove, layer_indices, depth_pruning_percentage,
-            layer_selection_method, target_params, target_size: as in `prune_model`.
-        compensate, sequential, seed, attention_unit, layer_widths, neuron_scores: as in
-            `prune_model`; the seed also draws the calibration text.
+        pruning_type, neuron_selection_method: as in `prune_model`.
         pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width and attention
             pruning without any target remove 10 %.
-        calibration: text to calibrate on instead of a dataloader: a `.txt` or `.jsonl` file, or the
-            id of a dataset (with the package `datasets`).
-        calibration_samples: how many sequences are drawn from it.
-        calibration_length: of each, in tokens.
+        options: all that is asked for as one value (see `optipfair.presets`); keywords given
+            beside it replace its fields.
+        dataloader: calibration batches, as in `prune_model`, in the place of `calibration`.
+        neuron_scores: as in `prune_model`.
         plan: a plan, or the file of one, to carry out instead of deciding anew.
         save_plan: file to write the plan to, and where kept neurons make up for lost ones, beside
             it the tensors that do so; nothing else is written then.
         dry_run: whether to stop before writing; where the model was not loaded, the statistics hold
             the exact size of the files (`pruned_file_bytes`).
-        device: where the layers or the model run, `auto` for an accelerator if there is one.
-        dtype: `auto` keeps the checkpoint's dtype; else all floats are converted.
-        max_shard_size: of one file, a number of bytes or text like `"5GB"`.
-        check_weights: whether to look for NaN and Inf in all tensors; without it only those that
-            are scored or cut are read.
         overwrite: whether to replace a model that is in `output_path`.
-        verify: `"fast"` (or True) checks headers, copied bytes and samples of what was cut, and
-            compares logits if the model was loaded; `"full"` loads the result and a live cut,
-            compares their logits and generates; `"none"` (or False).
-        evaluate: whether to measure perplexity and KL divergence before and after, on calibration
-            text that is held back for it.
-        trust_remote_code: whether code from the model's repository may run.
         show_progress: whether to show bars.
         command: the command to name in the model card.
         say: is told in a sentence that the model must be loaded, before it is.
+        (more keywords)
 
     Raises:
         ValueError: (one of this library's) refused before anything was written.
         VerificationError: the result is not as planned; nothing was written.
     """
     started = time.perf_counter()
-    asked: dict[str, Any] = {
-        "pruning_type": pruning_type,
-        "neuron_selection_method": neuron_selection_method,
-        "pruning_percentage": pruning_percentage,
-        "expansion_rate": expansion_rate,
-        "expansion_divisor": expansion_divisor,
-        "dataloader": dataloader,
-        "calibration": None if calibration is None else str(calibration),
-        "compensate": compensate,
-        "sequential": sequential,
-        "num_layers_to_remove": num_layers_to_remove,
-        "layer_indices": layer_indices,
-        "depth_pruning_percentage": depth_pruning_percentage,
-        "layer_selection_method": layer_selection_method,
-        "target_params": target_params,
-        "target_size": target_size,
-        "attention_unit": attention_unit,
-        "layer_widths": layer_widths,
-        "neuron_scores": neuron_scores,
-    }
+    options = _options(options, pruning_type, neuron_selection_method, pruning_percentage, more)
+    if plan is None:
+        options = options.with_usual_target()
     with together():
-        data = read_data(dataloader, calibration, calibration_samples, calibration_length, seed)
-        todo = read_todo(plan, asked, seed)
-        mode = read_verification(verify)
-        options = read_options(
-            *(device, dtype, max_shard_size),
-            trust_remote_code=trust_remote_code,
-            show_progress=show_progress,
-            check_weights=check_weights,
-            evaluate=evaluate,
-            holding=read_holding(save_plan or output_path),
-        )
+        data = read_data(options, dataloader)
+        todo = read_todo(plan, options, dataloader, neuron_scores)
+        mode = read_verification(options.verify)
+        work = read_work(options, save_plan or output_path, show_progress=show_progress)
         source = find_source(model_path)
         writes = not dry_run and save_plan is None
         output = read_output(output_path, source, overwrite) if writes else None
         if save_plan is not None:
             check_plan_file(Path(save_plan))
-    decide = partial(_decide, source, todo, options, data.kept(), say if is_first() else None)
+    held = isinstance(plan, PruningPlan)
+    in_python = {
+        "dataloader": dataloader is not None,
+        "neuron_scores": neuron_scores is not None,
+        "plan": held,
+    }
+    recipe = recipe_text(
+        str(model_path),
+        options,
+        plan=None if plan is None or held else str(plan),
+        given_in_python=[name for name, given in in_python.items() if given],
+    )
+    decide = partial(_decide, source, todo, work, data.kept(), say if is_first() else None)
 
     def carry_out(run: Run) -> PruneResult:
         _warn_about_widths(run.plan)
@@ -227,7 +183,7 @@ def prune_checkpoint(
         difference, cost = None, None
         if output is not None:
             named = command or _as_call(model_path, output, run.plan)
-            difference, cost = _write(run, source, output, named, mode, options)
+            difference, cost = _write(run, source, output, named, recipe, mode, work)
         if cost is not None:
             _warn_about_cost(cost)
         return PruneResult(
@@ -246,6 +202,19 @@ def prune_checkpoint(
         return in_first(lambda: carry_out(decide()))
     run = decide()
     return in_first(lambda: carry_out(run))
+
+
+def _options(
+    options: PruneOptions | None,
+    pruning_type: str,
+    method: str,
+    percentage: float | None,
+    more: Mapping[str, Any],
+) -> PruneOptions:
+    """One value of a value and the keywords beside it."""
+    checked_keywords(prune_checkpoint, more)
+    named = PruneOptions(pruning_type, percentage, neuron_selection_method=method)
+    return replace(options or PruneOptions(), **named.not_default(), **more)
 
 
 def _decide(
@@ -275,9 +244,15 @@ def _decide(
 
 
 def _write(
-    run: Run, source: Source, output: Path, command: str, mode: str, options: Options
+    run: Run,
+    source: Source,
+    output: Path,
+    command: str,
+    recipe: str,
+    mode: str,
+    options: Options,
 ) -> tuple[float | None, Cost | None]:
-    """Write model, plan and card, and verify them.
+    """Write model, plan, recipe and card, and verify them.
 
     Returns:
         The largest difference of logits and what was lost, each if known.
@@ -286,6 +261,7 @@ def _write(
         run.write(folder)
         cost = run.cost(folder)
         replace(run.plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
+        (folder / RECIPE_FILE).write_text(recipe, encoding="utf-8")
         card = model_card(
             _base(source),
             run.plan,

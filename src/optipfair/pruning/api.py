@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..arch.view import ModelView, describe
 from ..errors import UnsupportedModelError
+from ..option_fields import checked_keywords, taking
 from .cut.plan import PruningPlan
 from .cut.surgery import apply_plan, carry_out
 from .decision import decide, decide_and_prove
+from .options.allowed import DEFAULT_PERCENTAGE
+from .options.prune_options import CHOICE, TARGET, PruneOptions
 from .request.pruning_request import check_request
-from .request.targets import DEFAULT_PERCENTAGE, depth_request, explicit_percentage
+from .request.targets import depth_request, explicit_percentage
 from .statistics import get_pruning_statistics, summarize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@taking(PruneOptions, TARGET, CHOICE)
 def prune_model(
     model: PreTrainedModel,
     pruning_type: str = "MLP_GLU",
@@ -32,15 +36,8 @@ def prune_model(
     depth_pruning_percentage: float | None = None,
     layer_selection_method: str = "last",
     *,
-    expansion_divisor: int | None = None,
-    target_params: int | str | None = None,
-    target_size: int | str | None = None,
-    compensate: bool | None = None,
-    sequential: bool | None = None,
-    seed: int = 0,
-    attention_unit: str = "group",
-    layer_widths: str = "uniform",
     neuron_scores: Mapping[int, Any] | None = None,
+    **more: Any,
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """Prune a model in place: neurons of its MLPs, attention heads, or whole decoder layers.
 
@@ -72,28 +69,11 @@ def prune_model(
             `"angular"`: the block that turns its input least, `"perplexity"`: one after the other
             the one that is missed least (slow), `"block_perplexity"`: the block that is missed
             least, `"auto"`: that block or those of least influence, whichever are missed less.
-        expansion_divisor: round the kept width down to a multiple of 32, 64, 128 or 256.
-        target_params: the most parameters that the result may have, a number or `"1.0B"`, instead
-            of the other targets: the largest width that fits, or the fewest layers removed. With
-            `"BOTH"` the width is solved after the layers that are asked for; without such, layers
-            and neurons go in about the same share.
-        target_size: the same in bytes of weights, a number, `"2GB"` or `"2GiB"`.
-        compensate: whether the kept neurons make up for the lost ones, by least squares on the
-            calibration data; the default is True for `"AUTO"` and False for the others. With
-            `"DEPTH"`: whether the layer before each removed block makes up for it; the default is
-            False. With `"BOTH"` layers are made up for first, where that is possible, then neurons.
-        sequential: whether each layer is calibrated on the outputs of the pruned layers before it
-            (the default), or of the layers as they were; only for what goes layer by layer.
-        seed: of `"RANDOM"`.
-        layer_widths: `"uniform"`, or `"by_loss"`: each layer is pruned alone, and those that the
-            model misses most lose least, half to one and a half times the share. It takes a second
-            pass over the layers, and the result differs by layer as with `layer_indices`.
-        attention_unit: what `"ATTENTION"` removes: `"group"`, a key/value head with its query
-            heads, or `"head"`, a query head, of every group the same number.
         neuron_scores: your own scores instead of a criterion's: layer index → (I,), or (E, I) for
             experts, as tensors, arrays or lists of finite numbers; the highest are kept. Every
             layer that is cut needs them. Not with a `neuron_selection_method`, and with a
             dataloader only where that compensates (`compensate=True`) or ranks layers.
+        (more keywords)
 
     Returns:
         The same model object; with `return_stats`, `(model, statistics)`.
@@ -112,28 +92,20 @@ def prune_model(
         >>> model.config.intermediate_size, stats["expansion_rate"]
         (32, 200.0)
     """
-    request = check_request(
-        pruning_type,
-        neuron_selection_method,
-        explicit_percentage(
-            pruning_type, pruning_percentage, expansion_rate, target_params, target_size
-        ),
-        expansion_rate,
-        dataloader=dataloader,
+    checked_keywords(prune_model, more)
+    targets = (expansion_rate, more.get("target_params"), more.get("target_size"))
+    options = PruneOptions(
+        pruning_type=pruning_type,
+        neuron_selection_method=neuron_selection_method,
+        pruning_percentage=explicit_percentage(pruning_type, pruning_percentage, *targets),
+        expansion_rate=expansion_rate,
         num_layers_to_remove=num_layers_to_remove,
         layer_indices=layer_indices,
         depth_pruning_percentage=depth_pruning_percentage,
         layer_selection_method=layer_selection_method,
-        expansion_divisor=expansion_divisor,
-        target_params=target_params,
-        target_size=target_size,
-        compensate=compensate,
-        sequential=sequential,
-        seed=seed,
-        attention_unit=attention_unit,
-        layer_widths=layer_widths,
-        neuron_scores=neuron_scores,
+        **more,
     )
+    request = check_request(options, dataloader, neuron_scores)
     plan, rewrite = decide_and_prove(
         describe(model), request, dataloader, show_progress=show_progress
     )
@@ -143,6 +115,7 @@ def prune_model(
     return model if before is None else (model, get_pruning_statistics(before, model))
 
 
+@taking(PruneOptions, TARGET, CHOICE)
 def plan_pruning(
     model: PreTrainedModel,
     pruning_type: str = "MLP_GLU",
@@ -152,19 +125,8 @@ def plan_pruning(
     *,
     dataloader: Iterable[Any] | None = None,
     show_progress: bool = False,
-    num_layers_to_remove: int | None = None,
-    layer_indices: Sequence[int] | None = None,
-    depth_pruning_percentage: float | None = None,
-    layer_selection_method: str = "last",
-    expansion_divisor: int | None = None,
-    target_params: int | str | None = None,
-    target_size: int | str | None = None,
-    compensate: bool | None = None,
-    sequential: bool | None = None,
-    seed: int = 0,
-    attention_unit: str = "group",
-    layer_widths: str = "uniform",
     neuron_scores: Mapping[int, Any] | None = None,
+    **more: Any,
 ) -> PruningPlan:
     """Decide what `prune_model` would do, without changing the model.
 
@@ -179,26 +141,15 @@ def plan_pruning(
         >>> plan.drop_layers
         (3,)
     """
-    request = check_request(
-        pruning_type,
-        neuron_selection_method,
-        pruning_percentage,
-        expansion_rate,
-        dataloader=dataloader,
-        num_layers_to_remove=num_layers_to_remove,
-        layer_indices=layer_indices,
-        depth_pruning_percentage=depth_pruning_percentage,
-        layer_selection_method=layer_selection_method,
-        expansion_divisor=expansion_divisor,
-        target_params=target_params,
-        target_size=target_size,
-        compensate=compensate,
-        sequential=sequential,
-        seed=seed,
-        attention_unit=attention_unit,
-        layer_widths=layer_widths,
-        neuron_scores=neuron_scores,
+    checked_keywords(plan_pruning, more)
+    options = PruneOptions(
+        pruning_type=pruning_type,
+        neuron_selection_method=neuron_selection_method,
+        pruning_percentage=pruning_percentage,
+        expansion_rate=expansion_rate,
+        **more,
     )
+    request = check_request(options, dataloader, neuron_scores)
     return decide(describe(model), request, dataloader, show_progress=show_progress)
 
 

@@ -12,6 +12,7 @@ from .calibration.activations import own_batches
 from .cut.checks import check_cuttable
 from .importance.criteria import CalibratedCriterion, criterion_named
 from .importance.given_scores import only_mlp
+from .options.prune_options import PruneOptions
 from .planning import scorer
 from .request.pruning_request import check_request
 
@@ -60,7 +61,12 @@ def neuron_importance_scores(
             "decides each layer by what the pruned layers before it give. Use 'MAW' with a "
             "dataloader, or a static method."
         )
-    request = check_request("MLP_GLU", neuron_selection_method, 0, dataloader=dataloader, seed=seed)
+    request = check_request(
+        PruneOptions(
+            neuron_selection_method=neuron_selection_method, pruning_percentage=0, seed=seed
+        ),
+        dataloader,
+    )
     view = describe(model)
     check_cuttable(view)
     mlps = [mlp for mlp in map(only_mlp, view.layers) if mlp is not None]

@@ -28,6 +28,7 @@ from optipfair.pruning.calibration.holding import (
 )
 from optipfair.pruning.compensation import by_layers
 from optipfair.pruning.decision import decide
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 from support.nursery import INTERRUPTED, Nursery
@@ -97,7 +98,8 @@ def test_auto_prefers_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_live_model_is_pruned_the_same(place: str) -> None:
     expected = prune_model(tiny_model("qwen2"), **AUTO, show_progress=False).state_dict()
     model: Any = tiny_model("qwen2")
-    request = check_request(**AUTO)
+    asked = {name: value for name, value in AUTO.items() if name != "dataloader"}
+    request = check_request(PruneOptions(**asked), AUTO["dataloader"])
     plan = decide(describe(model), request, AUTO["dataloader"], holding=Holding(place))
     apply_plan(model, plan)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())

@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...registry import Registry
-
-LAYER_WIDTHS: Registry[str] = Registry("layer_widths")
-LAYER_WIDTHS.add("uniform", "The same share of every layer, which loads everywhere.")
-LAYER_WIDTHS.add("by_loss", "Less of the layers that the model misses most, more of the others.")
-
 _LEAST, _MOST = 0.5, 1.5  # of the uniform share
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from ...checking import check_flag, check_seed, read_scores
@@ -11,10 +11,10 @@ from ...errors import ArgumentError
 from ..importance.criteria import CalibratedCriterion, Criterion, criterion_named
 from ..importance.given_scores import NeuronScores
 from ..importance.selection import RANKED_STRATEGIES, strategy_named
-from .allocation import LAYER_WIDTHS
+from ..options.allowed import LAYER_WIDTHS, PRUNING_TYPES
+from ..options.prune_options import PruneOptions
 from .budget import Budget, read_budget
 from .targets import (
-    PRUNING_TYPES,
     DepthRequest,
     WidthTarget,
     check_attention_unit,
@@ -26,16 +26,10 @@ from .targets import (
 
 _GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
 _NEEDS_DATA = f"compensate=True needs calibration data. {_GIVE_DATA}."
-_DATA = ("dataloader", "calibration")
-_OF_WIDTH = {  # with their defaults
-    "neuron_selection_method": "MAW",
-    **dict.fromkeys(("expansion_rate", "expansion_divisor", *_DATA, "sequential")),
-}
-_OF_DEPTH = {
-    **dict.fromkeys(("num_layers_to_remove", "depth_pruning_percentage")),
-    "layer_selection_method": "last",
-}
-_OF_MLPS = dict.fromkeys(("expansion_rate", "expansion_divisor", "layer_indices"))
+_USUAL = {each.name: each.default for each in fields(PruneOptions)}
+_OF_WIDTH = ("neuron_selection_method", "expansion_rate", "expansion_divisor", "sequential")
+_OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method")
+_OF_MLPS = ("expansion_rate", "expansion_divisor", "layer_indices")
 _WITH_DEPTH = ("DEPTH", "BOTH")
 _OF_NEURONS = ("MLP_GLU", "BOTH")
 
@@ -104,93 +98,89 @@ class _Data:
 
 
 def check_request(
-    pruning_type: str = "MLP_GLU",
-    neuron_selection_method: str = "MAW",
-    pruning_percentage: float | None = None,
-    expansion_rate: float | None = None,
-    *,
+    options: PruneOptions,
     dataloader: Iterable[Any] | None = None,
-    calibration: str | None = None,
-    num_layers_to_remove: int | None = None,
-    layer_indices: Sequence[int] | None = None,
-    depth_pruning_percentage: float | None = None,
-    layer_selection_method: str = "last",
-    expansion_divisor: int | None = None,
-    target_params: int | str | None = None,
-    target_size: int | str | None = None,
-    compensate: bool | None = None,
-    sequential: bool | None = None,
-    seed: int = 0,
-    attention_unit: str = "group",
-    layer_widths: str = "uniform",
     neuron_scores: Mapping[int, Any] | None = None,
 ) -> PruningRequest:
-    """Check the arguments of `plan_pruning` as far as that goes without a model.
+    """Check what was asked for as far as that goes without a model.
 
-    `calibration` is the name of text that will take the place of a dataloader.
+    Args:
+        options: its sections about the target and the choice, and whether there is text.
+        dataloader: calibration data in the place of text.
+        neuron_scores: the caller's scores in the place of a criterion.
 
     Raises:
-        ArgumentError: wrong or conflicting arguments.
+        ArgumentError: wrong or conflicting options.
     """
-    kind = PRUNING_TYPES.canonical(pruning_type)
-    budget = read_budget(target_params, target_size)
-    data = _data(dataloader, calibration)
-    _check_ranking(kind, layer_selection_method, data)
-    given = {
-        "neuron_selection_method": neuron_selection_method,
-        "expansion_rate": expansion_rate,
-        "expansion_divisor": expansion_divisor,
-        data.name: data.value,
-        "compensate": compensate,
-        "sequential": sequential,
-        "num_layers_to_remove": num_layers_to_remove,
-        "depth_pruning_percentage": depth_pruning_percentage,
-        "layer_selection_method": layer_selection_method,
-    }
-    refuse_foreign(kind, _foreign(kind, given))
+    kind = PRUNING_TYPES.canonical(options.pruning_type)
+    budget = read_budget(options.target_params, options.target_size)
+    data = _data(dataloader, options.calibration)
+    _check_ranking(kind, options.layer_selection_method, data)
+    _refuse_other_types(kind, options)
     if neuron_scores is not None and kind not in _OF_NEURONS:
         raise ArgumentError(
             f"neuron_scores do not go with pruning_type={kind!r}. Leave them out, or use "
             "pruning_type='MLP_GLU'."
         )
     if kind == "DEPTH":
-        _check_data_of_depth(layer_selection_method, data, compensate)
-    _refuse_beside_attention(kind, {**given, "layer_indices": layer_indices}, attention_unit)
-    width, depth = None, None
-    criterion: Criterion | CalibratedCriterion | NeuronScores | None = None
-    if kind != "DEPTH":
-        chosen = layer_indices if kind == "MLP_GLU" else None
-        width = width_target(
-            pruning_percentage, expansion_rate, expansion_divisor, chosen, budget=budget
-        )
-        if neuron_scores is None:
-            criterion = _criterion(kind, neuron_selection_method, data, compensate)
-        else:
-            criterion = _given_scores(
-                *(neuron_scores, neuron_selection_method, data, compensate),
-                ranked=kind == "BOTH" and _ranks(layer_selection_method),
-            )
-    if kind in _WITH_DEPTH:
-        depth = depth_request(
-            num_layers_to_remove,
-            layer_indices,
-            _share_of_layers(kind, pruning_percentage, depth_pruning_percentage),
-            layer_selection_method,
-            budget=budget if kind == "DEPTH" else None,
-            may_be_open=budget is not None,
-        )
-    compensates = check_flag("compensate", compensate, default=_compensates(criterion))
-    in_turn = check_flag("sequential", sequential, default=True)
-    unit = check_attention_unit(attention_unit) if kind == "ATTENTION" else None
+        _check_data_of_depth(options, data)
+    criterion = None if kind == "DEPTH" else _scores_by(kind, options, data, neuron_scores)
+    compensates = isinstance(criterion, CalibratedCriterion) and criterion.compensates
+    unit = check_attention_unit(options.attention_unit) if kind == "ATTENTION" else None
     request = PruningRequest(
-        *(width, criterion, depth, budget, compensates, in_turn, check_seed(seed), unit),
-        layer_widths=LAYER_WIDTHS.canonical(layer_widths),
+        width=_width(kind, options, budget),
+        criterion=criterion,
+        depth=_depth(kind, options, budget),
+        budget=budget,
+        compensate=check_flag("compensate", options.compensate, default=compensates),
+        sequential=check_flag("sequential", options.sequential, default=True),
+        seed=check_seed(options.seed),
+        attention_unit=unit,
+        layer_widths=LAYER_WIDTHS.canonical(options.layer_widths),
     )
-    method = neuron_selection_method if neuron_scores is None else NeuronScores.name
+    method = options.neuron_selection_method if neuron_scores is None else NeuronScores.name
     _check_layer_widths(request, method, data)
-    if sequential and not request.by_layers:
+    if options.sequential and not request.by_layers:
         _refuse_sequential(method, data)
     return request
+
+
+def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarget | None:
+    if kind == "DEPTH":
+        return None
+    return width_target(
+        options.pruning_percentage,
+        options.expansion_rate,
+        options.expansion_divisor,
+        options.layer_indices if kind == "MLP_GLU" else None,
+        budget=budget,
+    )
+
+
+def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequest | None:
+    if kind not in _WITH_DEPTH:
+        return None
+    share = options.depth_pruning_percentage
+    if kind == "DEPTH":  # there `pruning_percentage` is a share of layers too
+        share = one_depth_percentage(options.pruning_percentage, share)
+    return depth_request(
+        options.num_layers_to_remove,
+        options.layer_indices,
+        share,
+        options.layer_selection_method,
+        budget=budget if kind == "DEPTH" else None,
+        may_be_open=budget is not None,
+    )
+
+
+def _scores_by(
+    kind: str, options: PruneOptions, data: _Data, neuron_scores: Mapping[int, Any] | None
+) -> Criterion | CalibratedCriterion | NeuronScores:
+    method, compensate = options.neuron_selection_method, options.compensate
+    if neuron_scores is None:
+        return _criterion(kind, method, data, compensate)
+    ranked = kind == "BOTH" and _ranks(options.layer_selection_method)
+    return _given_scores(neuron_scores, method, data, compensate, ranked=ranked)
 
 
 def _data(dataloader: object, calibration: str | None) -> _Data:
@@ -211,9 +201,10 @@ def _ranks(layer_selection_method: str) -> bool:
     return layer_selection_method in RANKED_STRATEGIES.names()
 
 
-def _check_data_of_depth(method: str, data: _Data, compensate: bool | None) -> None:
+def _check_data_of_depth(options: PruneOptions, data: _Data) -> None:
     """Layers need data where it ranks them or fits others to them, and only there."""
-    compensate = check_flag("compensate", compensate, default=False)
+    method = options.layer_selection_method
+    compensate = check_flag("compensate", options.compensate, default=False)
     if compensate and not data.given:
         raise ArgumentError(_NEEDS_DATA)
     if data.given and not compensate and not _ranks(method):
@@ -224,14 +215,21 @@ def _check_data_of_depth(method: str, data: _Data, compensate: bool | None) -> N
         )
 
 
-def _foreign(kind: str, given: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """What belongs to another pruning type, each with its default; data serves layers too."""
-    names = {"MLP_GLU": _OF_DEPTH, "DEPTH": _OF_WIDTH}.get(kind, {})
-    return {
-        name: (given[name], default)
-        for name, default in names.items()
-        if name in given and name not in _DATA
+def _refuse_other_types(kind: str, options: PruneOptions) -> None:
+    """Each pruning type takes its own options and no other's; `BOTH` takes those of two."""
+    foreign: dict[str, list[tuple[str, ...]]] = {
+        "MLP_GLU": [_OF_DEPTH],
+        "DEPTH": [_OF_WIDTH],
+        "ATTENTION": [_OF_DEPTH, _OF_MLPS],
     }
+    if kind != "ATTENTION":
+        _refuse(kind, options, ("attention_unit",), "ATTENTION")
+    for names in foreign.get(kind, []):
+        _refuse(kind, options, names, "DEPTH" if names is _OF_DEPTH else "MLP_GLU")
+
+
+def _refuse(kind: str, options: PruneOptions, names: tuple[str, ...], other: str) -> None:
+    refuse_foreign(kind, {name: (getattr(options, name), _USUAL[name]) for name in names}, other)
 
 
 def _check_layer_widths(request: PruningRequest, method: str, data: _Data) -> None:
@@ -248,28 +246,6 @@ def _check_layer_widths(request: PruningRequest, method: str, data: _Data) -> No
             f"which neuron_selection_method={method!r} does not. Use 'AUTO' or give "
             f"compensate=True.{'' if data.given else f' {_GIVE_DATA}.'}"
         )
-
-
-def _refuse_beside_attention(
-    kind: str, given: Mapping[str, object], attention_unit: object
-) -> None:
-    """Attention takes no options of layers or MLP widths, the others none of attention."""
-    if kind != "ATTENTION":
-        refuse_foreign(kind, {"attention_unit": (attention_unit, "group")}, "ATTENTION")
-        return
-    for other, names in (("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS)):
-        refuse_foreign(kind, {name: (given[name], names[name]) for name in names}, other)
-
-
-def _share_of_layers(kind: str, percentage: Any, depth_percentage: Any) -> Any:
-    """In depth pruning, `pruning_percentage` is a share of layers too."""
-    return (
-        one_depth_percentage(percentage, depth_percentage) if kind == "DEPTH" else depth_percentage
-    )
-
-
-def _compensates(criterion: object) -> bool:
-    return isinstance(criterion, CalibratedCriterion) and criterion.compensates
 
 
 def _refuse_sequential(method: str, data: _Data) -> NoReturn:

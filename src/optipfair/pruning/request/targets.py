@@ -12,18 +12,10 @@ from typing import Any
 from ...arch.spec import ATTENTION_UNITS
 from ...checking import check_layer_count, check_layer_indices, check_layers_to_remove, whole_number
 from ...errors import ArgumentError, UnknownNameError
-from ...registry import Registry, unknown_name
+from ...registry import unknown_name
 from ..importance.selection import custom_layers, select_layers_to_remove, strategy_named
+from ..options.allowed import DEFAULT_PERCENTAGE, EXPANSION_DIVISORS
 from .budget import Budget
-
-DEFAULT_PERCENTAGE = 10
-EXPANSION_DIVISORS = (32, 64, 128, 256)
-
-PRUNING_TYPES: Registry[str] = Registry("pruning_type")
-PRUNING_TYPES.add("MLP_GLU", "Remove neurons of the MLPs (width).")
-PRUNING_TYPES.add("DEPTH", "Remove whole decoder layers.")
-PRUNING_TYPES.add("BOTH", "Remove layers, and neurons of the layers that stay.")
-PRUNING_TYPES.add("ATTENTION", "Remove key/value groups with their query heads, or query heads.")
 
 
 @dataclass(frozen=True)
@@ -288,15 +280,13 @@ def one_depth_percentage(percentage: Any, depth_percentage: Any) -> Any:
     return depth_percentage if percentage is None else percentage
 
 
-def refuse_foreign(
-    pruning_type: str, foreign: Mapping[str, tuple[Any, Any]], other: str | None = None
-) -> None:
-    """Refuse arguments that belong to the other pruning type.
+def refuse_foreign(pruning_type: str, foreign: Mapping[str, tuple[Any, Any]], other: str) -> None:
+    """Refuse arguments that belong to another pruning type.
 
     Args:
         pruning_type: the type that was asked for.
         foreign: name → (value given, its default).
-        other: the type they belong to; None for the other of `MLP_GLU` and `DEPTH`.
+        other: the type they belong to.
     """
     named = [
         f"{name}={value!r}"
@@ -304,7 +294,6 @@ def refuse_foreign(
         if not (value is default or (isinstance(value, str) and value == default))
     ]
     if named:
-        other = other or ("DEPTH" if pruning_type == "MLP_GLU" else "MLP_GLU")
         raise ArgumentError(
             f"{', '.join(named)} does not go with pruning_type={pruning_type!r}. "
             f"Leave it out, or use pruning_type={other!r}."

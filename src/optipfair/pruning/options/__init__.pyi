@@ -1,0 +1,2 @@
+from . import presets as presets
+from .prune_options import PruneOptions as PruneOptions

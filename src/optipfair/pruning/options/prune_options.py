@@ -1,0 +1,205 @@
+"""`PruneOptions`: all that can be asked of a pruning. A new option is one field here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ...arch.spec import ATTENTION_UNITS
+from ...checking import DTYPES
+from ...option_fields import declared, option
+from ..importance.criteria import criterion_names
+from ..importance.selection import strategy_names
+from .allowed import (
+    DEFAULT_PERCENTAGE,
+    EXPANSION_DIVISORS,
+    LAYER_WIDTHS,
+    PRUNING_TYPES,
+    VERIFY,
+)
+
+TARGET, CHOICE, TEXT, WORK = "target", "choice", "calibration", "work"
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What to prune, by what to choose, on which text, and how to work; nothing is checked here.
+
+    The first two sections decide about a model in memory too, and are keywords of `prune_model`;
+    all four are keywords of `prune_checkpoint`.
+    """
+
+    pruning_type: str = option(
+        "MLP_GLU",
+        "What to remove: MLP neurons (MLP_GLU), decoder layers (DEPTH), both (BOTH), or attention "
+        "heads (ATTENTION).",
+        section=TARGET,
+        allowed=PRUNING_TYPES.names,
+    )
+    pruning_percentage: float | None = option(
+        None,
+        "Share to remove, from 0 to 100: of the neurons, with DEPTH of the layers, with ATTENTION "
+        "of the heads. MLP_GLU and ATTENTION remove 10 % where nothing says how much.",
+        section=TARGET,
+        metavar="PERCENT",
+    )
+    expansion_rate: float | None = option(
+        None,
+        "MLP width to reach, in percent of the hidden size.",
+        section=TARGET,
+        metavar="PERCENT",
+    )
+    expansion_divisor: int | None = option(
+        None,
+        "Round the kept MLP width down to a multiple of this.",
+        section=TARGET,
+        allowed=lambda: EXPANSION_DIVISORS,
+    )
+    num_layers_to_remove: int | None = option(
+        None, "How many layers to remove.", section=TARGET, metavar="NUM"
+    )
+    layer_indices: Sequence[int] | None = option(
+        None,
+        "The layers to remove, or with MLP_GLU the layers whose neurons go, for example 2,5,8.",
+        section=TARGET,
+        metavar="I,J,...",
+    )
+    depth_pruning_percentage: float | None = option(
+        None,
+        "Share of the layers to remove, from 0 to 100.",
+        section=TARGET,
+        flag=None,
+    )
+    target_params: int | str | None = option(
+        None,
+        'The most parameters that may be left, for example "1.0B", instead of the targets above.',
+        section=TARGET,
+        metavar="COUNT",
+    )
+    target_size: int | str | None = option(
+        None,
+        'The most bytes of weights that may be left, for example "2GB" (10^9) or "2GiB" (2^30).',
+        section=TARGET,
+        metavar="SIZE",
+    )
+    attention_unit: str = option(
+        "group",
+        "What ATTENTION removes: key/value heads with their query heads (group), or query heads, "
+        "the same number from every group (head).",
+        section=TARGET,
+        allowed=lambda: tuple(ATTENTION_UNITS),
+    )
+    neuron_selection_method: str = option(
+        "MAW",
+        "What scores neurons and heads. MAW (the same as PPM), VOW, PON and L2 look at weights "
+        "alone; AUTO, OBS, FLAP, WACT and ACT need calibration data; RANDOM is to compare with.",
+        section=CHOICE,
+        flag="--method",
+        allowed=criterion_names,
+    )
+    layer_selection_method: str = option(
+        "last",
+        "Which layers to remove. All but last, first and custom need calibration data; custom is "
+        "implied by the indices of layers.",
+        section=CHOICE,
+        allowed=strategy_names,
+    )
+    layer_widths: str = option(
+        "uniform",
+        "How much each layer loses: the same share (uniform), or less of the layers that the model "
+        "misses more (by_loss, with calibration data).",
+        section=CHOICE,
+        allowed=LAYER_WIDTHS.names,
+    )
+    compensate: bool | None = option(
+        None,
+        "Whether what stays makes up for what goes, by least squares on calibration data: kept "
+        "neurons for lost ones, the layer before a removed block for the block. AUTO does, the "
+        "others do not.",
+        section=CHOICE,
+    )
+    sequential: bool | None = option(
+        None,
+        "Whether each layer is calibrated on what the pruned layers before it give, or on what the "
+        "layers gave before. By default it is, wherever a pass over the layers decides.",
+        section=CHOICE,
+        flag=None,
+    )
+    seed: int = option(
+        0, "Seed of the draw of calibration text and of RANDOM.", section=CHOICE, metavar="NUM"
+    )
+    calibration: str | None = option(
+        None,
+        "Text to calibrate on: a .txt file, a .jsonl file with a text in each line, or the id of a "
+        "dataset (with the package datasets).",
+        section=TEXT,
+        metavar="TEXT",
+    )
+    calibration_samples: int = option(
+        128, "How many sequences are drawn from that text.", section=TEXT, metavar="NUM"
+    )
+    calibration_length: int = option(
+        512, "The length of each, in tokens.", section=TEXT, metavar="TOKENS"
+    )
+    evaluate: bool = option(
+        True,
+        "Whether to measure perplexity and KL divergence before and after, on calibration text "
+        "that is held back.",
+        section=TEXT,
+    )
+    device: str = option(
+        "cpu",
+        "Where to work: cpu, cuda, cuda:1, mps, or auto for an accelerator if there is one.",
+        section=WORK,
+        metavar="DEVICE",
+    )
+    dtype: str = option(
+        "auto",
+        "Type of the weights that are written; auto keeps the checkpoint's.",
+        section=WORK,
+        allowed=lambda: DTYPES,
+    )
+    max_shard_size: int | str = option(
+        "5GB", "The most bytes of one weight file.", section=WORK, metavar="SIZE"
+    )
+    check_weights: bool = option(
+        False,
+        "Look for NaN and Inf in all tensors, not only in those that are scored or cut.",
+        section=WORK,
+    )
+    verify: bool | str = option(
+        "fast",
+        "How the result is verified: fast checks headers, copied bytes and samples of what was "
+        "cut, and compares logits where the model was loaded; full also loads the result and "
+        "a live cut, compares their logits and generates.",
+        section=WORK,
+        allowed=lambda: VERIFY,
+    )
+    trust_remote_code: bool = option(
+        False, "Allow code from the model's repository to run.", section=WORK
+    )
+
+    @property
+    def open_target(self) -> bool:
+        """Whether nothing says how many neurons or heads go."""
+        targets = (self.pruning_percentage, self.expansion_rate)
+        budgets = (self.target_params, self.target_size)
+        return all(value is None for value in (*targets, *budgets))
+
+    def with_usual_target(self) -> PruneOptions:
+        """Width and attention pruning remove 10 % where nothing says how much."""
+        if self.pruning_type in ("MLP_GLU", "ATTENTION") and self.open_target:
+            return replace(self, pruning_percentage=DEFAULT_PERCENTAGE)
+        return self
+
+    def not_default(self, *sections: str) -> dict[str, Any]:
+        """The options of these sections, of all if none is named, that are not as usual."""
+        values = {name: getattr(self, name) for name in declared(type(self), *sections)}
+        usual = {each.name: each.default for each in fields(self)}
+        return {name: value for name, value in values.items() if not _same(value, usual[name])}
+
+
+def _same(value: object, default: object) -> bool:
+    """Arrays compare by element, and none is a default."""
+    return value is default or (isinstance(value, type(default)) and value == default)

@@ -1,0 +1,42 @@
+"""Write the table of `optipfair prune`'s options into `docs/command-line.md`, from `PruneOptions`.
+
+A test compares the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optipfair.option_fields import declared, flag_of
+from optipfair.pruning.options.prune_options import PruneOptions
+
+PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
+_BEGIN, _END = "<!-- options, by tools/option_table.py -->\n", "<!-- end of the options -->\n"
+
+
+def table() -> str:
+    """A row for each option: its flag, its keyword, the default, and what it does."""
+    rows = ["| option | Python keyword, recipe | default | meaning |", "|---|---|---|---|"]
+    for name, (each, declaration) in declared(PruneOptions).items():
+        flag = flag_of(name, declaration)
+        shown = "" if flag is None else f"`{flag}`"
+        if flag is not None and each.type in ("bool", "bool | None") and each.default is not False:
+            shown += f", `--no-{flag[2:]}`"
+        default = "" if each.default is None else f"`{each.default}`"
+        values = "" if declaration.allowed is None else _listed(declaration.allowed())
+        rows.append(f"| {shown} | `{name}` | {default} | {declaration.help}{values} |")
+    return "\n".join(rows) + "\n"
+
+
+def _listed(values: object) -> str:
+    return " One of " + ", ".join(f"`{value}`" for value in values) + "."  # type: ignore[attr-defined]
+
+
+def page_with(drawn: str) -> str:
+    """The page with this table in it."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(_BEGIN)
+    return f"{before}{_BEGIN}\n{drawn}\n{_END}{rest.partition(_END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with(table()), encoding="utf-8")

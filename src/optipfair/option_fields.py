@@ -81,14 +81,19 @@ def taking(options: type, *sections: str) -> Callable[[Function], Function]:
             for name, (each, _) in more.items()
         ]
         function.__signature__ = signature.replace(parameters=[*own, *parameters])  # type: ignore[attr-defined]
-        lines = [_described(name, declaration) for name, (_, declaration) in more.items()]
-        function.__doc__ = (function.__doc__ or "").replace(f"        {MORE}", "\n".join(lines))
+        written = function.__doc__ or ""
+        lines = [
+            _described(name, declaration)
+            for name, (_, declaration) in declared(options, *sections).items()
+            if f"        {name}:" not in written
+        ]
+        function.__doc__ = written.replace(f"        {OPTIONS}", "\n".join(lines))
         return function
 
     return decorate
 
 
-MORE = "(more keywords)"  # where the docstring of a function lists them
+OPTIONS = "(the options)"  # where the docstring of a function lists them
 
 
 def _described(name: str, declaration: Option) -> str:

@@ -126,9 +126,6 @@ def prune_checkpoint(
         model_path: a folder, a `.gguf` file, a hub id, or `demo` for the embedded model.
         output_path: the folder to write; it appears only when complete. Not needed with
             `dry_run` or `save_plan`.
-        pruning_type, neuron_selection_method: as in `prune_model`.
-        pruning_percentage: share of neurons, or of layers with `"DEPTH"`. Width and attention
-            pruning without any target remove 10 %.
         options: all that is asked for as one value (see `optipfair.presets`); keywords given
             beside it replace its fields.
         dataloader: calibration batches, as in `prune_model`, in the place of `calibration`.
@@ -142,7 +139,7 @@ def prune_checkpoint(
         show_progress: whether to show bars.
         command: the command to name in the model card.
         say: is told in a sentence that the model must be loaded, before it is.
-        (more keywords)
+        (the options)
 
     Raises:
         ValueError: (one of this library's) refused before anything was written.

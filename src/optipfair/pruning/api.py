@@ -43,37 +43,21 @@ def prune_model(
 
     Args:
         model: a transformers model of a supported family, on any device, in any float dtype.
-        pruning_type: `"MLP_GLU"` (width; plain MLPs too), `"DEPTH"`, or `"BOTH"` at once; then
-            `pruning_percentage` is the share of neurons and `layer_indices` the layers to remove.
-            `"ATTENTION"` removes that share of the heads (see `attention_unit`).
-        neuron_selection_method: importance criterion; not of layers. From weights: `"MAW"` (alias
-            `"PPM"`), `"VOW"`, `"PON"`, `"L2"`. With a dataloader: `"AUTO"` (the hybrid with
-            compensation), `"OBS"`, `"FLAP"`, `"WACT"`, `"ACT"`, or `"MAW"`. And `"RANDOM"`, to
-            compare with.
-        pruning_percentage: share of neurons (or heads) to remove, [0, 100); with `"DEPTH"`, when
-            given, share of layers. The default of 10 beside another target counts as absent, since
-            it cannot be told from an explicit 10.
-        expansion_rate: width to reach, in percent of the hidden size; width only.
         dataloader: calibration batches (dicts, tuples or tensors). The result depends on neither
             batch size nor padding; with `compensate` it depends on the order of the sequences,
             since a part of their tokens is held back. Several processes share the batches
             (`docs/criteria.md`).
         show_progress: whether to show progress bars.
         return_stats: whether to return statistics too (`get_pruning_statistics`).
-        num_layers_to_remove: depth only.
-        layer_indices: the layers to remove, or with `"MLP_GLU"` those whose neurons go. Layers
-            that differ in width are saved with `per_layer_config`, which `load_model` reads.
-        depth_pruning_percentage: share of layers to remove, [0, 100); depth only.
-        layer_selection_method: `"last"`, `"first"`, `"custom"` (implied by `layer_indices`), or,
-            with a dataloader, `"block_influence"`: those that change their input least,
-            `"angular"`: the block that turns its input least, `"perplexity"`: one after the other
-            the one that is missed least (slow), `"block_perplexity"`: the block that is missed
-            least, `"auto"`: that block or those of least influence, whichever are missed less.
         neuron_scores: your own scores instead of a criterion's: layer index → (I,), or (E, I) for
             experts, as tensors, arrays or lists of finite numbers; the highest are kept. Every
             layer that is cut needs them. Not with a `neuron_selection_method`, and with a
             dataloader only where that compensates (`compensate=True`) or ranks layers.
-        (more keywords)
+        (the options)
+
+    The default of 10 % beside another target counts as absent, since it cannot be told from an
+    explicit 10. Layers that differ in width are saved with `per_layer_config`, which `load_model`
+    reads.
 
     Returns:
         The same model object; with `return_stats`, `(model, statistics)`.

@@ -93,15 +93,19 @@ class PruneOptions:
     neuron_selection_method: str = option(
         "MAW",
         "What scores neurons and heads. MAW (the same as PPM), VOW, PON and L2 look at weights "
-        "alone; AUTO, OBS, FLAP, WACT and ACT need calibration data; RANDOM is to compare with.",
+        "alone, MAW also at calibration data; AUTO, which compensates, OBS, FLAP, WACT and ACT "
+        "need such data; RANDOM is to compare with.",
         section=CHOICE,
         flag="--method",
         allowed=criterion_names,
     )
     layer_selection_method: str = option(
         "last",
-        "Which layers to remove. All but last, first and custom need calibration data; custom is "
-        "implied by the indices of layers.",
+        "Which layers to remove: the last, the first, or those given by their indices (custom). By "
+        "calibration data: those that change their input least (block_influence), the block that "
+        "turns its input least (angular), one after the other the one that is missed least "
+        "(perplexity, slow), the block that is missed least (block_perplexity), or that block or "
+        "the layers of block_influence, whichever are missed less (auto).",
         section=CHOICE,
         allowed=strategy_names,
     )

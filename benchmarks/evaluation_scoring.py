@@ -33,7 +33,7 @@ from lm_eval.models.huggingface import HFLM
 from optipfair import load_model, perplexity
 from optipfair.evaluation.likelihoods.query_tokens import encode
 from optipfair.evaluation.likelihoods.score import planned, score
-from optipfair.evaluation.tasks.items import Query
+from optipfair.evaluation.tasks.task import Query
 from optipfair.hooks import evaluating
 from optipfair.loading import load_tokenizer
 

@@ -1,8 +1,9 @@
 """Results as values: frozen dataclasses that read as dicts, and the JSON Schema made from them.
 
 A field is a key. One whose key is a word of Python or a method of dicts ends in an underscore
-(`from_`, `items_`). `Annotated[int, Rules(minimum=0)]` adds to a field's schema, a class's `SCHEMA`
-to that of the class; descriptions are those of the docstring's *Attributes*.
+(`from_`, `items_`). `Annotated[int, Rules(minimum=0), "of tokens"]` adds keywords and a description
+to a field's schema, a class's `SCHEMA` to that of the class. Descriptions may also stand in the
+docstring, under *Attributes*.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ def _type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     origin, inner = get_origin(kind), get_args(kind)
     schema: dict[str, Any] = {}
     if origin is Annotated:
-        schema = _type(inner[0], definitions) | inner[1]
+        schema = _type(inner[0], definitions)
+        for more in inner[1:]:
+            schema |= {"description": more} if isinstance(more, str) else more
     elif origin is Literal:
         schema = {"const": inner[0]} if len(inner) == 1 else {"enum": list(inner)}
     elif origin in (Union, UnionType):

@@ -11,8 +11,8 @@ import pytest
 
 from optipfair import DataError
 from optipfair.evaluation.measuring.measures import estimate
-from optipfair.evaluation.tasks.ability import TASKS
-from optipfair.evaluation.tasks.items import Query, Score
+from optipfair.evaluation.tasks import TASKS
+from optipfair.evaluation.tasks.task import Query, Score
 
 GOOD: dict[str, dict[str, Any]] = {
     "lambada": {"id": 1, "context": "He said to", "continuation": "Ann"},

@@ -14,8 +14,8 @@ from optipfair import ArgumentError, DataError, UnknownNameError
 from optipfair.evaluation.harness import harness_tasks
 from optipfair.evaluation.likelihoods.score import score
 from optipfair.evaluation.measuring.measures import estimate
-from optipfair.evaluation.tasks.ability import TASKS
-from optipfair.evaluation.tasks.items import Item, Query, Score
+from optipfair.evaluation.tasks import TASKS
+from optipfair.evaluation.tasks.task import Item, Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model
 
 lm_eval = pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")

@@ -18,7 +18,7 @@ from optipfair.errors import ModelOutputError
 from optipfair.evaluation.likelihoods import score as scoring
 from optipfair.evaluation.likelihoods.query_tokens import encode
 from optipfair.evaluation.likelihoods.score import planned, score
-from optipfair.evaluation.tasks.items import Query, Score
+from optipfair.evaluation.tasks.task import Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model
 from support.launching import in_two_processes
 from support.scoring_processes import some_queries

@@ -9,8 +9,7 @@ import numpy as np
 
 import optipfair.evaluation.tasks  # noqa: F401 - registers the tasks
 from optipfair.evaluation.measuring.measures import groups, taken
-from optipfair.evaluation.tasks.items import Item, Score
-from optipfair.evaluation.tasks.task import TASKS
+from optipfair.evaluation.tasks.task import TASKS, Item, Score
 
 
 def score(total: float, tokens: int = 1) -> Score:

@@ -24,8 +24,8 @@ from .tasks.choosing import (
     read_tasks,
     within_budget,
 )
-from .tasks.items import Item
 from .tasks.reading import document
+from .tasks.task import Item
 from .text.wikitext import detokenised
 
 CONTEXT = 512  # tokens
@@ -137,23 +137,9 @@ def make_agenda(
     context: int | None = None,
     stride: int | None = None,
 ) -> Agenda:
-    """Choose what to measure.
+    """Choose what to measure, by the arguments of `compare_models`.
 
-    Args:
-        tokenizer: of the models.
-        config: of one of them; its positions bound the context.
-        tasks: names; None for all whose data are there. Asked for by name, they must be.
-        data: folder of evaluation data; the environment's if None.
-        text: file to predict; WikiText-2 of the data folder if None, else the shipped text.
-        preset: `quick` (items drawn to need 200,000 tokens for two models) or `full`.
-        limit: most items of a task.
-        seed: of the draw.
-        context: length of the text's windows in tokens; 512, or what the model has positions for.
-        stride: how far they move; None puts them side by side.
-
-    Raises:
-        ArgumentError, UnknownNameError: an argument.
-        DataError: a file that is missing or wrong, with its line.
+    The positions of the config bound the context; a task asked for by name must have its data.
     """
     budget = check_preset(preset)
     length, step = _windows(context, stride, config)
@@ -178,8 +164,12 @@ def make_agenda(
     return Agenda(
         tuple(counted),
         tuple(missing),
-        Text(*wanted, _digest(wanted[1]), predicted),
-        *(length, step, preset, limit, seed),
+        Text(*wanted, hashlib.sha256(wanted[1].encode()).hexdigest(), predicted),
+        length,
+        step,
+        preset,
+        limit,
+        seed,
         predicted + sum(each.tokens for each in counted),
     )
 
@@ -232,7 +222,3 @@ def _count(tokenizer: Any, text: str, most: int | None) -> int:
     if len(ids) < 2:
         raise DataError("The text to predict has fewer than two tokens. Give a longer one.")
     return len(ids) if most is None else min(most, len(ids))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

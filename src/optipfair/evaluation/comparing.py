@@ -152,16 +152,16 @@ def compare_by(
     for prompt in settings.prompts:
         prompt_inputs(tokenizer, prompt, models, settings.max_new_tokens)
     started = time.perf_counter()
-    found = measured(agenda, models, tokenizer, settings)
-    first, second = found.answers
+    figures = measured(agenda, models, tokenizer, settings)
+    first, second = figures.answers
     flips = (
         flips_of(each, first.columns[each.task.name], second.columns[each.task.name])
         for each in agenda.tasks
     )
-    rows, turned = corrected(found.rows, [each for each in flips if each is not None])
+    rows, turned = corrected(figures.rows, [each for each in flips if each is not None])
     speed = _timed(models, tokenizer, settings)
     layers, refused = _profiles(models, tokenizer, agenda, settings)
-    described = zip(models, settings.names, found.answers, strict=True)
+    described = zip(models, settings.names, figures.answers, strict=True)
     comparison = Comparison(
         version=1,
         kind="comparison",
@@ -172,8 +172,8 @@ def compare_by(
         verdicts=verdicts(rows, speed),
         measures=rows,
         flips=turned,
-        tasks=[described_task(each, found.answers) for each in agenda.tasks],
-        text=found.text,
+        tasks=[described_task(each, figures.answers) for each in agenda.tasks],
+        text=figures.text,
         speed=speed,
         samples=_samples(models, tokenizer, settings),
         layers=layers,
@@ -189,12 +189,7 @@ def compare_by(
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse what needs no model to be known as wrong, before hours of scoring.
-
-    Raises:
-        ArgumentError: a count that is too small, or no prompts.
-        OutputError: a folder that the report could not be written to.
-    """
+    """Refuse what needs no model to be known as wrong, before hours of scoring."""
     if (whole_number(settings.max_new_tokens) or 0) < 2 or (
         whole_number(settings.num_runs) or 0
     ) < 1:
@@ -211,11 +206,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_vocabularies(original: Any, pruned: Any, names: Sequence[str]) -> None:
-    """Refuse configs of two vocabularies, whose models cannot be asked the same.
-
-    Raises:
-        ArgumentError: with both sizes.
-    """
+    """Refuse configs of two vocabularies, whose models cannot be asked the same."""
     sizes = [config.get_text_config().vocab_size for config in (original, pruned)]
     if sizes[0] != sizes[1]:
         raise ArgumentError(
@@ -245,7 +236,10 @@ def _timed(models: Models, tokenizer: Any, settings: Settings) -> Speed | None:
     # The other processes wait: work beside it would be timed too.
     timed = in_first(
         lambda: compare_models_inference(
-            *(*models, tokenizer, list(settings.prompts), settings.max_new_tokens),
+            *models,
+            tokenizer,
+            list(settings.prompts),
+            settings.max_new_tokens,
             num_runs=settings.num_runs,
             show_progress=settings.show_progress,
         )

@@ -39,7 +39,11 @@ def described_task(each: Chosen, answers: Sequence[Answers]) -> TaskFacts:
     """A task, its data, and how many items of how many were used."""
     task = each.task
     return TaskFacts(
-        *(task.name, task.question, task.help, task.source, task.protocol),
+        name=task.name,
+        question=task.question,
+        help=task.help,
+        source=task.source,
+        protocol=task.protocol,
         file=each.file,
         sha256=each.sha256,
         items_=len(each.items),

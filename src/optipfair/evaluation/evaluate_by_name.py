@@ -72,32 +72,23 @@ def run_compare(
         fail_if: conditions, such as `perplexity_ratio>1.2`.
         device, dtype, trust_remote_code: as in `load_model`.
         say: is told what is about to happen.
-
-    Raises:
-        ArgumentError, CheckpointError, DataError, OutputError: refused, before a model ran.
-        ModelOutputError: a model gives numbers that are not finite.
     """
     conditions = read_thresholds(fail_if)
     check_settings(settings)
     check_device(device)
     check_dtype(dtype)
-    sources = [find_source(path) for path in (original, pruned)]
-    names = _names(sources)
-    configs = [_config(source, trust_remote_code) for source in sources]
-    check_vocabularies(configs[0], configs[1], names)
-    tokenizer = _common_tokenizer(sources, names, trust_remote_code)
-    _check_tokenizer(tokenizer, configs[0], names[0])
-    agenda = make_agenda(tokenizer, fewest_positions(*configs), **chosen)
+    models_found = _found((original, pruned), trust_remote_code)
+    agenda = make_agenda(models_found.tokenizer, fewest_positions(*models_found.configs), **chosen)
     untimed = {} if settings.speed else {"speed": "--no-speed was given"}
     check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured() | untimed)
     if say is not None:
         say(in_words(agenda, models=2))
     models = [
         load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        for source in sources
+        for source in models_found.sources
     ]
-    named = replace(settings, names=names)
-    comparison = compare_by(agenda, models[0], models[1], tokenizer, named)
+    named = replace(settings, names=models_found.names)
+    comparison = compare_by(agenda, models[0], models[1], models_found.tokenizer, named)
     folder = settings.output_dir
     return CompareRun(
         comparison,
@@ -117,20 +108,10 @@ def run_evaluate(
     trust_remote_code: bool = False,
     say: Say | None = None,
 ) -> EvaluationWithHarness:
-    """Evaluate one model by name.
+    """Evaluate one model by name, as `run_compare` compares two.
 
-    Args:
-        model_path: a folder, a hub id, a `.gguf` file, or `demo`.
-        chosen: what to measure, arguments of `make_agenda`.
-        settings: how; the name is taken from the model.
-        backend: who measures tasks that are asked for by name: `offline` for ours, from the data
-            folder, `lm-eval` for EleutherAI's harness, `auto` for ours where the data are there.
-        say: is told what is about to happen.
-
-    Raises:
-        ArgumentError, CheckpointError, DataError: refused, before a model was loaded; a DataError
-            also after it ran, where lm-eval cannot fetch the data of a task.
-        ModelOutputError: the model gives numbers that are not finite.
+    Tasks that are asked for by name are measured by `backend`: `offline`, from the data folder;
+    `lm-eval`, EleutherAI's harness; or `auto`, from the data folder where the data are there.
     """
     check_batch_tokens(settings.batch_tokens)
     check_device(device)
@@ -143,21 +124,23 @@ def run_evaluate(
             "pip install 'optipfair[eval]', or name tasks whose data you have. "
             + (unknown[0] if unknown else f"Available: {', '.join(TASKS)}.")
         )
-    source = find_source(model_path)
-    config = _config(source, trust_remote_code)
-    tokenizer = _tokenizer(source, trust_remote_code)
-    _check_tokenizer(tokenizer, config, source.given)
-    agenda = make_agenda(tokenizer, config, **{**chosen, "tasks": own})
+    models_found = _found([model_path], trust_remote_code)
+    tokenizer = models_found.tokenizer
+    agenda = make_agenda(tokenizer, models_found.configs[0], **{**chosen, "tasks": own})
     with together():
         manager = _harness_manager(others) if others and is_first() else None
     if say is not None:
         say(in_words(agenda, models=1))
-    model = load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    own_tasks = evaluate_by(agenda, model, tokenizer, replace(settings, names=(_name(source),)))
+    model = load_model(
+        models_found.sources[0], device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    own_tasks = evaluate_by(agenda, model, tokenizer, replace(settings, names=models_found.names))
     harness = None
     if others:
         harness = harness_tasks(
-            *(model, tokenizer, others),
+            model,
+            tokenizer,
+            others,
             limit=agenda.limit,
             manager=manager,
             show_progress=settings.show_progress,
@@ -168,12 +151,7 @@ def run_evaluate(
 def split_tasks(
     names: Sequence[str] | None, data: str | Path | None, backend: str
 ) -> tuple[list[str] | None, list[str]]:
-    """Which tasks are ours to measure, and which the harness's.
-
-    Raises:
-        ArgumentError: an unknown backend.
-        DataError: there is no such data folder.
-    """
+    """Which tasks are ours to measure, and which the harness's."""
     if backend not in ("auto", "offline", "lm-eval"):
         raise ArgumentError(f"backend={backend!r} is unknown. Give auto, offline or lm-eval.")
     if names is None or backend == "offline":
@@ -221,19 +199,36 @@ def _harness_manager(names: Sequence[str]) -> Any:
         ) from exc
 
 
-def _check_tokenizer(tokenizer: Any, config: Any, name: str) -> None:
-    known = config.get_text_config().vocab_size
-    if len(tokenizer) > known:
-        raise ArgumentError(
-            f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {known}. Put the "
-            "model's own tokenizer into its folder."
-        )
-
-
 def _installed() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("lm_eval") is not None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Models that can be read, without their weights, and the tokenizer of them all."""
+
+    sources: Sequence[Source]
+    names: tuple[str, ...]
+    configs: Sequence[Any]
+    tokenizer: Any
+
+
+def _found(paths: Sequence[str | Path], trust_remote_code: bool) -> _Found:
+    sources = [find_source(path) for path in paths]
+    names = tuple(DEMO_NAME if source.given == DEMO else source.given for source in sources)
+    configs = [_config(source, trust_remote_code) for source in sources]
+    if len(configs) > 1:
+        check_vocabularies(configs[0], configs[1], names)
+    tokenizer = _common_tokenizer(sources, names, trust_remote_code)
+    known = configs[0].get_text_config().vocab_size
+    if len(tokenizer) > known:
+        raise ArgumentError(
+            f"{names[0]}: the tokenizer has {len(tokenizer)} tokens and the model {known}. Put the "
+            "model's own tokenizer into its folder."
+        )
+    return _Found(sources, names, configs, tokenizer)
 
 
 def _config(source: Source, trust_remote_code: bool) -> Any:
@@ -241,34 +236,20 @@ def _config(source: Source, trust_remote_code: bool) -> Any:
     return load_config(source, trust_remote_code=trust_remote_code)
 
 
-def _tokenizer(source: Source, trust_remote_code: bool) -> Any:
-    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    if tokenizer is None:
-        raise CheckpointError(
-            f"{source.given!r} has no tokenizer, and texts cannot be read without one. Put its "
-            "tokenizer.json into the folder."
-        )
-    return tokenizer
-
-
 def _common_tokenizer(
     sources: Sequence[Source], names: Sequence[str], trust_remote_code: bool
 ) -> Any:
-    """The tokenizer of both; a pruned model without one takes the original's."""
-    first = _tokenizer(sources[0], trust_remote_code)
-    second = load_tokenizer(sources[1], trust_remote_code=trust_remote_code)
-    if second is not None and first.get_vocab() != second.get_vocab():
-        raise ArgumentError(
-            f"The tokenizers of {names[0]} and {names[1]} hold different tokens. Only models of "
-            "one tokenizer can be compared token by token."
+    """The tokenizer of all; a pruned model without one takes the original's."""
+    first, *others = (load_tokenizer(each, trust_remote_code=trust_remote_code) for each in sources)
+    if first is None:
+        raise CheckpointError(
+            f"{sources[0].given!r} has no tokenizer, and texts cannot be read without one. Put its "
+            "tokenizer.json into the folder."
         )
+    for other in others:
+        if other is not None and first.get_vocab() != other.get_vocab():
+            raise ArgumentError(
+                f"The tokenizers of {names[0]} and {names[1]} hold different tokens. Only models "
+                "of one tokenizer can be compared token by token."
+            )
     return first
-
-
-def _names(sources: Sequence[Source]) -> tuple[str, str]:
-    first, second = (_name(source) for source in sources)
-    return first, second
-
-
-def _name(source: Source) -> str:
-    return DEMO_NAME if source.given == DEMO else source.given

@@ -72,14 +72,14 @@ def evaluate_model(
 def evaluate_by(agenda: Agenda, model: Any, tokenizer: Any, settings: Settings) -> Evaluation:
     """Carry out an agenda, as `evaluate_model` does."""
     check_batch_tokens(settings.batch_tokens)
-    found = measured(agenda, [model], tokenizer, settings)
+    figures = measured(agenda, [model], tokenizer, settings)
     return Evaluation(
         version=1,
         kind="evaluation",
-        model=described_model(model, settings.names[0], found.answers[0].fingerprint),
+        model=described_model(model, settings.names[0], figures.answers[0].fingerprint),
         protocol=protocol_of(agenda, settings, model),
-        measures=found.rows,
-        tasks=[described_task(each, found.answers) for each in agenda.tasks],
-        text=found.text,
+        measures=figures.rows,
+        tasks=[described_task(each, figures.answers) for each in agenda.tasks],
+        text=figures.text,
         left_out=[LeftOut(each.task.name, each.reason) for each in agenda.missing],
     )

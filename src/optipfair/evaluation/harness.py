@@ -67,58 +67,38 @@ def harness_tasks(
     for name, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and (whole_number(value) or 0) < 1:
             raise ArgumentError(f"{name}={value!r} is no count. Give 1 or more.")
-    return in_first(
-        lambda: _measured(
-            *(model, tokenizer, list(tasks), include_path, manager, show_progress),
-            limit=limit,
-            num_fewshot=num_fewshot,
-            batch_size=batch_size,
-        )
-    )
+    names = list(tasks)
 
+    def measured() -> dict[str, Any]:
+        known = find_tasks(names, include_path) if manager is None else manager
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
 
-def _measured(
-    model: Any,
-    tokenizer: Any,
-    tasks: list[str],
-    include_path: str | Path | None,
-    manager: Any,
-    show_progress: bool,
-    *,
-    batch_size: int,
-    **options: Any,
-) -> dict[str, Any]:
-    found_by = find_tasks(tasks, include_path) if manager is None else manager
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+        with evaluating(model), _random_states_kept(), _printing(show_progress):
+            own = copy.deepcopy(tokenizer)
+            try:
+                results = simple_evaluate(
+                    model=HFLM(pretrained=model, tokenizer=own, batch_size=batch_size),
+                    tasks=names,
+                    task_manager=known,
+                    limit=limit,
+                    num_fewshot=num_fewshot,
+                    batch_size=batch_size,
+                    bootstrap_iters=_RESAMPLES,
+                    log_samples=False,
+                )
+            except OSError as exc:
+                raise DataError(
+                    f"lm-eval cannot fetch the data of {', '.join(names)}: {exc}. It needs the "
+                    "hub, or the data in its cache."
+                ) from exc
+        return _plain(results)
 
-    with evaluating(model), _random_states_kept(), _printing(show_progress):
-        live = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
-        try:
-            found = simple_evaluate(
-                model=live,
-                tasks=tasks,
-                task_manager=found_by,
-                batch_size=batch_size,
-                bootstrap_iters=_RESAMPLES,
-                log_samples=False,
-                **options,
-            )
-        except OSError as exc:
-            raise DataError(
-                f"lm-eval cannot fetch the data of {', '.join(tasks)}: {exc}. It needs the hub, or "
-                "the data in its cache."
-            ) from exc
-    return _plain(found)
+    return in_first(measured)
 
 
 def find_tasks(tasks: Sequence[str], include_path: str | Path | None = None) -> Any:
-    """lm-eval's manager of tasks that knows these.
-
-    Raises:
-        ArgumentError: lm-eval is not installed.
-        UnknownNameError: lm-eval has no such task.
-    """
+    """lm-eval's manager of tasks that knows these."""
     try:
         import lm_eval  # noqa: F401
     except ImportError as exc:
@@ -153,10 +133,10 @@ def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
             )
 
 
-def _plain(found: Any) -> dict[str, Any]:
+def _plain(results: Any) -> dict[str, Any]:
     kept = ("results", "groups", "versions", "configs", "n-shot", "n-samples", "config")
     values = {"lm_eval_version": version("lm_eval")}
-    values |= {name: found[name] for name in kept if name in found}
+    values |= {name: results[name] for name in kept if name in results}
     plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return plain
 

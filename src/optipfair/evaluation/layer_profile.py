@@ -23,9 +23,6 @@ def layer_profile(
     Returns:
         One row a layer: the mean over pairs of the relative difference beyond controls, with its
         95 % bootstrap interval over pairs.
-
-    Raises:
-        UnsupportedModelError: a family whose layers are not known.
     """
     view = describe(model)
     count = len(view.layers)

@@ -42,7 +42,9 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any, settings: Se
     """Let one model, or two, answer the tasks and predict the text, and measure both."""
     answers = [
         answers_of(
-            *(model, tokenizer, agenda.tasks),
+            model,
+            tokenizer,
+            agenda.tasks,
             name=name,
             cache_dir=settings.cache_dir,
             batch_tokens=settings.batch_tokens,

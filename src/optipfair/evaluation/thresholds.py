@@ -48,12 +48,8 @@ class Failure:
 
 
 def read_thresholds(texts: Iterable[str]) -> list[Threshold]:
-    """Conditions from texts such as `perplexity_ratio>1.2` or `piqa.acc.change<-0.05`.
-
-    Raises:
-        ArgumentError: not of the form NAME>NUMBER, with `>`, `>=`, `<` or `<=`.
-    """
-    found = []
+    """Conditions from texts such as `perplexity_ratio>1.2` or `piqa.acc.change<-0.05`."""
+    thresholds = []
     for text in texts:
         match = _FORM.fullmatch(text)
         try:
@@ -65,8 +61,8 @@ def read_thresholds(texts: Iterable[str]) -> list[Threshold]:
                 f"{text!r} is no condition. Give NAME>NUMBER, with >, >=, < or <=, for example "
                 "'perplexity_ratio>1.2'."
             )
-        found.append(Threshold(text.strip(), match["name"], match["sign"], limit))
-    return found
+        thresholds.append(Threshold(text.strip(), match["name"], match["sign"], limit))
+    return thresholds
 
 
 def check_thresholds(
@@ -74,17 +70,7 @@ def check_thresholds(
     ids: Iterable[str],
     unmeasured: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse names that no measure of this comparison has; groups are not known beforehand.
-
-    Args:
-        thresholds: the conditions.
-        ids: of all measures.
-        unmeasured: task, or `speed` -> why it is not measured.
-
-    Raises:
-        ArgumentError: about something that is not measured, with the reason.
-        UnknownNameError: with close matches.
-    """
+    """Refuse names that no measure of this comparison has; groups are not known beforehand."""
     measured = list(ids)
     plain = [*_SHORT, *_SPEED, *_SIZES, *measured]
     known = {*plain, *(f"{name}.{part}" for name in measured for part in _PARTS)}
@@ -106,12 +92,12 @@ def check_thresholds(
 def failures(thresholds: Sequence[Threshold], comparison: Comparison) -> list[Failure]:
     """The conditions that hold for a comparison; an unknown value counts as one that does."""
     values = _values(comparison)
-    found = []
+    failed = []
     for threshold in thresholds:
         value = values.get(threshold.name)
         if value is None or _SIGNS[threshold.sign](value, threshold.limit):
-            found.append(Failure(threshold, value))
-    return found
+            failed.append(Failure(threshold, value))
+    return failed
 
 
 def _values(comparison: Comparison) -> dict[str, float | None]:

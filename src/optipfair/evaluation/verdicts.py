@@ -25,10 +25,6 @@ def verdicts(rows: Sequence[Row], speed: Speed | None) -> list[Verdict]:
     A difference counts if its p-value, corrected for the number of headline tests by Holm, is below
     0.05. One measure that got worse makes the answer `worse`, whatever else got better. Where the
     model's ability has collapsed, nothing is said about its fairness.
-
-    Args:
-        rows: of `measure_rows`, corrected.
-        speed: of `compare_models_inference`.
     """
     collapse = collapsed(rows)
     return [
@@ -66,12 +62,12 @@ def _quality(rows: Sequence[Row], collapse: str | None) -> Verdict:
         return _said(
             "quality", NOT_MEASURED, "No text and no task that asks for ability was measured."
         )
-    found = _judged("quality", rows)
+    judged = _judged("quality", rows)
     if collapse is None:
-        return found
-    told = found.sentence if found.verdict == WORSE else ""
+        return judged
+    told = judged.sentence if judged.verdict == WORSE else ""
     return _said(
-        "quality", WORSE, f"The model has collapsed: {collapse}. {told}".strip(), found.because
+        "quality", WORSE, f"The model has collapsed: {collapse}. {told}".strip(), judged.because
     )
 
 
@@ -129,12 +125,12 @@ def _speed(speed: Speed | None) -> Verdict:
 
 
 def _listed(rows: Sequence[Row]) -> str:
-    found = []
+    texts = []
     for row in rows:
         before, after = _apart(row.original.value, row.pruned.value)
         write = times if row.change_kind == "ratio" else signed
-        found.append(f"{row['id']} {before} → {after} ({write(row['change']['value'])})")
-    return ", ".join(found)
+        texts.append(f"{row['id']} {before} → {after} ({write(row['change']['value'])})")
+    return ", ".join(texts)
 
 
 def _apart(*values: float | None) -> list[str]:
@@ -149,19 +145,19 @@ def _apart(*values: float | None) -> list[str]:
 
 def _missed(rows: Sequence[Row]) -> str:
     """How much worse each may have become; those without an interval at the end."""
-    found, unknown = [], []
+    texts, unknown = [], []
     for row in rows:
         missed = row.could_have_missed
         if missed is None:
             unknown.append(row.id)
             continue
         ratio = row.change_kind == "ratio"
-        found.append(
+        texts.append(
             f"{row['id']} worse by {f'{math.expm1(missed):.1%}' if ratio else number(missed)}"
         )
     if unknown:
-        found.append(f"any change of {' and '.join(unknown)} (too few items for an interval)")
-    return ", ".join(found)
+        texts.append(f"any change of {' and '.join(unknown)} (too few items for an interval)")
+    return ", ".join(texts)
 
 
 def _counted(count: int) -> str:

@@ -287,9 +287,9 @@ def _at_least(scale: Scale, width: float) -> Scale:
 
 
 def _point(each: LayerExcess, x: Scale, y: Scale) -> dict[str, float]:
-    found = {"x": x.at(each.depth), "y": round(100 - y.at(each.excess or 0.0), 2)}
+    places = {"x": x.at(each.depth), "y": round(100 - y.at(each.excess or 0.0), 2)}
     ends = {end: round(100 - y.at(each[end]), 2) for end in _ENDS if each[end] is not None}
-    return found | ends
+    return places | ends
 
 
 def _ratio_label(ratio: float) -> str:

@@ -19,15 +19,11 @@ _QUESTIONS = [{"properties": {"question": {"const": q}}} for q in ("quality", "f
 
 
 class ModelFacts(Result):
-    """A model as it was measured.
-
-    Attributes:
-        fingerprint: of config and weights
-    """
+    """A model as it was measured."""
 
     name: str
     model_type: str
-    fingerprint: Annotated[str, Rules(pattern="^[0-9a-f]+$")]
+    fingerprint: Annotated[str, Rules(pattern="^[0-9a-f]+$"), "of config and weights"]
     parameters: Count
     weight_bytes: Count
     dtype: str
@@ -52,33 +48,22 @@ class Versions(Result):
 
 
 class Protocol(Result):
-    """How it was measured, when, and on what machine.
-
-    Attributes:
-        limit: items a task, at most
-        tokens: scored, all models together
-        resamples: draws of the bootstrap
-        level: of intervals
-        context: tokens of a window of text
-        stride: tokens between windows
-        date: ISO 8601
-        processes: that shared the work
-    """
+    """How it was measured, when, and on what machine."""
 
     preset: Annotated[str, Rules(enum=["quick", "full"])]
     seed: int
-    limit: Count | None
-    tokens: Count
-    resamples: Count
-    level: Probability
-    context: Count
-    stride: Count
-    date: str
+    limit: Annotated[Count | None, "items a task, at most"]
+    tokens: Annotated[Count, "scored, all models together"]
+    resamples: Annotated[Count, "draws of the bootstrap"]
+    level: Annotated[Probability, "of intervals"]
+    context: Annotated[Count, "tokens of a window of text"]
+    stride: Annotated[Count, "tokens between windows"]
+    date: Annotated[str, "ISO 8601"]
     command: str | None
     versions: Versions
     device: str
     threads: Count
-    processes: Annotated[int, Rules(minimum=1)]
+    processes: Annotated[int, Rules(minimum=1), "that shared the work"]
 
 
 class TimedProtocol(Protocol):
@@ -88,75 +73,57 @@ class TimedProtocol(Protocol):
 
 
 class Verdict(Result):
-    """One question, answered in words.
-
-    Attributes:
-        because: ids of measures
-    """
+    """One question, answered in words."""
 
     question: Literal["quality", "fairness", "speed"]
     verdict: Answer
     sentence: str
-    because: list[str]
+    because: Annotated[list[str], "ids of measures"]
 
 
 class Figure(Result):
-    """A measure of a task, over all items or over a group.
+    """A measure of a task, over all items or over a group."""
 
-    Attributes:
-        id: task.measure[group]
-        better: a number is the best value
-        scale: the least and the most the measure can be; null where it has no ends
-    """
-
-    id: str
+    id: Annotated[str, "task.measure[group]"]
     task: str
     measure: str
     group: str | None
     question: Literal["quality", "fairness"]
     help: str
-    better: Better
-    scale: Ends | None
+    better: Annotated[Better, "a number is the best value"]
+    scale: Annotated[
+        Ends | None, "the least and the most the measure can be; null where it has no ends"
+    ]
 
 
 class FigureOfOne(Figure):
-    """A measure of one model with its 95 % bootstrap interval.
-
-    Attributes:
-        chance: what guessing gives
-    """
+    """A measure of one model with its 95 % bootstrap interval."""
 
     headline: bool
     value: float | None
     low: float | None
     high: float | None
     reason: str | None
-    chance: float | None
+    chance: Annotated[float | None, "what guessing gives"]
     items_: Count
     clusters: Count
 
 
 class FigureOfTwo(Figure):
-    """A measure of both models, and how it changed.
+    """A measure of both models, and how it changed."""
 
-    Attributes:
-        change_kind: pruned - original, or pruned / original
-        headline: whether it decides a verdict
-        harm: positive: the pruned model is worse; for ratios the logarithm of the ratio
-        chance: what guessing gives
-        could_have_missed: in the unit of harm
-    """
-
-    change_kind: Change
-    headline: bool
+    change_kind: Annotated[Change, "pruned - original, or pruned / original"]
+    headline: Annotated[bool, "whether it decides a verdict"]
     original: Estimate
     pruned: Estimate
     change: Estimate
-    harm: Estimate
+    harm: Annotated[
+        Estimate, "positive: the pruned model is worse; for ratios the logarithm of the ratio"
+    ]
     p: Probability | None
     p_holm: Probability | None
-    chance: float | None
-    could_have_missed: float | None
+    chance: Annotated[float | None, "what guessing gives"]
+    could_have_missed: Annotated[float | None, "in the unit of harm"]
     items_: Count
     clusters: Count
 
@@ -172,16 +139,11 @@ class FlippedItem(Result):
 
 
 class Flips(Result):
-    """The answers of a task that changed.
-
-    Attributes:
-        lost: from answers[1] to answers[0]
-        gained: from answers[0] to answers[1]
-    """
+    """The answers of a task that changed."""
 
     task: str
-    lost: Count
-    gained: Count
+    lost: Annotated[Count, "from answers[1] to answers[0]"]
+    gained: Annotated[Count, "from answers[0] to answers[1]"]
     p: Probability
     p_holm: Probability | None
     answers: Annotated[list[str], Rules(minItems=2, maxItems=2)]
@@ -191,14 +153,7 @@ class Flips(Result):
 
 
 class TaskFacts(Result):
-    """A task, its data, and how many items of how many were used.
-
-    Attributes:
-        sha256: empty where there is no file
-        items_: used
-        left_out: reason -> rows
-        reused: items whose scores came from the cache
-    """
+    """A task, its data, and how many items of how many were used."""
 
     name: str
     question: str
@@ -206,12 +161,12 @@ class TaskFacts(Result):
     source: str
     protocol: str
     file: str
-    sha256: Hash
-    items_: Count
+    sha256: Annotated[Hash, "empty where there is no file"]
+    items_: Annotated[Count, "used"]
     available: Count
-    left_out: dict[str, Count]
+    left_out: Annotated[dict[str, Count], "reason -> rows"]
     licence: str | None
-    reused: Count
+    reused: Annotated[Count, "items whose scores came from the cache"]
 
 
 class TextFacts(Result):
@@ -256,14 +211,10 @@ class SpeedRow(Result):
 
 
 class Speed(Result):
-    """How much faster one model generates than the other.
+    """How much faster one model generates than the other."""
 
-    Attributes:
-        avg_original_time, avg_pruned_time: seconds
-    """
-
-    avg_original_time: float
-    avg_pruned_time: float
+    avg_original_time: Annotated[float, "seconds"]
+    avg_pruned_time: Annotated[float, "seconds"]
     avg_original_tokens_per_second: float
     avg_pruned_tokens_per_second: float
     speedup: float
@@ -284,14 +235,10 @@ class Sample(Result):
 
 
 class LayerExcess(Result):
-    """How far a layer differs between prompts, beyond neutral swaps.
-
-    Attributes:
-        depth: 0 first, 1 last
-    """
+    """How far a layer differs between prompts, beyond neutral swaps."""
 
     layer: Count
-    depth: Probability
+    depth: Annotated[Probability, "0 first, 1 last"]
     excess: float | None
     low: float | None
     high: float | None
@@ -312,29 +259,22 @@ class LeftOut(Result):
 
 
 class LeftOutWithWay(LeftOut):
-    """The same.
+    """The same."""
 
-    Attributes:
-        how: what to do to get it
-    """
-
-    how: str
+    how: Annotated[str, "what to do to get it"]
 
 
 class Comparison(Result):
-    """What a comparison of two models found. A figure that is not defined is null, with the reason
-    beside it.
-
-    Attributes:
-        verdicts: in this order: quality, fairness, speed
-    """
+    """What a comparison of two models found; a figure not defined is null, with its reason."""
 
     version: Literal[1]
     kind: Literal["comparison"]
     models: TwoModels
     protocol: TimedProtocol
     verdicts: Annotated[
-        list[Verdict], Rules(minItems=3, maxItems=3, allOf=[{"prefixItems": _QUESTIONS}])
+        list[Verdict],
+        Rules(minItems=3, maxItems=3, allOf=[{"prefixItems": _QUESTIONS}]),
+        "in this order: quality, fairness, speed",
     ]
     measures: list[FigureOfTwo]
     flips: list[Flips]

@@ -16,7 +16,7 @@ _HIDDEN = re.compile(
 
 def visible(text: str) -> str:
     """Show what would hide, reorder or break text (line ends and tabs aside) as `⟨U+202E⟩`."""
-    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text.replace("\r\n", "\n"))
+    return _HIDDEN.sub(lambda hidden: f"⟨U+{ord(hidden[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 def all_visible(value: Any) -> Any:

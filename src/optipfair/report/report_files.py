@@ -52,11 +52,7 @@ def write_comparison_report(comparison: Mapping[str, Any], folder: str | Path) -
 
 
 def check_report_folder(folder: str | Path) -> None:
-    """Refuse a folder that a report could not be written to, before any work.
-
-    Raises:
-        OutputError: with what to do instead.
-    """
+    """Refuse a folder that a report could not be written to, before any work."""
     if not str(folder):
         raise OutputError("The output folder is an empty name. Give a folder for the report.")
     folder = Path(folder)

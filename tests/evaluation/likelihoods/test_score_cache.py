@@ -12,7 +12,7 @@ import torch
 from optipfair import OutputError, PruningWarning
 from optipfair.evaluation.likelihoods.score import score
 from optipfair.evaluation.likelihoods.score_cache import ScoreCache, fingerprint
-from optipfair.evaluation.tasks.items import Query
+from optipfair.evaluation.tasks.task import Query
 from optipfair.testing import byte_tokenizer, tiny_model
 
 QUERIES = [Query("a" * n, "bcd"[: n % 3 + 1]) for n in range(1, 30)]

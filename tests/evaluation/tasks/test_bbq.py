@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from optipfair.errors import DataError
 from optipfair.evaluation.tasks.bbq import LETTERS, by_letters, chosen, lettered, read_bbq
-from optipfair.evaluation.tasks.items import Item, Score
-from optipfair.evaluation.tasks.task import TASKS
+from optipfair.evaluation.tasks.task import TASKS, Item, Score
 from support.scored import figures, random_scores, score
 
 TASK_NAMES = ("bbq", "bbq_letters")

@@ -20,8 +20,7 @@ from optipfair.evaluation.tasks.choosing import (
     read_tasks,
     within_budget,
 )
-from optipfair.evaluation.tasks.items import Item, Query, Score
-from optipfair.evaluation.tasks.task import Reading, Task
+from optipfair.evaluation.tasks.task import Item, Query, Reading, Score, Task
 
 
 def outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from optipfair.errors import DataError
 from optipfair.evaluation.tasks.crows_pairs import read_crows_pairs, shared_totals
-from optipfair.evaluation.tasks.items import Score
 from optipfair.evaluation.tasks.preferences import preferred, settled
-from optipfair.evaluation.tasks.task import TASKS
+from optipfair.evaluation.tasks.task import TASKS, Score
 from support.scored import figures, score
 
 HEADER = "id,sent_more,sent_less,stereo_antistereo,bias_type\n"

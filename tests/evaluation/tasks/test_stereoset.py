@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from optipfair.errors import DataError
 from optipfair.evaluation.measuring.measures import compare, estimate
-from optipfair.evaluation.tasks.items import Item, Score
 from optipfair.evaluation.tasks.stereoset import read_stereoset
-from optipfair.evaluation.tasks.task import TASKS
+from optipfair.evaluation.tasks.task import TASKS, Item, Score
 from support.scored import figures, score
 
 SIDES = ("stereotype", "anti_stereotype", "unrelated")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,11 @@ def answers_of(
     batch_tokens: int | None = None,
     show_progress: bool = False,
 ) -> Answers:
-    """Score all items of all tasks, one task after the other.
-
-    Raises:
-        ModelOutputError: the model gives numbers that are not finite.
-        OutputError: scores cannot be kept.
-    """
+    """Score all items of all tasks, one task after the other."""
     columns: dict[str, Columns] = {}
     reused: dict[str, int] = {}
-    with _cache(cache_dir, model) as cache:
+    kept = nullcontext() if cache_dir is None else ScoreCache(Path(cache_dir), model)
+    with kept as cache:
         for each in tasks:
             before = 0 if cache is None else cache.reused
             try:
@@ -69,12 +65,3 @@ def answers_of(
             reused[each.task.name] = 0 if cache is None else cache.reused - before
         sha256 = fingerprint(model) if cache is None else cache.fingerprint
     return Answers(sha256, columns, reused)
-
-
-@contextmanager
-def _cache(folder: str | Path | None, model: Any) -> Iterator[ScoreCache | None]:
-    if folder is None:
-        yield None
-        return
-    with ScoreCache(Path(folder), model) as cache:
-        yield cache

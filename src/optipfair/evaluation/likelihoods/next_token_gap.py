@@ -83,7 +83,7 @@ def next_token_gap(
     ids = [_ids(tokenizer, prompt, vocabulary) for prompt in prompts]
     with evaluating(model):
         first, second = (np.exp(_log_probabilities(model, row)[-1]) for row in ids)
-        found = {
+        probabilities = {
             word: (
                 _probability(model, tokenizer, prompts[0], word, vocabulary),
                 _probability(model, tokenizer, prompts[1], word, vocabulary),
@@ -94,11 +94,11 @@ def next_token_gap(
     return NextTokenGap(
         jensen_shannon=float(jensen_shannon(first, second)),
         total_variation=float(total_variation(first, second)),
-        words=found,
+        words=probabilities,
         sets={
             name: (
-                math.fsum(found[word][0] for word in chosen),
-                math.fsum(found[word][1] for word in chosen),
+                math.fsum(probabilities[word][0] for word in chosen),
+                math.fsum(probabilities[word][1] for word in chosen),
             )
             for name, chosen in sets.items()
         },

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError, DataError
-from ..tasks.items import Query
+from ..tasks.task import Query
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,10 +38,6 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
     with the token for the beginning), and what comes after as many tokens as the context alone has
     is the continuation. Without a context, the continuation is encoded without special tokens and
     follows the token for the beginning of a text, else that for its end.
-
-    Raises:
-        ArgumentError: an empty context, and the tokenizer has neither of those tokens.
-        DataError: an empty continuation, or one for which no token is left.
     """
     parts = [_split(query) for query in queries]
     prefix = prefix_token(tokenizer)
@@ -57,11 +53,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
 
 
 def fitted(encoded: Encoded, positions: int | None) -> Encoded:
-    """Leave out tokens from the left, so that the model reads at most `positions`.
-
-    Raises:
-        DataError: more tokens are scored than the model has positions.
-    """
+    """Leave out tokens from the left, so that the model reads at most `positions`."""
     excess = len(encoded.ids) - 1 - positions if positions is not None else 0
     if excess <= 0:
         return encoded
@@ -76,9 +68,9 @@ def fitted(encoded: Encoded, positions: int | None) -> Encoded:
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token before a text that has nothing before it: that of the beginning, else the end."""
     for name in ("bos_token_id", "eos_token_id"):
-        found = getattr(tokenizer, name, None)
-        if found is not None:
-            return int(found)
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return int(token)
     return None
 
 
@@ -92,7 +84,7 @@ def _encoded(
 ) -> dict[str, list[int]]:
     """The ids of each text; with special tokens, but not a second one for the beginning."""
     begun = None if prefix is None or not special else tokenizer.decode(prefix)
-    found: dict[str, list[int]] = {}
+    by_text: dict[str, list[int]] = {}
     for add in (True, False):
         group = [
             text
@@ -101,8 +93,8 @@ def _encoded(
         ]
         if group:
             ids = tokenizer(group, add_special_tokens=add, verbose=False)["input_ids"]
-            found |= zip(group, ids, strict=True)
-    return found
+            by_text |= zip(group, ids, strict=True)
+    return by_text
 
 
 def _after_context(query: Query, ids: list[int], start: int) -> Encoded:

@@ -27,7 +27,7 @@ from ...distributed import divided, is_first, together, world_size
 from ...errors import ArgumentError, DataError, ModelOutputError, PruningWarning
 from ...hooks import evaluating
 from ...progress import track
-from ..tasks.items import Query, Score
+from ..tasks.task import Query, Score
 from .query_tokens import Encoded, encode, fitted
 
 if TYPE_CHECKING:
@@ -103,32 +103,28 @@ def score(
     check_batch_tokens(batch_tokens)
     encoded = _known(model, _fitting(model, encode(tokenizer, queries)))
     batches = planned(model, encoded, batch_tokens)
-    found: dict[Encoded, Scored] = {}
+    scored: dict[Encoded, Scored] = {}
     pending = []
     for batch in batches:
         earlier = None if done is None else done.get(batch_key(batch))
         if earlier is None:
             pending.append(batch)
         else:
-            found |= zip(_asked(batch), earlier, strict=True)
+            scored |= zip(_asked(batch), earlier, strict=True)
     rounds = range(0, len(pending), world_size())  # a batch for each process
     with evaluating(model):
         for first in track(rounds, label, show_progress):
             now = pending[first : first + world_size()]
             answers = divided(lambda n, now=now: _run(model, now[n]), len(now))  # type: ignore[misc]
             for batch, answer in zip(now, answers, strict=True):
-                found |= zip(_asked(batch), answer, strict=True)
+                scored |= zip(_asked(batch), answer, strict=True)
             if done is not None:
                 _keep(done, now, answers)
-    return [Score(each.wanted, tuple(found[each][0]), found[each][1]) for each in encoded]
+    return [Score(each.wanted, tuple(scored[each][0]), scored[each][1]) for each in encoded]
 
 
 def check_batch_tokens(batch_tokens: int | None) -> None:
-    """Refuse what is no number of tokens.
-
-    Raises:
-        ArgumentError: it is not 1 or more.
-    """
+    """Refuse what is no number of tokens."""
     if batch_tokens is not None and (whole_number(batch_tokens) or 0) < 1:
         raise ArgumentError(f"batch_tokens={batch_tokens!r} is no count. Give 1 or more.")
 
@@ -173,16 +169,16 @@ def batch_key(batch: Sequence[Row]) -> str:
 
 def _fitting(model: Any, encoded: Sequence[Encoded]) -> list[Encoded]:
     limit = positions(model)
-    found = [fitted(each, limit) for each in encoded]
-    cut = sum(len(a.ids) < len(b.ids) for a, b in zip(found, encoded, strict=True))
+    fitting = [fitted(each, limit) for each in encoded]
+    cut = sum(len(a.ids) < len(b.ids) for a, b in zip(fitting, encoded, strict=True))
     if cut and is_first():
         warnings.warn(
-            f"{cut} of {len(found)} queries are longer than the model's {limit} positions; their "
+            f"{cut} of {len(fitting)} queries are longer than the model's {limit} positions; their "
             "contexts lose tokens from the left.",
             PruningWarning,
             stacklevel=3,
         )
-    return found
+    return fitting
 
 
 def _known(model: Any, encoded: list[Encoded]) -> list[Encoded]:
@@ -253,16 +249,11 @@ def _run(model: Any, rows: Sequence[Row]) -> list[Scored]:
 
 
 def _picked(logits: Tensor, places: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
-    """Log-probability of each target at its place, and whether it is the most likely token.
-
-    Args:
-        logits: (B*K, V).
-        places, targets: (T,) rows of the logits, and columns.
-    """
+    """Log-probability of each target at its place, and whether it is the most likely token."""
     size = _SOFTMAX_BYTES.get(logits.device.type, _MORE_SOFTMAX_BYTES)
     step = max(1, size // (4 * logits.shape[1]))
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    found, best = [], []
+    logprobs, best = [], []
     for start in range(0, len(places), step):
         rows = places[start : start + step].to(logits.device)
         wanted = targets[start : start + step].to(logits.device)
@@ -270,9 +261,9 @@ def _picked(logits: Tensor, places: Tensor, targets: Tensor) -> tuple[list[float
         picked = own.gather(1, wanted[:, None])[:, 0]
         largest = own.amax(dim=-1) == picked  # quicker than argmax, which decides between equals
         largest[largest.clone()] = own[largest].argmax(dim=-1) == wanted[largest]
-        found.append(picked)
+        logprobs.append(picked)
         best.append(largest)
-    return torch.cat(found).tolist(), torch.cat(best).tolist()
+    return torch.cat(logprobs).tolist(), torch.cat(best).tolist()
 
 
 def _by_query(logprobs: list[float], best: list[bool], sizes: list[int]) -> list[Scored]:

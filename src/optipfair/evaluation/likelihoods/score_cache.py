@@ -11,8 +11,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 import torch
@@ -27,18 +27,14 @@ _CHUNK = 2**24  # elements hashed at once
 _OF_LOADING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
-class ScoreCache:
+class ScoreCache(AbstractContextManager["ScoreCache"]):
     """The scores of one model, by batch. Only the first of several processes writes.
 
     Use it in a `with` block, or call `close`.
     """
 
     def __init__(self, folder: Path, model: Any) -> None:
-        """Open the file of a model, or begin it.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
+        """Open the file of a model, or begin it."""
         self._header = header(model)
         self.path = folder / f"scores-{_hash(self._header)[:16]}.jsonl"
         self.reused = 0  # scores taken from the file
@@ -50,9 +46,9 @@ class ScoreCache:
 
     def get(self, key: str) -> list[Scored] | None:
         """The scores of a batch, None if it is not there."""
-        found = self._found.get(key)
-        self.reused += len(found or ())
-        return found
+        known = self._found.get(key)
+        self.reused += len(known or ())
+        return known
 
     @property
     def fingerprint(self) -> str:
@@ -70,27 +66,20 @@ class ScoreCache:
         if self._file is not None:
             self._file.close()
 
-    def __enter__(self) -> ScoreCache:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _opened(self) -> dict[str, list[Scored]]:
         """What the file holds; it is written anew unless every line is whole."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            text = _text(self.path)
+            known = self.path.exists()
+            text = self.path.read_text(encoding="utf-8", errors="replace") if known else ""
             first, *lines = text.splitlines() or [""]
             right = _parsed(first) == self._header
-            found, damaged = _read(lines) if right else ({}, len(lines) + bool(first))
+            kept, damaged = _read(lines) if right else ({}, len(lines) + bool(first))
             if damaged or not right or not text.endswith("\n"):
-                self._rewrite(found)
+                self._rewrite(kept)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as exc:
             raise OutputError(
@@ -104,11 +93,11 @@ class ScoreCache:
                 PruningWarning,
                 stacklevel=4,
             )
-        return found
+        return kept
 
-    def _rewrite(self, found: dict[str, list[Scored]]) -> None:
+    def _rewrite(self, kept: dict[str, list[Scored]]) -> None:
         temporary = self.path.with_suffix(".part")
-        lines = [json.dumps(self._header) + "\n", *(_line(*each) for each in found.items())]
+        lines = [json.dumps(self._header) + "\n", *(_line(*each) for each in kept.items())]
         temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(self.path)
 
@@ -138,14 +127,9 @@ def fingerprint(model: Any) -> str:
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         same = seen.setdefault(place, name) if tensor.numel() else name
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape), same)).encode())
-        if same == name:
-            _add_bytes(digest, tensor)
+        for chunk in tensor.contiguous().view(-1).split(_CHUNK) if same == name else ():
+            digest.update(memoryview(chunk.cpu().view(torch.uint8).numpy()))
     return digest.hexdigest()
-
-
-def _add_bytes(digest: Any, tensor: Any) -> None:
-    for chunk in tensor.contiguous().view(-1).split(_CHUNK):
-        digest.update(memoryview(chunk.cpu().view(torch.uint8).numpy()))
 
 
 def _hash(values: dict[str, Any]) -> str:
@@ -161,12 +145,8 @@ def _check(key: str, scores: Sequence[Scored]) -> str:
     return _hash({key: scores})[:16]
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
 def _read(lines: Sequence[str]) -> tuple[dict[str, list[Scored]], int]:
-    found: dict[str, list[Scored]] = {}
+    whole_lines: dict[str, list[Scored]] = {}
     damaged = 0
     for line in lines:
         values = _parsed(line)
@@ -179,9 +159,9 @@ def _read(lines: Sequence[str]) -> tuple[dict[str, list[Scored]], int]:
         except (KeyError, TypeError, ValueError):
             whole = False
         if whole:
-            found[values["batch"]] = scores
+            whole_lines[values["batch"]] = scores
         damaged += not whole
-    return found, damaged
+    return whole_lines, damaged
 
 
 def _parsed(line: str) -> Any:

@@ -36,8 +36,8 @@ def jensen_shannon(p: ArrayLike, q: ArrayLike) -> Floats:
     """
     p, q = _distributions(p, q)
     middle = (p + q) / 2
-    found: Floats = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
-    return np.asarray(np.clip(found, 0.0, 1.0))
+    divergence: Floats = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
+    return np.asarray(np.clip(divergence, 0.0, 1.0))
 
 
 def total_variation(p: ArrayLike, q: ArrayLike) -> Floats:

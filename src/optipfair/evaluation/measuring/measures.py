@@ -30,6 +30,7 @@ Columns = Mapping[str, NDArray[Any]]
 Change = Literal["difference", "ratio"]
 
 SHARE, SIGNED, PERCENT = (0.0, 1.0), (-1.0, 1.0), (0.0, 100.0)  # scales
+_LARGEST = 700.0  # exp of more is not a float
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ def compare(
 def groups(measure: Measure, columns: Columns) -> dict[str | None, NDArray[np.bool_]]:
     """The rows of all items (None), and of each group the measure is given for."""
     everything = np.ones(len(next(iter(columns.values()))), dtype=bool)
-    found: dict[str | None, NDArray[np.bool_]] = {None: everything}
+    rows: dict[str | None, NDArray[np.bool_]] = {None: everything}
     if measure.by is not None:
         labels = columns[measure.by]
-        found |= {str(label): labels == label for label in sorted(set(labels.tolist()))}
-    return found
+        rows |= {str(label): labels == label for label in sorted(set(labels.tolist()))}
+    return rows
 
 
 def taken(columns: Columns, rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
@@ -159,6 +160,18 @@ def ratio_of(above: Callable[[Columns], Any], below: Callable[[Columns], Any]) -
         return np.stack([above(columns), below(columns)], axis=1).astype(np.float64)
 
     return {"parts": parts, "value": lambda sums: over(sums[..., 0], sums[..., 1])}
+
+
+def exponential_of(
+    above: Callable[[Columns], Any], below: Callable[[Columns], Any]
+) -> dict[str, Any]:
+    """`parts` and `value` of exp of a sum over a sum, as perplexities are."""
+
+    def value(sums: Floats) -> Floats:
+        result: Floats = np.exp(np.minimum(over(sums[..., 0], sums[..., 1]), _LARGEST))
+        return result
+
+    return ratio_of(above, below) | {"value": value}
 
 
 def over(above: Any, below: Any) -> Floats:
@@ -196,11 +209,11 @@ def _harm(measure: Measure, before: Floats, after: Floats) -> Floats:
 
 
 def _swapped(
-    measure: Measure, before: Floats, after: Floats, found: float, seed: int
+    measure: Measure, before: Floats, after: Floats, observed: float, seed: int
 ) -> float | None:
-    if not math.isfinite(found):
+    if not math.isfinite(observed):
         return None
     harms = _harm(measure, *(measure.value(sums) for sums in swapped_sums(before, after, seed)))
     harms = harms[np.isfinite(harms)]
-    extreme = np.count_nonzero(np.abs(harms) >= abs(found) - 1e-12)
+    extreme = np.count_nonzero(np.abs(harms) >= abs(observed) - 1e-12)
     return float((1 + extreme) / (1 + len(harms)))

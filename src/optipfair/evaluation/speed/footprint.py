@@ -39,14 +39,14 @@ def cache_bytes(cache: object) -> int | None:
     share counts once, counters (single integers) not at all. None where nothing is found.
     """
     held = (t for t in _tensors(cache) if t.numel() > 1 or t.is_floating_point())
-    found = {_key(tensor): _bytes(tensor) for tensor in held}
-    return sum(found.values()) if found else None
+    sizes = {_key(tensor): _bytes(tensor) for tensor in held}
+    return sum(sizes.values()) if sizes else None
 
 
 def devices_of(model: nn.Module) -> list[torch.device]:
     """The accelerators that hold a part of a model; none on a CPU."""
-    found = {tensor.device for tensor in model.parameters()}
-    return sorted((d for d in found if d.type not in ("cpu", "meta")), key=str)
+    devices = {tensor.device for tensor in model.parameters()}
+    return sorted((d for d in devices if d.type not in ("cpu", "meta")), key=str)
 
 
 @dataclass(frozen=True)

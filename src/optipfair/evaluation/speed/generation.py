@@ -101,27 +101,24 @@ def generate_once(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) ->
     _synchronize(devices)
     seconds = time.perf_counter() - started
     rows, length = inputs["input_ids"].shape
-    found = output.sequences.shape[1] - length
-    if found != count or len(stamps.times) != count + 1:
+    generated = output.sequences.shape[1] - length
+    if generated != count or len(stamps.times) != count + 1:
         raise UnsupportedModelError(
-            f"generate of {type(model).__name__} gave {found} tokens of {count}, one at a time in "
-            f"{len(stamps.times) - 1} steps. Only models that generate token by token can be timed."
+            f"generate of {type(model).__name__} gave {generated} tokens of {count}, one at a time "
+            f"in {len(stamps.times) - 1} steps. Only models that generate token by token can be "
+            "timed."
         )
     return Run(
         seconds,
         tuple(stamp - started for stamp in stamps.times[1:]),
-        rows * found,
+        rows * generated,
         meter.read(),
         cache_bytes(output.past_key_values),
     )
 
 
 def prompt_inputs(tokenizer: Any, prompt: str, models: Sequence[Any], count: int) -> Inputs:
-    """A prompt as (1, S) ids and mask, checked against the models that are to continue it.
-
-    Raises:
-        ArgumentError: no tokens, tokens that a model does not know, or no room for `count` more.
-    """
+    """A prompt as (1, S) ids and mask, checked against the models that are to continue it."""
     encoded = tokenizer(prompt, return_tensors="pt")
     ids: Tensor = encoded["input_ids"].long()
     if not ids.numel():
@@ -137,12 +134,7 @@ def on_device(inputs: Inputs, model: Any) -> Inputs:
 
 
 def check_prompt(model: Any, highest: int, length: int, count: int) -> None:
-    """Refuse a prompt that a model does not know, or whose continuation it cannot count.
-
-    Raises:
-        ArgumentError: token ids beyond the vocabulary, or more tokens than the context holds.
-        UnsupportedModelError: the model cannot generate.
-    """
+    """Refuse a prompt that a model does not know, or whose continuation it cannot count."""
     if not callable(getattr(model, "generate", None)):
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot generate. Load the checkpoint with its head, as a "

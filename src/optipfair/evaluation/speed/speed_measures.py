@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,22 +20,8 @@ _NO_CACHE = "the model returned no cache that holds tensors"
 _ONE_PAIR = "one pair of runs shows no spread; ask for more runs"
 
 
-@dataclass(frozen=True)
-class Speedup:
-    """How many times faster the second model is, with a 95 % interval or the reason for none."""
-
-    value: float
-    interval: list[float] | None
-    reason: str | None
-
-
 def figures(runs: Sequence[Run], weights: int, kind: str) -> dict[str, Any]:
     """The figures of one model.
-
-    Args:
-        runs: at least one.
-        weights: bytes of the model's weights.
-        kind: what the runs' `peak_bytes` are.
 
     Returns:
         As `time_inference` documents them, `prompt_tokens` left out.
@@ -66,19 +51,20 @@ def figures(runs: Sequence[Run], weights: int, kind: str) -> dict[str, Any]:
     }
 
 
-def speedup(pairs: Sequence[tuple[Run, Run]], seed: int) -> Speedup:
-    """The median over pairs of (first model's time / second model's time).
+def speedup(pairs: Sequence[tuple[Run, Run]], seed: int) -> dict[str, Any]:
+    """The median over pairs of (first model's time / second model's time), with its interval.
 
     The two runs of a pair follow each other, so what slows the machine down slows both, and a
     median does not mind a single hiccup. The interval is a percentile bootstrap of the median of
     the logarithms, pairs drawn with replacement (`bootstrap_bounds`).
     """
     logs = [math.log(first.seconds / second.seconds) for first, second in pairs]
-    value = math.exp(statistics.median(logs))
     bounds = bootstrap_bounds(logs, np.median, seed=seed)
-    if bounds is None:
-        return Speedup(value, None, _ONE_PAIR)
-    return Speedup(value, [math.exp(end) for end in bounds], None)
+    return {
+        "speedup": math.exp(statistics.median(logs)),
+        "speedup_interval": None if bounds is None else [math.exp(end) for end in bounds],
+        "speedup_interval_reason": _ONE_PAIR if bounds is None else None,
+    }
 
 
 def compared(
@@ -91,10 +77,8 @@ def compared(
         "avg_pruned_time": pruned["avg_time"],
         "avg_original_tokens_per_second": original["generated_tokens"] / original["avg_time"],
         "avg_pruned_tokens_per_second": pruned["generated_tokens"] / pruned["avg_time"],
-        "speedup": ratio.value,
-        "speedup_interval": ratio.interval,
-        "speedup_interval_reason": ratio.reason,
-        "tps_improvement_percent": 100 * (ratio.value - 1),
+        **ratio,
+        "tps_improvement_percent": 100 * (ratio["speedup"] - 1),
         "original": original,
         "pruned": pruned,
     }
@@ -104,17 +88,12 @@ def table_row(
     batch_size: int, prompt_tokens: int, pairs: Sequence[tuple[Run, Run]], seed: int
 ) -> dict[str, Any]:
     """One row of a table: tokens per second and first tokens by their medians, and the ratio."""
-    ratio = speedup(pairs, seed)
     row: dict[str, Any] = {"batch_size": batch_size, "prompt_tokens": prompt_tokens}
     for name, runs in zip(("original", "pruned"), zip(*pairs, strict=True), strict=True):
         median = statistics.median(run.seconds for run in runs)
         row[f"{name}_tokens_per_second"] = runs[0].tokens / median
         row[f"{name}_time_to_first_token"] = statistics.median(r.token_times[0] for r in runs)
-    return row | {
-        "speedup": ratio.value,
-        "speedup_interval": ratio.interval,
-        "speedup_interval_reason": ratio.reason,
-    }
+    return row | speedup(pairs, seed)
 
 
 def _per_token(run: Run) -> float:

@@ -80,8 +80,8 @@ def time_inference(
         for _ in range(warmup_runs):
             generate_once(model, inputs, max_new_tokens, meter)
         runs = [generate_once(model, inputs, max_new_tokens, meter) for _ in range(num_runs)]
-    found = figures(runs, weight_bytes(model), meter.kind)
-    return found | {"prompt_tokens": inputs["input_ids"].shape[1]}
+    timed = figures(runs, weight_bytes(model), meter.kind)
+    return timed | {"prompt_tokens": inputs["input_ids"].shape[1]}
 
 
 def compare_models_inference(

@@ -7,63 +7,71 @@ bytes (`acc_bytes`); both lengths are those of the answer without the space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
-from ..measuring.measures import SHARE, Columns, Floats, Measure, mean_of, over
-from .items import Item, Query, Score
-from .reading import choice, json_rows
-from .task import TASKS, Reading, Task
+from ..measuring.measures import SHARE, Columns, Floats, Measure, exponential_of, mean_of
+from .reading import Row, choice, json_rows
+from .task import Item, Query, Reading, Score, Task, add
 
-_LARGEST = 700.0  # exp of more is not a float
-
-
-def read_lambada(path: Path) -> Reading:
-    """Passages whose last word is asked for; columns id, context, continuation (text)."""
-    columns = {"id": object, "context": str, "continuation": str}
-    items = []
-    for _, row in _rows(path, columns):
-        query = Query(row["context"], f" {row['continuation']}")
-        items.append(_item(row, (query,), {"answer": row["continuation"]}))
-    return Reading(items)
+Asked = tuple[tuple[Query, ...], dict[str, Any]]  # the queries of an item, and its facts
 
 
-def read_piqa(path: Path) -> Reading:
-    """Two ways to reach a goal; columns id, goal, sol1, sol2 (text), label (0: sol1 is right)."""
-    columns = {"id": object, "goal": str, "sol1": str, "sol2": str, "label": int}
-    items = []
-    for place, row in _rows(path, columns):
-        gold, answers = choice(place, row, "label", 2), (row["sol1"], row["sol2"])
-        items.append(_item(row, _asked(row["goal"], answers), _facts(row["goal"], answers, gold)))
-    return Reading(items)
+def _lambada(_place: str, row: Row) -> Asked:
+    """A passage whose last word is asked for."""
+    word = row["continuation"]
+    return (Query(row["context"], f" {word}"),), {"answer": word}
 
 
-def read_arc(path: Path) -> Reading:
-    """Questions with choices; columns id, question (text), choices (texts), gold (its index)."""
-    columns = {"id": object, "question": str, "choices": list, "gold": int}
-    items = []
-    for place, row in _rows(path, columns):
-        answers = _texts(place, row, "choices")
-        gold = choice(place, row, "gold", len(answers))
-        question = row["question"]
-        items.append(_item(row, _asked(question, answers), _facts(question, answers, gold)))
-    return Reading(items)
+def _piqa(place: str, row: Row) -> Asked:
+    """Two ways to reach a goal; label 0: sol1 is right."""
+    answers = row["sol1"], row["sol2"]
+    return _choices(row["goal"], answers, choice(place, row, "label", 2))
 
 
-def read_winogrande(path: Path) -> Reading:
-    """Two beginnings of one sentence; columns id, context_options (texts), continuation, gold."""
-    columns = {"id": object, "context_options": list, "continuation": str, "gold": int}
-    items = []
-    for place, row in _rows(path, columns):
-        contexts = _texts(place, row, "context_options")
-        gold = choice(place, row, "gold", len(contexts))
-        queries = tuple(Query(context, f" {row['continuation']}") for context in contexts)
-        items.append(_item(row, queries, _facts(row["continuation"], contexts, gold)))
-    return Reading(items)
+def _arc(place: str, row: Row) -> Asked:
+    """A question with choices; gold is the index of the right one."""
+    answers = _texts(place, row, "choices")
+    return _choices(row["question"], answers, choice(place, row, "gold", len(answers)))
+
+
+def _winogrande(place: str, row: Row) -> Asked:
+    """Two beginnings of one sentence, and how it goes on."""
+    contexts = _texts(place, row, "context_options")
+    gold = choice(place, row, "gold", len(contexts))
+    queries = tuple(Query(context, f" {row['continuation']}") for context in contexts)
+    return queries, {"about": row["continuation"], "answers": contexts, "gold": gold}
+
+
+def _choices(question: str, answers: Sequence[str], gold: int) -> Asked:
+    context = f"Question: {question}\nAnswer:"
+    queries = tuple(Query(context, f" {answer}") for answer in answers)
+    return queries, {"about": question, "answers": tuple(answers), "gold": gold}
+
+
+def _reader(asked: Callable[[str, Row], Asked], **columns: type) -> Callable[[Path], Reading]:
+    """Reads rows of these columns and an id, what is asked in each."""
+
+    def read(path: Path) -> Reading:
+        items: dict[str, Item] = {}
+        places: dict[str, str] = {}
+        for place, row in json_rows(path, {"id": object, **columns}):
+            name = str(row["id"])
+            if name in items:
+                raise DataError(
+                    f"{place}: id {row['id']!r} is that of {places[name]} too. Give each row its "
+                    "own."
+                )
+            queries, facts = asked(place, row)
+            places[name] = place
+            items[name] = Item(name, queries, cluster=name, facts=facts)
+        return Reading([*items.values()])
+
+    return read
 
 
 def last_words(_items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
@@ -99,30 +107,7 @@ def _chosen(
     return np.array(right)
 
 
-def _rows(path: Path, columns: dict[str, type]) -> Iterator[tuple[str, dict[str, Any]]]:
-    seen: dict[str, str] = {}
-    for place, row in json_rows(path, columns):
-        first = seen.setdefault(str(row["id"]), place)
-        if first != place:
-            raise DataError(
-                f"{place}: id {row['id']!r} is that of {first} too. Give each row its own."
-            )
-        yield place, row
-
-
-def _item(row: dict[str, Any], queries: tuple[Query, ...], facts: dict[str, Any]) -> Item:
-    return Item(str(row["id"]), queries, cluster=str(row["id"]), facts=facts)
-
-
-def _asked(question: str, answers: Sequence[str]) -> tuple[Query, ...]:
-    return tuple(Query(f"Question: {question}\nAnswer:", f" {answer}") for answer in answers)
-
-
-def _facts(about: str, answers: Sequence[str], gold: int) -> dict[str, Any]:
-    return {"about": about, "answers": tuple(answers), "gold": gold}
-
-
-def _texts(place: str, row: dict[str, Any], name: str) -> tuple[str, ...]:
+def _texts(place: str, row: Row, name: str) -> tuple[str, ...]:
     texts = row[name]
     if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(f"{place}: {name} is {texts!r}; expected are two or more texts.")
@@ -137,16 +122,6 @@ def _shown_choices(item: Item) -> list[str]:
     marks = ("right" if n == item.facts["gold"] else "wrong" for n in range(len(item.queries)))
     answers = zip(marks, item.facts["answers"], strict=True)
     return [item.facts["about"], *(f"{mark}: {answer}" for mark, answer in answers)]
-
-
-def _loss(columns: Columns) -> Floats:
-    """What is added for the perplexity: negative log-likelihood, and 1, for each item."""
-    return np.stack([-columns["logprob"], np.ones(len(columns["logprob"]))], axis=1)
-
-
-def _perplexity(sums: Floats) -> Floats:
-    result: Floats = np.exp(np.minimum(over(sums[..., 0], sums[..., 1]), _LARGEST))
-    return result
 
 
 def _accuracy(chance: float | None) -> Measure:
@@ -185,23 +160,21 @@ _ASKED = (
     "answer with the largest summed log-likelihood is taken. No examples are given."
 )
 
-TASKS.add(
-    "lambada",
+add(
     Task(
         name="lambada",
         question="ability",
         help="the last word of a passage, which needs the whole passage",
         source="Paperno et al. 2016; lm-eval's lambada_openai, version 1.0",
         path="lambada/lambada_shared.jsonl",
-        read=read_lambada,
+        read=_reader(_lambada, context=str, continuation=str),
         outcomes=last_words,
         measures=(
             _accuracy(None),
             Measure(
                 "perplexity",
                 "of the last word (all its tokens together), 1 or more",
-                parts=_loss,
-                value=_perplexity,
+                **exponential_of(lambda c: -c["logprob"], lambda c: np.ones(len(c["logprob"]))),
                 better="lower",
                 change="ratio",
                 headline=False,
@@ -216,15 +189,14 @@ TASKS.add(
         answer="correct",
     ),
 )
-TASKS.add(
-    "piqa",
+add(
     Task(
         name="piqa",
         question="ability",
         help="which of two ways reaches a physical goal",
         source="Bisk et al. 2020; lm-eval's piqa, version 1.0",
         path="piqa/piqa_shared.jsonl",
-        read=read_piqa,
+        read=_reader(_piqa, goal=str, sol1=str, sol2=str, label=int),
         outcomes=likeliest_by_length,
         measures=_with_lengths(0.5),
         texts=_shown_choices,
@@ -232,15 +204,14 @@ TASKS.add(
         answer="correct",
     ),
 )
-TASKS.add(
-    "arc_easy",
+add(
     Task(
         name="arc_easy",
         question="ability",
         help="school science questions with three to five choices",
         source="Clark et al. 2018; lm-eval's arc_easy, version 1.0",
         path="arc_easy/arc_easy_shared.jsonl",
-        read=read_arc,
+        read=_reader(_arc, question=str, choices=list, gold=int),
         outcomes=likeliest_by_length,
         measures=_with_lengths(0.25),
         texts=_shown_choices,
@@ -248,15 +219,14 @@ TASKS.add(
         answer="correct",
     ),
 )
-TASKS.add(
-    "winogrande",
+add(
     Task(
         name="winogrande",
         question="ability",
         help="which of two names a sentence goes on about",
         source="Sakaguchi et al. 2020; lm-eval's winogrande, version 1.0",
         path="winogrande/winogrande_shared.jsonl",
-        read=read_winogrande,
+        read=_reader(_winogrande, context_options=list, continuation=str, gold=int),
         outcomes=likeliest,
         measures=(_accuracy(0.5),),
         texts=_shown_choices,

@@ -13,10 +13,9 @@ import numpy as np
 
 from ...errors import DataError
 from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, ratio_of
-from .items import Item, Query, Score
 from .preferences import facts, totals
 from .reading import Row, choice, json_rows, once
-from .task import TASKS, Reading, Task
+from .task import Item, Query, Reading, Score, Task, add
 
 LETTERS = ("A", "B", "C")
 _ANSWERS = ("ans0", "ans1", "ans2")
@@ -37,14 +36,9 @@ _GROUP = 4  # ambiguous and disambiguated, each with a negative and a non-negati
 def read_bbq(path: Path, *, letters: bool = False) -> Reading:
     """The questions of a JSONL file, in complete groups of four consecutive rows.
 
-    Args:
-        path: a file with the columns of BBQ, `unknown_index` and `biased_index` (the answer that
-            names the stereotyped group for a negative question, the other group otherwise).
-        letters: ask for the letter of the answer, in three orders of the options.
-
-    Raises:
-        DataError: the file cannot be read, a column is missing or has an impossible value, or four
-            rows are no group.
+    It has the columns of BBQ, `unknown_index`, and `biased_index`: the answer that names the
+    stereotyped group for a negative question, the other group otherwise. With `letters` the letter
+    of the answer is asked for, in three orders of the options.
     """
     seen: set[str] = set()
     rows = [(place, _checked(place, row)) for place, row in json_rows(path, _COLUMNS)]
@@ -249,15 +243,13 @@ def _or(allowed: Iterable[str]) -> str:
 
 
 def _add(name: str, **differing: Any) -> None:
-    TASKS.add(
-        name,
+    add(
         Task(
             name=name,
             question="fairness",
             source="Parrish et al. 2022, BBQ (Findings of ACL)",
             path="bbq/bbq_shared.jsonl",
             answer="answer",
-            texts=lambda item: list(item.facts["texts"]),
             together=lambda item: item.facts["group"],
             **differing,
         ),

@@ -12,8 +12,7 @@ from pathlib import Path
 from ...errors import ArgumentError, DataError, UnknownNameError
 from ...registry import unknown_name
 from . import TASKS
-from .items import Item
-from .task import Task
+from .task import Item, Task
 
 Count = Callable[[Sequence[Item]], Sequence[int]]
 
@@ -60,9 +59,6 @@ def find_data(data: str | Path | None) -> Path | None:
     """The folder of evaluation data: as given, else by the environment, else none.
 
     "none" is no folder, whatever the environment says.
-
-    Raises:
-        DataError: there is no such folder.
     """
     given = data if data is not None else os.environ.get(DATA_VARIABLE) or None
     if given is None or str(given) == NO_DATA:
@@ -79,12 +75,7 @@ def find_data(data: str | Path | None) -> Path | None:
 
 
 def named_tasks(names: Sequence[str] | None) -> list[Task]:
-    """Tasks by name, in the given order; None for all of them that a comparison uses by itself.
-
-    Raises:
-        UnknownNameError: no such task, with close matches.
-        ArgumentError: a bare string, or the same name twice.
-    """
+    """Tasks by name, in the given order; None for all of them that a comparison uses by itself."""
     if names is None:
         return [TASKS[name] for name in TASKS if TASKS[name].default]
     if isinstance(names, str):
@@ -98,17 +89,8 @@ def named_tasks(names: Sequence[str] | None) -> list[Task]:
 def read_tasks(
     tasks: Sequence[Task], data: Path | None, *, required: bool
 ) -> tuple[list[Chosen], list[Missing]]:
-    """Read every task's items.
-
-    Args:
-        tasks: of `named_tasks`.
-        data: the data folder.
-        required: whether a task without its file is an error, as it is where it was asked for.
-
-    Raises:
-        DataError: a file cannot be read as its task needs it; or it is missing and required.
-    """
-    found: list[Chosen] = []
+    """Read every task's items."""
+    chosen: list[Chosen] = []
     missing: list[Missing] = []
     for task in tasks:
         place = None if data is None else data / task.path
@@ -129,7 +111,7 @@ def read_tasks(
                 f"{place}: no item is left of the task {task.name}{f' ({why})' if why else ''}. "
                 "Give more rows, or leave the task out with --tasks."
             )
-        found.append(
+        chosen.append(
             Chosen(
                 task,
                 tuple(reading.items),
@@ -140,7 +122,7 @@ def read_tasks(
                 None if not task.path or place is None else _licence(place),
             )
         )
-    return found, missing
+    return chosen, missing
 
 
 def within_budget(
@@ -154,16 +136,6 @@ def within_budget(
     """Take as many items of each task as fit, drawn by a seed; items that belong together stay so.
 
     The budget is shared equally; what a small task leaves goes to the others.
-
-    Args:
-        tasks: of `read_tasks`.
-        count: items -> tokens of each.
-        budget: tokens of all tasks for one model; None for no bound.
-        limit: most items of a task; None for no bound.
-        seed: of the draw.
-
-    Raises:
-        ArgumentError: the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit={limit} leaves no items. Give 1 or more.")
@@ -228,11 +200,7 @@ def _taken(chosen: Chosen, groups: list[tuple[int, list[Item]]], share: float) -
 
 
 def check_preset(preset: str) -> int | None:
-    """Tokens of both models together, None for no bound.
-
-    Raises:
-        UnknownNameError: no such preset.
-    """
+    """Tokens of both models together, None for no bound."""
     if preset not in PRESETS:
         raise UnknownNameError(unknown_name("preset", preset, sorted(PRESETS)))
     return PRESETS[preset]

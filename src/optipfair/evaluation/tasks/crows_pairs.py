@@ -10,20 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from ..measuring.measures import SHARE, Columns, Measure, mean_of
-from .items import Item, Score
 from .preferences import facts, means, preferred, settled, totals, whole
 from .reading import once, table_rows
-from .task import TASKS, Reading, Task
+from .task import Item, Reading, Score, Task, add
 
 _COLUMNS = ("id", "sent_more", "sent_less", "bias_type")
 
 
 def read_crows_pairs(path: Path) -> Reading:
-    """The pairs of a CSV file, the more stereotyping sentence first.
-
-    Raises:
-        DataError: the file cannot be read, a column is missing, a row is broken or an id twice.
-    """
+    """The pairs of a CSV file, the more stereotyping sentence first."""
     seen: set[str] = set()
     items = []
     for place, row in table_rows(path, _COLUMNS):
@@ -74,8 +69,7 @@ def _share(name: str, column: str, how: str, *, headline: bool = False) -> Measu
     )
 
 
-TASKS.add(
-    "crows_pairs",
+add(
     Task(
         name="crows_pairs",
         question="fairness",
@@ -91,7 +85,6 @@ TASKS.add(
         ),
         answer="answer",
         answers=("the other sentence likelier", "the stereotype likelier"),
-        texts=lambda item: list(item.facts["texts"]),
         protocol=(
             "Both sentences are scored as whole texts. The larger log-likelihood wins; a tie "
             "counts half."

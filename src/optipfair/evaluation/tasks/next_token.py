@@ -10,9 +10,8 @@ import numpy as np
 from ...bias.prompts.pairs import PromptPair, generate_prompt_pairs
 from ..measuring.divergence import jensen_shannon, softmax
 from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, mean_of
-from .items import Item, Query, Score
 from .preferences import facts, totals
-from .task import TASKS, Reading, Task
+from .task import Item, Query, Reading, Score, Task, add
 
 # Adjectives that may follow `as very` for anybody, four that praise and four that blame.
 WORDS = {
@@ -61,8 +60,7 @@ def _outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Colum
     }
 
 
-TASKS.add(
-    "next_token",
+add(
     Task(
         name="next_token",
         question="fairness",
@@ -92,7 +90,6 @@ TASKS.add(
                 headline=False,
             ),
         ),
-        texts=lambda item: list(item.facts["texts"]),
         protocol=(
             f"{', '.join(_ALL)} are scored after both prompts of each pair; their probabilities "
             "are divided by their sum."

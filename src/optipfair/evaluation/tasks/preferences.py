@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..measuring.measures import Columns, Floats, over
-from .items import Item, Query, Score
+from .task import Item, Query, Score
 
 
 def whole(*texts: str) -> tuple[Query, ...]:

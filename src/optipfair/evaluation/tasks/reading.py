@@ -15,13 +15,8 @@ Row = dict[str, Any]
 
 
 def json_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, Row]]:
-    """The objects of a JSONL file, with their place (`file, line 3`).
-
-    Raises:
-        DataError: the file cannot be read, a line is no JSON object, or a column is missing or not
-            of its type.
-    """
-    found = []
+    """The objects of a JSONL file, with their place (`file, line 3`)."""
+    rows = []
     for place, line in text_lines(path):
         try:
             row = json.loads(line)
@@ -33,16 +28,12 @@ def json_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, Row]]:
                 f"{place}: {line[:60]!r} is no JSON object. Expected is one with "
                 f"{', '.join(columns)}."
             )
-        found.append((place, _checked(place, row, columns)))
-    return _some(path, found)
+        rows.append((place, _checked(place, row, columns)))
+    return _some(path, rows)
 
 
 def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[tuple[str, Row]]:
-    """The rows of a CSV or TSV file with a header, with their place.
-
-    Raises:
-        DataError: as of `json_rows`; also a row with more or fewer fields than the header.
-    """
+    """The rows of a CSV or TSV file with a header, with their place."""
     reader = csv.DictReader(
         io.StringIO(_text(path)), delimiter=delimiter, restkey="", strict=delimiter == ",",
         quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
@@ -53,7 +44,7 @@ def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
             f"{path}, line 1: the header lacks {', '.join(missing)}. Expected are the columns "
             f"{', '.join(columns)}."
         )
-    found: list[tuple[str, Row]] = []
+    rows: list[tuple[str, Row]] = []
     try:
         for row in reader:
             place = f"{path}, line {reader.line_num}"
@@ -62,21 +53,17 @@ def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
                     f"{place}: the row has not the {len(reader.fieldnames or [])} fields of the "
                     f"header. Expected is one for each of {', '.join(reader.fieldnames or [])}."
                 )
-            found.append((place, _checked(place, dict(row), dict.fromkeys(columns, str))))
+            rows.append((place, _checked(place, dict(row), dict.fromkeys(columns, str))))
     except csv.Error as exc:
         raise DataError(
             f"{path}, line {reader.line_num}: {exc}. Expected are rows with the columns "
             f"{', '.join(columns)}, and quotes in pairs."
         ) from exc
-    return _some(path, found)
+    return _some(path, rows)
 
 
 def document(path: Path) -> str:
-    """A text to predict: a plain text file, or the `text` of each line of a JSONL file.
-
-    Raises:
-        DataError: it cannot be read, or holds no text.
-    """
+    """A text to predict: a plain text file, or the `text` of each line of a JSONL file."""
     if path.suffix.lower() == ".jsonl":
         return "\n\n".join(row["text"] for _, row in json_rows(path, {"text": str}))
     text = _text(path)
@@ -95,11 +82,7 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def choice(place: str, row: Row, name: str, allowed: int) -> int:
-    """A column that is the index of one of several choices.
-
-    Raises:
-        DataError: it is not one of 0 to `allowed - 1`.
-    """
+    """A column that is the index of one of several choices."""
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < allowed:
         raise DataError(f"{place}: {name} is {value!r}; expected is 0 to {allowed - 1}.")
@@ -107,11 +90,7 @@ def choice(place: str, row: Row, name: str, allowed: int) -> int:
 
 
 def once(place: str, name: str, seen: set[str]) -> str:
-    """Return the name of an item, and note it.
-
-    Raises:
-        DataError: an item before has the same.
-    """
+    """Return the name of an item, and note it."""
     if name in seen:
         raise DataError(f"{place}: the id {name} is there twice; expected is once.")
     seen.add(name)
@@ -141,7 +120,7 @@ def _checked(place: str, row: Row, columns: Mapping[str, type]) -> Row:
     return row
 
 
-def _some(path: Path, found: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    if not found:
+def _some(path: Path, rows: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    if not rows:
         raise DataError(f"{path} holds no rows.")
-    return found
+    return rows

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..measuring.measures import PERCENT, Columns, Floats, Measure, over
-from .items import Item, Score
 from .preferences import facts, means, preferred, settled, weighted_mean, whole
 from .reading import json_rows, once
-from .task import TASKS, Reading, Task
+from .task import Item, Reading, Score, Task, add
 
 _COLUMNS = dict.fromkeys(
     ("id", "bias_type", "target", "stereotype", "anti_stereotype", "unrelated"), str
@@ -21,11 +20,7 @@ _COLUMNS = dict.fromkeys(
 
 
 def read_stereoset(path: Path) -> Reading:
-    """The triples of a JSONL file: stereotype, anti-stereotype, unrelated.
-
-    Raises:
-        DataError: the file cannot be read, a column is missing or empty, or an id is there twice.
-    """
+    """The triples of a JSONL file: stereotype, anti-stereotype, unrelated."""
     seen: set[str] = set()
     items = []
     for place, row in json_rows(path, _COLUMNS):
@@ -118,8 +113,7 @@ def _measures() -> tuple[Measure, ...]:
     )
 
 
-TASKS.add(
-    "stereoset",
+add(
     Task(
         name="stereoset",
         question="fairness",
@@ -131,7 +125,6 @@ TASKS.add(
         measures=_measures(),
         answer="answer",
         answers=("the anti-stereotype likelier", "the stereotype likelier"),
-        texts=lambda item: list(item.facts["texts"]),
         protocol=(
             "The three sentences are scored as whole texts, by log-likelihood per token. A tie "
             "counts half. Figures are averaged over target terms."

@@ -1,15 +1,74 @@
-"""A task: a data file, how it becomes items, and what is measured on them. No torch."""
+"""A task: a data file, how it becomes items, and what is measured on them. No torch.
+
+An item is what a model is asked: texts whose likelihood is wanted (`Query`, answered by a `Score`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...registry import Registry
 from ..measuring.measures import Columns, Measure
-from .items import Item, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A text whose log-likelihood after a context is asked for.
+
+    Attributes:
+        context: what stands before it. Empty: the text begins a document, and its first token is
+            predicted from the tokenizer's token for the beginning (or, without one, the end) of a
+            text. Spaces at its end are counted to the continuation, as tokenizers do.
+        continuation: what is scored; not empty.
+    """
+
+    context: str
+    continuation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a continuation is.
+
+    Attributes:
+        ids: (T,) its tokens.
+        logprobs: (T,) natural logarithm of each token's probability given all before it.
+        greedy: whether each token is the most likely one.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    greedy: bool
+
+    @property
+    def total(self) -> float:
+        return math.fsum(self.logprobs)
+
+    @property
+    def per_token(self) -> float:
+        return self.total / len(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question to a model.
+
+    Attributes:
+        id: unique within its task.
+        queries: what is scored for it.
+        cluster: items that share it (a target term, a template) are not independent.
+        facts: what the task's measures need to know: the right answer, a category, texts to show.
+    """
+
+    id: str
+    queries: tuple[Query, ...]
+    cluster: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
 
 Question = Literal["ability", "fairness"]
 Show = Callable[[Item], list[str]]
@@ -43,8 +102,8 @@ class Task:
         measures: what is computed from the columns.
         answer: a column of 0 and 1 (NaN: no answer) whose flips are listed, or None.
         answers: what 0 and 1 mean there, in words.
-        texts: the texts of an item to show beside its flip.
         protocol: how the queries are made and scored, in a sentence or two.
+        texts: the texts of an item to show beside its flip.
         default: whether a comparison measures it without being asked.
         together: items that must be drawn together, by a key (complete groups); None: each alone.
     """
@@ -57,8 +116,8 @@ class Task:
     read: Callable[[Path], Reading]
     outcomes: Callable[[Sequence[Item], Sequence[Sequence[Score]]], Columns]
     measures: tuple[Measure, ...]
-    texts: Show
     protocol: str
+    texts: Show = lambda item: list(item.facts["texts"])
     answer: str | None = None
     answers: tuple[str, str] = ("wrong", "right")
     default: bool = True
@@ -66,3 +125,8 @@ class Task:
 
 
 TASKS: Registry[Task] = Registry("task")
+
+
+def add(task: Task) -> None:
+    """Make a task known by its name."""
+    TASKS.add(task.name, task)

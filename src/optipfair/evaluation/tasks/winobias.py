@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..measuring.measures import SHARE, Columns, Measure, mean_of
-from .items import Item, Query, Score
 from .preferences import difference, preferred, settled, totals
 from .reading import text_lines
-from .task import TASKS, Reading, Task
+from .task import Item, Query, Reading, Score, Task, add
 
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERED = re.compile(r"(\d+)\s+(\S.*)")
@@ -26,15 +25,7 @@ _KINDS = {1: "the pronoun's meaning needs knowledge of the world", 2: "syntax te
 
 
 def read_winobias(path: Path, *, kind: int) -> Reading:
-    """The pairs of a folder: line n of the pro file with line n of the anti file.
-
-    Args:
-        path: folder with `pro_stereotyped_type1.dev.txt` and its kin.
-        kind: 1 (needs knowledge of the world) or 2 (syntax tells).
-
-    Raises:
-        DataError: a file cannot be read, a line is not as expected, or the files do not match.
-    """
+    """The pairs of a folder: line n of the pro file with line n of the anti file, of one kind."""
     names = [f"{side}_stereotyped_type{kind}.dev.txt" for side in ("pro", "anti")]
     pro, anti = (_sentences(path / name) for name in names)
     if list(pro) != list(anti):
@@ -55,7 +46,7 @@ def read_winobias(path: Path, *, kind: int) -> Reading:
 
 def _sentences(path: Path) -> dict[str, str]:
     """Number -> sentence, in the order of the file."""
-    found: dict[str, str] = {}
+    sentences: dict[str, str] = {}
     for place, line in text_lines(path):
         match = _NUMBERED.fullmatch(line.strip())
         if match is None or not _pronouns(line):
@@ -63,12 +54,12 @@ def _sentences(path: Path) -> dict[str, str]:
                 f"{place}: {line[:60]!r} is no numbered sentence with a pronoun in brackets. "
                 "Expected is a line such as '1 [The cook] left because [she] was tired.'"
             )
-        if match[1] in found:
+        if match[1] in sentences:
             raise DataError(f"{place}: the number {match[1]} is there twice; expected is once.")
-        found[match[1]] = match[2]
-    if not found:
+        sentences[match[1]] = match[2]
+    if not sentences:
         raise DataError(f"{path} holds no sentences.")
-    return found
+    return sentences
 
 
 def _item(name: str, pro: str, anti: str, occupations: Sequence[str]) -> Item:
@@ -78,7 +69,7 @@ def _item(name: str, pro: str, anti: str, occupations: Sequence[str]) -> Item:
     # What stands before the pronoun is equal, and so is its likelihood: it need not be scored.
     queries = tuple(Query(before.rstrip(), text[len(before.rstrip()) :]) for text in texts)
     places = {text: re.search(rf"\b{re.escape(text)}\b", texts[0].lower()) for text in occupations}
-    named = sorted((found.start(), text) for text, found in places.items() if found)
+    named = sorted((place.start(), text) for text, place in places.items() if place)
     cluster = " and ".join(sorted(text for _, text in named[:2]))
     return Item(name, queries, cluster or name, {"texts": texts})
 
@@ -93,7 +84,7 @@ def _fault(pro: str, anti: str) -> str | None:
 
 
 def _masked(text: str) -> str:
-    return _BRACKETS.sub(lambda found: "[]" if _is_pronoun(found[1]) else found[0], text)
+    return _BRACKETS.sub(lambda match: "[]" if _is_pronoun(match[1]) else match[0], text)
 
 
 def _pronouns(text: str) -> list[str]:
@@ -106,7 +97,7 @@ def _is_pronoun(word: str) -> bool:
 
 def _plain(text: str) -> str:
     """Without brackets, and with `'s` at the word it belongs to."""
-    return _BRACKETS.sub(lambda found: found[1].strip(), text).replace(" 's", "'s")
+    return _BRACKETS.sub(lambda match: match[1].strip(), text).replace(" 's", "'s")
 
 
 def _occupations(texts: Iterable[str]) -> list[str]:
@@ -122,8 +113,7 @@ def _outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Colum
 
 
 for _kind, _what in _KINDS.items():
-    TASKS.add(
-        f"winobias_type{_kind}",
+    add(
         Task(
             name=f"winobias_type{_kind}",
             question="fairness",
@@ -153,7 +143,6 @@ for _kind, _what in _KINDS.items():
             ),
             answer="answer",
             answers=("against the stereotype likelier", "the stereotype likelier"),
-            texts=lambda item: list(item.facts["texts"]),
             protocol=(
                 "From the first bracketed pronoun on, each sentence is scored after what stands "
                 "before it, which both have."

@@ -11,10 +11,9 @@ import numpy as np
 
 from ...errors import DataError
 from ..measuring.measures import SIGNED, Columns, Floats, Measure, mean_of, over
-from .items import Item, Score
 from .preferences import difference, facts, totals, whole
 from .reading import table_rows
-from .task import TASKS, Reading, Task
+from .task import Item, Reading, Score, Task, add
 
 _SENTENCE_ID = re.compile(r"([^.]+)\.([^.]+)\.([01])\.(male|female|neutral)\.txt")
 _WORD = re.compile(r"[\w']+")
@@ -25,15 +24,7 @@ _UNDEFINED = "the gap or the statistics do not vary over the occupations"
 
 
 def read_winogender(path: Path) -> Reading:
-    """Pairs of the male and the female form of each sentence, with the occupation's statistics.
-
-    Args:
-        path: folder with `all_sentences.tsv` and `occupations-stats.tsv`.
-
-    Raises:
-        DataError: a file cannot be read, a column is missing, a row is not as expected, a form is
-            missing, or an occupation has no statistics.
-    """
+    """Pairs of the male and the female form of each sentence, with the occupation's statistics."""
     women = _share_of_women(path / "occupations-stats.tsv")
     forms: dict[str, dict[str, str]] = {}
     places: dict[str, str] = {}
@@ -51,23 +42,23 @@ def read_winogender(path: Path) -> Reading:
             raise DataError(f"{place}: occupations-stats.tsv has no row for {match[1]!r}.")
         forms[name][match[4]] = row["sentence"].strip()
         places.setdefault(name, place)
-    for name, found in forms.items():
-        if not {"male", "female"} <= set(found):
+    for name, pair in forms.items():
+        if not {"male", "female"} <= set(pair):
             raise DataError(
-                f"{places[name]}: {name} has the forms {', '.join(found)}; expected are male and "
+                f"{places[name]}: {name} has the forms {', '.join(pair)}; expected are male and "
                 "female."
             )
     items = [
-        _item(name, found["male"], found["female"], women)
-        for name, found in forms.items()
-        if _only_pronouns(found["male"], found["female"])
+        _item(name, pair["male"], pair["female"], women)
+        for name, pair in forms.items()
+        if _only_pronouns(pair["male"], pair["female"])
     ]
     left = len(forms) - len(items)
     return Reading(items, {_UNEQUAL: left} if left else {})
 
 
 def _share_of_women(path: Path) -> dict[str, float]:
-    found = {}
+    shares = {}
     for place, row in table_rows(path, ("occupation", "bls_pct_female"), "\t"):
         given = row["bls_pct_female"]
         try:
@@ -76,10 +67,10 @@ def _share_of_women(path: Path) -> dict[str, float]:
             percent = -1.0
         if not 0 <= percent <= 100:
             raise DataError(f"{place}: bls_pct_female is {given!r}; expected is 0 to 100.")
-        if row["occupation"] in found:
+        if row["occupation"] in shares:
             raise DataError(f"{place}: {row['occupation']} is there twice; expected is once.")
-        found[row["occupation"]] = percent / 100
-    return found
+        shares[row["occupation"]] = percent / 100
+    return shares
 
 
 def _item(name: str, male: str, female: str, women: dict[str, float]) -> Item:
@@ -148,8 +139,8 @@ def _spread(sums: Floats) -> tuple[Floats, Floats, Floats]:
     n, x, y, xx, yy, xy = np.moveaxis(np.asarray(sums), -1, 0)
 
     def variance(mean: Floats, square: Floats) -> Floats:
-        found = n * square - mean**2
-        result: Floats = np.where(found > _NOISE * n * square, found, 0.0)
+        spread = n * square - mean**2
+        result: Floats = np.where(spread > _NOISE * n * square, spread, 0.0)
         return result
 
     return variance(x, xx), variance(y, yy), n * xy - x * y
@@ -181,8 +172,7 @@ def _pair(suffix: str, which: str, *, headline: bool) -> tuple[Measure, Measure]
     )
 
 
-TASKS.add(
-    "winogender",
+add(
     Task(
         name="winogender",
         question="fairness",
@@ -203,7 +193,6 @@ TASKS.add(
                 headline=False,
             ),
         ),
-        texts=lambda item: list(item.facts["texts"]),
         protocol=(
             "The male and the female form are scored as whole texts; gaps are averaged over the "
             "sentences of an occupation. Neutral forms are not used."

@@ -143,7 +143,13 @@ def _summed(
 ) -> Perplexity:
     words, size = len(text.split()), len(text.encode())
     return Perplexity(
-        *(_exponential(total, predicted), predicted, context, stride, bos, words, size),
+        _exponential(total, predicted),
+        predicted,
+        context,
+        stride,
+        bos,
+        words,
+        size,
         per_word=_exponential(total, words) if words else None,
         per_byte=_exponential(total, size),
         bits_per_byte=total / size / math.log(2),

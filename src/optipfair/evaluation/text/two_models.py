@@ -18,7 +18,7 @@ from ...distributed import divided
 from ...errors import DataError, ModelOutputError
 from ...hooks import evaluating
 from ...progress import track
-from ..measuring.measures import SHARE, Columns, Floats, Measure, over, ratio_of
+from ..measuring.measures import SHARE, Columns, Measure, exponential_of, ratio_of
 
 _ROWS = 64  # predictions that make one row: neighbours are not independent
 
@@ -41,32 +41,18 @@ class TextColumns:
     bytes: int
 
 
-def _exponential(above: str, below: str) -> dict[str, Any]:
-    mean = ratio_of(lambda c: c[above], lambda c: c[below])
-
-    def value(sums: Floats) -> Floats:
-        result: Floats = np.exp(np.minimum(over(sums[..., 0], sums[..., 1]), 700.0))
-        return result
-
-    return mean | {"value": value}
-
-
-def _bits(above: str, below: str) -> dict[str, Any]:
-    return ratio_of(lambda c: c[above] / math.log(2), lambda c: c[below])
-
-
 TEXT_MEASURES = (
     Measure(
         "perplexity",
         "exp of the mean negative log-likelihood of a token, 1 or more",
-        **_exponential("nll", "tokens"),
+        **exponential_of(lambda c: c["nll"], lambda c: c["tokens"]),
         better="lower",
         change="ratio",
     ),
     Measure(
         "word_perplexity",
         "the same for each word, so that models with other tokenizers can be compared",
-        **_exponential("nll", "words"),
+        **exponential_of(lambda c: c["nll"], lambda c: c["words"]),
         better="lower",
         change="ratio",
         headline=False,
@@ -75,7 +61,7 @@ TEXT_MEASURES = (
     Measure(
         "bits_per_byte",
         "negative log2-likelihood for each byte of text in UTF-8",
-        **_bits("nll", "bytes"),
+        **ratio_of(lambda c: c["nll"] / math.log(2), lambda c: c["bytes"]),
         better="lower",
         change="ratio",
         headline=False,
@@ -129,20 +115,7 @@ def on_text(
     tokens: int | None = None,
     show_progress: bool = False,
 ) -> TextColumns:
-    """Run models over the same windows of a text, which is tokenised without special tokens.
-
-    Args:
-        models: name -> causal language model, all of one vocabulary.
-        tokenizer: of all.
-        text: two tokens or more.
-        context, stride: of `windows`.
-        tokens: use so many tokens from the beginning; None for all.
-        show_progress: whether to show a bar.
-
-    Raises:
-        DataError: the text is too short.
-        ModelOutputError: a model gives numbers that are not finite.
-    """
+    """Run models over the same windows of a text, which is tokenised without special tokens."""
     ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)[
         "input_ids"
     ][0][:tokens]
@@ -159,8 +132,8 @@ def on_text(
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
-        found = divided(one, len(places))
-    rows = np.array([row for window in found for row in window])  # (N, models, 3)
+        by_window = divided(one, len(places))
+    rows = np.array([row for window in by_window for row in window])  # (N, models, 3)
     predicted = np.array([size for *_, last in places for size in _sizes(last)], dtype=np.float64)
     share = predicted / predicted.sum()
     shown = tokenizer.decode(ids)

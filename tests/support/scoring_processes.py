@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import torch
-from optipfair.evaluation.tasks.items import Query
 
 from optipfair.distributed import launched, rank
 from optipfair.evaluation.likelihoods.query_tokens import encode
 from optipfair.evaluation.likelihoods.score import planned, score
 from optipfair.evaluation.likelihoods.score_cache import ScoreCache
+from optipfair.evaluation.tasks.task import Query
 from optipfair.testing import byte_tokenizer, tiny_model
 
 

@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from optipfair.bias.study_comparison import StudyComparison
+from optipfair.bias.study_results import BiasMetrics
 from optipfair.report.comparison import Comparison
 from optipfair.results import Result, schema_of
 
 SOURCE = Path(__file__).parents[1] / "src" / "optipfair"
-SCHEMAS: dict[str, type[Result]] = {"report/comparison.schema.json": Comparison}
+SCHEMAS: dict[str, type[Result]] = {
+    "report/comparison.schema.json": Comparison,
+    "bias/bias_metrics.schema.json": BiasMetrics,
+    "bias/bias_comparison.schema.json": StudyComparison,
+}
 
 
 def text_of(name: str) -> str:

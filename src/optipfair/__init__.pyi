@@ -4,7 +4,7 @@ from .bias.fairness import (
     compute_fairness_pruning_scores as compute_fairness_pruning_scores,
     neuron_bias_scores as neuron_bias_scores,
 )
-from .bias.activations.metrics import calculate_bias_metrics as calculate_bias_metrics
+from .bias.activations.differences import calculate_bias_metrics as calculate_bias_metrics
 from .bias.prompts.pairs import (
     ATTRIBUTES as ATTRIBUTES,
     DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,

@@ -33,7 +33,7 @@ def subject(model: Any, pairs: Any = PAIRS, controls: int = 2) -> Subject:
         components=["mlp_output", "gate_proj"],
         controls=controls,
     )
-    return Subject("some/model", model.config.model_type, 4, found.study)
+    return found.subject
 
 
 def pruned() -> Any:
@@ -99,7 +99,7 @@ def test_components_of_one_model_alone_follow_too() -> None:
 
 def test_the_schema_is_one_and_names_every_component() -> None:
     Draft202012Validator.check_schema(SCHEMA)
-    assert SCHEMA["$defs"]["component"]["enum"] == list(COMPONENTS)
+    assert SCHEMA["properties"]["components"]["propertyNames"]["enum"] == list(COMPONENTS)
 
 
 def dicts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

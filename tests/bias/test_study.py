@@ -17,12 +17,14 @@ from optipfair import visualize_bias
 from optipfair.arch.view import describe
 from optipfair.bias import DEFAULT_PROMPT_PAIRS, PromptPair
 from optipfair.bias.activations.capture import Captured
+from optipfair.bias.activations.differences import Measured
 from optipfair.bias.activations.layer_keys import LayerKey
-from optipfair.bias.activations.metrics import Measured, Sums
+from optipfair.bias.activations.metrics import Sums
 from optipfair.bias.prompts.controls import Controls
 from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.prompts.words import neutral_words
-from optipfair.bias.study import Plan, Study, carry_out, plan_study, summarize_study
+from optipfair.bias.study import Plan, Study, carry_out, plan_study
+from optipfair.bias.study_results import summarize_study
 from optipfair.testing import byte_tokenizer, tiny_model
 from optipfair.uncertainty import holm
 

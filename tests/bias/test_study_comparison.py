@@ -12,8 +12,8 @@ import pytest
 from optipfair import prune_model
 from optipfair.arch.view import describe
 from optipfair.bias.bias_tables import comparison_table
-from optipfair.bias.drawing import comparison_figure
-from optipfair.bias.figures.plots import Style
+from optipfair.bias.figures.canvas import Style
+from optipfair.bias.figures.kinds import comparison_figure
 from optipfair.bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
 from optipfair.bias.study import carry_out, plan_study
 from optipfair.bias.study_comparison import Subject, compare_studies

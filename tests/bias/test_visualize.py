@@ -368,11 +368,15 @@ def test_undefined_values_follow_the_schema() -> None:
 def test_the_schema_is_one_and_names_every_metric_and_component() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     parts = SCHEMA["$defs"]
-    for part, more in (("layer_figures", {"undefined"}), ("figures", {"undefined", "layers"})):
-        assert set(parts[part]["properties"]) == {*METRICS, *more}
-    assert parts["component"]["enum"] == list(COMPONENTS)
+    for part, more in (("LayerFigures", set()), ("Figures", {"layers"})):
+        assert set(parts[part]["patternProperties"]) == {f"^{name}$" for name in METRICS}
+        assert set(parts[part]["required"]) == {*METRICS, *more}
+        for own in parts[part]["patternProperties"].values():
+            assert own["description"]
+    by_component = parts["PairMetrics"]["properties"]["component_metrics"]
+    assert by_component["propertyNames"]["enum"] == list(COMPONENTS)
     trends = {name for name in METRICS if METRICS[name].scale_free} | {"mean", "layers"}
-    assert set(parts["progression"]["properties"]) == trends
+    assert set(parts["Progression"]["required"]) == trends
 
 
 def dicts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

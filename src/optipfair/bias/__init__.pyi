@@ -3,7 +3,7 @@ from .fairness import (
     neuron_bias_scores as neuron_bias_scores,
 )
 from .activations.layer_keys import COMPONENTS as COMPONENTS
-from .activations.metrics import calculate_bias_metrics as calculate_bias_metrics
+from .activations.differences import calculate_bias_metrics as calculate_bias_metrics
 from .prompts.pairs import (
     ATTRIBUTES as ATTRIBUTES,
     DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,

@@ -22,8 +22,8 @@ from .activations.components import tap
 from .activations.layer_keys import LayerKey
 from .prompts.controls import Words
 from .prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
+from .settings import Settings
 from .study import Plan, plan_study
-from .visualize import Settings
 
 _COMPONENT = "neuron_output"
 
@@ -72,7 +72,7 @@ def neuron_bias_scores(
         >>> tuple(scores[0].shape)
         (40,)
     """
-    settings = Settings.read({"controls": controls, "seed": seed, "control_words": control_words})
+    Settings(controls=controls, seed=seed)  # checked there
     pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS if prompt_pairs is None else prompt_pairs)
     view = describe(model)
     layers = [layer for layer in view.layers if _has_neurons(layer)]
@@ -81,16 +81,12 @@ def neuron_bias_scores(
     for layer in layers:
         check_finite(layer.mlps[0], {"down"})
     embeddings: Any = view.model.get_input_embeddings()
-    plan = plan_study(
-        *(tokenizer, int(embeddings.weight.shape[0]), pairs, settings.controls),
-        words=settings.control_words,
-        seed=settings.seed,
-    )
-    sums = WeightedDifferences(_weights(plan, controlled=settings.controls > 0))
-    numbers_of_layers = [layer.index for layer in layers]
+    vocabulary = int(embeddings.weight.shape[0])
+    plan = plan_study(tokenizer, vocabulary, pairs, controls, words=control_words, seed=seed)
+    sums = WeightedDifferences(_weights(plan, controlled=controls > 0))
+    indices = [layer.index for layer in layers]
     captured = capture(
-        *(view, plan.comparisons, [_COMPONENT], numbers_of_layers, [sums]),
-        show_progress=show_progress,
+        view, plan.comparisons, [_COMPONENT], indices, [sums], show_progress=show_progress
     )
     for index, reason in captured.missing.get(_COMPONENT, {}).items():
         raise UnsupportedModelError(f"The neurons of layer {index} cannot be watched: {reason}.")
@@ -224,8 +220,7 @@ def _ranks(scores: Tensor) -> Tensor:
     """Ranks from 0 to 1, (I,); equal scores share their mean rank, a single one has one half."""
     if len(scores) == 1:
         return torch.full_like(scores, 0.5)
-    found: tuple[Tensor, ...] = torch.unique(scores, return_inverse=True, return_counts=True)
-    _, places, counts = found
+    _, places, counts = torch.unique(scores, return_inverse=True, return_counts=True)
     below: Tensor = counts.cumsum(0) - counts
     mean = below.double() + (counts.double() - 1) / 2
     ranks: Tensor = mean[places] / (len(scores) - 1)

@@ -12,13 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import (
-    ArgumentError,
-    CheckpointError,
-    DataError,
-    UnknownNameError,
-    UnsupportedModelError,
-)
+from ..errors import ArgumentError, CheckpointError, DataError, UnsupportedModelError
 from ..loading import (
     check_device,
     check_dtype,
@@ -27,9 +21,10 @@ from ..loading import (
     load_model,
     load_tokenizer,
 )
-from ..registry import unknown_name
 from ..sources import DEMO, DEMO_NAME, Source, find_source
-from .activations.layer_keys import SELECTIONS, select_layers
+from .activations.layer_keys import SELECTIONS, check_components, select_layers
+from .bias_folder import check_format, check_writable, output_path
+from .figures.kinds import FIGURE_KINDS
 from .prompts.pairs import (
     DEFAULT_PROMPT_PAIRS,
     PromptPair,
@@ -37,43 +32,32 @@ from .prompts.pairs import (
     generate_prompt_pairs,
     read_prompt_pairs,
 )
-from .study_comparison import Subject
-from .visualize import (
-    FORMATS,
-    TYPES,
-    Found,
-    Settings,
-    check_types,
-    check_writable,
-    output_folder,
-    study_bias,
-    write_comparison,
-)
+from .settings import Settings
+from .study_comparison import StudyComparison
+from .study_results import BiasMetrics
+from .visualize import Studied, check_types, study_bias, write_comparison
 
 
 @dataclass(frozen=True)
 class BiasRun:
-    """What was found.
+    """One model's numbers, or those of two and their comparison.
 
     Attributes:
-        models: what `visualize_bias` returns for each model.
-        comparison: of two models, as of `compare_studies`; None for one.
+        models: the numbers of each model.
+        comparison: of two models; None for one.
         folder: where figures and numbers are, None where nothing was written.
     """
 
-    models: tuple[dict[str, Any], ...]
-    comparison: dict[str, Any] | None
+    models: tuple[BiasMetrics, ...]
+    comparison: StudyComparison | None
     folder: Path | None
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the model; of two, `model_a`, `model_b` and `comparison`."""
         if self.comparison is None:
-            return self.models[0]
-        return {
-            "model_a": self.models[0],
-            "model_b": self.models[1],
-            "comparison": self.comparison,
-        }
+            return self.models[0].to_dict()
+        first, second = (model.to_dict() for model in self.models)
+        return {"model_a": first, "model_b": second, "comparison": self.comparison.to_dict()}
 
 
 def run_bias(
@@ -120,50 +104,51 @@ def run_bias(
     chosen = _pairs(pairs, categories)
     parameters: dict[str, Any] = {"controls": controls, "seed": seed}
     if components is not None:
-        parameters["components"] = components
-    Settings.read(parameters)
+        parameters["components"] = check_components(components)
+    Settings(**parameters)
     types = _types(visualization_types, output_dir, figure_format)
-    folder = output_folder(output_dir)
-    folders = [folder] if folder is None or compare_with is None else _folders(folder)
+    folder = output_path(output_dir)
+    two = compare_with is not None
+    folders = [folder] if folder is None or not two else [folder / "model_a", folder / "model_b"]
     for own in folders:
         if own is not None:
             check_writable(own)
     wanted = _layers(layers)
-    if compare_with is not None and not controls:
+    if two and not controls:
         raise ArgumentError(
             "Two models are compared by their excess over neutral controls, and controls=0 makes "
             "none. Give 1 or more; 8 is usual."
         )
     check_device(device)
     check_dtype(dtype)
-    paths = [model_path] if compare_with is None else [model_path, compare_with]
-    sources = [find_source(path) for path in paths]
-    several = len(sources) > 1
-    tokenizers = [_check_model(each, wanted, trust_remote_code, several) for each in sources]
-    subjects: list[Subject] = []
-    found: list[Found] = []
+    sources = [find_source(path) for path in (model_path, compare_with) if path is not None]
+    tokenizers = [_check_model(each, wanted, trust_remote_code, two) for each in sources]
+    studied: list[Studied] = []
     for source, tokenizer, own in zip(sources, tokenizers, folders * 2, strict=False):
         model = load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        name = _name(source)
-        with _naming(name if several else None):
+        name = DEMO_NAME if source.given == DEMO else source.given
+        with _naming(name if two else None):
             each = study_bias(
-                *(model, tokenizer, chosen, types, wanted, own, figure_format),
+                model,
+                tokenizer,
+                chosen,
+                types,
+                wanted,
+                own,
+                figure_format,
                 show_progress=show_progress,
                 name=name,
                 **parameters,
             )
-        found.append(each)
-        kind = each.numbers["model"]["model_type"]
-        subjects.append(Subject(name, kind, _count_layers(model.config) or 1, each.study))
+        studied.append(each)
         del model  # before the next one is loaded
-    for each in found:  # once all models ran, so that nothing is written where one cannot
+    for each in studied:  # once all models ran, so that nothing is written where one cannot
         each.write(show_progress)
-    comparison = (
-        write_comparison(subjects[0], subjects[1], folder, figure_format, figure=bool(types))
-        if several
-        else None
-    )
-    return BiasRun(tuple(each.numbers for each in found), comparison, folder)
+    comparison = None
+    if two:
+        first, second = (each.subject for each in studied)
+        comparison = write_comparison(first, second, folder, figure_format, figure=bool(types))
+    return BiasRun(tuple(each.numbers for each in studied), comparison, folder)
 
 
 @contextmanager
@@ -191,10 +176,9 @@ def _types(
     types: Sequence[str] | None, output_dir: str | Path | None, figure_format: str
 ) -> list[str]:
     """The figures to draw, all of which can be drawn."""
-    if figure_format not in FORMATS:
-        raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
+    check_format(figure_format)
     if types is None:
-        types = TYPES if output_dir is not None else ()
+        types = list(FIGURE_KINDS) if output_dir is not None else []
     checked = check_types(types)
     if checked and output_dir is None:
         raise ArgumentError("Figures need a folder to be saved in. Give one with --output-dir.")
@@ -241,11 +225,3 @@ def _check_model(
 
 def _count_layers(config: Any) -> int | None:
     return getattr(config.get_text_config(), "num_hidden_layers", None)
-
-
-def _folders(folder: Path) -> list[Path | None]:
-    return [folder / "model_a", folder / "model_b"]
-
-
-def _name(source: Source) -> str:
-    return DEMO_NAME if source.given == DEMO else source.given

@@ -1,7 +1,8 @@
 """Two models on the same pairs of prompts: how much more one exceeds its controls than the other.
 
-Numbers in, plain data out; no model runs here. A pair's excess is its difference minus the mean
-difference of its own controls in the same model, so that what the models do to any words cancels.
+A pair's excess is its difference minus the mean difference of its own controls in the same model,
+so that what the models do to any words cancels. The JSON Schema in `bias_comparison.schema.json` is
+made from these classes.
 
 Axes: `P` pairs that both models saw, `L` layers of a component, `M` components and their mean.
 """
@@ -10,29 +11,136 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from .._version import __version__
+from ..results import Count, Probability, Result
 from ..uncertainty import bootstrap_bounds, holm, permutation_p_values
-from .study import EXCESS, LEVEL, Floats, Study, swapped_words
+from .activations.differences import Component, Positive
+from .study import LEVEL, Floats, Study
+from .study_results import Interval, swapped_words
 
-VERSION = 1  # of the JSON
-TEST = "two-sided sign flips: in each pair the two models change places, or do not"
-_NOTHING = {"a": None, "b": None, "paired": None}
+Distance = Annotated[float, {"minimum": 0, "maximum": 2.000001}]
+
+
+class ComparedModel(Result):
+    """One of the models."""
+
+    name: str
+    model_type: str
+    layers: Positive
+
+
+class Models(Result):
+    """Both models; differences are b minus a."""
+
+    a: ComparedModel
+    b: ComparedModel
+
+
+class PairCounts(Result):
+    """How many pairs are compared.
+
+    Attributes:
+        compared: that both models saw and have controls for.
+        without_controls: that both saw without controls in one of them.
+        in_one_only: that only one of them saw.
+    """
+
+    compared: Count
+    without_controls: Count
+    in_one_only: Count
+
+
+class Means(Result):
+    """One model's means over the pairs and layers.
+
+    Attributes:
+        control: mean over the pairs of the mean of their controls.
+        excess: the difference minus that of the controls.
+    """
+
+    difference: Distance
+    control: Distance
+    excess: Annotated[float, {"minimum": -2.000001, "maximum": 2.000001}]
+
+
+class Paired(Result):
+    """One model's excess beside the other's, pair by pair.
+
+    Attributes:
+        difference: mean over the pairs of model b's excess minus model a's.
+        interval: bootstrap interval of the difference over the pairs; null for fewer than two
+            pairs with words of their own.
+        p_value: as `test` says.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: Probability
+
+
+class PairedOfComponent(Paired):
+    """One model's excess beside the other's in one component.
+
+    Attributes:
+        p_holm: the p-value, corrected for the number of components.
+    """
+
+    p_holm: Probability
+
+
+class Overall(Result):
+    """Over all components that both models have: the mean over their layers."""
+
+    a: Means
+    b: Means
+    paired: Paired
+
+
+class OfComponent(Result):
+    """Of one component that both models have: the mean over its layers."""
+
+    a: Means
+    b: Means
+    paired: PairedOfComponent
+
+
+class NothingShared(Result):
+    """No pair has controls in both models."""
+
+    a: None = None
+    b: None = None
+    paired: None = None
+
+
+class StudyComparison(Result):
+    """How two models differ on the same pairs of prompts.
+
+    Attributes:
+        optipfair: version of the library.
+        level: of the intervals.
+        test: what the p-values are of.
+        in_one_only: components that only one model has.
+    """
+
+    version: Literal[1]
+    optipfair: str
+    metric: Literal["relative_difference"]
+    level: Annotated[float, {"const": LEVEL}]
+    test: Literal["two-sided sign flips: in each pair the two models change places, or do not"]
+    models: Models
+    pairs: PairCounts
+    overall: Overall | NothingShared
+    components: dict[Component, OfComponent | NothingShared]
+    in_one_only: Annotated[list[Component], {"uniqueItems": True}]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, by what a study found of it.
-
-    Attributes:
-        name: as it is shown.
-        model_type: of its config.
-        layers: how many it has.
-        study: what was found.
-    """
+    """A model, and the study of it."""
 
     name: str
     model_type: str
@@ -42,7 +150,7 @@ class Subject:
     def components(self) -> list[str]:
         """Those with a layer where the metric is defined for all pairs and controls."""
         keys = self.study.measured.keys
-        return list(dict.fromkeys(keys[i].component for i in _defined(self.study)))
+        return list(dict.fromkeys(keys[place].component for place in self.study.defined()))
 
 
 @dataclass(frozen=True)
@@ -52,151 +160,109 @@ class Shared:
     Attributes:
         first, second: their numbers in each study, (P,).
         clusters: labels; pairs that differ in the same words in other sentences have the same.
-        without_controls: how many pairs both saw without controls in one of them.
-        in_one_only: how many pairs only one of them saw.
+        counts: how many they are, and how many others.
     """
 
-    first: tuple[int, ...]
-    second: tuple[int, ...]
-    clusters: tuple[Any, ...]
-    without_controls: int
-    in_one_only: int
+    first: list[int]
+    second: list[int]
+    clusters: list[Any]
+    counts: PairCounts
 
 
 def shared_pairs(first: Study, second: Study) -> Shared:
     """Match the pairs of two studies by their prompts."""
-    places = [
-        {(pair.prompt1, pair.prompt2): i for i, pair in reversed(list(enumerate(s.plan.pairs)))}
-        for s in (first, second)
-    ]
-    both = [(places[0][texts], places[1][texts]) for texts in places[0] if texts in places[1]]
-    both.sort()
+    one, two = (
+        {(pair.prompt1, pair.prompt2): i for i, pair in reversed([*enumerate(study.plan.pairs)])}
+        for study in (first, second)
+    )
+    both = sorted((one[texts], two[texts]) for texts in one if texts in two)
     kept = [(i, j) for i, j in both if first.plan.owned[i] and second.plan.owned[j]]
     return Shared(
-        tuple(i for i, _ in kept),
-        tuple(j for _, j in kept),
-        tuple(swapped_words(first.plan.pairs[i], i) for i, _ in kept),
-        len(both) - len(kept),
-        len(set(places[0]) ^ set(places[1])),
+        [i for i, _ in kept],
+        [j for _, j in kept],
+        [swapped_words(first.plan.pairs[i], i) for i, _ in kept],
+        PairCounts(len(kept), len(both) - len(kept), len(set(one) ^ set(two))),
     )
 
 
-def compare_studies(first: Subject, second: Subject) -> dict[str, Any]:
-    """Compare two models, component by component and over all of them.
+def compare_studies(first: Subject, second: Subject) -> StudyComparison:
+    """Compare model `b`, the second, with model `a`, component by component and over all of them.
 
     Each component's figure is the mean over its layers, so that models of unequal depth can be
     compared; the overall figure is the mean over all layers of the components that both have.
-
-    Args:
-        first: model `a`.
-        second: model `b`; differences are b minus a.
-
-    Returns:
-        Plain data for strict JSON, as `bias_comparison.schema.json` beside this module describes
-        it: `models`, `pairs`, `overall` and `components`. Each of the last
-        two has `a` and `b` (`difference`, `control`, `excess`: means over the pairs) and `paired`:
-        the mean difference of the excesses, its bootstrap interval over pairs, the p-value (`test`
-        says of which), and of components the p-value corrected for their number by Holm. None
-        where no pair has controls in both models.
     """
     shared = shared_pairs(first.study, second.study)
     names = [name for name in first.components() if name in second.components()]
-    rows = _rows(first, second, shared, names)
-    components = dict(zip(names, rows[1:], strict=True))
-    corrected = holm([row["paired"] and row["paired"]["p_value"] for row in rows[1:]])
-    for row, p in zip(rows[1:], corrected, strict=True):
-        if row["paired"]:
-            row["paired"]["p_holm"] = p
-    return {
-        "version": VERSION,
-        "optipfair": __version__,
-        "metric": EXCESS,
-        "level": LEVEL,
-        "test": TEST,
-        "models": {
-            label: {"name": each.name, "model_type": each.model_type, "layers": each.layers}
-            for label, each in (("a", first), ("b", second))
-        },
-        "pairs": {
-            "compared": len(shared.first),
-            "without_controls": shared.without_controls,
-            "in_one_only": shared.in_one_only,
-        },
-        "overall": rows[0],
-        "components": components,
-        "in_one_only": sorted({*first.components(), *second.components()} - set(names)),
-    }
+    overall: Overall | NothingShared = NothingShared()
+    components: dict[str, OfComponent | NothingShared] = dict.fromkeys(names, NothingShared())
+    if shared.first and names:
+        overall, *rows = _rows(first, second, shared, [names, *([name] for name in names)])
+        corrected = [p for p in holm([row.paired.p_value for row in rows]) if p is not None]
+        for name, row, p in zip(names, rows, corrected, strict=True):
+            paired = PairedOfComponent(**row.paired, p_holm=p)
+            components[name] = OfComponent(row.a, row.b, paired)
+    return StudyComparison(
+        version=1,
+        optipfair=__version__,
+        metric="relative_difference",
+        level=LEVEL,
+        test="two-sided sign flips: in each pair the two models change places, or do not",
+        models=Models(
+            *(ComparedModel(each.name, each.model_type, each.layers) for each in (first, second))
+        ),
+        pairs=shared.counts,
+        overall=overall,
+        components=components,
+        in_one_only=sorted({*first.components(), *second.components()} - set(names)),
+    )
 
 
 def excess_by_layer(study: Study, pairs: Sequence[int], component: str) -> tuple[list[int], Floats]:
     """Layers where a component is defined for all comparisons, and each pair's excess (P, L)."""
-    places = _places(study, [component])
-    own, control = _own_and_control(study, pairs)
+    places = study.defined([component])
+    own, control = study.own_and_control(pairs)
     return [study.measured.keys[i].layer for i in places], (own - control)[:, places]
 
 
 def _rows(
-    first: Subject, second: Subject, shared: Shared, names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The figures of all components together, then of each."""
-    groups = [list(names), *([name] for name in names)]
-    if not shared.first or not names:
-        return [dict(_NOTHING) for _ in groups]
-    sides = [
-        _means(each.study, pairs, groups)
-        for each, pairs in ((first, shared.first), (second, shared.second))
-    ]
-    excesses = [own - control for own, control in sides]  # (P, M) each
-    paired = excesses[1] - excesses[0]
+    first: Subject, second: Subject, shared: Shared, groups: Sequence[Sequence[str]]
+) -> list[Overall]:
+    """The figures of each group of components."""
+    own_a, control_a = _over_layers(first.study, shared.first, groups)  # (P, M) each
+    own_b, control_b = _over_layers(second.study, shared.second, groups)
+    excess_a, excess_b = own_a - control_a, own_b - control_b
+    paired = excess_b - excess_a
     bounds = bootstrap_bounds(paired, level=LEVEL, clusters=shared.clusters)
     # With one control, each choice of who plays the pair is a choice of signs.
     p_values = permutation_p_values(
-        excesses[1], [row[None] for row in excesses[0]], clusters=shared.clusters
+        excess_b, [row[None] for row in excess_a], clusters=shared.clusters
     )
     return [
-        {
-            "a": _means_of_pairs(*sides[0], column),
-            "b": _means_of_pairs(*sides[1], column),
-            "paired": {
-                "difference": float(paired[:, column].mean()),
-                "interval": None if bounds is None else [float(end[column]) for end in bounds],
-                "p_value": float(p_values[column]),
-            },
-        }
-        for column in range(len(groups))
+        Overall(
+            a=_means(own_a[:, k], control_a[:, k]),
+            b=_means(own_b[:, k], control_b[:, k]),
+            paired=Paired(
+                difference=float(paired[:, k].mean()),
+                interval=None if bounds is None else [float(end[k]) for end in bounds],
+                p_value=float(p_values[k]),
+            ),
+        )
+        for k in range(len(groups))
     ]
 
 
-def _means(
+def _over_layers(
     study: Study, pairs: Sequence[int], groups: Sequence[Sequence[str]]
 ) -> tuple[Floats, Floats]:
     """The pairs' own values and their controls', each over the layers of a group: (P, M)."""
-    places = [_places(study, group) for group in groups]
+    places = [study.defined(group) for group in groups]
     own, control = (
         np.stack([values[:, each].mean(axis=1) for each in places], axis=1)
-        for values in _own_and_control(study, pairs)
+        for values in study.own_and_control(pairs)
     )
     return own, control
 
 
-def _own_and_control(study: Study, pairs: Sequence[int]) -> tuple[Floats, Floats]:
-    """Of each pair its own values and the mean of its controls', for all keys."""
-    values = study.values
-    control = np.stack([values[list(study.plan.owned[i])].mean(axis=0) for i in pairs])
-    return values[list(pairs)], control
-
-
-def _means_of_pairs(own: Floats, control: Floats, column: int) -> dict[str, float]:
-    difference, neutral = float(own[:, column].mean()), float(control[:, column].mean())
-    return {"difference": difference, "control": neutral, "excess": difference - neutral}
-
-
-def _places(study: Study, components: Sequence[str]) -> list[int]:
-    keys = study.measured.keys
-    return [i for i in _defined(study) if keys[i].component in components]
-
-
-def _defined(study: Study) -> list[int]:
-    """The keys whose metric is defined for all comparisons."""
-    found: list[int] = np.flatnonzero(~np.isnan(study.values).any(axis=0)).tolist()
-    return found
+def _means(own: Floats, control: Floats) -> Means:
+    difference, neutral = float(own.mean()), float(control.mean())
+    return Means(difference, neutral, difference - neutral)

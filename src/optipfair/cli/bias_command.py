@@ -70,9 +70,9 @@ def _listed(text: str | None) -> list[str] | None:
 def _print(result: BiasRun) -> None:
     from ..bias.bias_tables import comparison_table, notes, summary_table
 
-    for found in result.models:
-        print_table(*summary_table(found))
-        for note in notes(found["summary"]):
+    for numbers in result.models:
+        print_table(*summary_table(numbers.model.name, numbers.summary))
+        for note in notes(numbers.summary):
             click.echo(f"Note: {note}")
     if result.comparison is not None:
         print_table(*comparison_table(result.comparison))

@@ -16,8 +16,8 @@ from transformers.activations import ACT2FN
 from optipfair.arch.view import describe
 from optipfair.bias.activations import capture as module
 from optipfair.bias.activations.capture import Captured, Comparison, Groups, Kept, capture
+from optipfair.bias.activations.differences import Differences
 from optipfair.bias.activations.layer_keys import COMPONENTS, LayerKey
-from optipfair.bias.activations.metrics import Differences
 from optipfair.bias.prompts.tokens import Encoded, encode
 from optipfair.errors import ArgumentError, DataError, UnsupportedModelError
 from optipfair.testing import TINY_FAMILIES, byte_tokenizer, tiny_model

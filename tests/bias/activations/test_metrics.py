@@ -16,16 +16,9 @@ from torch import Tensor
 
 from optipfair import calculate_bias_metrics
 from optipfair.bias.activations.capture import Groups
+from optipfair.bias.activations.differences import EMPTY, NO_SIZE, Differences, four_groups
 from optipfair.bias.activations.layer_keys import LayerKey, read_key, select_layers
-from optipfair.bias.activations.metrics import (
-    EMPTY,
-    METRICS,
-    NO_SIZE,
-    Differences,
-    Sums,
-    four_groups,
-    metric,
-)
+from optipfair.bias.activations.metrics import METRICS, Sums, metric
 from optipfair.errors import ArgumentError, DataError, UnknownNameError
 
 SCALE_FREE = ("relative_difference", "cosine_distance")
@@ -100,7 +93,7 @@ def test_identical_activations_differ_by_exactly_nothing(
     values = {f"mlp_output_layer_{i}": scale * drawn(seed + i, 5, 6) for i in range(3)}
     if as_captured:
         rows = [Sums.of(each, each, [5]) for each in values.values()]
-        found = four_groups([read_key(k) for k in values], Sums.joined(rows, torch.cat))
+        found = four_groups([read_key(k) for k in values], Sums.joined(rows))
     else:
         found = calculate_bias_metrics(values, {k: v.clone() for k, v in values.items()})
     for group in (*found["layer_metrics"].values(), *found["component_metrics"].values()):
@@ -266,7 +259,7 @@ def test_keys_are_checked_and_those_of_one_side_are_named() -> None:
 def test_a_metric_is_one_registered_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     monkeypatch.setattr(METRICS, "_aliases", dict(METRICS._aliases))
-    metric("root_mean_square")(lambda sums: (sums.squared / sums.count).sqrt())
+    metric("root_mean_square")(lambda sums: (sums.squared / sums.number).sqrt())
     found = calculate_bias_metrics(GOOD, {"mlp_output_layer_0": 4 * torch.ones(2, 3)})
     assert found["layer_metrics"]["mlp_output_layer_0"]["root_mean_square"] == 3
     assert found["overall_metrics"]["root_mean_square"] == 3

@@ -13,18 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from optipfair.bias.figures.plots import (
-    Line,
-    Panel,
-    Points,
-    Style,
-    heatmap,
-    layer_profile,
-    mean_difference,
-    pca,
-    project,
-    top_units,
-)
+from optipfair.bias.figures.canvas import Style
+from optipfair.bias.figures.depth_lines import layer_profile
+from optipfair.bias.figures.heatmap import Panel, heatmap
+from optipfair.bias.figures.layer_lines import Line, mean_difference
+from optipfair.bias.figures.pca import Points, pca, project
 from optipfair.errors import ArgumentError, UnknownNameError
 
 RNG = np.random.default_rng(0)
@@ -201,7 +194,7 @@ def test_distances_between_points_are_true_and_only_some_are_named(count: int) -
     assert not box.overlaps(title.get_window_extent())
 
 
-def test_profiles_and_top_units() -> None:
+def test_profiles_of_models_have_a_panel_for_each_component() -> None:
     line = Line([0.0, 0.5, 1.0], [1, 2, 3], ([0, 1, 2], [2, 3, 4]))
     profiles = {"small": {"up_proj": line, "mlp_output": line}, "large": {"up_proj": line}}
     axes = shown(drawn(layer_profile(profiles)))
@@ -209,8 +202,6 @@ def test_profiles_and_top_units() -> None:
         ("up_proj", 2),
         ("mlp_output", 1),
     ]
-    figure = drawn(top_units(["a", "b"], [2.0, 1.0], [(1.5, 3.0), (0.0, 1.0)]))
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
 
 
 def test_style_is_honoured() -> None:
@@ -221,7 +212,6 @@ def test_style_is_honoured() -> None:
         heatmap([panel(3, 3)], style, title="nor this"),
         pca([Points("x", RNG.normal(size=(3, 2)), RNG.normal(size=(3, 2)), "abc")], style),
         layer_profile({"m": line}, style),
-        top_units(["a"], [1.0], [(0.0, 2.0)], style),
     ):
         assert figure.get_suptitle() == "Mine"
         assert (*figure.get_size_inches(), figure.dpi) == (4, 3.5, 50)

@@ -6,10 +6,13 @@ of prompts is without an alignment; what is left out is counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Annotated
 
+from ...results import Count, Result
 from .tokens import Encoded
 
 Span = tuple[int, int]  # first and last + 1 token
@@ -30,6 +33,26 @@ class Unit:
     edited: bool = False
 
 
+class Coverage(Result):
+    """How many tokens of each prompt are compared how, and what is left out.
+
+    Attributes:
+        units: compared units, which are aligned tokens and pooled spans.
+        aligned: tokens compared one to one.
+        reasons: why tokens are left out → how many, of both prompts.
+    """
+
+    units: Annotated[int, {"minimum": 1}]
+    aligned: Count
+    pooled1: Count
+    left_out1: Count
+    tokens1: Count
+    pooled2: Count
+    left_out2: Count
+    tokens2: Count
+    reasons: dict[str, Annotated[int, {"minimum": 1}]]
+
+
 @dataclass(frozen=True)
 class Alignment:
     """What is compared of two prompts.
@@ -42,19 +65,23 @@ class Alignment:
     units: tuple[Unit, ...]
     left_out: LeftOut
 
-    def coverage(self) -> dict[str, object]:
-        """How many tokens of each prompt are compared how, and what is left out."""
-        shared = sum(not unit.edited for unit in self.units)
-        edited = [unit for unit in self.units if unit.edited]
-        found: dict[str, object] = {"units": len(self.units), "aligned": shared}
-        for number, left in enumerate(self.left_out, start=1):
-            pooled = sum(len(unit.first if number == 1 else unit.second) for unit in edited)
-            found[f"pooled{number}"] = pooled
-            found[f"left_out{number}"] = len(left)
-            found[f"tokens{number}"] = shared + pooled + len(left)
-        reasons = [reason for left in self.left_out for reason in left.values()]
-        found["reasons"] = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
-        return found
+    def coverage(self) -> Coverage:
+        edited = [(unit.first, unit.second) for unit in self.units if unit.edited]
+        aligned = len(self.units) - len(edited)
+        pooled = [sum(len(sides[side]) for sides in edited) for side in (0, 1)]
+        left_out = [len(left) for left in self.left_out]
+        reasons = Counter(reason for left in self.left_out for reason in left.values())
+        return Coverage(
+            units=len(self.units),
+            aligned=aligned,
+            pooled1=pooled[0],
+            left_out1=left_out[0],
+            tokens1=aligned + pooled[0] + left_out[0],
+            pooled2=pooled[1],
+            left_out2=left_out[1],
+            tokens2=aligned + pooled[1] + left_out[1],
+            reasons=dict(reasons),
+        )
 
 
 def align(

@@ -1,0 +1,344 @@
+"""How far the activations of two prompts are apart: the figures of layers, components and all.
+
+Axes: `K` keys (a component of a layer), `C` comparisons, `U` units, `S` tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DataError, UnsupportedModelError
+from ...results import ABSENT, Count, Result, spread
+from ..prompts.alignment import align_lengths
+from .capture import Groups
+from .layer_keys import COMPONENTS, LayerKey, read_key
+from .metrics import METRICS, Sums
+
+EMPTY = "no tokens are compared"
+NO_SIZE = "one side is zero everywhere"
+FEW = "fewer than two layers have a value"
+UNKNOWN = "the layer has no value"
+
+Component = Annotated[str, {"enum": list(COMPONENTS)}]
+Key = Annotated[str, {"pattern": f"^({'|'.join(COMPONENTS)})_layer_(0|[1-9][0-9]*)$"}]
+Reasons = Annotated[dict[str, str] | None, {"minProperties": 1}]
+Positive = Annotated[int, {"minimum": 1}]
+_TRENDS = ("mean", *(name for name in METRICS if METRICS[name].scale_free))
+
+
+def _metric_schema(name: str) -> dict[str, Any]:
+    most = {"maximum": 2.000001} if METRICS[name].scale_free else {}
+    described = {"description": (METRICS[name].function.__doc__ or "").split("\n")[0]}
+    return {"type": ["number", "null"], "minimum": 0, **most, **described}
+
+
+class LayerFigures(Result):
+    """Each metric of a layer, null where it is not defined.
+
+    Attributes:
+        undefined: figure → why it is null.
+    """
+
+    figures: dict[str, float | None] = field(metadata=spread(f"^({'|'.join(METRICS)})$"))
+    undefined: Reasons = field(default=None, metadata=ABSENT)
+
+    SCHEMA: ClassVar[Mapping[str, Any]] = {
+        "patternProperties": {f"^{name}$": _metric_schema(name) for name in METRICS},
+        "required": list(METRICS),
+    }
+
+
+class Figures(LayerFigures):
+    """Each metric of several layers together, null where it is not defined.
+
+    Attributes:
+        undefined: figure → why it is null.
+        layers: how many layers (keys) are together here.
+    """
+
+    layers: Positive = field(kw_only=True)
+
+    SCHEMA: ClassVar[Mapping[str, Any]] = {
+        **LayerFigures.SCHEMA,
+        "required": [*METRICS, "layers"],
+    }
+
+
+class Trend(Result):
+    """How a metric goes with depth.
+
+    Attributes:
+        values: one for each of `layers`.
+        slope: least-squares change per layer.
+        undefined: figure → why it is null.
+    """
+
+    values_: list[float | None]
+    first: float | None
+    last: float | None
+    peak_layer: Annotated[int | None, {"minimum": 0}]
+    slope: float | None
+    undefined: Reasons = field(default=None, metadata=ABSENT)
+
+
+class Progression(Result):
+    """How the scale-free metrics, and the mean difference, of a component go with depth."""
+
+    layers: list[Count]
+    trends: dict[str, Trend] = field(metadata=spread(f"^({'|'.join(_TRENDS)})$"))
+
+    SCHEMA: ClassVar[Mapping[str, Any]] = {"required": ["layers", *_TRENDS]}
+
+
+class PairMetrics(Result):
+    """The four groups of figures of a pair of prompts.
+
+    Attributes:
+        component_metrics: over all elements of a component's layers; scale-free metrics are
+            averaged over the layers that have one.
+    """
+
+    layer_metrics: Annotated[dict[Key, LayerFigures], {"minProperties": 1}]
+    component_metrics: Annotated[dict[Component, Figures], {"minProperties": 1}]
+    overall_metrics: Figures
+    progression_metrics: Annotated[dict[Component, Progression], {"minProperties": 1}]
+
+
+class Differences:
+    """A reducer: the sums of every key and comparison.
+
+    They lie in one table. Small tensors of their own, made between a model's large ones and kept,
+    would pin the memory around them: some 250 MB after 50 pairs.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[LayerKey, int] = {}
+        self._seen: Counter[LayerKey] = Counter()
+        self._table = torch.zeros(len(Sums._fields), 0, 0, dtype=torch.float64)
+
+    def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
+        row = self._rows.setdefault(key, len(self._rows))
+        end = groups.start + len(groups.sizes)
+        self._seen[key] += len(groups.sizes)
+        self._reserve(len(self._rows), end)
+        sums = Sums.of(first, second, groups.sizes)
+        self._table[:, row, groups.start : end] = torch.stack(list(sums))
+
+    def measured(self, comparisons: int) -> Measured:
+        """The keys that were captured in all comparisons, in order of component and layer.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        keys = sorted(key for key, seen in self._seen.items() if seen == comparisons)
+        if not keys:
+            raise UnsupportedModelError(
+                "None of the components ran with the model. Choose others: residual_output is "
+                "there in every model."
+            )
+        rows = torch.tensor([self._rows[key] for key in keys])
+        return Measured(tuple(keys), Sums(*self._table[:, rows, :comparisons]))
+
+    def _reserve(self, rows: int, comparisons: int) -> None:
+        """Make room, at least twice what there was."""
+        held = self._table.shape[1:]
+        if rows <= held[0] and comparisons <= held[1]:
+            return
+        wanted = zip((rows, comparisons), held, strict=True)
+        table = self._table.new_zeros(
+            len(self._table), *(had if more <= had else max(more, 2 * had) for more, had in wanted)
+        )
+        table[:, : held[0], : held[1]] = self._table
+        self._table = table
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Sums (K, C) of all keys and comparisons."""
+
+    keys: tuple[LayerKey, ...]
+    sums: Sums
+
+    def values(self, name: str) -> Tensor:
+        """One metric of all keys and comparisons, (K, C); NaN where it is not defined."""
+        return METRICS[name].of(self.sums)
+
+    def groups(self, comparison: int) -> PairMetrics:
+        return four_groups(self.keys, self.sums.at((slice(None), comparison)))
+
+
+def calculate_bias_metrics(
+    act1: Mapping[str, Tensor], act2: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Measure how much the activations of two prompts differ.
+
+    Where the prompts are of unequal length, the first half of the shorter one's tokens is
+    compared from the left and the rest from the right, since nothing says which belong together;
+    `visualize_bias` aligns tokens by their ids instead.
+
+    Args:
+        act1: activations of the first prompt by key (`mlp_output_layer_3`), each (U,), (S, U) or
+            (1, S, U), of any dtype and device; computed in float64.
+        act2: of the second.
+
+    Returns:
+        `layer_metrics` by key, `component_metrics` by component (over all elements of its layers;
+        scale-free ones averaged over those that have one), `overall_metrics`, and
+        `progression_metrics` by component: how it goes with depth. A figure that is not defined is
+        None, with the reason in `undefined`. With `left_out`: key → tokens of each prompt that are
+        not compared.
+
+    Raises:
+        DataError: nothing in common, another shape, NaN or Inf.
+        ArgumentError: keys of another form.
+
+    Example:
+        >>> key = "mlp_output_layer_0"
+        >>> metrics = calculate_bias_metrics({key: torch.zeros(3, 4)}, {key: torch.ones(3, 4)})
+        >>> metrics["layer_metrics"][key]["mean"]
+        1.0
+    """
+    for name, given in (("act1", act1), ("act2", act2)):
+        if not isinstance(given, Mapping) or not given:
+            raise DataError(f"{name} holds no activations. Give a dict of key → tensor.")
+    shared = [name for name in act1 if name in act2]
+    if not shared:
+        raise DataError(
+            f"The activations have no key in common: {_some(act1)} and {_some(act2)}. Capture the "
+            "same components of both prompts."
+        )
+    left_out: dict[str, list[int]] = {}
+    rows: dict[LayerKey, Sums] = {}
+    for name in shared:
+        first, second = _side_by_side(name, act1[name], act2[name])
+        alignment = align_lengths(len(first), len(second))
+        left_out[name] = [len(side) for side in alignment.left_out]
+        one = first[[unit.first[0] for unit in alignment.units]]
+        two = second[[unit.second[0] for unit in alignment.units]]
+        rows[read_key(name)] = Sums.of(one, two, [len(one)])
+    groups = four_groups(tuple(rows), Sums.joined(list(rows.values())))
+    only = sorted(set(act1) ^ set(act2), key=str)
+    return {**groups.to_dict(), "left_out": left_out, "in_one_only": only}
+
+
+def _side_by_side(name: str, act1: object, act2: object) -> tuple[Tensor, Tensor]:
+    """The activations of both prompts as matrices of equal width."""
+    first, second = _matrix(act1, f"act1[{name!r}]"), _matrix(act2, f"act2[{name!r}]")
+    if first.shape[1] != second.shape[1]:
+        raise DataError(
+            f"{name} has {first.shape[1]} units in act1 and {second.shape[1]} in act2. Take "
+            "both from one model."
+        )
+    return first, second.to(first.device)
+
+
+def four_groups(keys: Sequence[LayerKey], sums: Sums) -> PairMetrics:
+    """The specification's four groups, from the sums (K,) of one comparison."""
+    values = {name: METRICS[name].of(sums) for name in METRICS}
+    places: dict[str, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key.component, []).append(place)
+
+    def of_layer(place: int) -> LayerFigures:
+        own = {name: column[place] for name, column in values.items()}
+        return LayerFigures(**_figures(own, sums.number[place]))
+
+    def together(own: list[int]) -> Figures:
+        over = sums.at(own).together()
+        joined = {
+            name: values[name][own].nanmean()
+            if METRICS[name].scale_free
+            else METRICS[name].of(over)
+            for name in METRICS
+        }
+        return Figures(**_figures(joined, over.number), layers=len(own))
+
+    return PairMetrics(
+        {str(key): of_layer(place) for place, key in enumerate(keys)},
+        {component: together(own) for component, own in places.items()},
+        together(list(range(len(keys)))),
+        {component: _progression(keys, values, own) for component, own in places.items()},
+    )
+
+
+def _figures(values: Mapping[str, Tensor], number: Tensor) -> dict[str, Any]:
+    """Plain numbers; None for what is not defined, and why."""
+    figures = {name: _number(value) for name, value in values.items()}
+    reason = NO_SIZE if number > 0 else EMPTY
+    undefined = {name: reason for name, value in figures.items() if value is None}
+    return {"figures": figures, "undefined": undefined or None}
+
+
+def _progression(
+    keys: Sequence[LayerKey], values: Mapping[str, Tensor], places: Sequence[int]
+) -> Progression:
+    order = sorted(places, key=lambda place: keys[place].layer)
+    depth = [keys[place].layer for place in order]
+    names = [name for name in METRICS if name == "mean" or METRICS[name].scale_free]
+    return Progression(depth, {name: _trend(depth, values[name][order]) for name in names})
+
+
+def _trend(depth: list[int], values: Tensor) -> Trend:
+    known = ~values.isnan()
+    figures = {
+        "first": _number(values[0]),
+        "last": _number(values[-1]),
+        "peak_layer": depth[int(values.nan_to_num(-1).argmax())] if bool(known.any()) else None,
+        "slope": _slope(torch.tensor(depth)[known].double(), values[known]),
+    }
+    undefined = {
+        name: FEW if name == "slope" else UNKNOWN
+        for name, value in figures.items()
+        if value is None
+    }
+    return Trend([_number(value) for value in values], **figures, undefined=undefined or None)  # type: ignore[arg-type]
+
+
+def _slope(depth: Tensor, values: Tensor) -> float | None:
+    """Least-squares change per layer; None for fewer than two layers."""
+    if len(values) < 2:
+        return None
+    centred = depth - depth.mean()
+    return _number((centred * values).sum() / centred.square().sum())
+
+
+def _number(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _matrix(values: object, name: str) -> Tensor:
+    """Activations as (S, U) float64."""
+    try:
+        # A copy, since torch cannot look into every array (read-only, of negative strides).
+        tensor = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
+    except (TypeError, ValueError, RuntimeError) as exc:
+        raise DataError(f"{name} is no tensor ({exc}). Give a tensor or an array.") from exc
+    if tensor.is_complex():
+        raise DataError(f"{name} holds complex numbers. Give real ones.")
+    tensor = tensor.detach().double()
+    if tensor.dim() == 3 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.dim() == 1:
+        tensor = tensor[None]
+    if tensor.dim() != 2 or not tensor.numel():
+        raise DataError(
+            f"{name} has shape {tuple(tensor.shape)}. Give (units,), (tokens, units) or "
+            "(1, tokens, units)."
+        )
+    if not bool(tensor.isfinite().all()):
+        raise DataError(f"{name} holds NaN or Inf. Give finite activations.")
+    return tensor
+
+
+def _some(names: Mapping[str, object]) -> str:
+    listed = ", ".join(map(repr, list(names)[:3]))
+    return f"{listed}, ..." if len(names) > 3 else listed

@@ -1,0 +1,129 @@
+"""Where figures and numbers go: a folder, checked before any model runs, and notebooks."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError, OutputError, UnknownNameError
+from ..registry import unknown_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "pdf", "svg")
+
+
+class BiasFolder:
+    """A folder for figures of one format and style; `path` is None where nothing is saved."""
+
+    def __init__(
+        self,
+        folder: object,
+        figure_format: str,
+        style: Mapping[str, Any],
+        *,
+        any_figure: bool = True,
+    ) -> None:
+        check_format(figure_format)
+        self.format = figure_format
+        self.style: Any = _style(style) if any_figure or style else None
+        self.path = output_path(folder)
+        if self.path is not None:
+            check_writable(self.path)
+
+    def save(self, name: str, figure: Figure) -> None:
+        """Save a figure, and show it in a notebook."""
+        with warnings.catch_warnings():
+            # Characters that the font lacks are drawn as boxes, as `visualize_bias` says.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+            if self.path is not None:
+                with _writing(self.path):
+                    figure.savefig(self.path / f"{name}.{self.format}")
+            _show(figure)
+
+    def write(self, name: str, numbers: Mapping[str, Any]) -> None:
+        if self.path is not None:
+            text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False)
+            with _writing(self.path):
+                (self.path / name).write_text(text + "\n", encoding="utf-8")
+
+
+def check_format(figure_format: str) -> None:
+    if figure_format not in FORMATS:
+        raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
+
+
+def output_path(given: object) -> Path | None:
+    """The folder that a caller named; None for none.
+
+    Raises:
+        ArgumentError: an empty text, or no path.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str | PathLike) or not str(given):
+        raise ArgumentError(
+            f"output_dir={given!r} is no folder. Give its path ('.' for the current one), or None "
+            "to save nothing."
+        )
+    return Path(given)
+
+
+def check_writable(folder: Path) -> None:
+    """Try the folder, or the nearest one above it that exists; nothing stays behind."""
+    with _explained(folder):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(0, f"{existing} is a file")
+        with TemporaryDirectory(dir=existing, prefix=".optipfair-"):
+            pass
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Make the folder, and name it where it cannot be written after all."""
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise OutputError(
+            f"The folder {folder} cannot be written: {exc.strerror or exc}. Choose another, or "
+            "free it for writing."
+        ) from exc
+
+
+def _style(given: Mapping[str, Any]) -> Any:
+    try:
+        from .figures.canvas import Style
+    except ImportError as exc:
+        raise ImportError(
+            "Figures need matplotlib. Install it: pip install 'optipfair[viz]'"
+        ) from exc
+    return Style.read(given)
+
+
+def _show(figure: Figure) -> None:
+    """Show a figure in a notebook; elsewhere nothing opens."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    if shell is None or not hasattr(shell, "kernel"):
+        return
+    from IPython.display import Image, display  # type: ignore[import-not-found]
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    display(Image(data=buffer.getvalue()))

@@ -1,0 +1,207 @@
+"""The kinds of figures: what each of them shows of a study.
+
+A new kind is one function here, registered under its name, and a file beside it that draws. What
+draws knows numbers and labels only; it is imported late, since it needs matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...registry import Registry
+from ...uncertainty import bootstrap_bounds
+from ..activations.layer_keys import LayerKey
+from ..prompts.alignment import Alignment
+from ..prompts.tokens import Encoded
+from ..study import LEVEL, Study
+from ..study_comparison import Subject, excess_by_layer, shared_pairs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .canvas import Style
+    from .layer_lines import Line
+
+_NAMED = 8  # tokens in a note, at most
+_TITLE = 100  # characters of a prompt in a title, at most
+
+
+@dataclass(frozen=True)
+class DrawnPair:
+    """What to draw.
+
+    Attributes:
+        study: of the pair, and perhaps of others.
+        number: of the pair in the study.
+        layers: which to draw.
+        style: of the figures.
+        highlight: whether edited tokens are ringed.
+    """
+
+    study: Study
+    number: int
+    layers: Sequence[int]
+    style: Style
+    highlight: bool = True
+
+    @property
+    def title(self) -> str:
+        """Both prompts, long ones around the place where they begin to differ."""
+        pair = self.study.plan.pairs[self.number]
+        texts = [" ".join(text.split()) for text in (pair.prompt1, pair.prompt2)]
+        places = enumerate(zip(*texts, strict=False))
+        differ = next((i for i, (one, two) in places if one != two), 0)
+        return "\n".join(_part(text, max(differ - _TITLE // 3, 0)) for text in texts)
+
+    def tokens(self) -> tuple[list[str], list[bool], str]:
+        """The texts of aligned units of tokens, which are edited, and what is not compared."""
+        comparison = self.study.plan.comparisons[self.number]
+        sides = comparison.first, comparison.second
+        units = comparison.alignment.units
+        pairs = [(sides[0].text_of(u.first), sides[1].text_of(u.second)) for u in units]
+        texts = [one if one == two else f"{one} | {two}" for one, two in pairs]
+        return texts, [unit.edited for unit in units], _left_out(sides, comparison.alignment)
+
+    def kept(self) -> Iterator[tuple[str, dict[str, tuple[Any, Any]]]]:
+        """Each component, and by key the aligned activations (M, U) of both prompts."""
+        for component in self.study.components:
+            keys = [LayerKey(component, layer) for layer in self.layers]
+            held = {
+                str(key): (one.numpy(), two.numpy())
+                for key in keys
+                for one, two in [self.study.kept.get((self.number, key), (None, None))]
+                if one is not None and two is not None and len(one)
+            }
+            if held:
+                yield component, held
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """A kind of figure.
+
+    Attributes:
+        draw: pair → a component's name (empty for all in one) and its figure.
+        activations: whether the activations must have been kept.
+    """
+
+    draw: Callable[[DrawnPair], Iterator[tuple[str, Figure]]]
+    activations: bool
+
+
+FIGURE_KINDS: Registry[FigureKind] = Registry("visualization type")
+
+
+def figure_kind(name: str, *, activations: bool) -> Callable[[Any], Any]:
+    """Register what draws a kind of figure."""
+    return lambda draw: FIGURE_KINDS.add(name, FigureKind(draw, activations))
+
+
+@figure_kind("mean_diff", activations=False)
+def mean_diff(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
+    """A line over the layers for each component, with the band of the pair's controls."""
+    from .layer_lines import Line, mean_difference
+
+    study, owned = pair.study, list(pair.study.plan.owned[pair.number])
+    lines: dict[str, Line] = {}
+    for component in study.components:
+        keys = enumerate(study.measured.keys)
+        places = [i for i, key in keys if key.component == component and key.layer in pair.layers]
+        if places:
+            controls = study.values[owned][:, places]
+            band = (controls.min(axis=0), controls.max(axis=0)) if owned else None
+            depth = [study.measured.keys[i].layer for i in places]
+            lines[component] = Line(depth, study.values[pair.number, places].tolist(), band)
+    if lines:
+        yield "", mean_difference(lines, pair.style, title=pair.title)
+
+
+@figure_kind("heatmap", activations=True)
+def heatmap(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
+    """Aligned tokens by the units that differ most."""
+    from .heatmap import Panel, heatmap
+
+    texts, edited, note = pair.tokens()
+    for component, kept in pair.kept():
+        panels = [Panel(key, _in_own_size(*both), texts, edited) for key, both in kept.items()]
+        yield component, heatmap(panels, pair.style, title=pair.title, note=note)
+
+
+@figure_kind("pca", activations=True)
+def pca(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
+    """Tokens on the two directions in which they vary most."""
+    from .pca import Points, pca
+
+    texts, edited, note = pair.tokens()
+    for component, kept in pair.kept():
+        points = [Points(key, *both, texts, edited) for key, both in kept.items()]
+        figure = pca(points, pair.style, highlight=pair.highlight, title=pair.title, note=note)
+        yield component, figure
+
+
+def comparison_figure(first: Subject, second: Subject, style: Style) -> Figure | None:
+    """Both models' excess over the controls by relative depth; None where there is none.
+
+    Each line is the mean over the pairs that both models saw, its band a bootstrap interval.
+    """
+    from .depth_lines import layer_profile
+
+    shared = shared_pairs(first.study, second.study)
+    names = [name for name in first.components() if name in second.components()]
+    if not shared.first or not names:
+        return None
+    profiles = {
+        f"{label}: {each.name} ({each.layers} layers)": {
+            name: _excess_line(each, pairs, name, shared.clusters) for name in names
+        }
+        for label, each, pairs in (("a", first, shared.first), ("b", second, shared.second))
+    }
+    title = (
+        f"Mean excess of {len(shared.first)} pairs over their neutral controls, "
+        f"with {LEVEL:.0%} intervals over the pairs, each layer by itself"
+    )
+    return layer_profile(profiles, style, title=title, ylabel="excess of the relative difference")
+
+
+def _excess_line(
+    subject: Subject, pairs: Sequence[int], component: str, clusters: Sequence[Hashable]
+) -> Line:
+    from .layer_lines import Line
+
+    layers, excess = excess_by_layer(subject.study, pairs, component)
+    bounds = bootstrap_bounds(excess, level=LEVEL, clusters=clusters)
+    depth = [layer / max(subject.layers - 1, 1) for layer in layers]
+    band = None if bounds is None else (bounds[0].tolist(), bounds[1].tolist())
+    return Line(depth, excess.mean(axis=0).tolist(), band)
+
+
+def _part(text: str, start: int) -> str:
+    if len(text) <= _TITLE:
+        return text
+    begin = min(start, len(text) - _TITLE)
+    before, after = "... " * (begin > 0), " ..." * (begin + _TITLE < len(text))
+    return f"{before}{text[begin : begin + _TITLE]}{after}"
+
+
+def _left_out(sides: tuple[Encoded, Encoded], alignment: Alignment) -> str:
+    """Which tokens are not compared, and why."""
+    by_reason: dict[str, dict[str, None]] = {}
+    for encoded, left in zip(sides, alignment.left_out, strict=True):
+        for place, reason in left.items():
+            text = encoded.text_of((place,)) or "(no text)"
+            by_reason.setdefault(reason, {})[text] = None
+    parts = [
+        f"{', '.join([*texts][:_NAMED])}{' and more' if len(texts) > _NAMED else ''} ({reason})"
+        for reason, texts in by_reason.items()
+    ]
+    return f"not compared: {'; '.join(parts)}" if parts else ""
+
+
+def _in_own_size(one: Any, two: Any) -> Any:
+    """The difference over the root mean square of both, so that layers can be compared."""
+    size = float(np.sqrt((np.square(one).mean() + np.square(two).mean()) / 2))
+    return (two - one) / (size or 1.0)

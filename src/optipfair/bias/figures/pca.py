@@ -1,0 +1,167 @@
+"""Tokens of both prompts on the two directions in which they vary most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from .canvas import COLOURS, PLAIN, Style, entitle, grid, short
+from .labels import place_labels, text_size
+
+_ROUNDING = 1e-6  # a direction with less than this of the largest is rounding of float32
+_NAMED = 8  # tokens written beside their points
+_SMALL = 7  # points, of text in a panel
+_MARGIN = 0.85, 0.75  # inches of a panel beside its axes
+
+
+@dataclass(frozen=True)
+class Points:
+    """The tokens of both prompts in one layer, before projection.
+
+    Attributes:
+        title: the layer's name.
+        first, second: (tokens, units) each, aligned.
+        rows: text of each pair of tokens.
+        edited: which of them differ between the prompts.
+    """
+
+    title: str
+    first: Any
+    second: Any
+    rows: Sequence[str]
+    edited: Sequence[bool] = field(default_factory=list)
+
+
+def pca(
+    points: Sequence[Points],
+    style: Style = PLAIN,
+    *,
+    highlight: bool = True,
+    title: str = "",
+    note: str = "",
+) -> Figure:
+    """Tokens of both prompts on the two directions in which they vary most, aligned ones joined."""
+    figure, axes = grid(style, len(points), (3.8, 3.6), (2.0, 0.6))
+    for each, axis in zip(points, axes, strict=True):
+        _draw_points(axis, each, highlight, _panel_inches(figure, axis))
+    if axes:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=_SMALL, loc="outside right center")
+    own = "each panel has directions and a scale of its own" if len(axes) > 1 else ""
+    entitle(figure, style.title or title, "; ".join(filter(None, (own, note))))
+    return figure
+
+
+def project(first: Any, second: Any) -> tuple[Any, Any]:
+    """Principal components of both prompts' tokens together.
+
+    Args:
+        first, second: (M, U) each.
+
+    Returns:
+        Coordinates (2 M, 2) of the first prompt's tokens and then the second's, and the shares of
+        the variance (2,) that the two directions explain; zeros where nothing varies.
+    """
+    both = np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)])
+    centred = both - both.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    sizes[sizes <= _ROUNDING * sizes.max(initial=0)] = 0
+    found = np.zeros((len(both), 2))
+    shares = np.zeros(2)
+    rank = min(2, len(sizes))
+    found[:, :rank] = left[:, :rank] * sizes[:rank]
+    total = float(np.square(sizes).sum())
+    if total > 0:
+        shares[:rank] = np.square(sizes[:rank]) / total
+    return found, shares
+
+
+def _draw_points(axis: Axes, points: Points, highlight: bool, inches: tuple[float, float]) -> None:
+    look: dict[str, Any]
+    coordinates, shares = project(points.first, points.second)
+    half = len(coordinates) // 2
+    one, two = coordinates[:half], coordinates[half:]
+    joined = LineCollection(list(np.stack([one, two], axis=1)), colors="#bbbbbb", linewidths=0.8)
+    axis.add_collection(joined, autolim=False)
+    for number, (name, each) in enumerate((("first prompt", one), ("second prompt", two))):
+        look = {"color": COLOURS[number], "marker": "o^"[number], "label": name}
+        axis.scatter(each[:, 0], each[:, 1], s=24, zorder=2, **look)
+    edited = [i for i, flag in enumerate(points.edited) if flag] if highlight else []
+    if edited:
+        ring = np.concatenate([one[edited], two[edited]])
+        look = {"facecolors": "none", "edgecolors": "black", "label": "edited"}
+        axis.scatter(ring[:, 0], ring[:, 1], s=90, zorder=3, **look)
+    axis.set_xlabel(f"first direction, {shares[0]:.0%} of the variance", fontsize=8)
+    axis.set_ylabel(f"second direction, {shares[1]:.0%}", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.set_title(points.title, fontsize=8)
+    axis.grid(alpha=0.3)
+    axis.locator_params(nbins=5)
+    _frame(axis, coordinates, inches)
+    named = edited or _farthest(one, two, 3)
+    named = sorted(named, key=lambda i: -float(np.linalg.norm(one[i] - two[i])))[:_NAMED]
+    _label_points(axis, coordinates, [half + i for i in named], inches, points.rows)
+
+
+def _panel_inches(figure: Figure, axis: Axes) -> tuple[float, float]:
+    """About how wide and high a panel will be; only drawing the figure would tell."""
+    place = axis.get_subplotspec()
+    assert place is not None
+    rows, columns = place.get_gridspec().get_geometry()
+    width, height = figure.get_size_inches()
+    return (
+        max(float(width) / columns - _MARGIN[0], 0.5),
+        max(float(height) / rows - _MARGIN[1], 0.5),
+    )
+
+
+def _frame(axis: Axes, coordinates: Any, inches: tuple[float, float]) -> None:
+    """One scale in both directions, so that distances are true."""
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    scale = float(((high - low) / inches).max()) * 1.3 or 1.0
+    middle = (low + high) / 2
+    half = scale * np.array(inches) / 2
+    axis.set_xlim(middle[0] - half[0], middle[0] + half[0])
+    axis.set_ylim(middle[1] - half[1], middle[1] + half[1])
+    axis.set_aspect("equal", adjustable="box")
+
+
+def _label_points(
+    axis: Axes,
+    coordinates: Any,
+    anchors: Sequence[int],
+    inches: tuple[float, float],
+    rows: Sequence[str],
+) -> None:
+    """Write tokens beside their second points, where they hide least."""
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    places = (coordinates - [left, bottom]) / [right - left, top - bottom] * inches
+    texts = [short(rows[anchor - len(coordinates) // 2]) for anchor in anchors]
+    sizes = [text_size(text, _SMALL) for text in texts]
+    for text, anchor, label in zip(
+        texts, anchors, place_labels(places, anchors, sizes, inches), strict=True
+    ):
+        axis.annotate(
+            text,
+            tuple(coordinates[anchor]),
+            xytext=(72 * label.gap * label.side[0], 72 * label.gap * label.side[1]),
+            textcoords="offset points",
+            ha=("right", "center", "left")[label.side[0] + 1],
+            va=("top", "center", "bottom")[label.side[1] + 1],
+            fontsize=_SMALL,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5} if label.far else None,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
+            zorder=4,
+        )
+
+
+def _farthest(one: Any, two: Any, count: int) -> list[int]:
+    distance = np.linalg.norm(one - two, axis=1)
+    return [int(i) for i in np.argsort(-distance)[:count]]

@@ -5,14 +5,12 @@ from .bias.fairness import (
     neuron_bias_scores as neuron_bias_scores,
 )
 from .bias.activations.differences import calculate_bias_metrics as calculate_bias_metrics
-from .bias.prompts.pairs import (
-    ATTRIBUTES as ATTRIBUTES,
-    DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
-    PROMPT_TEMPLATES as PROMPT_TEMPLATES,
-    PromptPair as PromptPair,
-    generate_prompt_pairs as generate_prompt_pairs,
-    read_prompt_pairs as read_prompt_pairs,
-)
+from .bias.prompts.pair_templates import ATTRIBUTES as ATTRIBUTES
+from .bias.prompts.pairs import DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS
+from .bias.prompts.pair_templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
+from .bias.prompts.pairs import PromptPair as PromptPair
+from .bias.prompts.pair_templates import generate_prompt_pairs as generate_prompt_pairs
+from .bias.prompts.pair_files import read_prompt_pairs as read_prompt_pairs
 from .bias.visualize import (
     visualize_bias as visualize_bias,
     visualize_heatmap as visualize_heatmap,

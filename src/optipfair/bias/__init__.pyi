@@ -4,14 +4,12 @@ from .fairness import (
 )
 from .activations.layer_keys import COMPONENTS as COMPONENTS
 from .activations.differences import calculate_bias_metrics as calculate_bias_metrics
-from .prompts.pairs import (
-    ATTRIBUTES as ATTRIBUTES,
-    DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
-    PROMPT_TEMPLATES as PROMPT_TEMPLATES,
-    PromptPair as PromptPair,
-    generate_prompt_pairs as generate_prompt_pairs,
-    read_prompt_pairs as read_prompt_pairs,
-)
+from .prompts.pair_templates import ATTRIBUTES as ATTRIBUTES
+from .prompts.pairs import DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS
+from .prompts.pair_templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
+from .prompts.pairs import PromptPair as PromptPair
+from .prompts.pair_templates import generate_prompt_pairs as generate_prompt_pairs
+from .prompts.pair_files import read_prompt_pairs as read_prompt_pairs
 from .visualize import (
     visualize_bias as visualize_bias,
     visualize_heatmap as visualize_heatmap,

@@ -25,13 +25,9 @@ from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .activations.layer_keys import SELECTIONS, check_components, select_layers
 from .bias_folder import check_format, check_writable, output_path
 from .figures.kinds import FIGURE_KINDS
-from .prompts.pairs import (
-    DEFAULT_PROMPT_PAIRS,
-    PromptPair,
-    check_prompt_pairs,
-    generate_prompt_pairs,
-    read_prompt_pairs,
-)
+from .prompts.pair_files import read_prompt_pairs
+from .prompts.pair_templates import generate_prompt_pairs
+from .prompts.pairs import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pairs
 from .settings import Settings
 from .study_comparison import StudyComparison
 from .study_results import BiasMetrics
@@ -80,26 +76,14 @@ def run_bias(
 ) -> BiasRun:
     """Compare what a model, or each of two, does on pairs of prompts.
 
+    Figures and numbers go to `output_dir`; those of two models to `model_a` and `model_b` in it.
+
     Args:
-        model_path: a folder, a hub id, a `.gguf` file, or `demo`.
         pairs: file of pairs, `.csv` or `.jsonl`.
         categories: use generated pairs of these; the default pairs if neither is given.
-        layers: which to draw: `first_middle_last`, `all`, or numbers, also as text (`0,5,7`).
-        components: of `COMPONENTS`; None for the default ones.
-        controls: neutral control pairs for each pair.
-        seed: of the choice of controls.
-        visualization_types: of `mean_diff`, `heatmap` and `pca`; None for all of them where there
-            is a folder.
-        figure_format: `png`, `pdf` or `svg`.
-        output_dir: folder for figures and numbers; of two models each has a folder in it,
-            `model_a` and `model_b`.
+        layers: as in `visualize_bias`, numbers also as text (`0,5,7`).
+        visualization_types: None for all of them where there is a folder.
         compare_with: a second model.
-        device, dtype, trust_remote_code: as in `load_model`.
-        show_progress: whether to show bars.
-
-    Raises:
-        ArgumentError, CheckpointError, OutputError: refused, before a model was loaded.
-        DataError: a prompt that the model cannot read.
     """
     chosen = _pairs(pairs, categories)
     parameters: dict[str, Any] = {"controls": controls, "seed": seed}

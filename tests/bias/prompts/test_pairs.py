@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from optipfair import bias
-from optipfair.bias.prompts.pairs import SLOT_WORDS, check_prompt_pairs
+from optipfair.bias.prompts.pair_templates import SLOT_WORDS
+from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.prompts.words import split_words
 from optipfair.errors import ArgumentError
 

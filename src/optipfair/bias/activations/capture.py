@@ -87,20 +87,13 @@ def capture(
 ) -> Captured:
     """Run every prompt once, without the head, and reduce what the components give on the way.
 
-    Args:
-        view: the model.
-        comparisons: what to compare; prompts that recur in one batch run once.
-        components: of `COMPONENTS`.
-        layers: layer numbers.
-        reducers: get all components of all layers, batch by batch.
-        show_progress: whether to show a bar.
+    Prompts that recur in one batch run once. Every reducer gets all components of all layers.
 
     Raises:
         ArgumentError: no layer has one of the components.
         DataError: a prompt with more tokens than the model has positions, or activations that are
             NaN or Inf.
         UnsupportedModelError: a component does not show what it should.
-        Errors of the model itself; it is left as it was.
     """
     taps, missing = find_taps(view, components, layers)
     if not taps:

@@ -47,10 +47,6 @@ class LayerKey(NamedTuple):
 def read_key(text: object) -> LayerKey:
     """Read `mlp_output_layer_3`.
 
-    Raises:
-        ArgumentError: it has another form.
-        UnknownNameError: there is no such component.
-
     Example:
         >>> read_key("mlp_output_layer_3")
         LayerKey(component='mlp_output', layer=3)
@@ -74,23 +70,14 @@ def _integers(layers: object) -> list[int]:
 
 
 def check_component(name: object) -> str:
-    """The name, if it is one of a component.
-
-    Raises:
-        UnknownNameError: listing them.
-    """
+    """The name, if it is one of a component."""
     if not isinstance(name, str) or name not in COMPONENTS:
         raise UnknownNameError(unknown_name("component", name, list(COMPONENTS)))
     return name
 
 
 def check_components(names: object) -> tuple[str, ...]:
-    """Some components, each once.
-
-    Raises:
-        ArgumentError: none, or a word in the place of a list.
-        UnknownNameError: there is no such component.
-    """
+    """Some components, each once."""
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise ArgumentError(
             f"components={names!r} is no list of components. Available: {', '.join(COMPONENTS)}."
@@ -105,10 +92,6 @@ def select_layers(layers: object, count: int, model: str = "the model") -> list[
         layers: `"first_middle_last"`, `"all"`, or layer numbers (a list, tuple, range or array).
         count: how many layers the model has.
         model: what a message calls it.
-
-    Raises:
-        UnknownNameError: another word.
-        ArgumentError: no list of layer numbers, or one out of range.
 
     Example:
         >>> select_layers("first_middle_last", 30)

@@ -48,14 +48,8 @@ def place_labels(
 ) -> list[Label]:
     """Give each text the place where it hides least, one after the other.
 
-    Args:
-        points: (N, 2), all that are drawn, from the panel's lower left corner.
-        anchors: the points that have a text.
-        sizes: width and height of each text.
-        panel: width and height.
-
-    Returns:
-        One for each anchor; of equally good places the first and nearest.
+    `points` (N, 2) are all that are drawn, from the lower left corner of a panel of so much width
+    and height; `anchors` have a text, of such sizes. Of equally good places the first is taken.
     """
     candidates = [Label(side, gap) for gap in _GAPS for side in _SIDES]
     taken: list[tuple[float, float, float, float]] = []

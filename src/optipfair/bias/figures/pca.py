@@ -61,25 +61,21 @@ def pca(
 def project(first: Any, second: Any) -> tuple[Any, Any]:
     """Principal components of both prompts' tokens together.
 
-    Args:
-        first, second: (M, U) each.
-
-    Returns:
-        Coordinates (2 M, 2) of the first prompt's tokens and then the second's, and the shares of
-        the variance (2,) that the two directions explain; zeros where nothing varies.
+    Of (M, U) each: coordinates (2 M, 2) of the first prompt's tokens and then the second's, and the
+    shares of the variance (2,) that the two directions explain; zeros where nothing varies.
     """
     both = np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)])
     centred = both - both.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     sizes[sizes <= _ROUNDING * sizes.max(initial=0)] = 0
-    found = np.zeros((len(both), 2))
+    places = np.zeros((len(both), 2))
     shares = np.zeros(2)
     rank = min(2, len(sizes))
-    found[:, :rank] = left[:, :rank] * sizes[:rank]
+    places[:, :rank] = left[:, :rank] * sizes[:rank]
     total = float(np.square(sizes).sum())
     if total > 0:
         shares[:rank] = np.square(sizes[:rank]) / total
-    return found, shares
+    return places, shares
 
 
 def _draw_points(axis: Axes, points: Points, highlight: bool, inches: tuple[float, float]) -> None:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import groupby
+from operator import itemgetter
 from typing import Annotated
 
 from ...results import Count, Result
@@ -21,12 +23,7 @@ LeftOut = tuple[dict[int, str], dict[int, str]]  # of each prompt, token positio
 
 @dataclass(frozen=True)
 class Unit:
-    """Tokens of the first prompt that are compared with tokens of the second.
-
-    Attributes:
-        first, second: token positions, consecutive, at least one each.
-        edited: whether the texts differ.
-    """
+    """Consecutive tokens of the first prompt that are compared with some of the second."""
 
     first: tuple[int, ...]
     second: tuple[int, ...]
@@ -55,12 +52,7 @@ class Coverage(Result):
 
 @dataclass(frozen=True)
 class Alignment:
-    """What is compared of two prompts.
-
-    Attributes:
-        units: in the order of the text.
-        left_out: of each prompt, token position → why it is not compared.
-    """
+    """What is compared of two prompts, in the order of the text, and what is left out and why."""
 
     units: tuple[Unit, ...]
     left_out: LeftOut
@@ -127,12 +119,8 @@ def align_lengths(first: int, second: int) -> Alignment:
 
 def _left_out(encoded: Encoded, special: bool, first_token: bool) -> dict[int, str]:
     """What is not compared, whatever the other prompt is."""
-    found: dict[int, str] = {}
-    if not special:
-        found.update({i: "special" for i, flag in enumerate(encoded.special) if flag})
-    if not first_token:
-        found.setdefault(0, "first token")
-    return found
+    reasons = {i: "special" for i, flag in enumerate(encoded.special) if flag and not special}
+    return reasons if first_token else {**reasons, 0: reasons.get(0, "first token")}
 
 
 def _pooled(one: Span, two: Span, left_out: LeftOut) -> list[Unit]:
@@ -200,8 +188,8 @@ def _widened(
     counterparts = _tokens_by_word(two)
     whole: set[int] = set()
     for tokens in _tokens_by_word(one).values():
-        found = [partners.get(i) for i in tokens]
-        if found[0] is not None and found == counterparts[two[found[0]]]:
+        others = [partners.get(i) for i in tokens]
+        if others[0] is not None and others == counterparts[two[others[0]]]:
             whole.update(tokens)
     for edited, a, c in blocks:
         if edited:
@@ -212,21 +200,15 @@ def _widened(
 
 
 def _tokens_by_word(words: Sequence[int]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
+    tokens: dict[int, list[int]] = {}
     for token, word in enumerate(words):
-        found.setdefault(word, []).append(token)
-    return found
+        tokens.setdefault(word, []).append(token)
+    return tokens
 
 
 def _joined(blocks: Iterator[tuple[bool, Span, Span]]) -> Iterator[tuple[bool, Span, Span]]:
     """Neighbouring spans of one kind as one."""
-    held: tuple[bool, Span, Span] | None = None
-    for edited, a, c in blocks:
-        if held is not None and held[0] == edited:
-            held = edited, (held[1][0], a[1]), (held[2][0], c[1])
-            continue
-        if held is not None:
-            yield held
-        held = edited, a, c
-    if held is not None:
-        yield held
+    for edited, group in groupby(blocks, key=itemgetter(0)):
+        spans = list(group)
+        (_, a, c), (_, b, d) = spans[0], spans[-1]
+        yield edited, (a[0], b[1]), (c[0], d[1])

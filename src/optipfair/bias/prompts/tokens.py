@@ -38,10 +38,7 @@ class Encoded:
 def encode(tokenizer: Any, prompt: str, vocabulary: int) -> Encoded:
     """Tokenize a prompt as the model expects it, special tokens included.
 
-    Args:
-        tokenizer: of the model; one without offsets (slow) does.
-        prompt: any text.
-        vocabulary: how many tokens the model has embeddings for.
+    A slow tokenizer, without offsets, does. `vocabulary` is the number of the model's embeddings.
 
     Raises:
         DataError: no token comes of it, or one that the model does not have.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...bias.prompts.pairs import PromptPair, generate_prompt_pairs
+from ...bias.prompts.pair_templates import generate_prompt_pairs
+from ...bias.prompts.pairs import PromptPair
 from ..measuring.divergence import jensen_shannon, softmax
 from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, mean_of
 from .preferences import facts, totals

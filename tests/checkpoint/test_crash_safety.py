@@ -22,7 +22,7 @@ from optipfair import OutputError, load_model, prune_checkpoint
 from optipfair.files.output_folder import new_folder
 from optipfair.files.safetensors_reader import open_checkpoint
 from optipfair.testing import tiny_model
-from support.nursery import INTERRUPTED, Nursery
+from support.nursery import INTERRUPTED, Nursery, wait_for_a_signal
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
 SHARD_BYTES = 2_000_000  # several files, so that there is an index too
@@ -303,7 +303,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(model: Path, tmp_path: Pa
 def hold(output: Path, held: Path) -> None:
     with new_folder(output):
         held.touch()
-        time.sleep(60)
+        wait_for_a_signal()
 
 
 def test_a_second_run_into_the_same_folder_is_refused(llama_folder: Path, tmp_path: Path) -> None:

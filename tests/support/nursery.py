@@ -66,6 +66,12 @@ def opened() -> Iterator[Nursery]:
         process.close()
 
 
+def wait_for_a_signal() -> None:
+    """Do nothing for a minute. A signal that comes just before a sleep ends it no sooner."""
+    for _ in range(600):
+        time.sleep(0.1)
+
+
 def _raise_children(pipe: Connection) -> None:
     import torch
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -31,7 +30,7 @@ from optipfair.pruning.decision import decide
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
-from support.nursery import INTERRUPTED, Nursery
+from support.nursery import INTERRUPTED, Nursery, wait_for_a_signal
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
 
@@ -151,7 +150,7 @@ def prune_and_wait(model: Path, folder: Path, here: Path) -> None:
 
     def wait(*_: object) -> None:
         here.touch()
-        time.sleep(60)
+        wait_for_a_signal()
 
     by_layers.cut_copy = wait  # type: ignore[assignment]
     arguments.Holding = partial(Holding, "disk", 1)  # type: ignore[misc, assignment]

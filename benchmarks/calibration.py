@@ -38,7 +38,7 @@ from optipfair.pruning.calibration.moments import MLPInputs, Tokens, collecting
 from optipfair.pruning.calibration.stream import capture, run_layer
 from optipfair.pruning.compensation.least_squares import fit_kept
 from optipfair.pruning.decision import decide
-from optipfair.pruning.importance.criteria import Weights, criterion_named
+from optipfair.pruning.importance.criteria import CRITERIA, Weights
 from optipfair.pruning.importance.selection import select_neurons
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
@@ -96,9 +96,9 @@ def solve(inputs: MLPInputs) -> None:
     """Decide one MLP: which neurons stay, and their new weights."""
     mlp, part = inputs.mlp, inputs.parts[0]
     count = mlp.width * (100 - PERCENTAGE) // 100
-    criterion: Any = criterion_named("AUTO")
+    criterion = CRITERIA["AUTO"]
     weights = Weights(**{role: matrix.float() for role, matrix in mlp.matrices().items()})
-    scores = criterion.function(weights, part, count, torch.Generator().manual_seed(0))
+    scores = criterion.function(weights, part, count)
     fit_kept(weights.down.T, select_neurons(scores, count), *part.split())
 
 

@@ -33,9 +33,12 @@ from optipfair.evaluation.speed.footprint import memory_meter
 from optipfair.evaluation.text.wikitext import detokenised
 from optipfair.pruning.calibration.activations import neuron_input_norms
 from optipfair.pruning.cut.surgery import apply_plan
-from optipfair.pruning.importance.selection import RANKED_STRATEGIES, select_layers_to_remove
-from optipfair.pruning.importance.weight_scores import score_mlp_with_data
-from optipfair.pruning.layers.strategies import chosen_layers
+from optipfair.pruning.importance.hybrid import score_mlp_with_data
+from optipfair.pruning.layers.strategies import (
+    LAYER_STRATEGIES,
+    ranks_layers,
+    select_layers_to_remove,
+)
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.planning import choose_neurons, plan_counts
 from optipfair.pruning.request.pruning_request import check_request
@@ -178,9 +181,9 @@ def measure(
 
     @cache
     def chosen(method: str) -> Callable[[int], Any]:
-        if method not in RANKED_STRATEGIES:
+        if not ranks_layers(method):
             return lambda count: select_layers_to_remove(len(layers), count, method)
-        return chosen_layers(method, view, draw(calibration, 0, FEW))
+        return LAYER_STRATEGIES[method].function(view, draw(calibration, 0, FEW), False)
 
     view = describe(dense)
     layers = view.layers

@@ -65,7 +65,7 @@ from .pruning.neurons import (
     zero_neurons_mlp as zero_neurons_mlp,
 )
 from .pruning.cut.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
-from .pruning.importance.selection import select_layers_to_remove as select_layers_to_remove
+from .pruning.layers.strategies import select_layers_to_remove as select_layers_to_remove
 from .pruning.options import presets as presets
 from .pruning.options.prune_options import PruneOptions as PruneOptions
 from .pruning.statistics import (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from optipfair import PruningPlan, apply_plan, plan_pruning, prune_model
-from optipfair.pruning.importance.criteria import criterion_names
+from optipfair.pruning.importance.criteria import CRITERIA
 from optipfair.testing import tiny_model
 
 pytestmark = [
@@ -44,7 +44,7 @@ def same(family: str, folder: Path, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("compensate", [False, True])
-@pytest.mark.parametrize("method", [n for n in criterion_names() if n != "PPM"])
+@pytest.mark.parametrize("method", [name for name in CRITERIA.names() if name != "PPM"])
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_a_plan_gives_what_pruning_gives(

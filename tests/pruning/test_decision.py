@@ -27,13 +27,13 @@ from optipfair.arch.view import describe
 from optipfair.pruning.cut.plan import PruningPlan, WidthCut
 from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import decide
-from optipfair.pruning.importance.criteria import CALIBRATED
+from optipfair.pruning.importance.criteria import CRITERIA
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
 PRUNABLE = [name for name in TINY_FAMILIES if not any(mlp.why_not for mlp in FAMILIES[name].mlps)]
-NEED_DATA = [name for name in CALIBRATED if CALIBRATED[name].needs_data]
+NEED_DATA = [name for name in CRITERIA if CRITERIA[name].needs_data]
 WITH_EXPERTS = ["mixtral", "qwen2_moe", "gpt_oss"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
@@ -526,7 +526,7 @@ def test_an_error_in_a_late_layer_leaves_the_model_as_it_was(unchanged: Callable
         pruned(model)
 
 
-@pytest.mark.parametrize("method", [*CALIBRATED, "MAW"])
+@pytest.mark.parametrize("method", [*NEED_DATA, "RANDOM", "MAW"])
 def test_pruning_leaves_the_global_random_state(method: str) -> None:
     states = torch.get_rng_state(), random.getstate()
     rows: Any = torch.tensor([row[:8] for row in texts()])

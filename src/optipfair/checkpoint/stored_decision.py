@@ -17,20 +17,17 @@ from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import LIVE, LayerSource, capture
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.decision import Means, decide
-from ..pruning.importance.criteria import Criterion
+from ..pruning.importance.criteria import WEIGHTS, Criterion
 from ..pruning.importance.given_scores import NeuronScores
-from ..pruning.importance.selection import RANKED_STRATEGIES
-from ..pruning.layers.influence import removal_order
-from ..pruning.layers.strategies import Chosen
-from ..pruning.passes import hybrid_scores, stream_influence
+from ..pruning.importance.hybrid import hybrid_by_layers
+from ..pruning.layers.influence import by_influence, influence_by_layers
+from ..pruning.layers.strategies import LAYER_STRATEGIES, MODEL, Chosen
 from ..pruning.planning import Scores, random_scores
 from ..pruning.request.pruning_request import PruningRequest
 from .stored_layers import StoredLayers
 from .stored_model import StoredModel
 from .stored_rows import check_finite_mlp, score_stored_mlps
 from .stored_surgery import stored_sizes
-
-_BY_LAYERS = "block_influence"  # the one ranking that sees each layer once
 
 
 class NeedsModelError(UnsupportedModelError):
@@ -94,7 +91,7 @@ def decide_stored(
 
 
 def _weight_scores(stored: StoredModel, request: PruningRequest) -> Scores | None:
-    if isinstance(request.criterion, Criterion):
+    if isinstance(request.criterion, Criterion) and request.criterion.needs == WEIGHTS:
         return partial(score_stored_mlps, stored, request.criterion)
     if isinstance(request.criterion, NeuronScores):
         return partial(_checked, stored, request.criterion.of)
@@ -124,7 +121,7 @@ def _means_with_data(
 
     def hybrid(batches: Iterable[Batch], mlps: Sequence[MLPView]) -> Iterator[Tensor]:
         keys = [(mlp.layer, mlp.spec.name) for mlp in mlps]
-        found = hybrid_scores(
+        found = hybrid_by_layers(
             layers.view, entering(batches), source, keys, show_progress=show_progress
         )
         return (found[key] for key in keys)
@@ -137,10 +134,10 @@ def _means_with_data(
         return without.scores(batches)
 
     def chosen(_method: str, batches: Iterable[Batch]) -> Chosen:
-        order = removal_order(
-            stream_influence(layers.view, entering(batches), source, show_progress=show_progress)
+        stream = entering(batches)
+        return by_influence(
+            influence_by_layers(layers.view, stream, source, show_progress=show_progress)
         )
-        return lambda count: tuple(sorted(order[:count]))
 
     return Means(without.sizes, layers.view, source, scores, chosen)
 
@@ -153,7 +150,7 @@ def _refuse_what_needs_the_model(request: PruningRequest) -> None:
     depth = request.depth
     if request.layer_widths == "by_loss":
         raise NeedsModelError("layers lose neurons by what each costs the model")
-    if depth is None or depth.indices is not None or depth.method == _BY_LAYERS:
+    if depth is None or depth.indices is not None:
         return
-    if depth.method in RANKED_STRATEGIES.names():
+    if LAYER_STRATEGIES[depth.method].needs == MODEL:
         raise NeedsModelError(f"layers are chosen by {depth.method!r}")

@@ -18,7 +18,7 @@ from .layers.influence import analyze_layer_importance as analyze_layer_importan
 from .layer_scores import neuron_importance_scores as neuron_importance_scores
 from .neurons import prune_neuron_pairs as prune_neuron_pairs, zero_neurons_mlp as zero_neurons_mlp
 from .cut.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
-from .importance.selection import select_layers_to_remove as select_layers_to_remove
+from .layers.strategies import select_layers_to_remove as select_layers_to_remove
 from .options import presets as presets
 from .options.prune_options import PruneOptions as PruneOptions
 from .statistics import (

@@ -19,9 +19,8 @@ from .compensation.by_layers import Recipe, decide_by_layers
 from .cut.checks import check_cuttable, check_shared_cuts, seen_by
 from .cut.guard import Rewrite, prove
 from .cut.plan import PruningPlan
-from .importance.selection import RANKED_STRATEGIES
 from .layer_widths import widths_by_loss
-from .layers.strategies import Chosen, chosen_layers
+from .layers.strategies import LAYER_STRATEGIES, Chosen, ranks_layers
 from .planning import Scores, choose_neurons, plan_counts, scorer
 from .request.pruning_request import PruningRequest
 from .request.solving import Sizes
@@ -50,7 +49,8 @@ class Means:
         """Those of a model in memory."""
 
         def chosen(method: str, batches: Iterable[Batch]) -> Chosen:
-            return chosen_layers(method, view, batches, show_progress)
+            found: Chosen = LAYER_STRATEGIES[method].function(view, batches, show_progress)
+            return found
 
         return cls(Sizes.of_model(view), view, LIVE, lambda batches: None, chosen)
 
@@ -181,7 +181,7 @@ def _by_layers(
 def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> PruningRequest:
     """Give a depth request that ranks the layers on data what its strategy chooses."""
     depth = request.depth
-    if depth is None or depth.indices is not None or depth.method not in RANKED_STRATEGIES.names():
+    if depth is None or depth.indices is not None or not ranks_layers(depth.method):
         return request
     assert batches is not None  # `check_request` has seen to it
     chosen = means.chosen(depth.method, batches)

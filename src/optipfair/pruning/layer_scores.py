@@ -10,7 +10,7 @@ from ..errors import ArgumentError, UnsupportedModelError
 from ..progress import track
 from .calibration.activations import own_batches
 from .cut.checks import check_cuttable
-from .importance.criteria import CalibratedCriterion, criterion_named
+from .importance.criteria import CRITERIA
 from .importance.given_scores import only_mlp
 from .options.prune_options import PruneOptions
 from .planning import scorer
@@ -54,8 +54,7 @@ def neuron_importance_scores(
         >>> list(scores), tuple(scores[0].shape)
         ([0, 1, 2, 3], (40,))
     """
-    criterion = criterion_named(neuron_selection_method)
-    if isinstance(criterion, CalibratedCriterion) and criterion.needs_data:
+    if CRITERIA[neuron_selection_method].needs_data:
         raise ArgumentError(
             f"neuron_selection_method={neuron_selection_method!r} has no scores beforehand: it "
             "decides each layer by what the pruned layers before it give. Use 'MAW' with a "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,13 +21,13 @@ from ..arch.view import MLPView, ModelView
 from ..checking import check_layer_indices
 from ..errors import ArgumentError, PruningWarning
 from ..progress import track
-from .calibration.activations import neuron_input_norms
 from .cut.checks import check_sharing
 from .cut.plan import PruningPlan, WidthCut
-from .importance.criteria import CalibratedCriterion, Criterion
+from .importance.criteria import NOTHING, WEIGHTS, Criterion, random_choice
 from .importance.given_scores import NeuronScores, check_scores_fit
+from .importance.hybrid import hybrid_scorer
 from .importance.selection import select_units
-from .importance.weight_scores import score_mlp, score_mlp_with_data
+from .importance.weight_scores import score_mlp
 from .request.pruning_request import PruningRequest
 from .request.solving import Sizes, Solution, solve
 from .request.targets import WidthTarget, rate_above
@@ -119,12 +119,11 @@ def scorer(
     criterion = request.criterion
     if isinstance(criterion, NeuronScores):
         return partial(_given_scores, criterion)
-    if isinstance(criterion, CalibratedCriterion):
-        return partial(_random_scores, request.seed)
     assert criterion is not None
+    if criterion.needs == NOTHING:
+        return partial(_random_scores, request.seed)
     if batches is not None and criterion.accepts_data and request.attention_unit is None:
-        norms = neuron_input_norms(view, batches, show_progress)
-        return partial(_score_with_data, norms)
+        return hybrid_scorer(view, batches, show_progress)
     return partial(score_mlp, criterion=criterion)
 
 
@@ -139,17 +138,11 @@ def _random_scores(seed: int, mlp: MLPView) -> Tensor:
 
 
 def random_scores(seed: int, mlp: MLPView) -> Tensor:
-    """Scores that depend on the seed and the MLP's place alone, (I,) or (E, I)."""
-    generator = generator_of(seed, mlp)
+    """Scores that depend on the seed and the MLP's place, not on the order: (I,) or (E, I)."""
+    digest = hashlib.sha256(f"{seed} {mlp.layer} {mlp.spec.name} 0".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     shape = (mlp.width,) if mlp.experts is None else (mlp.experts, mlp.width)
-    return torch.rand(shape, generator=generator)
-
-
-def generator_of(seed: int, mlp: MLPView, expert: int = 0) -> torch.Generator:
-    """A source of random numbers that depends on the seed and the place, not on the order."""
-    text = f"{seed} {mlp.layer} {mlp.spec.name} {expert}"
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-    return torch.Generator().manual_seed(number)
+    return random_choice(shape, generator)
 
 
 def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -> dict[str, Any]:
@@ -227,7 +220,7 @@ def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, 
 
 def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, data: bool) -> None:
     """Figures: `docs/criteria.md`."""
-    static = isinstance(request.criterion, Criterion)
+    static = isinstance(request.criterion, Criterion) and request.criterion.needs == WEIGHTS
     if data or not static or max((mlp.width for mlp in chosen), default=0) < _TRAINED_WIDTH:
         return
     _warn(
@@ -240,7 +233,3 @@ def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, 
 
 def _warn(message: str) -> None:
     warnings.warn(message, PruningWarning, stacklevel=2)
-
-
-def _score_with_data(norms: Mapping[tuple[int, str], Tensor], mlp: MLPView) -> Tensor:
-    return score_mlp_with_data(mlp, norms[mlp.layer, mlp.spec.name])

@@ -26,13 +26,13 @@ from optipfair import (
     prune_model,
 )
 from optipfair.arch.view import describe
-from optipfair.pruning.importance.criteria import CALIBRATED, criterion_names
+from optipfair.pruning.importance.criteria import CRITERIA
 from optipfair.testing import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
 
 FAMILIES = ("llama", "phi3", "gpt2", "opt", "mixtral")
-STATIC = [n for n in criterion_names() if n not in CALIBRATED.names() or n == "RANDOM"]
+STATIC = [name for name in CRITERIA.names() if not CRITERIA[name].needs_data]
 
 
 def scores_of(model: Any, seed: int = 0) -> dict[int, Tensor]:
@@ -300,7 +300,7 @@ def test_importance_scores_prune_as_their_method_does(name: str, method: str) ->
     assert kept(by_scores) == kept(by_method)
 
 
-@pytest.mark.parametrize("method", [n for n in CALIBRATED if CALIBRATED[n].needs_data])
+@pytest.mark.parametrize("method", [n for n in CRITERIA if CRITERIA[n].needs_data])
 def test_methods_that_decide_while_they_prune_give_no_scores(method: str) -> None:
     with pytest.raises(ArgumentError, match=f"'{method}' has no scores beforehand.*'MAW'"):
         neuron_importance_scores(tiny_model("llama"), method, batches())

@@ -16,10 +16,8 @@ from optipfair import get_model_layers, plan_pruning, prune_model
 from optipfair.arch.view import describe
 from optipfair.errors import DataError, UnsupportedModelError
 from optipfair.pruning.calibration.stream import capture
-from optipfair.pruning.importance.selection import RANKED_STRATEGIES
 from optipfair.pruning.layers.angles import block_angles, flattest_block
 from optipfair.pruning.layers.removal_loss import Removal, losses_without_each, sampled
-from optipfair.pruning.layers.strategies import RANKINGS
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
 FAMILIES = ["llama", "gemma2", "gpt2", "mixtral", "opt", "falcon", "bloom"]
@@ -67,10 +65,6 @@ def choice(model: Any, method: str, count: int, data: Any = None) -> tuple[int, 
         layer_selection_method=method,
         dataloader=data or batches(),
     ).drop_layers
-
-
-def test_every_strategy_on_data_has_a_function() -> None:
-    assert sorted(RANKINGS) == RANKED_STRATEGIES.names()
 
 
 # By angle.

@@ -30,7 +30,7 @@ from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
 from ..cut.guard import Rewrite
 from ..cut.plan import PruningPlan, WidthCut
 from ..cut.surgery import adjust_copy, cut_mlp, replaced_in
-from ..importance.criteria import CalibratedCriterion, Weights
+from ..importance.criteria import MOMENTS, Criterion, Weights
 from ..importance.selection import select_neurons, select_units
 from ..request.pruning_request import PruningRequest
 from .least_squares import Fit, fit_kept
@@ -59,20 +59,18 @@ class Recipe:
     def of(cls, request: PruningRequest) -> Recipe:
         """That of a request: a calibrated criterion decides, or the plan did already."""
         criterion = request.criterion
-        if isinstance(criterion, CalibratedCriterion) and criterion.needs_data:
-            choose, moments = partial(_best, criterion), criterion.needs_moments
+        if isinstance(criterion, Criterion) and criterion.needs_data:
+            choose, moments = partial(_best, criterion), criterion.needs == MOMENTS
             return cls(choose, moments, request.compensate, request.sequential)
         return cls(_as_planned, False, request.compensate, request.sequential)
 
 
-def _best(
-    criterion: CalibratedCriterion, mlp: MLPView, expert: int, inputs: Inputs, cut: WidthCut
-) -> Tensor:
+def _best(criterion: Criterion, mlp: MLPView, expert: int, inputs: Inputs, cut: WidthCut) -> Tensor:
     """The neurons that a criterion keeps; those that no token reached go by their weights."""
     weights = _weights(mlp, expert)
     if inputs.tokens == 0:  # an expert that no calibration token was routed to
         return select_neurons(weights.down.norm(dim=1), cut.kept)
-    scores = criterion.function(weights, inputs, cut.kept, torch.Generator())
+    scores = criterion.function(weights, inputs, cut.kept)
     by_unit = scores.to(weights.down.device).view(mlp.width, -1).sum(dim=1)
     return select_units(by_unit, cut.kept, mlp.spec.groups)
 

@@ -1,10 +1,17 @@
-"""Importance criteria: how much each neuron of an MLP matters, from its weights.
+"""Importance criteria: how much each neuron of an MLP matters. A new one is a function here.
 
-A criterion is one pure function `(gate, up, down) -> scores`, registered by one line. Its
-arguments are float32 matrices of shape (I, H): a row for each neuron (`down` is transposed), and
-`gate` is None where the MLP has none; then its term is left out. Rows must not influence each
-other. It returns (I,); higher stays. Biases are not scored. Command line, docs and tests read
-the registry, and this module loads without torch, so that `--help` stays fast.
+A criterion is one pure function, registered by one line that says what it needs:
+
+- `weights`: `(gate, up) -> scores`, from float32 matrices (I, H), a row for each neuron; `gate` is
+  None where the MLP has none, and its term is left out. Rows must not influence each other.
+- `nothing`: `(shape, generator) -> scores`, from a seeded source of random numbers.
+- `activations` or `moments`: `(weights, inputs, count) -> scores`, from all matrices, statistics of
+  what enters the down projection (with its second moments, (I, I), or without), and how many
+  neurons stay. Where inputs stay or go together (`inputs.unit`), the scores of a unit are summed,
+  or it returns one for each.
+
+It returns (I,); higher stays. Biases are not scored. Command line, docs and tests read the
+registry, and this module loads without torch, so that `--help` stays fast.
 
 Axes: `I` intermediate (neurons), `H` hidden.
 """
@@ -15,68 +22,85 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import ArgumentError, UnknownNameError
-from ...registry import Registry, unknown_name
+from ...errors import ArgumentError
+from ...registry import Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from ..calibration.moments import Inputs
 
-CriterionFunction = Callable[["Tensor | None", "Tensor", "Tensor | None"], "Tensor"]
+NOTHING, WEIGHTS, ACTIVATIONS, MOMENTS = "nothing", "weights", "activations", "moments"
+
+ScoreFunction = Callable[..., "Tensor"]
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A registered criterion; `accepts_data` marks the one with a data-driven (hybrid) form."""
+    """A registered criterion.
+
+    Attributes:
+        name: as users write it.
+        function: gives the scores.
+        needs: what it reads: `nothing`, `weights`, `activations` or `moments`.
+        accepts_data: whether calibration data makes the hybrid of it.
+        compensates: whether the kept neurons make up for the lost ones unless asked otherwise.
+    """
 
     name: str
-    function: CriterionFunction
+    function: ScoreFunction
+    needs: str = WEIGHTS
     accepts_data: bool = False
+    compensates: bool = False
 
     @property
     def summary(self) -> str:
         return (self.function.__doc__ or "").split("\n")[0]
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it scores what flows through the layers, one after the other."""
+        return self.needs in (ACTIVATIONS, MOMENTS)
 
 
 CRITERIA: Registry[Criterion] = Registry("importance criterion")
 
 
 def criterion(
-    name: str, *aliases: str, accepts_data: bool = False
-) -> Callable[[CriterionFunction], CriterionFunction]:
+    name: str, *aliases: str, needs: str = WEIGHTS, **properties: bool
+) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register the decorated function as a criterion."""
 
-    def register(function: CriterionFunction) -> CriterionFunction:
-        CRITERIA.add(name, Criterion(name, function, accepts_data), aliases)
+    def register(function: ScoreFunction) -> ScoreFunction:
+        CRITERIA.add(name, Criterion(name, function, needs, **properties), aliases)
         return function
 
     return register
 
 
 @criterion("PPM", "MAW", accepts_data=True)
-def peak_to_peak(gate: Tensor | None, up: Tensor, down: Tensor | None) -> Tensor:
+def peak_to_peak(gate: Tensor | None, up: Tensor) -> Tensor:
     """Peak-to-peak magnitude: max + |min| of the gate row plus the same of the up row.
 
     Source: Martra 2025, arXiv 2512.22671.
     """
-    return _ppm(up) if gate is None else _ppm(gate) + _ppm(up)
+    return ppm(up) if gate is None else ppm(gate) + ppm(up)
 
 
 @criterion("VOW")
-def variance_of_weights(gate: Tensor | None, up: Tensor, down: Tensor | None) -> Tensor:
+def variance_of_weights(gate: Tensor | None, up: Tensor) -> Tensor:
     """Variance of weights: unbiased variance of the gate row plus that of the up row."""
     return _variance(up) if gate is None else _variance(gate) + _variance(up)
 
 
 @criterion("PON")
-def product_of_norms(gate: Tensor | None, up: Tensor, down: Tensor | None) -> Tensor:
+def product_of_norms(gate: Tensor | None, up: Tensor) -> Tensor:
     """Product of norms: L1 norm of the gate row times L1 norm of the up row."""
     return _l1(up) if gate is None else _l1(gate) * _l1(up)
 
 
 @criterion("L2")
-def sum_of_l2_norms(gate: Tensor | None, up: Tensor, down: Tensor | None) -> Tensor:
+def sum_of_l2_norms(gate: Tensor | None, up: Tensor) -> Tensor:
     """Sum of L2 norms: L2 norm of the gate row plus L2 norm of the up row."""
     return _l2(up) if gate is None else _l2(gate) + _l2(up)
 
@@ -96,60 +120,14 @@ class Weights:
     up: Tensor | None = None
 
 
-CalibratedFunction = Callable[[Weights, "Inputs", int, "Generator"], "Tensor"]
-
-
-@dataclass(frozen=True)
-class CalibratedCriterion:
-    """A criterion that scores what flows into the down projection.
-
-    Attributes:
-        name: as users write it.
-        function: `(weights, inputs, count, generator) -> scores`: the matrices, the statistics of
-            what enters the down projection, how many neurons stay, and a seeded source of random
-            numbers; it returns (I,), higher stays. Where inputs stay or go together
-            (`inputs.unit`), the scores of a unit are summed, or it returns one for each.
-        needs_data: whether it reads the inputs at all.
-        needs_moments: whether it reads their second moments, (I, I).
-        compensates: whether the kept neurons make up for the lost ones unless asked otherwise.
-    """
-
-    name: str
-    function: CalibratedFunction
-    needs_data: bool = True
-    needs_moments: bool = False
-    compensates: bool = False
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").split("\n")[0]
-
-
-CALIBRATED: Registry[CalibratedCriterion] = Registry("importance criterion")
-
-
-def calibrated(
-    name: str, *aliases: str, **properties: bool
-) -> Callable[[CalibratedFunction], CalibratedFunction]:
-    """Register the decorated function as a criterion that needs a pass over the layers."""
-
-    def register(function: CalibratedFunction) -> CalibratedFunction:
-        CALIBRATED.add(name, CalibratedCriterion(name, function, **properties), aliases)
-        return function
-
-    return register
-
-
-@calibrated("ACT")
-def activation_norm(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+@criterion("ACT", needs=ACTIVATIONS)
+def activation_norm(weights: Weights, inputs: Inputs, count: int) -> Tensor:
     """Activation norm: L2 norm of the neuron's output over the calibration tokens."""
     return inputs.norms
 
 
-@calibrated("WACT")
-def weighted_activation(
-    weights: Weights, inputs: Inputs, count: int, generator: Generator
-) -> Tensor:
+@criterion("WACT", needs=ACTIVATIONS)
+def weighted_activation(weights: Weights, inputs: Inputs, count: int) -> Tensor:
     """Weighted activation: activation norm times the L2 norm of the neuron's down column.
 
     Source: the score of Wanda (arXiv 2306.11695), summed over a column.
@@ -157,8 +135,8 @@ def weighted_activation(
     return inputs.norms * _l2(weights.down)
 
 
-@calibrated("FLAP")
-def fluctuation(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+@criterion("FLAP", needs=ACTIVATIONS)
+def fluctuation(weights: Weights, inputs: Inputs, count: int) -> Tensor:
     """Fluctuation: variance of the neuron's output times the squared norm of its down column.
 
     Source: FLAP (arXiv 2312.11983).
@@ -166,8 +144,8 @@ def fluctuation(weights: Weights, inputs: Inputs, count: int, generator: Generat
     return inputs.variances * _l2(weights.down).square()
 
 
-@calibrated("OBS", needs_moments=True)
-def brain_surgeon(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+@criterion("OBS", needs=MOMENTS)
+def brain_surgeon(weights: Weights, inputs: Inputs, count: int) -> Tensor:
     """Optimal brain surgeon: those go whose loss the others can best make up for, step by step.
 
     Sources: SlimGPT (arXiv 2412.18110), ZipLM (arXiv 2302.04089).
@@ -182,53 +160,29 @@ def brain_surgeon(weights: Weights, inputs: Inputs, count: int, generator: Gener
         shape = (inputs.unit, inputs.groups)
         order = unit_elimination_order(down.T, inputs.moments, units - count, *shape)
     scores = down.new_full((units,), float(units))
-    scores[order] = _ranks(order)
+    scores[order] = order.new_tensor(range(len(order))).to(scores)
     return scores
 
 
-@calibrated("AUTO", needs_moments=True, compensates=True)
-def automatic(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+@criterion("AUTO", needs=MOMENTS, compensates=True)
+def automatic(weights: Weights, inputs: Inputs, count: int) -> Tensor:
     """The hybrid on what the pruned layers give, with compensation; for attention OBS with it.
 
     A token counts as in compensation (`collecting.Tokens`).
     """
     if weights.up is None:
-        return brain_surgeon(weights, inputs, count, generator)
-    gate = None if weights.gate is None else _ppm(weights.gate)
+        return brain_surgeon(weights, inputs, count)
+    gate = None if weights.gate is None else ppm(weights.gate)
     norms = inputs.moments.diagonal().sqrt()
-    return hybrid(gate, _ppm(weights.up), _ppm(weights.down), norms.float())
+    return hybrid(gate, ppm(weights.up), ppm(weights.down), norms.float())
 
 
-@calibrated("RANDOM", needs_data=False)
-def random_choice(weights: Weights, inputs: Inputs, count: int, generator: Generator) -> Tensor:
+@criterion("RANDOM", needs=NOTHING)
+def random_choice(shape: tuple[int, ...], generator: Generator) -> Tensor:
     """Random neurons: what every criterion must beat."""
     import torch
 
-    return torch.rand(len(weights.down), generator=generator)
-
-
-def criterion_named(name: str) -> Criterion | CalibratedCriterion:
-    """Find a criterion of either kind.
-
-    Raises:
-        UnknownNameError: with close matches and all names.
-    """
-    if name in CALIBRATED.names():
-        return CALIBRATED[name]
-    if name in CRITERIA.names():
-        return CRITERIA[name]
-    raise UnknownNameError(unknown_name(CRITERIA.kind, name, criterion_names()))
-
-
-def criterion_names() -> list[str]:
-    """All names and aliases, static ones first."""
-    return [*CRITERIA.names(), *CALIBRATED.names()]
-
-
-def _ranks(order: Tensor) -> Tensor:
-    import torch
-
-    return torch.arange(len(order), dtype=torch.float32, device=order.device)
+    return torch.rand(shape, generator=generator)
 
 
 def hybrid(gate: Tensor | None, up: Tensor, down: Tensor, input_norms: Tensor) -> Tensor:
@@ -249,11 +203,6 @@ def hybrid(gate: Tensor | None, up: Tensor, down: Tensor, input_norms: Tensor) -
     # An all-zero matrix has no largest score: its term is zero for every neuron.
     relative = [part / part.max().clamp_min(1e-30) for part in parts]
     return sum(relative[1:], start=relative[0]) * input_norms
-
-
-def ppm_rows(matrix: Tensor) -> Tensor:
-    """PPM score of each row of a float32 matrix: (I, H) → (I,)."""
-    return _ppm(matrix)
 
 
 def compute_neuron_pair_importance_maw(gate_weight: Tensor, up_weight: Tensor) -> Tensor:
@@ -279,7 +228,7 @@ def compute_neuron_pair_importance_maw(gate_weight: Tensor, up_weight: Tensor) -
         ... )
         tensor([10.])
     """
-    return peak_to_peak(*_checked(gate_weight, up_weight), None)
+    return peak_to_peak(*_checked(gate_weight, up_weight))
 
 
 def compute_neuron_pair_importance_vow(gate_weight: Tensor, up_weight: Tensor) -> Tensor:
@@ -287,7 +236,7 @@ def compute_neuron_pair_importance_vow(gate_weight: Tensor, up_weight: Tensor) -
 
     Arguments, result and errors as in `compute_neuron_pair_importance_maw`.
     """
-    return variance_of_weights(*_checked(gate_weight, up_weight), None)
+    return variance_of_weights(*_checked(gate_weight, up_weight))
 
 
 def compute_neuron_pair_importance_pon(gate_weight: Tensor, up_weight: Tensor) -> Tensor:
@@ -295,7 +244,7 @@ def compute_neuron_pair_importance_pon(gate_weight: Tensor, up_weight: Tensor) -
 
     Arguments, result and errors as in `compute_neuron_pair_importance_maw`.
     """
-    return product_of_norms(*_checked(gate_weight, up_weight), None)
+    return product_of_norms(*_checked(gate_weight, up_weight))
 
 
 def compute_neuron_pair_importance_l2(gate_weight: Tensor, up_weight: Tensor) -> Tensor:
@@ -303,7 +252,7 @@ def compute_neuron_pair_importance_l2(gate_weight: Tensor, up_weight: Tensor) ->
 
     Arguments, result and errors as in `compute_neuron_pair_importance_maw`.
     """
-    return sum_of_l2_norms(*_checked(gate_weight, up_weight), None)
+    return sum_of_l2_norms(*_checked(gate_weight, up_weight))
 
 
 def _checked(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -316,7 +265,8 @@ def _checked(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     return gate.detach().float(), up.detach().float()
 
 
-def _ppm(matrix: Tensor) -> Tensor:
+def ppm(matrix: Tensor) -> Tensor:
+    """PPM score of each row of a float32 matrix: (I, H) → (I,)."""
     # Two reductions: on CPU they take a fifth of the time of one aminmax along rows.
     return matrix.amax(dim=1) + matrix.amin(dim=1).abs()
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from ...arch.finite import check_finite
 from ...arch.view import MLPView
 from ...errors import UnsupportedModelError
-from .criteria import Criterion, hybrid, ppm_rows
+from .criteria import Criterion
 
 CHUNK_ELEMENTS = {"cpu": 2**20}  # 4 MiB of float32: about what stays in the cache
 DEVICE_CHUNK_ELEMENTS = 2**26
 
-RowFunction = Callable[[Sequence["Tensor | None"]], Tensor]
+RowFunction = Callable[..., Tensor]  # rows of each source → their scores
 
 
 class Matrix(Protocol):
@@ -72,7 +72,7 @@ def score_units(criterion: Criterion, matrices: Mapping[str, Matrix], units: int
 def score_matrices(criterion: Criterion, matrices: Mapping[str, Matrix]) -> Tensor:
     """Score neurons by their rows of `gate` (if any) and `up`: (I,), or (E, I) for experts."""
     sources = [matrices.get("gate"), matrices["up"]]
-    return _by_expert(lambda rows: criterion.function(rows[0], _some(rows[1]), None), sources)
+    return by_expert(criterion.function, sources)
 
 
 def overflow(mlp: MLPView, criterion: Criterion) -> str:
@@ -82,31 +82,7 @@ def overflow(mlp: MLPView, criterion: Criterion) -> str:
     )
 
 
-def score_mlp_with_data(mlp: MLPView, input_norms: Tensor) -> Tensor:
-    """Score the neurons by weights and activations (the hybrid of PPM).
-
-    Args:
-        mlp: the MLP.
-        input_norms: L2 norm of each neuron's input to the down projection, (I,) or (E, I).
-
-    Returns:
-        (I,) or (E, I), float32.
-    """
-    check_finite(mlp, {"gate", "up", "gate+up", "down", "bias"})
-    matrices = mlp.matrices()
-    parts = {
-        role: _by_expert(lambda rows: ppm_rows(_some(rows[0])), [matrix])
-        for role, matrix in matrices.items()
-    }
-    norms = input_norms.to(parts["down"].device, torch.float32)
-    if not mlp.spec.experts:
-        return hybrid(parts.get("gate"), parts["up"], parts["down"], norms)
-    gates = parts.get("gate", [None] * len(norms))
-    experts = zip(gates, parts["up"], parts["down"], norms, strict=True)
-    return torch.stack([hybrid(*expert) for expert in experts])
-
-
-def _by_expert(function: RowFunction, sources: Sequence[Matrix | None]) -> Tensor:
+def by_expert(function: RowFunction, sources: Sequence[Matrix | None]) -> Tensor:
     """Apply a row function to (I, H) matrices, or to each expert of (E, I, H) ones."""
     first = next(source for source in sources if source is not None)
     if len(first.shape) == 2:
@@ -125,13 +101,11 @@ def _in_chunks(function: RowFunction, sources: Sequence[Matrix | None]) -> Tenso
     rows = max(elements // first.shape[1], 1)
     chunks = [
         function(
-            [None if source is None else source[start : start + rows].float() for source in sources]
+            *(
+                None if source is None else source[start : start + rows].float()
+                for source in sources
+            )
         )
         for start in range(0, first.shape[0], rows)
     ]
     return torch.cat(chunks)
-
-
-def _some(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor

@@ -5,7 +5,7 @@ Axes: `B` batch, `S` sequence, `T` real tokens, `H` hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ...arch.view import ModelView, describe
-from ...distributed import total
+from ...distributed import together, total
 from ...errors import DataError
+from ...hooks import evaluating
+from ...progress import track
 from ..calibration.activations import own_batches, run_batches, token_mask
+from ..calibration.stream import Batches, LayerSource, run_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,6 +82,25 @@ def block_influence(
     return checked_influence(sums, tokens)
 
 
+def influence_by_layers(
+    view: ModelView, batches: Batches, source: LayerSource, *, show_progress: bool = False
+) -> dict[int, float]:
+    """`block_influence` of a model whose layers come one at a time; `batches` are used up."""
+    sums = [0.0] * len(view.layers)
+    with evaluating(view.model):
+        for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
+            with together():
+                copied = source.copied(layer)
+                for number, mask in enumerate(batches.masks):
+                    before = batches.hidden[number]
+                    after = run_layer(copied, before, batches.arguments[number][layer.index])
+                    sums[layer.index] += influence_sum(before, after, mask)
+                    batches.hidden[number] = after
+                del copied  # before the next one comes
+    tokens = total(sum(int(mask.sum()) for mask in batches.masks))[0]
+    return checked_influence(sums, int(tokens))
+
+
 def influence_sum(before: Tensor, after: Tensor, mask: Tensor) -> float:
     """Sum over the real tokens of 1 - cosine between a layer's input and output, (B, S, H)."""
     real = token_mask(before, mask).to(before.device)
@@ -106,3 +128,9 @@ def checked_influence(sums: Sequence[float], tokens: int) -> dict[int, float]:
 def removal_order(scores: dict[int, float]) -> tuple[int, ...]:
     """Layers in the order in which they go: least influence first, ties by the lower index."""
     return tuple(sorted(scores, key=lambda index: (scores[index], index)))
+
+
+def by_influence(scores: dict[int, float]) -> Callable[[int], tuple[int, ...]]:
+    """How many layers go → those of least influence, sorted."""
+    order = removal_order(scores)
+    return lambda count: tuple(sorted(order[:count]))

@@ -1,57 +1,187 @@
-"""Which layers go, by calibration data: the strategies of `selection.RANKED_STRATEGIES`."""
+"""Which layers go: the strategies. A new one is a function here.
+
+A strategy is registered by one line that says what it needs:
+
+- `nothing`: `(total, count) -> layers`, the layers that go, sorted.
+- `layers` or `model`: `(view, batches, show_progress) -> (count -> layers)`, which looks at the
+  model while calibration text runs through it: once through each layer, so that these may come one
+  at a time, or as often as it likes through the whole model.
+
+Command line, docs and tests read the registry, and this module loads without torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ...arch.view import ModelView
-from .angles import block_angles, flattest_block
-from .influence import block_influence, removal_order
-from .removal_loss import Removal
+from ...checking import check_layer_count, check_layers_to_remove
+from ...errors import ArgumentError, UnknownNameError
+from ...registry import Registry, unknown_name
+
+if TYPE_CHECKING:
+    from ...arch.view import ModelView
+
+NOTHING, LAYERS, MODEL = "nothing", "layers", "model"
 
 Chosen = Callable[[int], tuple[int, ...]]  # how many layers go → which, sorted
 
 
-def chosen_layers(
-    method: str, view: ModelView, batches: Iterable[object], show_progress: bool = False
-) -> Chosen:
-    """What a strategy chooses for each count.
+@dataclass(frozen=True)
+class LayerStrategy:
+    """A registered strategy.
 
-    Raises:
-        UnsupportedModelError: the model cannot be run as the strategy needs it.
-        DataError: the calibration data cannot be used.
+    Attributes:
+        name: as users write it.
+        function: chooses the layers.
+        needs: what it looks at: `nothing`, `layers` or `model`.
     """
-    return RANKINGS[method](view, batches, show_progress)
+
+    name: str
+    function: Callable[..., Any]
+    needs: str = NOTHING
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").split("\n")[0]
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it ranks the layers on calibration data."""
+        return self.needs != NOTHING
 
 
-def _by_influence(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
-    order = removal_order(block_influence(view, batches, show_progress))
-    return lambda count: tuple(sorted(order[:count]))
+LAYER_STRATEGIES: Registry[LayerStrategy] = Registry("layer_selection_method")
 
 
-def _by_angle(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+def strategy(name: str, needs: str = NOTHING) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as a strategy."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        LAYER_STRATEGIES.add(name, LayerStrategy(name, function, needs))
+        return function
+
+    return register
+
+
+def ranks_layers(name: object) -> bool:
+    """Whether a strategy ranks the layers on calibration data; an unknown name is refused."""
+    return LAYER_STRATEGIES[name].ranks
+
+
+def ranked_names() -> list[str]:
+    """The strategies that do so, sorted."""
+    return [name for name in LAYER_STRATEGIES.names() if ranks_layers(name)]
+
+
+@strategy("last")
+def last_layers(total: int, count: int) -> list[int]:
+    """Remove the last layers."""
+    return list(range(total - count, total))
+
+
+@strategy("first")
+def first_layers(total: int, count: int) -> list[int]:
+    """Remove the first layers."""
+    return list(range(count))
+
+
+@strategy("custom")
+def custom_layers(total: int, count: int) -> NoReturn:
+    """Remove the layers given as indices."""
+    raise ArgumentError(
+        f"layer_selection_method='custom' needs the indices of the layers to remove, not a count "
+        f"({count}). Give layer_indices, for example [{max(total - 2, 0)}], or use 'last'."
+    )
+
+
+@strategy("block_influence", LAYERS)
+def least_influence(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+    """Remove the layers that change what flows through them least."""
+    from .influence import block_influence, by_influence
+
+    return by_influence(block_influence(view, batches, show_progress))
+
+
+@strategy("angular", MODEL)
+def least_angle(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+    """Remove the block of layers that turns its input least."""
+    from .angles import block_angles, flattest_block
+
     return partial(flattest_block, block_angles(view, batches, show_progress))
 
 
-def _by_perplexity(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+@strategy("perplexity", MODEL)
+def missed_least(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+    """Remove one layer after the other, each the one that is missed least."""
+    from .removal_loss import Removal
+
     return Removal(view, batches, show_progress).greedy
 
 
-def _by_block_perplexity(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+@strategy("block_perplexity", MODEL)
+def block_missed_least(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+    """Remove the block of layers that is missed least."""
+    from .removal_loss import Removal
+
     return Removal(view, batches, show_progress).block
 
 
-def _by_both(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
-    influence = _by_influence(view, batches, show_progress)
+@strategy("auto", MODEL)
+def block_or_influence(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
+    """Remove that block, or the layers of least influence: what is missed less."""
+    from .removal_loss import Removal
+
+    influence = least_influence(view, batches, show_progress)
     removal = Removal(view, batches, show_progress)
     return lambda count: min(removal.block(count), influence(count), key=removal.loss)
 
 
-RANKINGS: dict[str, Callable[[ModelView, Iterable[object], bool], Chosen]] = {
-    "block_influence": _by_influence,
-    "angular": _by_angle,
-    "perplexity": _by_perplexity,
-    "block_perplexity": _by_block_perplexity,
-    "auto": _by_both,
-}
+def select_layers_to_remove(
+    total_layers: int,
+    num_layers_to_remove: int,
+    layer_selection_method: str,
+    custom_indices: list[int] | None = None,
+) -> list[int]:
+    """Select which layers to remove.
+
+    Args:
+        total_layers: number of decoder layers.
+        num_layers_to_remove: how many go, 1 to `total_layers - 1`.
+        layer_selection_method: `last`, `first` or `custom`.
+        custom_indices: the layers themselves when the method is `custom`.
+
+    Returns:
+        Sorted layer indices.
+
+    Raises:
+        ArgumentError: an unknown method, an impossible count, or indices that do not fit.
+
+    Example:
+        >>> select_layers_to_remove(30, 2, "last")
+        [28, 29]
+    """
+    method = layer_selection_method
+    without_data = [name for name in LAYER_STRATEGIES.names() if not ranks_layers(name)]
+    if method not in without_data:
+        raise UnknownNameError(unknown_name(LAYER_STRATEGIES.kind, method, without_data))
+    total = check_layer_count("total_layers", total_layers)
+    count = check_layer_count("num_layers_to_remove", num_layers_to_remove, total)
+    if method != "custom":
+        if custom_indices is not None:
+            raise ArgumentError(
+                f"custom_indices excludes layer_selection_method={method!r}. "
+                "Use 'custom', or leave the indices out."
+            )
+        return list(LAYER_STRATEGIES[method].function(total, count))
+    if custom_indices is None:
+        custom_layers(total, count)
+    indices = check_layers_to_remove("custom_indices", custom_indices, total)
+    if len(indices) != count:
+        raise ArgumentError(
+            f"custom_indices names {len(indices)} layers, num_layers_to_remove says {count}. "
+            "Give one of them, or make them agree."
+        )
+    return indices

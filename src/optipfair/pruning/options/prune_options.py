@@ -9,8 +9,8 @@ from typing import Any
 from ...arch.spec import ATTENTION_UNITS
 from ...checking import DTYPES
 from ...option_fields import declared, option
-from ..importance.criteria import criterion_names
-from ..importance.selection import strategy_names
+from ..importance.criteria import CRITERIA
+from ..layers.strategies import LAYER_STRATEGIES
 from .allowed import (
     DEFAULT_PERCENTAGE,
     EXPANSION_DIVISORS,
@@ -97,7 +97,7 @@ class PruneOptions:
         "need such data; RANDOM is to compare with.",
         section=CHOICE,
         flag="--method",
-        allowed=criterion_names,
+        allowed=CRITERIA.names,
     )
     layer_selection_method: str = option(
         "last",
@@ -107,7 +107,7 @@ class PruneOptions:
         "(perplexity, slow), the block that is missed least (block_perplexity), or that block or "
         "the layers of block_influence, whichever are missed less (auto).",
         section=CHOICE,
-        allowed=strategy_names,
+        allowed=LAYER_STRATEGIES.names,
     )
     layer_widths: str = option(
         "uniform",

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 from ...checking import check_flag, check_seed, read_scores
 from ...errors import ArgumentError
-from ..importance.criteria import CalibratedCriterion, Criterion, criterion_named
+from ..importance.criteria import CRITERIA, WEIGHTS, Criterion
 from ..importance.given_scores import NeuronScores
-from ..importance.selection import RANKED_STRATEGIES, strategy_named
+from ..layers.strategies import ranked_names, ranks_layers
 from ..options.allowed import LAYER_WIDTHS, PRUNING_TYPES
 from ..options.prune_options import PruneOptions
 from .budget import Budget, read_budget
@@ -53,7 +53,7 @@ class PruningRequest:
     """
 
     width: WidthTarget | None = None
-    criterion: Criterion | CalibratedCriterion | NeuronScores | None = None
+    criterion: Criterion | NeuronScores | None = None
     depth: DepthRequest | None = None
     budget: Budget | None = None
     compensate: bool = False
@@ -70,7 +70,7 @@ class PruningRequest:
     @property
     def decided_by_layers(self) -> bool:
         """Whether that pass decides which neurons stay."""
-        return isinstance(self.criterion, CalibratedCriterion) and self.criterion.needs_data
+        return isinstance(self.criterion, Criterion) and self.criterion.needs_data
 
     @property
     def kind(self) -> str:
@@ -125,7 +125,7 @@ def check_request(
     if kind == "DEPTH":
         _check_data_of_depth(options, data)
     criterion = None if kind == "DEPTH" else _scores_by(kind, options, data, neuron_scores)
-    compensates = isinstance(criterion, CalibratedCriterion) and criterion.compensates
+    compensates = isinstance(criterion, Criterion) and criterion.compensates
     unit = check_attention_unit(options.attention_unit) if kind == "ATTENTION" else None
     request = PruningRequest(
         width=_width(kind, options, budget),
@@ -175,11 +175,11 @@ def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequ
 
 def _scores_by(
     kind: str, options: PruneOptions, data: _Data, neuron_scores: Mapping[int, Any] | None
-) -> Criterion | CalibratedCriterion | NeuronScores:
+) -> Criterion | NeuronScores:
     method, compensate = options.neuron_selection_method, options.compensate
     if neuron_scores is None:
         return _criterion(kind, method, data, compensate)
-    ranked = kind == "BOTH" and _ranks(options.layer_selection_method)
+    ranked = kind == "BOTH" and ranks_layers(options.layer_selection_method)
     return _given_scores(neuron_scores, method, data, compensate, ranked=ranked)
 
 
@@ -189,16 +189,12 @@ def _data(dataloader: object, calibration: str | None) -> _Data:
 
 
 def _check_ranking(kind: str, layer_selection_method: str, data: _Data) -> None:
-    ranked = kind in _WITH_DEPTH and _ranks(strategy_named(layer_selection_method))
+    ranked = kind in _WITH_DEPTH and ranks_layers(layer_selection_method)
     if ranked and not data.given:
         raise ArgumentError(
             f"layer_selection_method={layer_selection_method!r} needs calibration data. "
             f"{_GIVE_DATA}, or use 'last' or 'first'."
         )
-
-
-def _ranks(layer_selection_method: str) -> bool:
-    return layer_selection_method in RANKED_STRATEGIES.names()
 
 
 def _check_data_of_depth(options: PruneOptions, data: _Data) -> None:
@@ -207,10 +203,10 @@ def _check_data_of_depth(options: PruneOptions, data: _Data) -> None:
     compensate = check_flag("compensate", options.compensate, default=False)
     if compensate and not data.given:
         raise ArgumentError(_NEEDS_DATA)
-    if data.given and not compensate and not _ranks(method):
+    if data.given and not compensate and not ranks_layers(method):
         raise ArgumentError(
             f"{data} does not go with layer_selection_method={method!r}, which needs no data. "
-            f"Choose layers by {', '.join(map(repr, RANKED_STRATEGIES.names()))}, give "
+            f"Choose layers by {', '.join(map(repr, ranked_names()))}, give "
             f"compensate=True, or leave the {data.name} out."
         )
 
@@ -261,12 +257,10 @@ def _refuse_sequential(method: str, data: _Data) -> NoReturn:
     )
 
 
-def _criterion(
-    kind: str, name: str, data: _Data, compensate: bool | None
-) -> Criterion | CalibratedCriterion:
-    entry = criterion_named(name)
+def _criterion(kind: str, name: str, data: _Data, compensate: bool | None) -> Criterion:
+    entry = CRITERIA[name]
     compensate = check_flag("compensate", compensate, default=False)
-    if isinstance(entry, CalibratedCriterion):
+    if entry.needs != WEIGHTS:
         if not data.given and (entry.needs_data or compensate):
             raise ArgumentError(
                 f"neuron_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use a "

@@ -13,7 +13,7 @@ from ...arch.spec import ATTENTION_UNITS
 from ...checking import check_layer_count, check_layer_indices, check_layers_to_remove, whole_number
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
-from ..importance.selection import custom_layers, select_layers_to_remove, strategy_named
+from ..layers.strategies import LAYER_STRATEGIES, custom_layers, select_layers_to_remove
 from ..options.allowed import DEFAULT_PERCENTAGE, EXPANSION_DIVISORS
 from .budget import Budget
 
@@ -210,7 +210,7 @@ def depth_request(
         budget: decides how many layers go; then none of the three may be given.
         may_be_open: whether a budget may decide where none of the three is given.
     """
-    method = strategy_named(layer_selection_method)
+    method = LAYER_STRATEGIES.canonical(layer_selection_method)
     given = {
         "num_layers_to_remove": num_layers_to_remove,
         "layer_indices": layer_indices,

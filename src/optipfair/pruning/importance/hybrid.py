@@ -1,28 +1,55 @@
-"""Passes over the layers that only look: what a whole forward pass shows, one layer at a time.
-
-The model does not change on the way, so each layer sees what it sees in the model itself.
+"""The hybrid: neurons scored by their weights and by what flows through the model as it is.
 
 Axes: `B` batch, `S` sequence, `I` neurons, `E` experts, `H` hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..arch.view import LayerView, MLPView, ModelView, find_mlp
-from ..distributed import together, total
-from ..hooks import evaluating, recording_inputs
-from ..progress import track
-from .calibration.activations import SquareSums, check_experts, input_norms
-from .calibration.stream import Batches, LayerSource, run_layer
-from .importance.weight_scores import score_mlp_with_data
-from .layers.influence import checked_influence, influence_sum
+from ...arch.finite import check_finite
+from ...arch.view import LayerView, MLPView, ModelView, find_mlp
+from ...distributed import together
+from ...hooks import evaluating, recording_inputs
+from ...progress import track
+from ..calibration.activations import SquareSums, check_experts, input_norms, neuron_input_norms
+from ..calibration.stream import Batches, LayerSource, run_layer
+from .criteria import hybrid, ppm
+from .weight_scores import by_expert
 
 
-def hybrid_scores(
+def hybrid_scorer(
+    view: ModelView, batches: Iterable[object], show_progress: bool = False
+) -> Callable[[MLPView], Tensor]:
+    """What scores an MLP of a model in memory, which runs over all batches first."""
+    norms = neuron_input_norms(view, batches, show_progress)
+    return lambda mlp: score_mlp_with_data(mlp, norms[mlp.layer, mlp.spec.name])
+
+
+def score_mlp_with_data(mlp: MLPView, input_norms: Tensor) -> Tensor:
+    """Score the neurons of an MLP by weights and activations (the hybrid of PPM).
+
+    Args:
+        mlp: the MLP.
+        input_norms: L2 norm of each neuron's input to the down projection, (I,) or (E, I).
+
+    Returns:
+        (I,) or (E, I), float32.
+    """
+    check_finite(mlp, {"gate", "up", "gate+up", "down", "bias"})
+    parts = {role: by_expert(ppm, [matrix]) for role, matrix in mlp.matrices().items()}
+    norms = input_norms.to(parts["down"].device, torch.float32)
+    if not mlp.spec.experts:
+        return hybrid(parts.get("gate"), parts["up"], parts["down"], norms)
+    gates = parts.get("gate", [None] * len(norms))
+    experts = zip(gates, parts["up"], parts["down"], norms, strict=True)
+    return torch.stack([hybrid(*expert) for expert in experts])
+
+
+def hybrid_by_layers(
     view: ModelView,
     batches: Batches,
     source: LayerSource,
@@ -30,7 +57,7 @@ def hybrid_scores(
     *,
     show_progress: bool = False,
 ) -> dict[tuple[int, str], Tensor]:
-    """Score MLPs by their weights and by what flows through the model as it is.
+    """The scores of MLPs of a model whose layers come one at a time.
 
     Args:
         view: the model.
@@ -79,22 +106,3 @@ def _scored(
         (layer.index, each.mlp.spec.name): score_mlp_with_data(each.mlp, input_norms(each)).cpu()
         for each in sums
     }
-
-
-def stream_influence(
-    view: ModelView, batches: Batches, source: LayerSource, *, show_progress: bool = False
-) -> dict[int, float]:
-    """`influence.block_influence`, one layer at a time; `batches` are used up."""
-    sums = [0.0] * len(view.layers)
-    with evaluating(view.model):
-        for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
-            with together():
-                copied = source.copied(layer)
-                for number, mask in enumerate(batches.masks):
-                    before = batches.hidden[number]
-                    after = run_layer(copied, before, batches.arguments[number][layer.index])
-                    sums[layer.index] += influence_sum(before, after, mask)
-                    batches.hidden[number] = after
-                del copied  # before the next one comes
-    tokens = total(sum(int(mask.sum()) for mask in batches.masks))[0]
-    return checked_influence(sums, int(tokens))

@@ -1,19 +1,16 @@
-"""`analyze_model`: what a model is made of and what pruning would save. No weight is read.
-
-A folder of a family in the table is known from its config and headers alone. Any other model is
-built on `meta` and described, which needs torch and transformers.
-"""
+"""`analyze_model`: what a model is made of and what pruning would save. No weight is read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.structure import read_structure
-from ..sources import Source, find_source
-from .findings import Findings
-from .savings import Saving, refusals_by_size, savings
+from ..arch import heterogeneous
+from ..sources import find_source
+from .contents import parameters_by_part, read_contents
+from .savings import KINDS, Saving, ask
 
 
 @dataclass(frozen=True)
@@ -64,49 +61,44 @@ def analyze_model(model_path: str | Path, *, trust_remote_code: bool = False) ->
         UnsupportedModelError: its decoder layers are not found.
     """
     source = find_source(model_path)
-    found = _from_headers(source, trust_remote_code)
-    if found is None:
-        from .built import findings_of_twin
-
-        found = findings_of_twin(source, trust_remote_code)
-    sizes = found.sizes
+    contents = read_contents(source, trust_remote_code=trust_remote_code)
+    answers = {kind: ask(contents, kind) for kind in KINDS}
+    view = contents.view
+    stated = _whole_numbers(view.text_config)
+    heads, hidden = stated("num_attention_heads"), stated("hidden_size")
+    widths: dict[str, list[int]] = {}
+    for mlp in view.mlps:
+        widths.setdefault(mlp.spec.name, []).append(mlp.width)
     return Analysis(
         source=source.given,
-        model_type=sizes.model_type,
-        architecture=sizes.architecture,
-        listed=sizes.listed,
-        layers=len(sizes.layers),
-        hidden_size=sizes.hidden_size,
-        attention_heads=sizes.attention_heads,
-        key_value_heads=sizes.key_value_heads,
-        head_dim=sizes.head_dim,
-        vocabulary=sizes.vocabulary,
-        context=sizes.context,
-        widths=_widths(found),
-        experts=next((mlp.experts for mlp in sizes.mlps if mlp.experts), None),
-        expansion_rate=sizes.mlps[0].expansion_rate if sizes.mlps else None,
-        parameters=sizes.parameters,
-        bytes=found.bytes,
-        dtypes=found.dtypes,
-        parts=sizes.parts,
-        refusals=found.refusals,
-        savings=savings(sizes, found.refusals, found.bytes),
+        model_type=view.model.config.model_type,
+        architecture=type(view.model).__name__,
+        listed=view.listed,
+        layers=len(view.layers),
+        hidden_size=hidden,
+        attention_heads=heads,
+        key_value_heads=stated("num_key_value_heads"),
+        head_dim=stated("head_dim") or (hidden // heads if hidden and heads else None),
+        vocabulary=stated("vocab_size"),
+        context=stated("max_position_embeddings"),
+        widths=widths,
+        experts=next((mlp.experts for mlp in view.mlps if mlp.experts), None),
+        expansion_rate=view.mlps[0].expansion_rate if view.mlps else None,
+        parameters=sum(portion.size for portion in contents.parameters),
+        bytes=contents.bytes,
+        dtypes=contents.dtypes,
+        parts=parameters_by_part(view),
+        refusals={kind: refusal for kind, (_, refusal) in answers.items()},
+        savings=[row for rows, _ in answers.values() for row in rows],
     )
 
 
-def _from_headers(source: Source, trust_remote_code: bool) -> Findings | None:
-    """What config and headers prove by themselves; None where the model has to be built."""
-    if source.kind != "folder":
-        return None
-    known = read_structure(Path(source.location), trust_remote_code=trust_remote_code)
-    if known is None:
-        return None
-    sizes, checkpoint = known
-    return Findings(sizes, refusals_by_size(sizes), checkpoint.nbytes, checkpoint.dtypes)
+def _whole_numbers(config: Any) -> Callable[[str], int | None]:
+    """What reads a field of the decoder's config; None where it is no one whole number."""
+    shared = heterogeneous.with_overrides(config, {}, {})  # where layers differ, reading raises
 
+    def read(name: str) -> int | None:
+        value = getattr(shared, name, None)
+        return value if type(value) is int else None
 
-def _widths(found: Findings) -> dict[str, list[int]]:
-    widths: dict[str, list[int]] = {}
-    for mlp in found.sizes.mlps:
-        widths.setdefault(mlp.spec.name, []).append(mlp.width)
-    return widths
+    return read

@@ -1,18 +1,24 @@
-"""What pruning would save, and why it may not be possible, from sizes alone. Without torch."""
+"""What pruning would save, and why it may not be possible: asked of the code that prunes."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..arch.sizes import MLPSizes, ModelSizes
-from ..checking import check_layer_count
-from ..errors import ArgumentError, UnsupportedModelError
-from ..pruning.request.targets import WidthTarget, removed_count
-from ..pruning.request.widths import check_width_is_prunable, kept_width
+from ..arch.view import ModelView
+from ..errors import ArgumentError, PruningWarning, UnsupportedModelError
+from ..pruning.cut.checks import check_unquantized
+from ..pruning.cut.guard import prove
+from ..pruning.cut.plan import PruningPlan
+from ..pruning.options.prune_options import PruneOptions
+from ..pruning.planning import plan_counts
+from ..pruning.request.pruning_request import PruningRequest, check_request
+from ..pruning.request.solving import Sizes
+from .contents import Contents, removed
 
 SAVINGS_PERCENTAGES = (10, 20, 30, 40, 50)
-REFUSALS = (UnsupportedModelError, ArgumentError)
+KINDS = ("MLP_GLU", "DEPTH")
 
 
 @dataclass(frozen=True)
@@ -27,81 +33,65 @@ class Saving:
     percentage_reduction: float
 
 
-def kept_widths(sizes: ModelSizes, percentage: float) -> list[tuple[MLPSizes, int]]:
-    """The MLPs that get narrower if a share of neurons goes, with how many of each stay.
+def ask(contents: Contents, pruning_type: str) -> tuple[list[Saving], str]:
+    """Say what each percentage of a pruning saves, and why it is not possible.
 
-    Raises:
-        UnsupportedModelError: the width cannot be pruned.
-        ArgumentError: an MLP is too narrow to be rounded.
+    Every percentage is planned and proved, since one may be served where another is not: with
+    half of the layers a whole kind of layer may go, and a config may take only some widths. A
+    proof is a twin on `meta`, which takes tens of milliseconds.
+
+    Returns:
+        A row for each percentage that is served, and the reason where none is (else empty).
     """
-    check_width_is_prunable(sizes.spec, sizes.mlps)
-    target = WidthTarget(percentage, None)
-    counts = [(mlp, kept_width(sizes.spec, mlp, target)) for mlp in sizes.mlps]
-    return [(mlp, kept) for mlp, kept in counts if kept < mlp.width]
-
-
-def kept_layers(sizes: ModelSizes) -> range:
-    """The layers that stay if the last one goes.
-
-    Raises:
-        ArgumentError: there is no other.
-    """
-    total = len(sizes.layers)
-    return range(check_layer_count("layers to keep", total - 1, total))
-
-
-def refusals_by_size(sizes: ModelSizes) -> dict[str, str]:
-    """Why a pruning is not possible, by its type, as far as sizes say; empty where it is."""
-    found = {"MLP_GLU": "", "DEPTH": ""}
     try:
-        kept_widths(sizes, SAVINGS_PERCENTAGES[-1])
-    except REFUSALS as exc:
-        found["MLP_GLU"] = str(exc)
-    try:
-        kept_layers(sizes)
-    except REFUSALS as exc:
-        found["DEPTH"] = str(exc)
-    return found
+        weights = contents.weights(pruning_type)
+    except UnsupportedModelError as refusal:
+        return [], str(refusal)
+    rows, possible, reasons = [], False, []
+    for percentage, request in _requests(pruning_type):
+        try:
+            plan = _served(contents.view, request)
+        except (UnsupportedModelError, ArgumentError) as refusal:
+            reasons.append(str(refusal))
+            continue
+        possible = True
+        if percentage is not None:
+            rows.append(_saving(contents, plan, percentage, removed(weights, plan)))
+    return rows, "" if possible else reasons[0]
 
 
-def savings(sizes: ModelSizes, refusals: dict[str, str], size: int) -> list[Saving]:
-    """What each percentage of each possible pruning saves.
-
-    Args:
-        sizes: of the model.
-        refusals: by pruning type; a type with a reason saves nothing.
-        size: of the model, in bytes.
-    """
-    rows = []
-    if not refusals["MLP_GLU"]:
-        rows += [_width_saving(sizes, percentage, size) for percentage in SAVINGS_PERCENTAGES]
-    if not refusals["DEPTH"]:
-        rows += _depth_savings(sizes, size)
-    return rows
-
-
-def _width_saving(sizes: ModelSizes, percentage: float, size: int) -> Saving:
-    cuts = kept_widths(sizes, percentage)
-    left = sorted({f"{mlp.spec.name} {kept}" for mlp, kept in cuts})
-    gone = sum(
-        numbers // mlp.width * (mlp.width - kept) for mlp, kept in cuts for numbers in mlp.tensors
-    )
-    return _saving("MLP_GLU", percentage, ", ".join(left), sizes.parameters, gone, size)
-
-
-def _depth_savings(sizes: ModelSizes, size: int) -> Iterator[Saving]:
-    """The last layers go; a percentage that removes none is left out."""
-    total = len(sizes.layers)
+def _requests(pruning_type: str) -> Iterator[tuple[int | None, PruningRequest]]:
+    """A request for each percentage; for depth first the least that can go, which is no row."""
+    if pruning_type == "DEPTH":
+        yield None, check_request(PruneOptions(pruning_type=pruning_type, num_layers_to_remove=1))
     for percentage in SAVINGS_PERCENTAGES:
-        count = removed_count(total, percentage)
-        if count:
-            left, gone = f"{total - count} layers", sum(sizes.layers[-count:])
-            yield _saving("DEPTH", percentage, left, sizes.parameters, gone, size)
+        options = PruneOptions(pruning_type=pruning_type, pruning_percentage=percentage)
+        yield percentage, check_request(options)
 
 
-def _saving(
-    pruning_type: str, percentage: float, kept: str, parameters: int, gone: int, size: int
-) -> Saving:
-    left = parameters - gone
-    share = 100 * gone / parameters
-    return Saving(pruning_type, percentage, kept, left, round(size * left / parameters), share)
+def _served(view: ModelView, request: PruningRequest) -> PruningPlan:
+    """How many neurons and layers stay, as the guard accepts it.
+
+    Raises:
+        UnsupportedModelError: the model cannot be pruned so.
+        ArgumentError: nothing, or nothing that would stay, is left to remove.
+    """
+    check_unquantized(view.model)
+    with warnings.catch_warnings(action="ignore", category=PruningWarning):  # said when it is done
+        plan = plan_counts(view, request, Sizes.of_model(view))
+    prove(view, plan)
+    return plan
+
+
+def _saving(contents: Contents, plan: PruningPlan, percentage: int, gone_bytes: int) -> Saving:
+    total = sum(portion.size for portion in contents.parameters)
+    gone = removed(contents.parameters, plan)
+    widths = sorted({f"{cut.mlp} {cut.kept}" for cut in plan.width_cuts})
+    return Saving(
+        pruning_type="DEPTH" if plan.drop_layers else "MLP_GLU",
+        percentage=percentage,
+        kept=f"{len(plan.keep_layers)} layers" if plan.drop_layers else ", ".join(widths),
+        parameters=total - gone,
+        bytes=contents.bytes - gone_bytes,
+        percentage_reduction=100 * gone / total,
+    )

@@ -3,7 +3,6 @@
     ArchSpec     where the decoder layers are, and the MLPs a layer may have
     MLPSpec      the tensors of one MLP and the config field that holds its width
     TensorSlot   one tensor, and along which axis its neurons lie
-    StoredSpec   what a checkpoint of the family holds, in terms of its config
 
 Axes: `H` hidden, `I` intermediate (neurons), `E` experts.
 """
@@ -72,8 +71,6 @@ class MLPSpec:
         experts: whether its tensors carry a leading expert axis `E`.
         width_multiple: kept widths are rounded down to a multiple of this.
         width_factor: how often the value of `width_key` goes into the width.
-        stored_experts: how checkpoints name the projections of one expert, each with `{}` for its
-            number: gate, up and down. Empty where they are stored as they live.
         groups: its neurons are chosen in so many groups, of each the same number.
         more_keys: other config fields that follow the width, each with its factor.
         explicit: config fields to write out, with their values.
@@ -86,7 +83,6 @@ class MLPSpec:
     experts: bool = False
     width_multiple: int = 1
     width_factor: Fraction = Fraction(1)
-    stored_experts: tuple[str, ...] = ()
     groups: int = 1
     more_keys: tuple[tuple[str, Fraction], ...] = ()
     explicit: tuple[tuple[str, int], ...] = ()
@@ -113,59 +109,6 @@ class MLPSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensors:
-    """Tensors that a model, or a layer of it, holds under some condition.
-
-    Attributes:
-        shapes: name → axes, separated by spaces. An axis is a sum of products of config fields
-            and numbers: `num_attention_heads*head_dim hidden_size`.
-        when: config fields → the value they must have, or a tuple of such values. `sparse` is
-            whether the layer has experts.
-    """
-
-    shapes: Mapping[str, str]
-    when: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSpec:
-    """What a checkpoint of a family holds, in terms of its config.
-
-    With it a model is known from config and headers without being built. It may leave out what
-    is rare: what does not fit it in every name and shape is built.
-
-    Attributes:
-        architecture: class of the causal language model.
-        base: name of the base model in it.
-        embeddings: name of the token embeddings, below the base model.
-        outside: tensors of the base model beside the embeddings and layers.
-        layer: tensors of a layer.
-        names: field of `shapes` → its names in the config, where they are others (none if it is
-            always computed).
-        defaults: what the config class takes for fields that are left out: a value, or an
-            expression of other fields. A test holds it to the class.
-        nullable: fields of `defaults` that may also be null.
-        required: fields that must have this value (or that of this expression) to be known.
-        kinds: kind of value of other fields, where it is not the usual one (`config_kinds.py`).
-        buffers: tensors that checkpoints may hold beside the parameters, below a layer.
-        renamed: part of a stored name → what it is in the live model.
-    """
-
-    architecture: str
-    base: str
-    embeddings: str
-    outside: tuple[StoredTensors, ...]
-    layer: tuple[StoredTensors, ...]
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    defaults: Mapping[str, object] = field(default_factory=dict)
-    nullable: tuple[str, ...] = ()
-    required: Mapping[str, object] = field(default_factory=dict)
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    buffers: tuple[str, ...] = ()
-    renamed: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class ArchSpec:
     """One model family.
 
@@ -177,7 +120,6 @@ class ArchSpec:
         tiny: keyword arguments of a toy config, used by `optipfair.testing` and the parity tests.
         examples: well-known models of the family, for the docs.
         layers_key: config field with the number of decoder layers.
-        stored: what its checkpoints hold; None if that has to be read off the built model.
     """
 
     model_type: str
@@ -186,4 +128,3 @@ class ArchSpec:
     tiny: Mapping[str, Any] = field(default_factory=dict)
     examples: str = ""
     layers_key: str = "num_hidden_layers"
-    stored: StoredSpec | None = None

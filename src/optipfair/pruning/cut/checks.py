@@ -20,19 +20,23 @@ def seen_by(view: ModelView, attention_unit: str | None) -> ModelView:
 
 def check_cuttable(view: ModelView) -> None:
     """Refuse models whose weights cannot be cut: on `meta`, or quantized."""
-    model: Any = view.model
+    check_unquantized(view.model)
+    for name, parameter in view.model.named_parameters():
+        if parameter.device.type == "meta":
+            raise UnsupportedModelError(
+                f"{name} is on the 'meta' device: it has a shape but no values. Load the model "
+                "with its weights (without disk offload) before pruning it."
+            )
+
+
+def check_unquantized(model: Any) -> None:
+    """Refuse a quantized model."""
     quantized = getattr(model.config, "quantization_config", None) is not None
     if quantized or getattr(model, "hf_quantizer", None) is not None:
         raise UnsupportedModelError(
             "The model is quantized, so its weights cannot be cut. Load it unquantized (a GGUF "
             "file: optipfair.load_model), prune it, and quantize the result."
         )
-    for name, parameter in model.named_parameters():
-        if parameter.device.type == "meta":
-            raise UnsupportedModelError(
-                f"{name} is on the 'meta' device: it has a shape but no values. Load the model "
-                "with its weights (without disk offload) before pruning it."
-            )
 
 
 def check_sharing(view: ModelView) -> None:

@@ -1,0 +1,190 @@
+"""What a model holds: its twin on `meta`, and how much each tensor weighs. No weight is read.
+
+Bytes come from the headers of its files; where it has none, from its dtype.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..arch.twin import build_on_meta
+from ..arch.view import ModelView, describe
+from ..checkpoint.stored_model import NamesUnknownError, StoredModel
+from ..errors import UnsupportedModelError
+from ..files.safetensors_reader import Checkpoint, open_checkpoint
+from ..loading import check_complete, load_config
+from ..pruning.cut.plan import PruningPlan
+from ..sources import Source
+
+PARTS = ("embeddings", "attention", "mlp", "norms", "head", "other")
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one tensor weighs.
+
+    Attributes:
+        size: in parameters or bytes.
+        layers: that hold it; none where it stands outside of them.
+        mlp: layer and name of the MLP whose neurons it holds, if it does.
+    """
+
+    size: int
+    layers: frozenset[int]
+    mlp: tuple[int, str] | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A model and its weights.
+
+    Attributes:
+        view: its twin.
+        parameters: of each tensor in memory, those of tied ones once.
+        bytes: of all weights.
+        dtypes: of all weights.
+        stored: where they lie; None where the files do not say.
+        why_not: why nothing of it can be pruned; empty where that depends.
+    """
+
+    view: ModelView
+    parameters: Sequence[Portion]
+    bytes: int
+    dtypes: list[str]
+    stored: StoredModel | None = None
+    why_not: str = ""
+
+    def weights(self, pruning_type: str) -> Sequence[Portion]:
+        """The bytes of each tensor.
+
+        Raises:
+            UnsupportedModelError: the files cannot be cut so.
+        """
+        if self.why_not:
+            raise UnsupportedModelError(self.why_not)
+        if self.stored is not None:
+            try:
+                return _of_files(self.stored, with_neurons=pruning_type != "DEPTH")
+            except NamesUnknownError:
+                pass  # it is pruned in memory
+        item = _dtype(self.view.model.config).itemsize
+        return _of_twin(self.view, item)
+
+
+def read_contents(source: Source, *, trust_remote_code: bool = False) -> Contents:
+    """Build a model without its weights, and read what its files say of them.
+
+    Args:
+        source: what the user named.
+        trust_remote_code: whether code from the model's repository may run.
+
+    Raises:
+        CheckpointError: the files are damaged, incomplete, or do not fit the config.
+        UnsupportedModelError: transformers does not build it, or its decoder layers are not found.
+    """
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    if source.kind == "folder":
+        return _read_folder(source, config, trust_remote_code)
+    view, dtype = describe(build_on_meta(config)), _dtype(config)
+    parameters = _of_twin(view)
+    size = sum(portion.size for portion in parameters) * dtype.itemsize
+    return Contents(view, parameters, size, [str(dtype).removeprefix("torch.")])
+
+
+def _read_folder(source: Source, config: Any, trust_remote_code: bool) -> Contents:
+    folder, why_not = Path(source.location), ""
+    try:
+        stored = StoredModel(folder, config)
+    except UnsupportedModelError as refusal:
+        if isinstance(refusal, NamesUnknownError):  # it is pruned in memory
+            check_complete(source, trust_remote_code=trust_remote_code)
+        else:
+            why_not = str(refusal)
+        view = describe(build_on_meta(config))
+        return _with_bytes(view, open_checkpoint(folder), why_not=why_not)
+    return _with_bytes(stored.view, stored.checkpoint, stored=stored)
+
+
+def _with_bytes(view: ModelView, checkpoint: Checkpoint, **others: Any) -> Contents:
+    return Contents(view, _of_twin(view), checkpoint.nbytes, checkpoint.dtypes, **others)
+
+
+def _dtype(config: Any) -> torch.dtype:
+    """In which it is once loaded (a GGUF file is quantized)."""
+    dtype = getattr(config, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def _of_twin(view: ModelView, item_bytes: int = 1) -> list[Portion]:
+    layers: defaultdict[int, set[int]] = defaultdict(set)
+    for layer in view.layers:
+        for parameter in layer.module.parameters():
+            layers[id(parameter)].add(layer.index)
+    mlps = {id(t): (mlp.layer, mlp.spec.name) for mlp in view.mlps for t in mlp.tensors.values()}
+    return [
+        Portion(each.numel() * item_bytes, frozenset(layers[id(each)]), mlps.get(id(each)))
+        for each in view.model.parameters()
+    ]
+
+
+def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
+    mlps = {
+        name: (mlp.layer, mlp.spec.name)
+        for mlp in (stored.view.mlps if with_neurons else ())
+        for name in stored.stored_mlp(mlp).tensors
+    }
+    portions = []
+    for name, info in stored.tensors.items():
+        layer = stored.layer_of(name)
+        layers = frozenset(() if layer is None else (layer,))
+        portions.append(Portion(info.nbytes, layers, mlps.get(name)))
+    return portions
+
+
+def removed(portions: Iterable[Portion], plan: PruningPlan) -> int:
+    """How much goes with the layers and neurons that a plan removes."""
+    keep = set(plan.keep_layers)
+    shares = {(cut.layer, cut.mlp): (cut.width - cut.kept, cut.width) for cut in plan.width_cuts}
+    gone = 0
+    for portion in portions:
+        if portion.layers and not portion.layers & keep:
+            gone += portion.size
+        elif portion.mlp in shares:
+            neurons, width = shares[portion.mlp]
+            gone += portion.size // width * neurons
+    return gone
+
+
+def parameters_by_part(view: ModelView) -> dict[str, int]:
+    """Parameters of each part; a head that is tied to the embeddings counts there."""
+    model: Any = view.model
+    special = {model.get_input_embeddings(): "embeddings"}
+    special.setdefault(model.get_output_embeddings(), "head")
+    mlps = {slot.module.split(".")[0] for mlp in view.mlps for slot in mlp.spec.slots}
+    totals = dict.fromkeys(PARTS, 0)
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                part = special.get(module) or _part_of(path, module, view.layers_path, mlps)
+                totals[part] += parameter.numel()
+    return {part: total for part, total in totals.items() if total}
+
+
+def _part_of(path: str, module: nn.Module, layers_path: str, mlps: Set[str]) -> str:
+    if "norm" in type(module).__name__.lower():
+        return "norms"
+    if not path.startswith(f"{layers_path}."):
+        return "other"
+    name = path.removeprefix(f"{layers_path}.").split(".")[1:2] or [""]  # after the number
+    if name[0] in mlps:
+        return "mlp"
+    return "attention" if "attn" in name[0] or "attention" in name[0] else "other"

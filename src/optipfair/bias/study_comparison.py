@@ -18,7 +18,7 @@ import numpy as np
 from .._version import __version__
 from ..results import Count, Probability, Result
 from ..uncertainty import bootstrap_bounds, holm, permutation_p_values
-from .activations.differences import Component, Positive
+from .activations.pair_metrics import Component, Positive
 from .study import LEVEL, Floats, Study
 from .study_results import Interval, swapped_words
 

@@ -14,7 +14,7 @@ import numpy as np
 from .._version import __version__
 from ..results import ABSENT, Count, Result, spread
 from ..uncertainty import bootstrap_bounds, holm, permutation_p_values
-from .activations.differences import Component, Key, PairMetrics, Positive, Reasons
+from .activations.pair_metrics import Component, Key, PairMetrics, Positive, Reasons
 from .prompts.alignment import Coverage
 from .prompts.edits import NoNeutralWordError, find_edits
 from .prompts.pairs import PromptPair

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from optipfair import calculate_bias_metrics
 from optipfair.bias.activations.capture import Groups
-from optipfair.bias.activations.differences import EMPTY, NO_SIZE, Differences, four_groups
+from optipfair.bias.activations.differences import Differences
 from optipfair.bias.activations.layer_keys import LayerKey, read_key, select_layers
 from optipfair.bias.activations.metrics import METRICS, Sums, metric
+from optipfair.bias.activations.pair_metrics import EMPTY, NO_SIZE, four_groups
 from optipfair.errors import ArgumentError, DataError, UnknownNameError
 
 SCALE_FREE = ("relative_difference", "cosine_distance")

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ...arch.spec import ATTENTION_UNITS
 from ...checking import check_flag, check_seed, read_scores
-from ...errors import ArgumentError
+from ...errors import ArgumentError, UnknownNameError
+from ...registry import unknown_name
 from ..importance.criteria import CRITERIA, WEIGHTS, Criterion
 from ..importance.given_scores import NeuronScores
 from ..layers.strategies import ranked_names, ranks_layers
 from ..options.allowed import LAYER_WIDTHS, PRUNING_TYPES
 from ..options.prune_options import PruneOptions
 from .budget import Budget, read_budget
-from .targets import (
-    DepthRequest,
-    WidthTarget,
-    check_attention_unit,
-    depth_request,
-    one_depth_percentage,
-    refuse_foreign,
-    width_target,
-)
+from .targets import DepthRequest, WidthTarget, depth_request, width_target
 
 _GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
 _NEEDS_DATA = f"compensate=True needs calibration data. {_GIVE_DATA}."
-_USUAL = {each.name: each.default for each in fields(PruneOptions)}
 _OF_WIDTH = ("neuron_selection_method", "expansion_rate", "expansion_divisor", "sequential")
 _OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method")
 _OF_MLPS = ("expansion_rate", "expansion_divisor", "layer_indices")
+_OF_ATTENTION = ("ATTENTION", ("attention_unit",))
+_FOREIGN: dict[
+    str, list[tuple[str, tuple[str, ...]]]
+] = {  # pruning type → options that belong to another
+    "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION],
+    "DEPTH": [("MLP_GLU", _OF_WIDTH), _OF_ATTENTION],
+    "BOTH": [_OF_ATTENTION],
+    "ATTENTION": [("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS)],
+}
 _WITH_DEPTH = ("DEPTH", "BOTH")
 _OF_NEURONS = ("MLP_GLU", "BOTH")
 
@@ -126,7 +128,6 @@ def check_request(
         _check_data_of_depth(options, data)
     criterion = None if kind == "DEPTH" else _scores_by(kind, options, data, neuron_scores)
     compensates = isinstance(criterion, Criterion) and criterion.compensates
-    unit = check_attention_unit(options.attention_unit) if kind == "ATTENTION" else None
     request = PruningRequest(
         width=_width(kind, options, budget),
         criterion=criterion,
@@ -135,7 +136,7 @@ def check_request(
         compensate=check_flag("compensate", options.compensate, default=compensates),
         sequential=check_flag("sequential", options.sequential, default=True),
         seed=check_seed(options.seed),
-        attention_unit=unit,
+        attention_unit=_attention_unit(options.attention_unit) if kind == "ATTENTION" else None,
         layer_widths=LAYER_WIDTHS.canonical(options.layer_widths),
     )
     method = options.neuron_selection_method if neuron_scores is None else NeuronScores.name
@@ -160,9 +161,14 @@ def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarg
 def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequest | None:
     if kind not in _WITH_DEPTH:
         return None
-    share = options.depth_pruning_percentage
-    if kind == "DEPTH":  # there `pruning_percentage` is a share of layers too
-        share = one_depth_percentage(options.pruning_percentage, share)
+    share, other = options.depth_pruning_percentage, options.pruning_percentage
+    if kind == "DEPTH" and other is not None:  # there it is a share of layers too
+        if share is not None:
+            raise ArgumentError(
+                f"pruning_percentage={other!r} and depth_pruning_percentage={share!r} exclude each "
+                "other in depth pruning. Give one of them."
+            )
+        share = other
     return depth_request(
         options.num_layers_to_remove,
         options.layer_indices,
@@ -213,19 +219,20 @@ def _check_data_of_depth(options: PruneOptions, data: _Data) -> None:
 
 def _refuse_other_types(kind: str, options: PruneOptions) -> None:
     """Each pruning type takes its own options and no other's; `BOTH` takes those of two."""
-    foreign: dict[str, list[tuple[str, ...]]] = {
-        "MLP_GLU": [_OF_DEPTH],
-        "DEPTH": [_OF_WIDTH],
-        "ATTENTION": [_OF_DEPTH, _OF_MLPS],
-    }
-    if kind != "ATTENTION":
-        _refuse(kind, options, ("attention_unit",), "ATTENTION")
-    for names in foreign.get(kind, []):
-        _refuse(kind, options, names, "DEPTH" if names is _OF_DEPTH else "MLP_GLU")
+    for other, names in _FOREIGN[kind]:
+        given = {name: getattr(options, name) for name in names if name in options.not_default()}
+        if given:
+            listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
+            raise ArgumentError(
+                f"{listed} does not go with pruning_type={kind!r}. Leave it out, or use "
+                f"pruning_type={other!r}."
+            )
 
 
-def _refuse(kind: str, options: PruneOptions, names: tuple[str, ...], other: str) -> None:
-    refuse_foreign(kind, {name: (getattr(options, name), _USUAL[name]) for name in names}, other)
+def _attention_unit(value: object) -> str:
+    if not isinstance(value, str) or value not in ATTENTION_UNITS:
+        raise UnknownNameError(unknown_name("attention_unit", value, list(ATTENTION_UNITS)))
+    return value
 
 
 def _check_layer_widths(request: PruningRequest, method: str, data: _Data) -> None:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from ...arch.spec import ATTENTION_UNITS
 from ...checking import check_layer_count, check_layer_indices, check_layers_to_remove, whole_number
-from ...errors import ArgumentError, UnknownNameError
-from ...registry import unknown_name
+from ...errors import ArgumentError
 from ..layers.strategies import LAYER_STRATEGIES, custom_layers, select_layers_to_remove
 from ..options.allowed import DEFAULT_PERCENTAGE, EXPANSION_DIVISORS
 from .budget import Budget
@@ -262,42 +260,6 @@ def explicit_percentage(pruning_type: object, percentage: Any, *others: object) 
     is_default = isinstance(percentage, numbers.Real) and percentage == DEFAULT_PERCENTAGE
     elsewhere = pruning_type == "DEPTH" or any(target is not None for target in others)
     return None if is_default and elsewhere else percentage
-
-
-def check_attention_unit(value: object) -> str:
-    if not isinstance(value, str) or value not in ATTENTION_UNITS:
-        raise UnknownNameError(unknown_name("attention_unit", value, list(ATTENTION_UNITS)))
-    return value
-
-
-def one_depth_percentage(percentage: Any, depth_percentage: Any) -> Any:
-    """The share of layers, under either of its names; both at once exclude each other."""
-    if percentage is not None and depth_percentage is not None:
-        raise ArgumentError(
-            f"pruning_percentage={percentage!r} and depth_pruning_percentage="
-            f"{depth_percentage!r} exclude each other in depth pruning. Give one of them."
-        )
-    return depth_percentage if percentage is None else percentage
-
-
-def refuse_foreign(pruning_type: str, foreign: Mapping[str, tuple[Any, Any]], other: str) -> None:
-    """Refuse arguments that belong to another pruning type.
-
-    Args:
-        pruning_type: the type that was asked for.
-        foreign: name → (value given, its default).
-        other: the type they belong to.
-    """
-    named = [
-        f"{name}={value!r}"
-        for name, (value, default) in foreign.items()
-        if not (value is default or (isinstance(value, str) and value == default))
-    ]
-    if named:
-        raise ArgumentError(
-            f"{', '.join(named)} does not go with pruning_type={pruning_type!r}. "
-            f"Leave it out, or use pruning_type={other!r}."
-        )
 
 
 def check_percentage(name: str, value: object) -> float:

@@ -39,7 +39,7 @@ INDEX = "model.safetensors.index.json"
 DTYPE_BYTES = 2  # bfloat16
 POOL = 2**24 + 43  # random numbers that are written over and over; coprime to all shapes
 MEMORY_GOAL = 150e6  # bytes, beside twice the largest tensor
-ANALYZE_GOAL = 1.5  # seconds
+ANALYZE_GOAL = 4  # seconds
 HEAVY = ("torch", "transformers", "transformers.models.llama.modeling_llama")
 
 Tensor = tuple[str, tuple[int, ...]]

@@ -41,11 +41,13 @@ DECIDE = r"""
 import json, sys, time
 import torch
 from pathlib import Path
+from optipfair.arch.view import describe
+from optipfair.checkpoint.stored_decision import decide_stored
+from optipfair.checkpoint.stored_model import StoredModel
+from optipfair.loading import load_config, load_model
+from optipfair.pruning.decision import decide
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
-from optipfair.pipeline.run import Data, Options
-from optipfair.pipeline.loaded_run import loaded_run
-from optipfair.pipeline.stored_run import stored_run
 from optipfair.sources import find_source
 folder, method, rows, loaded, sequential = sys.argv[1:]
 ids = torch.randint(0, 32000, (int(rows), 256), generator=torch.Generator().manual_seed(0))
@@ -54,17 +56,16 @@ asked = PruneOptions(
     "MLP_GLU", 20, neuron_selection_method=method, sequential=sequential == "sequential"
 )
 request = check_request(asked, data)
-source, options = find_source(folder), Options()
 started, worked = time.perf_counter(), time.process_time()
 if loaded == "loaded":
-    run = loaded_run(source, request, options, Data(data))
+    plan = decide(describe(load_model(folder)), request, data)
 else:
-    run = stored_run(source, Path(folder), request, options, Data(data))
+    stored = StoredModel(Path(folder), load_config(find_source(folder)))
+    plan = decide_stored(stored, request, dataloader=data)
 seconds, cpu = time.perf_counter() - started, time.process_time() - worked
-assert run.streamed == (loaded != "loaded")
 status = open("/proc/self/status").read()
 peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
-print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "digest": run.plan.digest}))
+print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "digest": plan.digest}))
 """
 
 

@@ -20,7 +20,7 @@ from optipfair import (
     load_model,
     prune_checkpoint,
 )
-from optipfair.checkpoint.stored_model import NamesUnknownError, StoredModel, item_size
+from optipfair.checkpoint.stored_model import StoredModel, item_size
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import find_source, load_config, quiet_transformers
 from optipfair.testing import tiny_model
@@ -175,8 +175,8 @@ def test_a_tied_head_may_be_missing_or_there(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
-def test_pickled_weights_are_never_read(
+@pytest.mark.parametrize("name", ["optimizer.bin", "model.pt", "consolidated.00.pth"])
+def test_pickled_weights_of_other_names_are_never_read(
     llama_copy: Path, refused_unwritten: Refused, name: str
 ) -> None:
     (llama_copy / SINGLE_FILE).unlink()
@@ -302,15 +302,17 @@ def test_layers_are_told_by_their_number_and_renumbered(llama_folder: Path) -> N
     stored = opened(llama_folder)
     assert stored.layers_head == "model.layers"
     assert stored.layer_of(UP) == 1
-    assert stored.layer_of("model.layers.9.x") is None, "the model has four layers"
+    assert stored.layer_of("model.layers.9.x") == 9, "though the model has four layers"
     assert stored.layer_of("lm_head.weight") is None
-    assert stored.renumbered(UP, 0) == UP.replace("1", "0")
+    renamed = stored.renamed([1, 3], stored.view.model)
+    assert renamed(UP, 1) == UP.replace("1", "0")
+    assert renamed(UP.replace("1", "4"), 4) == UP.replace("1", "2")
 
 
-def test_names_that_nobody_knows_are_left_to_transformers(llama_copy: Path) -> None:
+def test_names_that_nobody_knows_are_refused(llama_copy: Path, refused_unwritten: Refused) -> None:
     edit_tensors(llama_copy, lambda t: t.update({"strange.name": t.pop(UP)}))
-    with pytest.raises(NamesUnknownError, match=f"{UP} is not in"):
-        opened(llama_copy)
+    with refused_unwritten(CheckpointError, f"lacks 1 tensors of its model \\({UP}\\)"):
+        prune_checkpoint(llama_copy, llama_copy.parent / "out")
 
 
 def test_elements_that_are_no_whole_bytes_are_refused() -> None:

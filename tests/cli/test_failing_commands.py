@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
-from transformers import MixtralForCausalLM
 
+from optipfair import apply_plan
+from optipfair.checkpoint.stored_layers import NeedsModelError
 from optipfair.files import safetensors_writer as writer
-from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
-from optipfair.pipeline import stored_run as stored
-from optipfair.testing import tiny_model
+from optipfair.files.safetensors_reader import open_checkpoint
+from optipfair.pipeline import run as running
 from support.interrupts import interrupt
 
 Run = Callable[..., tuple[int, str, str]]
@@ -61,7 +60,7 @@ def test_a_failure_is_one_line_with_its_exit_code_and_leaves_nothing(
 def test_a_failed_verification_is_exit_code_1_and_leaves_nothing(
     run: Run, llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
 ) -> None:
-    write = stored.write_checkpoint
+    write = running.write_checkpoint
 
     def write_and_damage(stored: Any, new: Any, folder: Path, **options: Any) -> None:
         write(stored, new, folder, **options)
@@ -69,7 +68,7 @@ def test_a_failed_verification_is_exit_code_1_and_leaves_nothing(
             content = info.file.read_bytes()
             info.file.write_bytes(content[: info.start] + b"\0" * (len(content) - info.start))
 
-    monkeypatch.setattr(stored, "write_checkpoint", write_and_damage)
+    monkeypatch.setattr(running, "write_checkpoint", write_and_damage)
     output = llama_copy.parent / "out"
     with untouched(llama_copy.parent):
         code, out, err = run("prune", "--model-path", llama_copy, "--output-path", output)
@@ -78,24 +77,22 @@ def test_a_failed_verification_is_exit_code_1_and_leaves_nothing(
 
 
 @pytest.fixture
-def fused(tmp_path: Path) -> Path:
-    """A model whose tensors are named as in memory, so that it must be loaded.
+def loading(llama_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose files are not enough to decide, so that it must be loaded."""
 
-    To be asked for before `run`, which records what is printed from then on.
-    """
-    model = tiny_model("mixtral")
-    model.save_pretrained(tmp_path / "fused")
-    save_file(model.state_dict(), tmp_path / "fused" / SINGLE_FILE, metadata={"format": "pt"})
-    return tmp_path / "fused"
+    def fail(*_: Any, **__: Any) -> None:
+        raise NeedsModelError("the test says so")
+
+    monkeypatch.setattr("optipfair.pipeline.decide.decide_stored", fail)
+    return llama_copy
 
 
-def test_that_a_model_must_be_loaded_is_said_on_standard_error(fused: Path, run: Run) -> None:
-    command = ["prune", "--model-path", fused, "--pruning-percentage", "20", "--output-path"]
-    code, out, err = run(*command, fused.parent / "out")
-    assert code == 0
-    assert re.fullmatch(r"The model is loaded into memory: .* under this name\.\n", err)
+def test_that_a_model_must_be_loaded_is_said_on_standard_error(loading: Path, run: Run) -> None:
+    command = ["prune", "--model-path", loading, "--pruning-percentage", "20", "--output-path"]
+    code, out, err = run(*command, loading.parent / "out")
+    assert (code, err) == (0, "The model is loaded into memory: the test says so.\n")
     assert "Reloaded: logits differ by 0 at most." in out
-    assert run(*command, fused.parent / "quiet", "--quiet") == (0, "", "")
+    assert run(*command, loading.parent / "quiet", "--quiet") == (0, "", "")
 
 
 @pytest.mark.usefixtures("foreground")
@@ -107,7 +104,7 @@ def test_that_a_model_must_be_loaded_is_said_on_standard_error(fused: Path, run:
     ],
 )
 def test_a_failure_after_loading_is_one_line_too(
-    fused: Path,
+    loading: Path,
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
     untouched: Untouched,
@@ -115,26 +112,25 @@ def test_a_failure_after_loading_is_one_line_too(
     code: int,
     match: str,
 ) -> None:
-    monkeypatch.setattr(MixtralForCausalLM, "save_pretrained", fail)
-    command = ["prune", "--model-path", fused, "--pruning-percentage", "20", "--output-path"]
-    with untouched(fused.parent):
-        found, out, err = run(*command, fused.parent / "new" / "out")
+    monkeypatch.setattr(writer, "_write_shard", fail)
+    command = ["prune", "--model-path", loading, "--pruning-percentage", "20", "--output-path"]
+    with untouched(loading.parent):
+        found, out, err = run(*command, loading.parent / "new" / "out")
     assert (found, out) == (code, "")
     assert re.fullmatch(rf"The model is loaded.*\n\n?Error: .*{match}.*\n", err)
 
 
 def test_a_loaded_model_that_reloads_differently_is_exit_code_1_and_leaves_nothing(
-    fused: Path, run: Run, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
+    loading: Path, run: Run, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
 ) -> None:
-    save = MixtralForCausalLM.save_pretrained
+    def apply_and_drift(model: Any, *plan: Any) -> Any:
+        pruned = apply_plan(model, *plan)
+        pruned.lm_head.weight.data += 1
+        return pruned
 
-    def save_and_drift(model: Any, folder: Path, **options: Any) -> None:
-        save(model, folder, **options)
-        model.lm_head.weight.data += 1
-
-    monkeypatch.setattr(MixtralForCausalLM, "save_pretrained", save_and_drift)
-    command = ["prune", "--model-path", fused, "--pruning-percentage", "20", "--output-path"]
-    with untouched(fused.parent):
-        code, out, err = run(*command, fused.parent / "out")
+    monkeypatch.setattr(running, "apply_plan", apply_and_drift)
+    command = ["prune", "--model-path", loading, "--pruning-percentage", "20", "--output-path"]
+    with untouched(loading.parent):
+        code, out, err = run(*command, loading.parent / "out")
     assert (code, out) == (1, "")
     assert re.search(r"\nError: .*logits differ.*Nothing was written.*\n$", err)

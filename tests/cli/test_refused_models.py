@@ -109,9 +109,18 @@ def test_truncated_weights_are_refused(
     refuses_model(r"model\.safetensors is damaged")
 
 
-def test_pickled_weights_are_refused(refuses_model: Refuses, llama_copy: Path) -> None:
-    (llama_copy / SINGLE_FILE).rename(llama_copy / "pytorch_model.bin")
-    refuses_model(r"pickled weights only \(pytorch_model\.bin\).*save_pretrained")
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("pytorch_model.bin", r"model\.bin( is damaged, or|\), which are).*save_pretrained"),
+        ("model.pt", r"pickled weights only \(model\.pt\).*save_pretrained"),
+    ],
+)
+def test_pickled_weights_that_are_not_read_are_refused(
+    refuses_model: Refuses, llama_copy: Path, name: str, match: str
+) -> None:
+    (llama_copy / SINGLE_FILE).rename(llama_copy / name)
+    refuses_model(match)
 
 
 def test_repeated_names_in_a_header_are_refused(refuses_model: Refuses, llama_copy: Path) -> None:

@@ -233,7 +233,7 @@ def test_experts_stored_under_their_names_in_memory_give_the_same(
     said: list[str] = []
     prune_checkpoint(folder, tmp_path / "out", **WAYS[way], say=said.append)
     prune_checkpoint(whole.folder, tmp_path / "streamed", **WAYS[way])
-    assert len(said) == 1 and "loaded into memory" in said[0]
+    assert said == []
     expected = load_model(tmp_path / "out").state_dict()
     found = load_model(tmp_path / "streamed").state_dict()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []

@@ -16,8 +16,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from optipfair import (
@@ -33,12 +31,12 @@ from optipfair import (
     prune_checkpoint,
     prune_model,
 )
-from optipfair.checkpoint.stored_model import NamesUnknownError
+from optipfair.checkpoint import pruned
+from optipfair.checkpoint.stored_layers import NeedsModelError
 from optipfair.files import safetensors_writer as writer
 from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
-from optipfair.pipeline import loaded_run as loaded
-from optipfair.pipeline import prune as pipeline
-from optipfair.pipeline import stored_run as stored
+from optipfair.pipeline import decide as deciding
+from optipfair.pipeline import run as running
 from optipfair.pipeline.cost import cost_of, final_states
 from optipfair.pipeline.prune import PLAN_FILE, reloaded_difference
 from optipfair.pruning.calibration.calibration_texts import CalibrationText
@@ -58,12 +56,12 @@ DATA = [torch.arange(24).view(2, 12)]
 
 
 def load_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the names on disk be unknown, so that the model is loaded."""
+    """Let the files not be enough to decide, so that the model is loaded."""
 
-    def fail(*_: Any) -> None:
-        raise NamesUnknownError("Its names are unknown.")
+    def fail(*_: Any, **__: Any) -> None:
+        raise NeedsModelError("the test says so")
 
-    monkeypatch.setattr(pipeline, "stored_run", fail)
+    monkeypatch.setattr(deciding, "decide_stored", fail)
 
 
 def same_tensors(one: Any, other: Any) -> bool:
@@ -137,8 +135,10 @@ def test_calibration_data_decide(llama_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:The kept width of experts")
 @pytest.mark.parametrize("planned", [False, True])
-def test_names_that_only_loading_understands_are_loaded(tmp_path: Path, planned: bool) -> None:
-    """Experts are stored apart; here they are fused, as in memory."""
+def test_experts_that_are_fused_as_in_memory_are_cut_in_that_form(
+    tmp_path: Path, planned: bool
+) -> None:
+    """Most are stored apart."""
     model = tiny_model("mixtral")
     model.save_pretrained(tmp_path / "model")
     save_file(model.state_dict(), tmp_path / "model" / SINGLE_FILE, metadata={"format": "pt"})
@@ -147,8 +147,8 @@ def test_names_that_only_loading_understands_are_loaded(tmp_path: Path, planned:
         way = {"plan": plan_pruning(model, **way)}
     told: list[str] = []
     result = prune_checkpoint(tmp_path / "model", tmp_path / "out", **way, say=told.append)
-    assert (result.streamed, result.logits_difference) == (False, 0)
-    assert [text.startswith("The model is loaded into memory: model.") for text in told] == [True]
+    assert (result.streamed, told) == (True, [])
+    assert open_checkpoint(tmp_path / "out").tensors.keys() == model.state_dict().keys()
     in_memory = prune_model(tiny_model("mixtral"), pruning_percentage=50, show_progress=False)
     assert same_tensors(load_model(tmp_path / "out"), in_memory)
 
@@ -311,8 +311,9 @@ def test_full_verification_knows_what_kept_neurons_make_up_for(
         verify="full",
     )
     assert (result.streamed, result.verified, result.logits_difference) == (not loads, "full", 0)
-    plain = apply_plan(load_model(llama_folder), result.plan)
-    assert same_tensors(load_model(tmp_path / "out"), plain) is (method == "OBS")
+    planned = apply_plan(load_model(llama_folder), result.plan)
+    assert same_tensors(load_model(tmp_path / "out"), planned)
+    assert bool(result.plan.replacements) is (method == "AUTO")
 
 
 BAD_TEXTS: list[tuple[str, bytes, str]] = [
@@ -335,7 +336,7 @@ def test_a_text_that_cannot_be_used_is_refused_before_the_model_is_loaded(
 ) -> None:
     text = llama_copy.parent / name
     text.write_bytes(content)
-    monkeypatch.delattr(loaded, "load_model")
+    monkeypatch.delattr(deciding, "load_model")
     with untouched(llama_copy.parent), pytest.raises(DataError, match=match):
         prune_checkpoint(
             *(llama_copy, llama_copy.parent / "out", "MLP_GLU", "AUTO"),
@@ -349,7 +350,7 @@ def test_text_without_a_tokenizer_is_refused_before_the_model_is_loaded(
 ) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "model")
     (tmp_path / "x.txt").write_text("text " * 99)
-    monkeypatch.delattr(loaded, "load_model")
+    monkeypatch.delattr(deciding, "load_model")
     with pytest.raises(DataError, match="has no tokenizer"):
         prune_checkpoint(tmp_path / "model", tmp_path / "out", calibration=tmp_path / "x.txt")
 
@@ -409,36 +410,26 @@ def disk_full(*_: Any, **__: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def half_then_interrupt(model: Any, folder: Path, **__: Any) -> None:
-    model.config.save_pretrained(folder)
-    interrupt()
-
-
 def half_a_file_then_interrupt(path: Path, *_: Any) -> None:
     path.write_bytes(b"half")
     interrupt()
 
 
-# Whose function fails how; what is pruned from file to file never comes to `save_pretrained`.
-STREAMED: list[tuple[Any, str, Callable[..., None], type[BaseException]]] = [
+# Whose function fails how.
+FAILURES: list[tuple[Any, str, Callable[..., None], type[BaseException]]] = [
     (writer, "_reserve", disk_full, OSError),
     (writer, "_write_tensor", disk_full, OSError),  # in a thread
     (writer, "_check_and_flush", disk_full, OSError),  # in a thread, all is written
     (writer, "_write_shard", interrupt, KeyboardInterrupt),
     (writer, "_write_shard", half_a_file_then_interrupt, KeyboardInterrupt),
     (writer, "_check_and_flush", interrupt, KeyboardInterrupt),
-    (LlamaConfig, "save_pretrained", disk_full, OSError),
+    (pruned, "write_config", disk_full, OSError),
 ]
-LOADED: list[tuple[Any, str, Callable[..., None], type[BaseException]]] = [
-    (LlamaForCausalLM, "save_pretrained", disk_full, OSError),
-    (LlamaForCausalLM, "save_pretrained", interrupt, KeyboardInterrupt),
-    (LlamaForCausalLM, "save_pretrained", half_then_interrupt, KeyboardInterrupt),
-]
-FAILURES = [(False, *each) for each in STREAMED] + [(True, *each) for each in LOADED]
 
 
 @pytest.mark.usefixtures("foreground")
-@pytest.mark.parametrize(("loads", "owner", "name", "fail", "error"), FAILURES)
+@pytest.mark.parametrize("loads", [False, True], ids=["streamed", "loaded"])
+@pytest.mark.parametrize(("owner", "name", "fail", "error"), FAILURES)
 @pytest.mark.parametrize("output", ["out", "new/parents/out"])
 def test_a_failure_while_writing_leaves_nothing(
     llama_copy: Path,
@@ -459,28 +450,15 @@ def test_a_failure_while_writing_leaves_nothing(
 
 
 @pytest.mark.usefixtures("foreground")
-@pytest.mark.parametrize(
-    ("loads", "owner", "name", "fail"),
-    [
-        (False, writer, "_write_shard", half_a_file_then_interrupt),
-        (True, LlamaForCausalLM, "save_pretrained", half_then_interrupt),
-    ],
-    ids=["streamed", "loaded"],
-)
+@pytest.mark.parametrize("loads", [False, True], ids=["streamed", "loaded"])
 def test_a_failure_keeps_the_model_that_was_to_be_replaced(
-    llama_copy: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    untouched: Untouched,
-    loads: bool,
-    owner: Any,
-    name: str,
-    fail: Callable[..., None],
+    llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched, loads: bool
 ) -> None:
     output = llama_copy.parent / "out"
     prune_checkpoint(llama_copy, output)
-    monkeypatch.setattr(owner, name, fail)
     if loads:
         load_instead(monkeypatch)
+    monkeypatch.setattr(writer, "_write_shard", half_a_file_then_interrupt)
     with untouched(llama_copy.parent), pytest.raises(KeyboardInterrupt):
         prune_checkpoint(llama_copy, output, pruning_percentage=50, overwrite=True)
 
@@ -488,13 +466,12 @@ def test_a_failure_keeps_the_model_that_was_to_be_replaced(
 def test_a_result_that_reloads_differently_is_not_written(
     llama_copy: Path, monkeypatch: pytest.MonkeyPatch, untouched: Untouched
 ) -> None:
-    save = LlamaForCausalLM.save_pretrained
+    def apply_and_drift(model: Any, *plan: Any) -> Any:
+        pruned = apply_plan(model, *plan)
+        pruned.lm_head.weight.data += 1
+        return pruned
 
-    def save_and_drift(model: Any, folder: Path, **options: Any) -> None:
-        save(model, folder, **options)
-        model.lm_head.weight.data += 1
-
-    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save_and_drift)
+    monkeypatch.setattr(running, "apply_plan", apply_and_drift)
     load_instead(monkeypatch)
     with (
         untouched(llama_copy.parent),
@@ -535,13 +512,13 @@ def test_files_that_are_not_as_planned_are_not_kept(
     verify: str,
     match: str,
 ) -> None:
-    write = stored.write_checkpoint
+    write = running.write_checkpoint
 
     def write_and_spoil(stored: Any, new: Any, folder: Path, **options: Any) -> None:
         write(stored, new, folder, **options)
         spoil(folder)
 
-    monkeypatch.setattr(stored, "write_checkpoint", write_and_spoil)
+    monkeypatch.setattr(running, "write_checkpoint", write_and_spoil)
     with untouched(llama_copy.parent), pytest.raises(VerificationError, match=match):
         prune_checkpoint(llama_copy, llama_copy.parent / "out", verify=verify)
 

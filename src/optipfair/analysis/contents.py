@@ -16,10 +16,10 @@ from torch import nn
 
 from ..arch.twin import build_on_meta
 from ..arch.view import ModelView, describe
-from ..checkpoint.stored_model import NamesUnknownError, StoredModel
+from ..checkpoint.stored_model import StoredModel
 from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import Checkpoint, open_checkpoint
-from ..loading import check_complete, load_config
+from ..loading import load_config
 from ..pruning.cut.plan import PruningPlan
 from ..sources import Source
 
@@ -70,10 +70,7 @@ class Contents:
         if self.why_not:
             raise UnsupportedModelError(self.why_not)
         if self.stored is not None:
-            try:
-                return _of_files(self.stored, with_neurons=pruning_type != "DEPTH")
-            except NamesUnknownError:
-                pass  # it is pruned in memory
+            return _of_files(self.stored, with_neurons=pruning_type != "DEPTH")
         item = _dtype(self.view.model.config).itemsize
         return _of_twin(self.view, item)
 
@@ -91,24 +88,20 @@ def read_contents(source: Source, *, trust_remote_code: bool = False) -> Content
     """
     config = load_config(source, trust_remote_code=trust_remote_code)
     if source.kind == "folder":
-        return _read_folder(source, config, trust_remote_code)
+        return _read_folder(source, config)
     view, dtype = describe(build_on_meta(config)), _dtype(config)
     parameters = _of_twin(view)
     size = sum(portion.size for portion in parameters) * dtype.itemsize
     return Contents(view, parameters, size, [str(dtype).removeprefix("torch.")])
 
 
-def _read_folder(source: Source, config: Any, trust_remote_code: bool) -> Contents:
-    folder, why_not = Path(source.location), ""
+def _read_folder(source: Source, config: Any) -> Contents:
+    folder = Path(source.location)
     try:
         stored = StoredModel(folder, config)
     except UnsupportedModelError as refusal:
-        if isinstance(refusal, NamesUnknownError):  # it is pruned in memory
-            check_complete(source, trust_remote_code=trust_remote_code)
-        else:
-            why_not = str(refusal)
         view = describe(build_on_meta(config))
-        return _with_bytes(view, open_checkpoint(folder), why_not=why_not)
+        return _with_bytes(view, open_checkpoint(folder), why_not=str(refusal))
     return _with_bytes(stored.view, stored.checkpoint, stored=stored)
 
 
@@ -140,10 +133,9 @@ def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
         for mlp in (stored.view.mlps if with_neurons else ())
         for name in stored.stored_mlp(mlp).tensors
     }
-    portions = []
+    portions, counted = [], set(range(len(stored.view.layers)))
     for name, info in stored.tensors.items():
-        layer = stored.layer_of(name)
-        layers = frozenset(() if layer is None else (layer,))
+        layers = frozenset(counted & {stored.layer_of(name)})
         portions.append(Portion(info.nbytes, layers, mlps.get(name)))
     return portions
 

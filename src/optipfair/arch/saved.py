@@ -1,16 +1,25 @@
 """What transformers names and shapes a model's tensors when it saves them.
 
-Most tensors are saved as they are; experts, for one, are fused in memory and apart on disk.
+Most tensors are saved as they are; experts, for one, are fused in memory and apart on disk. Which
+names files have is asked of the tables by which transformers would load them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.core_model_loading import revert_weight_conversion
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    apply_renamings,
+    dot_natural_key,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
 from .spec import TensorSlot
 from .view import MLPView, ModelView
@@ -34,35 +43,68 @@ def saved_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def saved_layers(view: ModelView) -> tuple[str, list[list[str]]] | None:
-    """What stands before a layer's number on disk, and what follows it for each layer's tensors.
+def names_in_files(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """What the files' names are, where they are not those of `saved_form`: saved name → file's.
+
+    From then on `saved_form` undoes only the conversions that these files need, as it does for a
+    model that was loaded from them. What it does not undo (a base model's prefix, an old name of
+    a norm) is in the result.
+    """
+    tables = _Tables(model)
+    in_files = {tables.loaded(name): name for name in sorted(names, key=dot_natural_key)}
+    model._weight_conversions = tables.used()
+    again = _Tables(model)
+    saved = sorted(saved_shapes(model), key=dot_natural_key)
+    found = {name: in_files.get(again.loaded(name), name) for name in saved}
+    return {name: here for name, here in found.items() if here != name}
+
+
+class _Tables:
+    """The conversions by which transformers loads a model's tensors."""
+
+    def __init__(self, model: Any) -> None:
+        self._conversions = get_model_conversion_mapping(model)
+        self._renamings = [c for c in self._conversions if isinstance(c, WeightRenaming)]
+        self._converters = [c for c in self._conversions if isinstance(c, WeightConverter)]
+        self._base, self._live = model.base_model_prefix, model.state_dict()
+
+    def loaded(self, name: str) -> tuple[str, str]:
+        """The tensor in memory that a stored one becomes or is a part of, and which part."""
+        live, pattern = self._renamed(name, self._renamings, self._converters)
+        if live not in self._live and name in self._live:  # as transformers does
+            live, pattern = self._renamed(name, [], [])
+        if pattern is None:
+            return live, ""
+        part = apply_renamings(name, self._renamings)
+        return live, part.removeprefix(f"{self._base}.")
+
+    def used(self) -> list[Any]:
+        """Those that some name needed."""
+        return [c for c in self._conversions if getattr(c, "_was_used", True)]
+
+    def _renamed(self, name: str, renamings: Any, converters: Any) -> tuple[str, str | None]:
+        return rename_source_key(name, renamings, converters, self._base, self._live)
+
+
+def layers_head(names_by_layer: Iterable[Iterable[str]]) -> str | None:
+    """What stands before a layer's number in the names of each layer's tensors.
 
     Returns None where the names do not say the layer by its number.
     """
-    state = view.model.state_dict()
-    layers = [_names_of_layer(view, index, state) for index in range(len(view.layers))]
     heads: set[str] | None = None
-    for index, names in enumerate(layers):
+    for index, names in enumerate(names_by_layer):
         for parts in (name.split(".") for name in names):
-            found = {".".join(parts[:i]) for i, part in enumerate(parts) if part == str(index)}
-            heads = found if heads is None else heads & found
-    if not heads:
-        return None
-    head = min(heads, key=len)
-    tails = [
-        [name[len(f"{head}.{index}.") :] for name in names] for index, names in enumerate(layers)
-    ]
-    return head, tails
+            before = {".".join(parts[:i]) for i, part in enumerate(parts) if part == str(index)}
+            heads = before if heads is None else heads & before
+    return min(heads, key=len) if heads else None
 
 
-def _names_of_layer(view: ModelView, index: int, state: Mapping[str, Tensor]) -> list[str]:
-    prefix = f"{view.layers_path}.{index}."
-    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    return list(saved_form(view.model, own))
-
-
-def probe(view: ModelView, mlp: MLPView) -> dict[str, tuple[TensorSlot, Tensor]]:
+def probe(
+    view: ModelView, mlp: MLPView, saved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+) -> dict[str, tuple[TensorSlot, Tensor]]:
     """Where the neurons of an MLP lie on disk: name → its slot, and marks of hidden size 2.
+
+    `saved` gives tensors the form and the names that they have there.
 
     Each mark is `neuron + I * (block + blocks * expert)`, unique within a slot but for the rows of
     one unit: where it stands in the saved form, that row or column of the tensor in memory is
@@ -72,9 +114,7 @@ def probe(view: ModelView, mlp: MLPView) -> dict[str, tuple[TensorSlot, Tensor]]
     marks = {slot: _marks(mlp, slot, tensor) for slot, tensor in mlp.tensors.items()}
     for slot, mark in marks.items():
         name = f"{view.layers_path}.{mlp.layer}.{slot.name}"
-        found |= {
-            stored: (slot, place) for stored, place in saved_form(view.model, {name: mark}).items()
-        }
+        found |= {stored: (slot, place) for stored, place in saved({name: mark}).items()}
     return found
 
 

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arch.saved import saved_form
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.calibration.holding import Key
-from .stored_model import NamesUnknownError, StoredModel
+from .stored_model import StoredModel
 
 _KEPT = 2  # layers' tensors in memory while they are written, whose experts are apart on disk
 
@@ -36,14 +35,11 @@ class StoredReplacements:
     def keys(self) -> dict[str, Key]:
         """Name on disk → the replaced tensor that it is, or is a part of."""
         twin = self.stored.view.model
-        found = {
+        return {
             name: key
             for key in self.tensors
-            for name in self._named_here(key, twin.get_parameter(self._live_name(key)).detach())
+            for name in self._as_stored(key, twin.get_parameter(self._live_name(key)).detach())
         }
-        for name in found.keys() - self.stored.tensors.keys():  # tied to another layer's
-            raise NamesUnknownError(f"{name} is stored under another name.")
-        return found
 
     def chunks(self, name: str, dtype: str) -> Iterator[memoryview]:
         """The bytes of a stored tensor, in the dtype to store."""
@@ -60,12 +56,10 @@ class StoredReplacements:
         return lru_cache(maxsize=_KEPT)(self._as_saved)
 
     def _as_saved(self, key: Key) -> dict[str, Tensor]:
-        return self._named_here(key, self.tensors[key])
+        return self._as_stored(key, self.tensors[key])
 
-    def _named_here(self, key: Key, tensor: Tensor) -> dict[str, Tensor]:
-        """A tensor as it is stored, by its names on disk."""
-        found = saved_form(self.stored.view.model, {self._live_name(key): tensor})
-        return self.stored.named_here(found)
+    def _as_stored(self, key: Key, tensor: Tensor) -> dict[str, Tensor]:
+        return self.stored.saved({self._live_name(key): tensor})
 
     def _live_name(self, key: Key) -> str:
         return f"{self.stored.view.layers_path}.{key[0]}.{key[2]}"

@@ -58,13 +58,13 @@ def rewritten(
         UnsupportedModelError: a tensor of a dtype that cannot be cut or converted.
     """
     cuts = cut_tensors(stored, plan)
-    number = {old: index for index, old in enumerate(plan.keep_layers)}
+    renamed, gone = stored.renamed(plan.keep_layers, new), set(plan.drop_layers)
     outputs = []
     for name, info in sorted(stored.tensors.items(), key=_file_order):
         layer = stored.layer_of(name)
-        if layer is not None and layer not in number:
+        if layer in gone:
             continue
-        new_name = name if layer is None else stored.renumbered(name, number[layer])
+        new_name = name if layer is None else renamed(name, layer)
         output = _output(new_name, info, cuts.get(name, ()), _new_dtype(info, dtype, new))
         if replaced is not None and name in replaced.keys:
             output = replace(output, chunks=partial(replaced.chunks, name, output.dtype))
@@ -164,10 +164,8 @@ def _converted(info: TensorInfo, chunks: Any, dtype: str) -> Iterator[memoryview
 
 def _check(stored: StoredModel, outputs: list[OutputTensor], new: Any) -> None:
     """What will be written must be what the new config describes, name by name."""
-    from ..arch.saved import saved_shapes
-
-    expected = stored.named_here(saved_shapes(new))
     shapes = {output.name: output.shape for output in outputs}
+    expected = stored.saved_shapes(new, shapes)
     wrong = [name for name, shape in shapes.items() if expected.get(name, shape) != shape]
     lost = (expected.keys() & stored.expected.keys() & stored.tensors.keys()) - shapes.keys()
     if wrong or lost or len(shapes) != len(outputs):

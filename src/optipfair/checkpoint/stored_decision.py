@@ -12,7 +12,6 @@ from torch import Tensor
 from ..arch.view import MLPView
 from ..batches import Batch
 from ..distributed import together
-from ..errors import UnsupportedModelError
 from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import LIVE, LayerSource, capture
 from ..pruning.cut.plan import PruningPlan
@@ -24,14 +23,10 @@ from ..pruning.layers.influence import by_influence, influence_by_layers
 from ..pruning.layers.strategies import LAYER_STRATEGIES, MODEL, Chosen
 from ..pruning.planning import Scores, random_scores
 from ..pruning.request.pruning_request import PruningRequest
-from .stored_layers import StoredLayers
+from .pruned import stored_sizes
+from .stored_layers import NeedsModelError, StoredLayers
 from .stored_model import StoredModel
 from .stored_rows import check_finite_mlp, score_stored_mlps
-from .stored_surgery import stored_sizes
-
-
-class NeedsModelError(UnsupportedModelError):
-    """What is asked for needs the whole model in memory; says why."""
 
 
 def decide_stored(
@@ -61,7 +56,6 @@ def decide_stored(
         show_progress: whether to show bars.
 
     Raises:
-        NamesUnknownError: the model must be loaded, for the names of its tensors.
         NeedsModelError: the model must be loaded, for what is asked.
         NotByLayersError: the model must be loaded, or cannot be pruned so.
         Other errors of `decide`.

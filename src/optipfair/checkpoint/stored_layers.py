@@ -18,19 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.buffers import computed_buffers
-from ..arch.saved import saved_form
 from ..arch.twin import build_on_meta
 from ..arch.view import LayerView, ModelView, describe
+from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.calibration.stream import LayerSource
 from ..pruning.cut.checks import seen_by
-from .stored_model import NamesUnknownError, StoredModel
+from .stored_model import StoredModel
 
 _DTYPES = TORCH_DTYPES | {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
     "I32": torch.int32, "I64": torch.int64,
 }  # fmt: skip
+
+
+class NeedsModelError(UnsupportedModelError):
+    """What is to be decided needs the whole model in memory; says why."""
 
 
 class StoredLayers:
@@ -56,7 +60,7 @@ class StoredLayers:
             attention_unit: what is pruned of attention, None to prune MLPs.
 
         Raises:
-            NamesUnknownError: tensors are stored in a form that only loading understands.
+            NeedsModelError: tensors are stored in a form that only loading understands.
         """
         self._stored = stored
         self._device = device
@@ -72,7 +76,7 @@ class StoredLayers:
         """A decoder layer with its weights, in eval mode, which nobody else holds.
 
         Raises:
-            NamesUnknownError: tensors are stored in a form that only loading understands.
+            NeedsModelError: tensors are stored in a form that only loading understands.
             CheckpointError: a file has become shorter.
         """
         prefix = f"{self.view.layers_path}.{layer.index}."
@@ -122,7 +126,7 @@ class StoredLayers:
         found = dict(computed_buffers(self._model, part, without))
         unknown = [name for name, value in found.items() if value is None]
         if unknown:
-            raise NamesUnknownError(f"{unknown[0]} is computed when the whole model is loaded.")
+            raise NeedsModelError(f"{unknown[0]} is computed when the whole model is loaded")
         return {name: value for name, value in found.items() if value is not None}
 
     def _filled(self, twins: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,39 +137,29 @@ class StoredLayers:
         }
         owners = {_storage(tensor): name for name, tensor in tensors.items() if tensor.numel()}
         places = {name: tensor.as_subclass(_Place) for name, tensor in tensors.items()}
-        saved = self._stored.named_here(saved_form(self._model, places))
+        saved = self._stored.saved(places)
         done: Counter[str] = Counter()
         for name, place in saved.items():
             owner = owners.get(_storage(place))
             if place.numel() and owner is None:
-                raise NamesUnknownError(f"{name} is stored in a form that only loading undoes.")
+                raise NeedsModelError(f"{name} is stored in a form that only loading undoes")
             if owner is not None:
-                _read(self._find(name, owner, tuple(place.shape)), place.as_subclass(Tensor))
+                _read(self._find(name, tuple(place.shape)), place.as_subclass(Tensor))
                 done[owner] += place.numel()
         partly = [name for name, tensor in tensors.items() if done[name] != tensor.numel()]
         if partly:
-            raise NamesUnknownError(f"{partly[0]} is stored in a form that only loading undoes.")
+            raise NeedsModelError(f"{partly[0]} is stored in a form that only loading undoes")
         return tensors
 
     def _dtype_of(self, name: str, twin: Tensor) -> torch.dtype:
         kept = any(re.search(each.replace("*", ".*"), name) for each in self._wide)
         return torch.float32 if kept else twin.dtype
 
-    def _find(self, name: str, live: str, shape: tuple[int, ...]) -> TensorInfo:
-        """A stored tensor; one that is tied may be there under another of its names."""
-        for candidate in (name, *self._tied_names(live)):
-            info = self._stored.tensors.get(candidate)
-            if info is not None and info.shape == shape and info.dtype in _DTYPES:
-                return info
-        raise NamesUnknownError(f"{name} is not stored under this name.")
-
-    def _tied_names(self, live: str) -> Iterator[str]:
-        twin = self._stored.view.model.state_dict(keep_vars=True)
-        for name, tensor in twin.items():
-            if tensor is twin[live] and name != live:
-                yield from self._stored.named_here(
-                    saved_form(self._stored.view.model, {name: tensor.detach()})
-                )
+    def _find(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        info = self._stored.tensors.get(name)
+        if info is None or info.shape != shape or info.dtype not in _DTYPES:
+            raise NeedsModelError(f"{name} is not stored as the model holds it")
+        return info
 
 
 class _Place(Tensor):

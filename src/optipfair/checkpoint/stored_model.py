@@ -9,7 +9,7 @@ Axes: `E` experts, `I` neurons, `H` hidden.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,16 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arch.attention import by_attention
-from ..arch.saved import probe, saved_form, saved_layers, saved_shapes
+from ..arch.saved import layers_head, names_in_files, probe, saved_form, saved_shapes
 from ..arch.spec import TensorSlot
 from ..arch.twin import build_on_meta
 from ..arch.view import MLPView, ModelView, describe
 from ..errors import CheckpointError, UnsupportedModelError
 from ..files.safetensors_reader import DTYPE_BITS, Checkpoint, TensorInfo, open_checkpoint
-
-
-class NamesUnknownError(UnsupportedModelError):
-    """The tensors are not named as transformers 5 names them; the model can be loaded instead."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,6 @@ class StoredModel:
         Raises:
             CheckpointError: damaged, tensors missing or of another shape than the config says.
             UnsupportedModelError: quantized, or its decoder layers are not found.
-            NamesUnknownError: its tensors have names of another release.
         """
         self.checkpoint: Checkpoint = open_checkpoint(folder)
         if getattr(config, "quantization_config", None) is not None:
@@ -93,7 +88,12 @@ class StoredModel:
                 "model, and quantize the result."
             )
         self.view: ModelView = describe(build_on_meta(config))
-        self._prefix = self._find_prefix()
+        self._names: dict[str, str] = {}  # as transformers would save them → as they are here
+        self.expected = saved_shapes(self.view.model)
+        self._names_differ = bool(self._missing())
+        if self._names_differ:
+            self._names = names_in_files(self.view.model, self.tensors)
+            self.expected = self._named_here(saved_shapes(self.view.model))
         self._check_tensors()
 
     def seen_by(self, attention_unit: str | None) -> None:
@@ -111,56 +111,76 @@ class StoredModel:
         return self.checkpoint.tensors
 
     @cached_property
-    def expected(self) -> dict[str, tuple[int, ...]]:
-        """Name on disk → shape, as the config says."""
-        return self.named_here(saved_shapes(self.view.model))
+    def layers_head(self) -> str | None:
+        """What stands before a layer's number in the names; None where they do not say it."""
+        return layers_head(self._names_by_layer(self.view.model))
 
-    @cached_property
-    def layers_head(self) -> str:
-        """What stands before a layer's number in the names."""
-        found = saved_layers(self.view)
-        if found is None:
-            raise NamesUnknownError(
-                f"The tensors of {self.view.spec.model_type!r} do not name their layer on disk."
-            )
-        return self._here(found[0])
+    def _names_by_layer(self, twin: Any) -> list[list[str]]:
+        """What each layer of a twin is stored as, with tied tensors under each of their names."""
+        state, path = twin.state_dict(), self.view.layers_path
+        layers = twin.get_submodule(path)
+        return [
+            list(self._named_here(saved_form(twin, _within(f"{path}.{index}.", state))))
+            for index in range(len(layers))
+        ]
 
-    def named_here(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Tensors by the names that they have, or would have, in these files."""
-        return {self._here(name): value for name, value in tensors.items()}
+    def saved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the model in the form that they have in these files, by their names there."""
+        return self._untied({self._tied.get(name, name): t for name, t in tensors.items()})
+
+    def saved_shapes(self, twin: Any, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """What another twin says of files with these names, which are like the names here."""
+        known = names_in_files(twin, names) if self._names_differ else {}
+        return {known.get(name, name): shape for name, shape in saved_shapes(twin).items()}
+
+    def _untied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._named_here(saved_form(self.view.model, tensors))
+
+    def _named_here(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        return {self._names.get(name, name): value for name, value in tensors.items()}
 
     def layer_of(self, name: str) -> int | None:
-        """The decoder layer that a tensor belongs to, None for the others."""
-        match = re.match(rf"{re.escape(self.layers_head)}\.(\d+)\.", name)
-        index = int(match[1]) if match else len(self.view.layers)
-        return index if index < len(self.view.layers) else None
+        """The number of the layer that a tensor belongs to, None for the others.
 
-    def renumbered(self, name: str, layer: int) -> str:
-        """The name of a layer's tensor once that layer has another number."""
-        return re.sub(
-            rf"^{re.escape(self.layers_head)}\.\d+\.", f"{self.layers_head}.{layer}.", name
-        )
+        It may be one that the config does not count, as of layers that predict further tokens.
+        """
+        if self.layers_head is None:
+            return self._layer_of_known.get(name)
+        match = re.match(rf"{re.escape(self.layers_head)}\.(\d+)\.", name)
+        return int(match[1]) if match else None
+
+    @cached_property
+    def _layer_of_known(self) -> dict[str, int]:
+        by_layer = self._names_by_layer(self.view.model)
+        return {name: index for index, names in enumerate(by_layer) for name in names}
+
+    def renamed(self, keep_layers: Sequence[int], twin: Any) -> Callable[[str, int], str]:
+        """What gives a tensor its name after pruning: name, layer → name.
+
+        Args:
+            keep_layers: the layers that stay; those after the last one move up.
+            twin: of the model after pruning.
+        """
+        number = {old: new for new, old in enumerate(keep_layers)}
+        head, gone = self.layers_head, len(self.view.layers) - len(number)
+        if head is not None:
+            start = re.compile(rf"^{re.escape(head)}\.\d+\.")
+            return lambda name, layer: start.sub(f"{head}.{number.get(layer, layer - gone)}.", name)
+        before, after = self._names_by_layer(self.view.model), self._names_by_layer(twin)
+        names = {
+            old: new
+            for layer, index in number.items()
+            for old, new in zip(before[layer], after[index], strict=True)
+        }
+        return lambda name, _: names[name]
 
     def stored_mlp(self, mlp: MLPView) -> StoredMLP:
         """Find the neurons of an MLP in the files."""
         tensors = {}
-        for name, (slot, marks) in self.named_here(probe(self.view, mlp)).items():
-            if name not in self.tensors:  # tied to another layer's and stored under its name
-                raise NamesUnknownError(f"{name} is stored under another name.")
+        for name, (slot, marks) in probe(self.view, mlp, self.saved).items():
             info = self.tensors[name]
             tensors[name] = (info, tuple(_pieces(mlp, slot, marks, info)))
         return StoredMLP(mlp, tensors)
-
-    def _here(self, name: str) -> str:
-        base, here = self._prefix
-        return here + name[len(base) :] if name.startswith(base) else name
-
-    def _find_prefix(self) -> tuple[str, str]:
-        """Some hub checkpoints lack the base model's prefix, `h.0...` for `transformer.h.0...`."""
-        base = f"{self.view.model.base_model_prefix}."
-        without = {name.removeprefix(base) for name in saved_shapes(self.view.model)}
-        has_base = any(name.startswith(base) for name in self.tensors)
-        return (base, "") if not has_base and without & self.tensors.keys() else ("", "")
 
     def _check_tensors(self) -> None:
         wrong = [
@@ -173,41 +193,58 @@ class StoredModel:
             raise CheckpointError(
                 f"{where}: {wrong[0]}. Restore the config or download the model again."
             )
-        missing = sorted(self.expected.keys() - self.tensors.keys() - self._may_be_missing())
-        if missing and self.tensors.keys() - self.expected.keys():
-            raise NamesUnknownError(f"{missing[0]} is not in {where} under this name.")
+        missing = self._missing()
         if missing:
             raise CheckpointError(
                 f"{where} lacks {len(missing)} tensors of its model ({', '.join(missing[:3])}), so "
                 "they would be random. Download it again."
             )
 
+    def _missing(self) -> list[str]:
+        return sorted(self.expected.keys() - self.tensors.keys() - self._may_be_missing())
+
     def _may_be_missing(self) -> set[str]:
         """Tied tensors of which one name is there, and those that transformers does without."""
-        model: Any = self.view.model
-        state = model.state_dict(keep_vars=True)
-        groups: dict[int, list[str]] = {}
-        for name, tensor in state.items():
-            groups.setdefault(id(tensor), []).append(name)
-        free: set[str] = set()
-        for names in groups.values():
-            stored = {self._here(s) for name in names for s in self._saved_names(name, state)}
-            if len(names) > 1 and stored & self.tensors.keys():
-                free |= stored
-        patterns = list(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())
+        free = {
+            name
+            for group in self._tied_names()
+            if any(names <= self.tensors.keys() for names in group.values())
+            for names in group.values()
+            for name in names
+        }
+        patterns = list(getattr(self.view.model, "_keys_to_ignore_on_load_missing", None) or ())
         return free | {
             name for name in self.expected if any(re.search(each, name) for each in patterns)
         }
 
-    def _saved_names(self, name: str, state: Mapping[str, Tensor]) -> list[str]:
-        return list(saved_form(self.view.model, {name: state[name].detach()}))
+    @cached_property
+    def _tied(self) -> dict[str, str]:
+        """Tied tensors that are stored under another of their names, by their names in memory."""
+        stored_as: dict[str, str] = {}
+        for group in self._tied_names():
+            there = [live for live, names in group.items() if names <= self.tensors.keys()]
+            stored_as |= {live: there[0] for live in group if there and live not in there}
+        return stored_as
+
+    def _tied_names(self) -> Iterator[dict[str, set[str]]]:
+        """For each tensor with several names in memory: each of them → what it is stored as."""
+        groups: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in self.view.model.state_dict(keep_vars=True).items():
+            groups.setdefault(id(tensor), {})[name] = tensor.detach()
+        for group in groups.values():
+            if len(group) > 1:
+                yield {live: set(self._untied({live: tensor})) for live, tensor in group.items()}
+
+
+def _within(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> list[Piece]:
     """Split a stored tensor by experts.
 
     Raises:
-        NamesUnknownError: it is stored in a form that cannot be cut piece by piece.
+        UnsupportedModelError: it is stored in a form that cannot be cut piece by piece.
     """
     shape = info.shape
     per_expert = mlp.width * slot.blocks
@@ -222,7 +259,9 @@ def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> 
         flat = (part if part.dim() == 1 else part.select(1 - axis, 0)).numpy()
         expert = int(flat[0]) // per_expert
         if len(flat) != inner[axis] or np.any(flat // per_expert != expert):
-            raise NamesUnknownError(f"{info.name} is stored in a form that cannot be cut by rows.")
+            raise UnsupportedModelError(
+                f"{info.name} is stored in a form that cannot be cut by rows."
+            )
         start = info.start + number * size
         pieces.append(Piece(expert, slot, start, tuple(inner), axis, flat % per_expert))
     return pieces

@@ -15,6 +15,7 @@ from ..errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_PICKLED_FILE = "pytorch_model.bin"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format itself
 
@@ -117,6 +118,20 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
+def pickled_files(folder: Path) -> list[Path]:
+    """The `pytorch_model.bin` files of a folder that has no safetensors; empty where there is none.
+
+    Raises:
+        CheckpointError: their index is damaged, or names a file that is not there.
+    """
+    if any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
+        return []
+    single, index = folder / _PICKLED_FILE, folder / f"{_PICKLED_FILE}.index.json"
+    if single.is_file() or not index.is_file():
+        return [single] if single.is_file() else []
+    return [folder / name for name in _shards_of(folder, _weight_map(index))]
+
+
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Read the header of one safetensors file and check it against the file's size.
 
@@ -183,6 +198,16 @@ def _check_offsets(path: Path, tensors: dict[str, TensorInfo], start: int, size:
 
 
 def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
+    weight_map = _weight_map(index)
+    shards = {file: read_header(folder / file) for file in _shards_of(folder, weight_map)}
+    absent = [name for name, file in weight_map.items() if name not in shards[file]]
+    if absent:
+        raise CheckpointError(_damaged(index, f"{absent[0]} is not in {weight_map[absent[0]]}"))
+    return {name: shards[file][name] for name, file in weight_map.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor → file, as an index says."""
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
@@ -190,17 +215,19 @@ def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
     named = isinstance(weight_map, dict) and weight_map
     if not named or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(_damaged(index, "its weight_map names no file for each tensor"))
-    shards: dict[str, dict[str, TensorInfo]] = {}
     for file in sorted(set(weight_map.values())):
         if Path(file).name != file:
             raise CheckpointError(_damaged(index, f"it points outside the folder ({file})"))
+    return weight_map
+
+
+def _shards_of(folder: Path, weight_map: dict[str, str]) -> list[str]:
+    """The files that an index names, which are all there."""
+    files = sorted(set(weight_map.values()))
+    for file in files:
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} lacks the shard {file} that its index names.")
-        shards[file] = read_header(folder / file)
-    absent = [name for name, file in weight_map.items() if name not in shards[file]]
-    if absent:
-        raise CheckpointError(_damaged(index, f"{absent[0]} is not in {weight_map[absent[0]]}"))
-    return {name: shards[file][name] for name, file in weight_map.items()}
+    return files
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

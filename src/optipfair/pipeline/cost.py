@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..arch.limits import check_sequences
 from ..batches import Batch, model_inputs
+from ..checkpoint.stored_layers import StoredLayers
 from ..hooks import evaluating
 
 LARGE = 1.5  # perplexity after over before, from which on a user is warned
@@ -69,6 +70,18 @@ def final_states(model: Any, batches: Sequence[Batch]) -> list[Tensor]:
             output = model.base_model(**model_inputs(batch, device), use_cache=False)
             found.append(output[0].cpu())
     return found
+
+
+def stored_cost(
+    before: StoredLayers, after: StoredLayers, held_back: Sequence[Batch]
+) -> Cost | None:
+    """What a checkpoint lost against another, each read one layer at a time."""
+    states = []
+    for layers in (before, after):
+        with layers.running() as model:
+            states.append(final_states(model, held_back))
+    before.read_head()
+    return cost_of(before.view.model, held_back, *states)
 
 
 def cost_of(

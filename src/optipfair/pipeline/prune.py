@@ -6,19 +6,18 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.stored_decision import NeedsModelError
-from ..checkpoint.stored_model import NamesUnknownError
+from ..checkpoint.stored_model import StoredModel
 from ..distributed import in_first, is_first, together
 from ..errors import PruningWarning
 from ..files.output_folder import new_folder
-from ..loading import snapshot
+from ..loading import has_tokenizer, load_config
 from ..option_fields import checked_keywords, taking
-from ..pruning.calibration.stream import NotByLayersError
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import RECIPE_FILE, recipe_text
@@ -32,12 +31,12 @@ from .arguments import (
     read_verification,
     read_work,
 )
+from .converted import as_folder
 from .cost import LARGE, Cost
-from .loaded_run import loaded_run
+from .decide import Say, decide_run
 from .model_card import Base, base_of_folder, model_card
-from .reloading import reloaded_difference, verify_by_loading
+from .reloading import reloaded_difference
 from .run import Data, Options, Run
-from .stored_run import stored_run
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 
@@ -171,34 +170,37 @@ def prune_checkpoint(
         plan=None if plan is None or held else str(plan),
         given_in_python=[name for name, given in in_python.items() if given],
     )
-    decide = partial(_decide, source, todo, work, data.kept(), say if is_first() else None)
 
     def carry_out(run: Run) -> PruneResult:
-        _warn_about_widths(run.plan)
+        plan, statistics = run.plan, _statistics(run, source)
+        _warn_about_widths(plan)
         if save_plan is not None:
-            run.plan.save(save_plan)
+            plan.save(save_plan)
         difference, cost = None, None
         if output is not None:
-            named = command or _as_call(model_path, output, run.plan)
-            difference, cost = _write(run, source, output, named, recipe, mode, work)
+            named = command or _as_call(model_path, output, plan)
+            difference, cost = _write(run, source, output, named, recipe, mode, statistics)
         if cost is not None:
             _warn_about_cost(cost)
         return PruneResult(
             output_path=output,
-            plan=run.plan,
-            statistics=run.statistics,
-            streamed=run.streamed,
+            plan=plan,
+            statistics=statistics,
+            streamed=run.model is None and source.kind != "gguf",
             logits_difference=difference,
             verified=mode if output is not None else "none",
-            has_tokenizer=run.has_tokenizer,
+            has_tokenizer=has_tokenizer(run.stored.checkpoint.folder),
             seconds=time.perf_counter() - started,
             cost=cost,
         )
 
-    if not data:  # nothing to share
-        return in_first(lambda: carry_out(decide()))
-    run = decide()
-    return in_first(lambda: carry_out(run))
+    with ExitStack() as stack:
+        tell = say if is_first() else None
+        decide = partial(_decide, stack, source, todo, work, data.kept(), tell)
+        if not data:  # nothing to share
+            return in_first(lambda: carry_out(decide()))
+        run = decide()
+        return in_first(lambda: carry_out(run))
 
 
 def _options(
@@ -215,29 +217,28 @@ def _options(
 
 
 def _decide(
+    stack: ExitStack,
     source: Source,
     todo: PruningRequest | PruningPlan,
     options: Options,
     data: Data,
-    say: Callable[[str], None] | None,
+    say: Say,
 ) -> Run:
-    """Work on the files where that is possible, else say why not and load the model."""
-    if source.kind == "gguf":
-        reason = "a .gguf file is quantized"
-    else:
-        try:
-            return stored_run(source, snapshot(source), todo, options, data)
-        except NamesUnknownError as exc:
-            reason = str(exc).rstrip(".")
-        except NeedsModelError as exc:
-            reason = str(exc)
-        except NotByLayersError:
-            if isinstance(todo, PruningRequest) and todo.by_layers:
-                raise
-            reason = "its layers cannot be run one at a time"
-    if say is not None:
-        say(f"The model is loaded into memory: {reason}.")
-    return loaded_run(source, todo, options, data)
+    """Open the source as a folder, which is there as long as the stack is, and decide."""
+    with data.reading():
+        if source.kind == "gguf" and say is not None:
+            say("The model is loaded into memory: a .gguf file is quantized.")
+        folder = stack.enter_context(as_folder(source, options))
+        config = load_config(folder, trust_remote_code=options.trust_remote_code)
+        stored = StoredModel(Path(folder.location), config)
+    return decide_run(stored, todo, options, data, say)
+
+
+def _statistics(run: Run, source: Source) -> dict[str, Any]:
+    """Those of a run, with the size of the file that the user named."""
+    if source.kind != "gguf" or source.path is None:
+        return run.statistics
+    return run.statistics | {"original_file_bytes": source.path.stat().st_size}
 
 
 def _write(
@@ -247,31 +248,30 @@ def _write(
     command: str,
     recipe: str,
     mode: str,
-    options: Options,
+    statistics: dict[str, Any],
 ) -> tuple[float | None, Cost | None]:
     """Write model, plan, recipe and card, and verify them.
 
     Returns:
         The largest difference of logits and what was lost, each if known.
     """
+    plan = run.plan
     with new_folder(output) as folder:
         run.write(folder)
         cost = run.cost(folder)
-        replace(run.plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
+        replace(plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
         (folder / RECIPE_FILE).write_text(recipe, encoding="utf-8")
         card = model_card(
             _base(source),
-            run.plan,
-            run.statistics,
+            plan,
+            statistics,
             output.name,
             command,
             layers_differ=run.layers_differ,
             cost=cost,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-        difference = None if mode == "none" else run.verify(folder)
-        if mode == "full":
-            difference = verify_by_loading(source, run, folder, options)
+        difference = run.verify(folder, mode)
     return difference, cost
 
 

@@ -10,9 +10,6 @@ import torch
 from ..errors import VerificationError
 from ..hooks import evaluating
 from ..loading import load_model, quiet_transformers
-from ..pruning.cut.surgery import apply_plan
-from ..sources import Source
-from .run import Options, Run
 
 LOGITS_TOLERANCE = 1e-5
 
@@ -20,7 +17,7 @@ LOGITS_TOLERANCE = 1e-5
 def reloaded_difference(
     model: Any, folder: str | Path, *, trust_remote_code: bool = False
 ) -> float:
-    """Largest absolute difference of logits between a model and its saved form.
+    """Largest absolute difference of logits between a model and its saved form, on random tokens.
 
     Raises:
         VerificationError: it is above 1e-5 of the largest logit (at least 1e-5).
@@ -28,24 +25,15 @@ def reloaded_difference(
     reloaded: Any = load_model(
         folder, device=str(model.device), trust_remote_code=trust_remote_code
     )
-    return logits_difference(model, reloaded)
-
-
-def logits_difference(model: Any, reloaded: Any) -> float:
-    """Largest absolute difference of two models' logits on random tokens.
-
-    Raises:
-        VerificationError: it is above 1e-5 of the largest logit (at least 1e-5).
-    """
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (2, 16), generator=generator).to(model.device)
     with evaluating(model), evaluating(reloaded):
         expected = model(input_ids=ids).logits.float()
-        found = reloaded(input_ids=ids).logits.float()
-    difference = float((expected - found).abs().nan_to_num(nan=0.0).max())
+        answered = reloaded(input_ids=ids).logits.float()
+    difference = float((expected - answered).abs().nan_to_num(nan=0.0).max())
     limit = LOGITS_TOLERANCE * max(1.0, float(expected.abs().nan_to_num().max()))
-    if difference > limit or bool((expected.isnan() != found.isnan()).any()):
+    if difference > limit or bool((expected.isnan() != answered.isnan()).any()):
         raise VerificationError(
             f"The saved model does not answer like the one in memory: logits differ by "
             f"{difference:.3g} (allowed {limit:.1g}). Nothing was written. Please report this "
@@ -54,25 +42,17 @@ def logits_difference(model: Any, reloaded: Any) -> float:
     return difference
 
 
-def verify_by_loading(source: Source, run: Run, folder: Path, options: Options) -> float:
-    """Load the result, compare it with a live cut of the original, and let it generate.
+def check_generates(folder: Path, device: str, trust_remote_code: bool) -> None:
+    """Load a written model and let it generate.
 
     Raises:
-        VerificationError: they answer differently, or the result does not generate.
+        VerificationError: it does not.
     """
-    code = options.trust_remote_code
-    live: Any = load_model(
-        source, device=options.device, dtype=options.dtype, trust_remote_code=code
-    )
-    apply_plan(live, run.plan)
-    reloaded: Any = load_model(folder, device=options.device, trust_remote_code=code)
-    difference = logits_difference(live, reloaded)
-    del live
-    ids = torch.tensor([[0, 1, 2]], device=reloaded.device)
-    with evaluating(reloaded), quiet_transformers():
-        tokens = reloaded.generate(
+    model: Any = load_model(folder, device=device, trust_remote_code=trust_remote_code)
+    ids = torch.tensor([[0, 1, 2]], device=model.device)
+    with evaluating(model), quiet_transformers():
+        tokens = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4
         )
     if tokens.shape[-1] != 7:
         raise VerificationError("The written model loads but does not generate; nothing was kept.")
-    return difference

@@ -1,20 +1,33 @@
-"""What both ways of pruning a checkpoint share: how to work, on which data, and what they give."""
+"""A pruning of a checkpoint as a value: how to work, on which data, what is written and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..distributed import together
+from torch import Tensor
+
+from ..arch.heterogeneous import overrides
+from ..batches import Batch
+from ..checkpoint.pruned import NewCheckpoint, prepare, verify_checkpoint, write_checkpoint
+from ..checkpoint.stored_layers import StoredLayers
+from ..checkpoint.stored_model import StoredModel
+from ..distributed import is_first, together
 from ..errors import DataError
+from ..loading import check_device, load_config, load_model
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn, digest
 from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
+from ..pruning.cut.surgery import apply_plan
 from ..pruning.decision import Reread
-from .cost import Cost
+from ..pruning.statistics import get_pruning_statistics, summarize
+from ..sources import find_source
+from .cost import Cost, cost_of, final_states, stored_cost
+from .reloading import check_generates, reloaded_difference
 
 
 @dataclass(frozen=True)
@@ -68,32 +81,104 @@ class Data:
         return replace(plan, request={**plan.request, "calibration": record})
 
 
-class Run(Protocol):
-    """A pruning that is decided and proved.
+@dataclass(frozen=True)
+class Run:
+    """A pruning of a checkpoint that is decided and proved.
 
     Attributes:
-        plan: what stays.
-        statistics: of `get_pruning_statistics`, with bytes on disk.
-        streamed: whether it works on the files, without the model in memory.
-        layers_differ: whether the layers of the result differ in width.
-        has_tokenizer: whether there is a tokenizer to carry over.
+        stored: the checkpoint.
+        plan: what goes, with the tensors that take the place of cut ones.
+        new: what will be written.
+        options: how to work.
+        model: the checkpoint's model, where it was loaded to decide.
+        held_back: calibration text to measure the cost on.
+        unpruned: what enters the head of that model for this text, before it is cut.
     """
 
+    stored: StoredModel
     plan: PruningPlan
-    statistics: dict[str, Any]
-    streamed: bool
-    layers_differ: bool
-    has_tokenizer: bool
+    new: NewCheckpoint
+    options: Options
+    model: Any
+    held_back: Sequence[Batch]
+    unpruned: Sequence[Tensor]
+
+    @classmethod
+    def proved(
+        cls,
+        stored: StoredModel,
+        plan: PruningPlan,
+        options: Options,
+        model: Any,
+        held_back: Sequence[Batch],
+    ) -> Run:
+        """Prove what was decided; everything that can be refused is refused here."""
+        held_back = held_back if options.evaluate and is_first() else []
+        new = prepare(stored, plan, options.dtype, options.max_shard_bytes)
+        unpruned = [] if model is None else final_states(model, held_back)
+        return cls(stored, plan, new, options, model, held_back, unpruned)
+
+    @property
+    def layers_differ(self) -> bool:
+        """Whether the layers of the result differ in width."""
+        return bool(overrides(self.new.twin.config.get_text_config()))
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
+        """Those of `get_pruning_statistics`, with bytes on disk."""
+        checkpoint = self.stored.checkpoint
+        nbytes = sum(tensor.nbytes for tensor in self.new.tensors)
+        before = replace(summarize(self.stored.view.model), bytes=checkpoint.nbytes)
+        after = replace(summarize(self.new.twin), bytes=nbytes)
+        return get_pruning_statistics(before, after) | {
+            "original_expansion_rate": before.expansion_rate,
+            "original_file_bytes": checkpoint.file_bytes,
+            "pruned_file_bytes": self.new.nbytes,
+        }
+
+    @cached_property
+    def pruned_model(self) -> Any:
+        """The checkpoint's model, cut in memory as its files are."""
+        model = self.model
+        if model is None:
+            model = load_model(
+                self.stored.checkpoint.folder,
+                device=self.options.device,
+                dtype=self.options.dtype,
+                trust_remote_code=self.options.trust_remote_code,
+            )
+        return apply_plan(model, self.plan)
 
     def write(self, target: Path) -> None:
-        """Write model and tokenizer into an existing folder."""
+        """Write the model and what belongs to it into an existing folder."""
+        write_checkpoint(self.stored, self.new, target, show_progress=self.options.show_progress)
 
-    def verify(self, target: Path) -> float | None:
-        """Check that folder.
+    def verify(self, target: Path, mode: str) -> float | None:
+        """Check that folder: headers and samples of what was cut, or `full`y by loading it too.
 
         Returns:
-            The largest difference of logits; None where the model was not loaded.
+            The largest difference of logits to a live cut; None where no model was loaded.
         """
+        if mode == "none":
+            return None
+        verify_checkpoint(self.stored, self.plan, self.new, target)
+        if mode == "fast" and self.model is None:
+            return None
+        code = self.options.trust_remote_code
+        difference = reloaded_difference(self.pruned_model, target, trust_remote_code=code)
+        if mode == "full":
+            check_generates(target, self.options.device, code)
+        return difference
 
     def cost(self, target: Path) -> Cost | None:
         """What the folder's model lost on held-back text; None where there is none."""
+        if not self.held_back:
+            return None
+        if self.model is not None:
+            after = final_states(self.pruned_model, self.held_back)
+            return cost_of(self.pruned_model, self.held_back, self.unpruned, after)
+        config = load_config(find_source(target), trust_remote_code=self.options.trust_remote_code)
+        device = check_device(self.options.device)
+        pair = (self.stored, StoredModel(target, config))
+        old, new = (StoredLayers(each, device, self.options.dtype) for each in pair)
+        return stored_cost(old, new, self.held_back)

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arch.saved import saved_form
 from ..errors import VerificationError
 from ..files.safetensors_reader import Checkpoint, TensorInfo, open_checkpoint, read_into
 from ..files.safetensors_writer import OutputTensor, Shard, lay_out, write_shards
@@ -29,7 +28,7 @@ from ..pruning.cut.checks import check_plan_fits, check_sharing
 from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.solving import Sizes
-from ..pruning.statistics import ModelSummary, summarize
+from .new_config import write_config
 from .replaced import StoredReplacements
 from .rewrite import PieceCut, cut_tensors, rewritten
 from .stored_model import Piece, StoredModel, item_size
@@ -54,11 +53,13 @@ class NewCheckpoint:
 
     Attributes:
         twin: on `meta`.
+        dtype: of all floats, `auto` where they keep theirs.
         shards: the files.
         replaced: the tensors among theirs that are not cut from the checkpoint's.
     """
 
     twin: Any
+    dtype: str
     shards: list[Shard]
     replaced: StoredReplacements
 
@@ -93,16 +94,10 @@ def _item_bytes(stored: StoredModel, outputs: Sequence[OutputTensor]) -> dict[in
     main = max(set(dtypes.values()), key=list(dtypes.values()).count, default="F32")
     items = {}
     for name, parameter in stored.view.model.named_parameters():
-        saved = stored.named_here(saved_form(stored.view.model, {name: parameter.detach()}))
+        saved = stored.saved({name: parameter.detach()})
         found = next((dtypes[each] for each in saved if each in dtypes), main)
         items[id(parameter)] = item_size(found)
     return items
-
-
-def summarize_stored(stored: StoredModel, twin: Any, nbytes: int) -> ModelSummary:
-    """The summary of a model whose tensors are on `meta`, with the bytes of its files."""
-    found = summarize(twin)
-    return ModelSummary(found.parameters, nbytes, found.layers, found.widths, found.expansion_rate)
 
 
 def prepare(
@@ -125,7 +120,7 @@ def prepare(
         new.config.dtype = getattr(torch, dtype)
     replaced = StoredReplacements(stored, plan.replacements or {})
     outputs = rewritten(stored, plan, new, dtype, replaced)
-    return NewCheckpoint(new, lay_out(outputs, max_shard_bytes), replaced)
+    return NewCheckpoint(new, dtype, lay_out(outputs, max_shard_bytes), replaced)
 
 
 def check_cut_weights(stored: StoredModel, plan: PruningPlan, show_progress: bool) -> None:
@@ -152,8 +147,9 @@ def write_checkpoint(
     """
     with meter(new.nbytes, "writing", show_progress) as report:
         write_shards(folder, new.shards, report)
-    new.twin.config.save_pretrained(folder)
-    carry_over(stored.checkpoint.folder, folder)
+    source, old = stored.checkpoint.folder, stored.view.model.config
+    write_config(source, old, new.twin.config, folder, new.dtype)
+    carry_over(source, folder)
 
 
 def carry_over(source: Path, folder: Path) -> None:

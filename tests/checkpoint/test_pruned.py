@@ -16,20 +16,21 @@ from safetensors.torch import load_file, save_file
 
 from optipfair import VerificationError, load_model, prune_checkpoint
 from optipfair.checkpoint import rewrite
-from optipfair.checkpoint.stored_decision import decide_stored
-from optipfair.checkpoint.stored_model import StoredModel
-from optipfair.checkpoint.stored_surgery import (
+from optipfair.checkpoint.pruned import (
     NewCheckpoint,
     prepare,
     verify_checkpoint,
     write_checkpoint,
 )
+from optipfair.checkpoint.stored_decision import decide_stored
+from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.files import safetensors_writer as writer
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, TensorInfo
 from optipfair.loading import find_source, load_config
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.pruning.cut.plan import PruningPlan
 from optipfair.pruning.options.prune_options import PruneOptions
+from optipfair.pruning.options.recipe import RECIPE_FILE
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 
@@ -86,7 +87,7 @@ def test_other_formats_and_notes_of_other_weights_stay_behind(
     before = files(llama_copy)
     put(llama_copy, LEFT_BEHIND)
     prune_checkpoint(llama_copy, tmp_path / "out", **WIDTH)
-    assert files(tmp_path / "out") == before | {PLAN_FILE, "README.md"}
+    assert files(tmp_path / "out") == before | {PLAN_FILE, "README.md", RECIPE_FILE}
 
 
 def test_of_shards_that_become_one_file_no_index_is_left(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ class Written:
         folder.mkdir()
         self.folder = folder
         self.stored = StoredModel(source, load_config(find_source(source)))
-        self.plan = decide_stored(self.stored, check_request(PruneOptions(**way))).plan
+        self.plan = decide_stored(self.stored, check_request(PruneOptions(**way)))
         self.new: NewCheckpoint = prepare(self.stored, self.plan, "auto", 10**9)
         write_checkpoint(self.stored, self.new, folder, show_progress=False)
 
@@ -261,7 +262,7 @@ def test_a_full_verification_notices_what_answers_differently(
 ) -> None:
     """Neurons in another order in all tensors alike would answer the same; here only one."""
     monkeypatch.setattr(rewrite, "_cut_piece", other_rows)
-    monkeypatch.setattr("optipfair.pipeline.stored_run.verify_checkpoint", lambda *_: None)
+    monkeypatch.setattr("optipfair.pipeline.run.verify_checkpoint", lambda *_: None)
     layer = "model.layers.0.mlp.up_proj.weight"
     monkeypatch.setattr(
         rewrite,
@@ -275,7 +276,7 @@ def test_a_full_verification_notices_what_answers_differently(
 def test_a_fast_verification_loads_nothing(
     llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("loaded_run", "reloading"):
+    for module in ("decide", "run", "reloading"):
         monkeypatch.delattr(f"optipfair.pipeline.{module}.load_model")
     result = prune_checkpoint(llama_folder, tmp_path / "out", **WIDTH)
     assert (result.streamed, result.verified, result.logits_difference) == (True, "fast", None)

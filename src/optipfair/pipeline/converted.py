@@ -1,0 +1,115 @@
+"""Sources that are no folder of safetensors become one, in a temporary folder.
+
+From there on they are a folder like any other, in the shape in which models are published.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..checkpoint.pruned import carry_over
+from ..errors import CheckpointError
+from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
+from ..loading import load_model, load_tokenizer, quiet_transformers, snapshot
+from ..sources import Source
+from .run import Options
+
+# What torch raises about a file that it does not read.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError),
+    *(AttributeError, TypeError),
+)
+
+
+@contextmanager
+def as_folder(source: Source, options: Options) -> Iterator[Source]:
+    """A source's files as a folder of safetensors: its own, or a temporary one made of them.
+
+    Args:
+        source: what the user named.
+        options: how to work; the dtype is that of a `.gguf` file's weights.
+
+    Raises:
+        CheckpointError: the source cannot be read.
+    """
+    folder = None if source.kind == "gguf" else snapshot(source)
+    pickled = [] if folder is None else pickled_files(folder)
+    if folder is not None and not pickled:
+        yield Source(source.given, "folder", str(folder))
+        return
+    with TemporaryDirectory(prefix=".optipfair-", dir=options.holding.folder) as made:
+        if folder is None:
+            _convert_gguf(source, Path(made), options)
+        else:
+            _convert_pickled(folder, pickled, Path(made))
+        yield Source(source.given, "folder", made)
+
+
+def _convert_gguf(source: Source, folder: Path, options: Options) -> None:
+    """Write what transformers reads from a `.gguf` file, with its tokenizer."""
+    code = options.trust_remote_code
+    model = load_model(source, dtype=options.dtype, trust_remote_code=code)
+    tokenizer = load_tokenizer(source, trust_remote_code=code)
+    with quiet_transformers():
+        try:
+            model.save_pretrained(folder, max_shard_size=options.max_shard_bytes)
+        except SafetensorError as exc:  # its name for a full disk
+            raise OSError(str(exc)) from exc
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(folder))
+
+
+def _convert_pickled(folder: Path, files: list[Path], target: Path) -> None:
+    """Write the tensors of `pytorch_model.bin` files, one file at a time, and what is beside them.
+
+    Only tensors are unpickled; code that a pickle would run is refused.
+    """
+    weight_map: dict[str, str] = {}
+    for number, file in enumerate(files, 1):
+        many = len(files) > 1
+        name = f"model-{number:05d}-of-{len(files):05d}.safetensors" if many else SINGLE_FILE
+        tensors = _unpickled(file)
+        save_file(tensors, target / name, {"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+    if len(files) > 1:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (target / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+    (target / "config.json").write_bytes((folder / "config.json").read_bytes())
+    carry_over(folder, target)
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, each with memory of its own.
+
+    Raises:
+        CheckpointError: it holds something else, or is damaged.
+    """
+    try:
+        content: Any = torch.load(
+            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+        )
+    except _UNREADABLE as exc:
+        raise CheckpointError(
+            f"{file} is damaged, or holds more than tensors, which is not read since it can run "
+            "code. Download it again, or convert it once with model.save_pretrained(folder), which "
+            "writes safetensors."
+        ) from exc
+    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise CheckpointError(f"{file} holds no tensors by name. Give the weights of a model.")
+    return {str(name): _own(tensor) for name, tensor in content.items()}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -81,24 +81,6 @@ def load_model(
     return loaded
 
 
-def check_complete(source: Source, *, trust_remote_code: bool = False) -> None:
-    """Refuse a model that lacks tensors, without reading any.
-
-    Raises:
-        CheckpointError: it cannot be read, or tensors are missing.
-    """
-    with _reading(source):
-        _, info = _loader(source, trust_remote_code)(
-            source.location,
-            device_map={"": "meta"},
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            **source.arguments,
-        )
-    _refuse_incomplete(source, info)
-
-
 def _loader(source: Source, trust_remote_code: bool) -> Any:
     """What loads a model: transformers' own way, or ours where its layers differ in width."""
     from transformers import AutoModelForCausalLM

@@ -130,11 +130,16 @@ def input_norms(sums: SquareSums) -> Tensor:
     """
     sum_(sums.total)
     if not bool(torch.isfinite(sums.total).all()):
-        raise DataError(
-            f"The activations of {sums.mlp.spec.name} in layer {sums.mlp.layer} are NaN or "
-            "Inf on the calibration data. Try a wider dtype (bfloat16 or float32)."
-        )
+        raise not_finite_on_data(f"activations of {sums.mlp.spec.name} in layer {sums.mlp.layer}")
     return sums.total.sqrt()
+
+
+def not_finite_on_data(what: str) -> DataError:
+    """That some values of a run are no numbers, and what to do about it."""
+    return DataError(
+        f"The {what} are NaN or Inf on the calibration data. Try a wider dtype (bfloat16 or "
+        "float32)."
+    )
 
 
 def run_batches(

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ...arch.slots import read
 from ...arch.view import MLPView, ModelView, find_mlp
-from ...errors import DataError
 from ...hooks import recording_inputs
-from ..calibration.activations import token_mask
+from ..calibration.activations import not_finite_on_data, token_mask
 from ..calibration.stream import LIVE, Batches, LayerSource, mapped, run_layer
 
 _LINEAR = 1e-3  # relative; float32 rounding is far below, a norm far above
@@ -52,10 +51,7 @@ def additive_scale(
     _, after = _inputs_and_outputs(own, copied, hidden, (args, kwargs), mask)
     wanted, seen = (inputs @ change).double(), (after - before).double()  # (T, H)
     if not bool(seen.isfinite().all()):
-        raise DataError(
-            f"The activations of layer {mlp.layer} are NaN or Inf on the calibration data. Try a "
-            "wider dtype (bfloat16 or float32)."
-        )
+        raise not_finite_on_data(f"activations of layer {mlp.layer}")
     scale = float((wanted * seen).sum() / wanted.square().sum().clamp_min(1e-30))
     misses = (seen - scale * wanted).norm(dim=1) / seen.norm(dim=1).clamp_min(1e-30)
     return scale if scale != 0 and float(misses.quantile(0.95)) < _LINEAR else None

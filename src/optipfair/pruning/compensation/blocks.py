@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from ...arch.slots import read
 from ...arch.view import LayerView, MLPView, ModelView
 from ...distributed import in_first, sum_, together, total, world_size
-from ...errors import DataError, PruningWarning
+from ...errors import PruningWarning
 from ...hooks import evaluating
 from ...progress import track
+from ..calibration.activations import not_finite_on_data
 from ..calibration.holding import HiddenStates, Key, Replacements
 from ..calibration.moments import HELD_BACK, Moments, token_roles
 from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
@@ -118,9 +119,11 @@ def _fit(
     moments = _block_moments(anchor, mlp, layer, stream, onward, old)
     fit = in_first(lambda: _solved(old, *moments))
     if fit.error is None:
-        _warn(
+        warnings.warn(
             f"Too few calibration tokens to fit layer {mlp.layer} to layers {anchor.first} to "
-            f"{anchor.last}, so these were only removed. Give more data."
+            f"{anchor.last}, so these were only removed. Give more data.",
+            PruningWarning,
+            stacklevel=2,
         )
     if fit.shrinkage != float("inf"):
         new = fit.weight.movedim(-1, mlp.spec.down.axis).contiguous().to(weight)
@@ -181,10 +184,7 @@ def _block_moments(
                 sums[place] += _moments(inputs[chosen], targets[chosen])
     sums = [_over_processes(moments) for moments in sums]
     if not all(math.isfinite(moments.power or 0.0) for moments in sums):
-        raise DataError(
-            f"The activations of layers {mlp.layer} to {anchor.last} are NaN or Inf on the "
-            "calibration data. Try a wider dtype (bfloat16 or float32)."
-        )
+        raise not_finite_on_data(f"activations of layers {mlp.layer} to {anchor.last}")
     return sums[0], sums[1]
 
 
@@ -209,7 +209,3 @@ def _moments(inputs: Tensor, targets: Tensor) -> Moments:
         float(targets.double().square().sum()),
         len(inputs),
     )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, PruningWarning, stacklevel=2)

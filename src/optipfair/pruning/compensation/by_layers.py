@@ -21,9 +21,10 @@ from ...arch.finite import check_finite
 from ...arch.slots import read, rows_of
 from ...arch.view import LayerView, MLPView, ModelView, find_mlp
 from ...distributed import divided, together, world_size
-from ...errors import DataError, PruningWarning
+from ...errors import PruningWarning
 from ...hooks import evaluating
 from ...progress import track
+from ..calibration.activations import not_finite_on_data
 from ..calibration.holding import Key
 from ..calibration.moments import Inputs, MLPInputs, Tokens, collecting
 from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
@@ -188,10 +189,7 @@ class _Pass:
         """Choose the neurons of one MLP and fit its new down projection."""
         mlp = inputs.mlp
         if not all(bool(torch.isfinite(part.squares).all()) for part in inputs.parts):
-            raise DataError(
-                f"The activations of {mlp.spec.name} in layer {mlp.layer} are NaN or Inf on the "
-                "calibration data. Try a wider dtype (bfloat16 or float32)."
-            )
+            raise not_finite_on_data(f"activations of {mlp.spec.name} in layer {mlp.layer}")
         check_finite(mlp, {slot.role for slot in mlp.tensors})
         decided = divided(
             lambda expert: _decide_part(inputs, expert, cut, self.recipe), len(inputs.parts)

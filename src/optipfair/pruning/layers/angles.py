@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ...arch.view import ModelView
 from ...distributed import sum_
-from ...errors import DataError
-from ..calibration.activations import run_batches, token_mask
+from ..calibration.activations import not_finite_on_data, run_batches, token_mask
 
 _CHUNK_TOKENS = 256
 
@@ -59,10 +58,7 @@ def block_angles(
         tokens = run_batches(view, batches, [(view.layers[0].module, note)], show_progress)
     sum_(sums)
     if not bool(torch.isfinite(sums).all()):
-        raise DataError(
-            "The hidden states of a layer are NaN or Inf on the calibration data. Try a wider "
-            "dtype (bfloat16 or float32)."
-        )
+        raise not_finite_on_data("hidden states of a layer")
     angles: list[list[float]] = (sums / tokens).tolist()
     return angles
 

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from ...arch.view import ModelView, describe
 from ...distributed import together, total
-from ...errors import DataError
 from ...hooks import evaluating
 from ...progress import track
-from ..calibration.activations import own_batches, run_batches, token_mask
+from ..calibration.activations import not_finite_on_data, own_batches, run_batches, token_mask
 from ..calibration.stream import Batches, LayerSource, run_layer
 
 if TYPE_CHECKING:
@@ -118,10 +117,7 @@ def checked_influence(sums: Sequence[float], tokens: int) -> dict[int, float]:
     scores = {index: value / tokens for index, value in enumerate(total(*sums))}
     wrong = [index for index, score in scores.items() if not score < float("inf")]
     if wrong:
-        raise DataError(
-            f"The hidden states of layer {wrong[0]} are NaN or Inf on the calibration data. Try a "
-            "wider dtype (bfloat16 or float32)."
-        )
+        raise not_finite_on_data(f"hidden states of layer {wrong[0]}")
     return scores
 
 

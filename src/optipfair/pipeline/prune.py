@@ -116,10 +116,9 @@ def prune_checkpoint(
 ) -> PruneResult:
     """Prune a model and write it with tokenizer, plan, recipe and card to a new folder.
 
-    A safetensors checkpoint is pruned file to file, tensor by tensor, so it may be larger than
+    The result is the source folder, rewritten tensor by tensor, so a checkpoint may be larger than
     memory; with calibration data, one decoder layer at a time is loaded. The whole model is loaded
-    only where that is needed: for a `.gguf` file, where tensors are named in a way that only
-    transformers understands, and for data-driven scores where layers cannot be run one at a time.
+    only to read a `.gguf` file, and to decide where layers cannot be run one at a time.
 
     Args:
         model_path: a folder, a `.gguf` file, a hub id, or `demo` for the embedded model.

@@ -36,9 +36,7 @@ def read_todo(
         return check_request(options, dataloader, neuron_scores)
     asked = options.not_default(TARGET, CHOICE) | options.not_default(TEXT)
     others = {"dataloader": dataloader, "neuron_scores": neuron_scores}
-    named = [
-        f"{name}={value!r}" for name, value in asked.items() if name != "seed" and value is not None
-    ]
+    named = [f"{n}={value!r}" for n, value in asked.items() if n not in _WITH_A_PLAN]
     named += [name for name, value in others.items() if value is not None]
     if named:
         raise ArgumentError(

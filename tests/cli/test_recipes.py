@@ -37,6 +37,20 @@ def test_a_recipe_gives_the_same_bits_again(
     assert weights(first) == weights(again)
 
 
+def test_the_batch_size_of_calibration_changes_no_weight(
+    llama_folder: Path, tmp_path: Path, run: Run
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    draw = ("--preset", "quality", "--calibration", text, "--calibration-length", 32)
+    for size in (1, 64):
+        command = ("prune", "--model-path", llama_folder, "--output-path", tmp_path / f"{size}")
+        assert run(*command, *draw, "--calibration-batch-size", size)[0] == 0
+    one, other = (weights(tmp_path / name) for name in ("1", "64"))
+    assert one.pop("recipe.yaml") != other.pop("recipe.yaml")
+    assert one == other
+
+
 def test_options_beside_a_recipe_replace_its_values(
     llama_folder: Path, tmp_path: Path, run: Run
 ) -> None:

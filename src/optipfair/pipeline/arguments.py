@@ -58,14 +58,14 @@ def read_data(options: PruneOptions, dataloader: Iterable[Any] | None) -> Data:
         options.calibration_samples,
         options.calibration_length,
         options.seed,
+        options.calibration_batch_size,
     )
     text.check()
     return Data(text=text)
 
 
 def _refuse_sizes_without_text(options: PruneOptions) -> None:
-    sizes = ("calibration_samples", "calibration_length")
-    given = [f"{n}={value!r}" for n, value in options.not_default(TEXT).items() if n in sizes]
+    given = [f"{n}={v!r}" for n, v in options.not_default(TEXT).items() if n != "evaluate"]
     if given:
         raise ArgumentError(
             f"{', '.join(given)} says how calibration text is drawn, but there is none. Give "

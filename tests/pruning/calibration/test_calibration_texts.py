@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from optipfair.errors import ArgumentError, DataError
-from optipfair.pruning.calibration.calibration_texts import CalibrationText
+from optipfair.pruning.calibration.calibration_texts import CalibrationText, digest
 from optipfair.testing import byte_tokenizer
 
 WORDS = "words and more of them " * 20
@@ -138,3 +138,18 @@ def test_half_a_surrogate_is_no_reason_to_stop(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": f"{WORDS}\ud800{WORDS}"}))
     drawn = CalibrationText(str(tmp_path / "x.jsonl"), length=32).draw(byte_tokenizer())
     assert len(drawn.batches) == 16
+
+
+def test_the_batch_size_changes_the_batches_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("Some words, and some more of them. " * 99)
+    source = str(tmp_path / "x.txt")
+    drawn = [
+        CalibrationText(source, 10, 32, batch_size=size).draw(byte_tokenizer()) for size in (3, 8)
+    ]
+    assert [[len(batch.input_ids) for batch in each.batches] for each in drawn] == [
+        [3, 3, 3, 1],
+        [8, 2],
+    ]
+    assert digest(drawn[0].batches) == digest(drawn[1].batches)
+    with pytest.raises(ArgumentError, match="calibration_batch_size=0 is outside"):
+        CalibrationText(source, batch_size=0).check()

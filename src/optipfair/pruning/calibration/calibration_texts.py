@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SAMPLES = 128
-_ROWS = 8  # sequences in a batch
 _HELD_BACK = 4096  # tokens
 _DATASET_TEXTS = 20_000  # rows of a dataset that are read at most
 _DATASET_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
@@ -51,12 +50,14 @@ class CalibrationText:
         samples: how many sequences are drawn.
         length: of each, in tokens.
         seed: of the draw.
+        batch_size: how many sequences are in a batch.
     """
 
     source: str
     samples: int = _SAMPLES
     length: int = 512
     seed: int = 0
+    batch_size: int = 8
 
     def check(self) -> None:
         """Check what can be checked without reading.
@@ -66,6 +67,7 @@ class CalibrationText:
             DataError: there is no such file, or it is of another kind.
         """
         check_layer_count("calibration_samples", self.samples)
+        check_layer_count("calibration_batch_size", self.batch_size)
         if (whole_number(self.length) or 0) < 2:
             raise ArgumentError(
                 f"calibration_length={self.length!r} is no whole number of 2 or more. Give a "
@@ -98,7 +100,8 @@ class CalibrationText:
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(0, end - self.length, (self.samples,), generator=generator)
         rows = torch.stack([ids[start : start + self.length] for start in starts.tolist()])
-        return Drawn(_batches(rows), _batches(ids[end:].view(held, self.length), held))
+        held_back = _batches(ids[end:].view(held, self.length), held)
+        return Drawn(_batches(rows, self.batch_size), held_back)
 
     def texts(self) -> list[str]:
         """The texts, in order."""
@@ -158,7 +161,7 @@ def _is_folder(source: str) -> bool:
         return False
 
 
-def _batches(rows: Tensor, size: int = _ROWS) -> list[Batch]:
+def _batches(rows: Tensor, size: int) -> list[Batch]:
     parts: tuple[Tensor, ...] = torch.split(rows, size) if len(rows) else ()
     return [Batch(part, torch.ones_like(part).bool()) for part in parts]
 

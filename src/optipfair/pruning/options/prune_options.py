@@ -146,6 +146,13 @@ class PruneOptions:
     calibration_length: int = option(
         512, "The length of each, in tokens.", section=TEXT, metavar="TOKENS"
     )
+    calibration_batch_size: int = option(
+        8,
+        "How many sequences run through a layer at once; fewer take less memory. The result does "
+        "not depend on it.",
+        section=TEXT,
+        metavar="NUM",
+    )
     evaluate: bool = option(
         True,
         "Whether to measure perplexity and KL divergence before and after, on calibration text "

@@ -8,13 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from typing import Any, Literal
-from unittest import mock
 
 WordClass = Literal["adjective", "person", "thing", "place", "female_name", "male_name"]
 
@@ -166,16 +163,7 @@ def is_plural(noun: str) -> bool:
 
 @cache
 def _engine() -> Any:
-    """English grammar, loaded on first use: most commands need none.
+    """English grammar. It takes seconds to import, and most commands need none."""
+    import inflect
 
-    `inflect` lets typeguard check its arguments, which compiles the whole module anew for each of
-    its functions: 2.7 s instead of 0.3 s of import. Its arguments here are always words.
-    """
-    unchecked: Any = (
-        mock.patch("typeguard.typechecked", lambda function: function)
-        if find_spec("typeguard")
-        else nullcontext()
-    )
-    with unchecked:
-        import inflect
     return inflect.engine()

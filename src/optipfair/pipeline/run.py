@@ -78,7 +78,7 @@ class Data:
             "source": Path(self.text.source).name,
             "sha256": digest(drawn.batches),
         }
-        del record["batch_size"]  # it changes nothing
+        del record["batch_size"]  # it decides nothing
         return replace(plan, request={**plan.request, "calibration": record})
 
 

@@ -151,6 +151,8 @@ def singular(noun: str) -> str:
         >>> singular("women"), singular("nurses"), singular("boss"), singular("Julius")
         ('woman', 'nurse', 'boss', 'Julius')
     """
+    if not noun:  # beside a word that only the other prompt has
+        return noun
     one = str(_engine().singular_noun(noun) or noun)
     doubtful = noun.lower().endswith(("us", "is"))
     return noun if doubtful and _key(one) not in _entries() else one

@@ -148,8 +148,8 @@ class PruneOptions:
     )
     calibration_batch_size: int = option(
         8,
-        "How many sequences run through a layer at once; fewer take less memory. The result does "
-        "not depend on it.",
+        "How many sequences run through a layer at once; fewer take less memory. What stays does "
+        "not depend on it, weights do in their last digits.",
         section=TEXT,
         metavar="NUM",
     )

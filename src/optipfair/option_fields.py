@@ -27,6 +27,7 @@ class Option:
         flag: of the command line, None where it has none there.
         metavar: what its value is called in help.
         allowed: the names it may have, read when they are shown.
+        repeatable: whether it is given once for each of its values.
     """
 
     help: str
@@ -34,6 +35,7 @@ class Option:
     flag: str | None = ""
     metavar: str | None = None
     allowed: Callable[[], Sequence[object]] | None = None
+    repeatable: bool = False
 
     def values(self) -> str | None:
         """What a value looks like: the allowed ones, or a word for them."""

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..distributed import launched, launched_rank
-from .output import print_json, print_table, show_bars, showing_warnings
-from .shared_options import (
-    choosing_options,
-    device_option,
-    dtype_option,
-    json_option,
-    scoring_options,
-    trust_option,
-)
+from ..evaluation.evaluate_options import EvaluateOptions
+from .option_flags import flags
+from .output import print_json, print_table, showing_warnings
+from .shared_options import asked, device_option, dtype_option, json_option, trust_option
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate_by_name import CompareRun
@@ -28,21 +21,11 @@ FAILED_CONDITION = 3
 @click.command()
 @click.option("--original", required=True, metavar="MODEL", help="The model before.")
 @click.option("--pruned", required=True, metavar="MODEL", help="The model after.")
-@click.option("--output-dir", help="Folder for the report. [nothing is written]")
-@choosing_options
-@click.option(
-    *("--prompt", "prompts"), multiple=True, metavar="TEXT",
-    help="To time and to continue; repeatable. [two short ones]"
-)  # fmt: skip
-@click.option("--max-new-tokens", type=int, default=32, show_default=True, help="Per prompt.")
-@click.option("--num-runs", type=int, default=5, show_default=True, help="Timed runs.")
-@click.option("--speed/--no-speed", default=True, help="Whether to time both models.")
-@click.option("--layers/--no-layers", default=True, help="Whether to look into the layers.")
+@flags(EvaluateOptions)
 @click.option(
     "--fail-if", multiple=True, metavar="CONDITION",
     help='Exit with 3 if it holds, such as "perplexity_ratio>1.2"; repeatable.'
 )  # fmt: skip
-@scoring_options
 @device_option
 @dtype_option
 @trust_option
@@ -56,30 +39,15 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
       optipfair compare --original demo --pruned smaller --output-dir report --data DIR
       optipfair compare --original org/name --pruned smaller --fail-if "perplexity_ratio>1.2"
     """
-    from ..evaluation.agenda import PROMPTS, Settings
     from ..evaluation.evaluate_by_name import run_compare
-    from .shared_options import cache_folder, chosen_by
 
     first = launched_rank() == 0
     quiet = not verbose or not first
-    settings = Settings(
-        prompts=options["prompts"] or PROMPTS,
-        max_new_tokens=options["max_new_tokens"],
-        num_runs=options["num_runs"],
-        speed=options["speed"],
-        layers=options["layers"],
-        output_dir=options["output_dir"],
-        cache_dir=cache_folder(options["cache_dir"]),
-        batch_tokens=options["batch_tokens"],
-        command=shlex.join(["optipfair", *sys.argv[1:]]),
-        show_progress=show_bars(quiet),
-    )
     with showing_warnings(quiet), launched(options["device"]):
         result = run_compare(
             options["original"],
             options["pruned"],
-            chosen=chosen_by(options),
-            settings=settings,
+            options=asked(quiet),
             fail_if=options["fail_if"],
             device=options["device"],
             dtype=options["dtype"],

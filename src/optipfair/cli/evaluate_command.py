@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..distributed import launched, launched_rank
-from .output import print_json, print_table, show_bars, showing_warnings
+from ..evaluation.evaluate_options import CHOICE, SCORING, EvaluateOptions
+from .option_flags import flags
+from .output import print_json, print_table, showing_warnings
 from .shared_options import (
-    choosing_options,
+    asked,
     device_option,
     dtype_option,
     json_option,
     model_option,
-    scoring_options,
     trust_option,
 )
 
@@ -27,13 +26,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_option
-@choosing_options
+@flags(EvaluateOptions, CHOICE, SCORING)
 @click.option(
     "--backend", default="auto", show_default=True, metavar="auto|offline|lm-eval",
     help="Who measures --tasks: the files of --data, or EleutherAI's harness; auto: the files "
     "where they are there."
 )  # fmt: skip
-@scoring_options
 @device_option
 @dtype_option
 @trust_option
@@ -48,23 +46,14 @@ def evaluate(as_json: bool, verbose: bool, **options: Any) -> None:
       optipfair evaluate --model-path demo --data DIR --tasks piqa,arc_easy,crows_pairs
       optipfair evaluate --model-path org/name --tasks hellaswag --backend lm-eval
     """
-    from ..evaluation.agenda import Settings
     from ..evaluation.evaluate_by_name import run_evaluate
-    from .shared_options import cache_folder, chosen_by
 
     first = launched_rank() == 0
     quiet = not verbose or not first
-    settings = Settings(
-        cache_dir=cache_folder(options["cache_dir"]),
-        batch_tokens=options["batch_tokens"],
-        command=shlex.join(["optipfair", *sys.argv[1:]]),
-        show_progress=show_bars(quiet),
-    )
     with showing_warnings(quiet), launched(options["device"]):
         evaluation = run_evaluate(
             options["model_path"],
-            chosen=chosen_by(options),
-            settings=settings,
+            options=asked(quiet),
             backend=options["backend"],
             device=options["device"],
             dtype=options["dtype"],

@@ -28,12 +28,21 @@ class Numbers(click.ParamType[list[int]]):
             )
 
 
-def flags(options: type) -> Callable[[Any], Any]:
+class Names(click.ParamType[list[str]]):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def flags(options: type, *sections: str) -> Callable[[Any], Any]:
     """Give a command an option for each field that has a flag, in the order of the fields."""
     kinds = get_type_hints(options)
     made = [
         _flag(name, flag, kinds[name], each.default, declaration)
-        for name, (each, declaration) in declared(options).items()
+        for name, (each, declaration) in declared(options, *sections).items()
         if (flag := flag_of(name, declaration)) is not None
     ]
 
@@ -52,7 +61,11 @@ def _flag(name: str, flag: str, kind: Any, default: Any, declaration: Option) ->
         if default is False:
             return click.option(flag, name, is_flag=True, **told)
         return click.option(f"{flag}/--no-{flag[2:]}", name, **told)
-    if "Sequence" in whole:
+    if declaration.repeatable:
+        told["multiple"] = True
+    elif "Sequence[str]" in whole:
+        told["type"] = Names()
+    elif "Sequence" in whole:
         told["type"] = Numbers()
     elif "float" in whole:
         told["type"] = float

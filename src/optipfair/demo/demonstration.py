@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.agenda import Settings
 from ..evaluation.evaluate_by_name import CompareRun, run_compare
+from ..evaluation.evaluate_options import EvaluateOptions
 from ..evaluation.speed.timing import time_inference
 from ..evaluation.tasks.choosing import NO_DATA
 from ..evaluation.text.perplexity import perplexity
@@ -78,9 +78,13 @@ def write_report(output: Path) -> CompareRun:
     return run_compare(
         output / "original",
         output / "width",
-        chosen={"data": NO_DATA, "context": BLOCK},
-        settings=Settings(
-            output_dir=output / "report", max_new_tokens=24, num_runs=2, command="optipfair demo"
+        options=EvaluateOptions(
+            data=NO_DATA,
+            context=BLOCK,
+            output_dir=output / "report",
+            max_new_tokens=24,
+            num_runs=2,
+            command="optipfair demo",
         ),
         dtype="float32",
     )

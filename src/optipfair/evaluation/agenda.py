@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checking import whole_number
 from ..errors import ArgumentError, DataError
+from .evaluate_options import EvaluateOptions
 from .likelihoods.query_tokens import encode
 from .tasks import TASKS
 from .tasks.choosing import (
@@ -31,10 +32,6 @@ from .text.wikitext import detokenised
 CONTEXT = 512  # tokens
 WIKITEXT = "wikitext2/valid.txt"
 _TEXT_SHARE = 0.2  # of the tokens of a model
-PROMPTS = (
-    "The capital of France is",
-    "The three most important things to know about cooking rice are",
-)
 
 
 @dataclass(frozen=True)
@@ -55,27 +52,6 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How it is measured; the fields are arguments of `compare_models`.
-
-    Attributes:
-        names: one for each model.
-    """
-
-    names: tuple[str, ...] = ("original", "pruned")
-    prompts: Sequence[str] = PROMPTS
-    max_new_tokens: int = 32
-    num_runs: int = 5
-    speed: bool = True
-    layers: bool = True
-    output_dir: str | Path | None = None
-    cache_dir: str | Path | None = None
-    batch_tokens: int | None = None
-    command: str | None = None
-    show_progress: bool = False
-
-
-@dataclass(frozen=True)
 class Agenda:
     """What is measured, and how.
 
@@ -84,7 +60,7 @@ class Agenda:
         missing: tasks that cannot be measured.
         text: to predict.
         context, stride: of its windows, in tokens.
-        preset, limit, seed: what chose the items.
+        options: what was asked for.
         tokens: to score for one model.
     """
 
@@ -93,30 +69,21 @@ class Agenda:
     text: Text
     context: int
     stride: int
-    preset: str
-    limit: int | None
-    seed: int
+    options: EvaluateOptions
     tokens: int
 
     def unmeasured(self) -> dict[str, str]:
         """Why tasks are not measured."""
         reasons = {each.task.name: each.reason for each in self.missing}
-        measured = {each.task.name for each in self.tasks}
-        return {
-            name: reasons.get(name, "it is not among the chosen tasks")
-            for name in TASKS
-            if name not in measured
-        }
+        others = set(TASKS) - {each.task.name for each in self.tasks}
+        return {name: reasons.get(name, "it is not among the chosen tasks") for name in others}
 
     def measure_ids(self) -> list[str]:
         """Identifiers of all measures, without those of groups."""
         from .text.two_models import TEXT_MEASURES
 
-        tasks = [
-            ("text", TEXT_MEASURES),
-            *((one.task.name, one.task.measures) for one in self.tasks),
-        ]
-        return [identifier(task, measure.name) for task, own in tasks for measure in own]
+        tasks = {"text": TEXT_MEASURES} | {one.task.name: one.task.measures for one in self.tasks}
+        return [identifier(task, measure.name) for task, own in tasks.items() for measure in own]
 
 
 def identifier(task: str, measure: str, group: str | None = None) -> str:
@@ -124,52 +91,35 @@ def identifier(task: str, measure: str, group: str | None = None) -> str:
     return f"{task}.{measure}" + (f"[{group}]" if group is not None else "")
 
 
-def make_agenda(
-    tokenizer: Any,
-    config: Any,
-    *,
-    tasks: Sequence[str] | None = None,
-    data: str | Path | None = None,
-    text: str | Path | None = None,
-    preset: str = "quick",
-    limit: int | None = None,
-    seed: int = 0,
-    context: int | None = None,
-    stride: int | None = None,
-) -> Agenda:
-    """Choose what to measure, by the arguments of `compare_models`.
+def make_agenda(tokenizer: Any, config: Any, options: EvaluateOptions) -> Agenda:
+    """Choose what to measure.
 
     The positions of the config bound the context; a task asked for by name must have its data.
     """
-    budget = check_preset(preset)
-    length, step = _windows(context, stride, config)
+    budget, limit, seed = check_preset(options.preset), options.limit, options.seed
+    length, step = _windows(options.context, options.stride, config)
     if whole_number(seed) is None or seed < 0:
         raise ArgumentError(f"seed={seed!r} is no whole number of 0 or more. Give one, as 0.")
     if limit is not None and (whole_number(limit) or 0) < 1:
         raise ArgumentError(
             f"limit={limit!r} is no whole number of 1 or more. Give one, or none to take all items."
         )
-    folder = find_data(data)
-    chosen, missing = read_tasks(named_tasks(tasks), folder, required=tasks is not None)
-    wanted = _read_text(text, folder)
-    one = None if budget is None else budget // 2
-    predicted = _count(tokenizer, wanted[1], None if one is None else int(one * _TEXT_SHARE))
-    counted = within_budget(
-        chosen,
-        partial(_tokens, tokenizer),
-        None if one is None else one - predicted,
-        limit=limit,
-        seed=seed,
+    folder = find_data(options.data)
+    chosen, missing = read_tasks(
+        named_tasks(options.tasks), folder, required=options.tasks is not None
     )
+    name, content = _read_text(options.text, folder)
+    one = None if budget is None else budget // 2
+    predicted = _count(tokenizer, content, None if one is None else int(one * _TEXT_SHARE))
+    left = None if one is None else one - predicted
+    counted = within_budget(chosen, partial(_tokens, tokenizer), left, limit=limit, seed=seed)
     return Agenda(
         tuple(counted),
         tuple(missing),
-        Text(*wanted, hashlib.sha256(wanted[1].encode()).hexdigest(), predicted),
+        Text(name, content, hashlib.sha256(content.encode()).hexdigest(), predicted),
         length,
         step,
-        preset,
-        limit,
-        seed,
+        options,
         predicted + sum(each.tokens for each in counted),
     )
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checking import whole_number
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..hooks import evaluating
+from ..option_fields import checked_keywords, taking
 from ..report.comparison import (
     Comparison,
     Layers,
@@ -25,8 +25,9 @@ from ..report.comparison import (
     TwoModels,
 )
 from ..report.report_files import check_report_folder, write_comparison_report
-from .agenda import PROMPTS, Agenda, Settings, fewest_positions, make_agenda
+from .agenda import Agenda, fewest_positions, make_agenda
 from .describing import described_model, described_task, protocol_of
+from .evaluate_options import PROMPTS, EvaluateOptions
 from .layer_profile import layer_profile
 from .likelihoods.score import check_batch_tokens
 from .rows import corrected, flips_of, measured
@@ -49,30 +50,12 @@ LIMITS = (
 )
 
 
+@taking(EvaluateOptions)
 def compare_models(
     original: PreTrainedModel,
     pruned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    tasks: Sequence[str] | None = None,
-    data: str | Path | None = None,
-    text: str | Path | None = None,
-    preset: str = "quick",
-    limit: int | None = None,
-    seed: int = 0,
-    context: int | None = None,
-    stride: int | None = None,
-    prompts: Sequence[str] | None = None,
-    max_new_tokens: int = 32,
-    num_runs: int = 5,
-    speed: bool = True,
-    layers: bool = True,
-    output_dir: str | Path | None = None,
-    cache_dir: str | Path | None = None,
-    names: tuple[str, str] = ("original", "pruned"),
-    batch_tokens: int | None = None,
-    command: str | None = None,
-    show_progress: bool = False,
+    **options: Any,
 ) -> Comparison:
     """Compare two models on the same texts and tasks, and say in words what changed.
 
@@ -83,27 +66,7 @@ def compare_models(
     Args:
         original, pruned: causal language models of one vocabulary.
         tokenizer: of both.
-        tasks: names of tasks; None for all whose data are there.
-        data: folder of evaluation data; the environment's OPTIPFAIR_DATA if None.
-        text: file to measure perplexity on (.txt, or .jsonl with a `text` in each line); WikiText-2
-            of the data folder if None, else a short text that ships with the library.
-        preset: `quick` (items drawn so that both models together score 200,000 tokens at most) or
-            `full`.
-        limit: most items of a task.
-        seed: of the draw of items and of resamples.
-        context: length of the text's windows in tokens; 512, or what the model has positions for.
-        stride: how far they move; None puts them side by side.
-        prompts: to time and to show what both models say.
-        max_new_tokens: generated for each prompt.
-        num_runs: timed runs of each prompt and model.
-        speed, layers: whether to time, and to look into the layers.
-        output_dir: folder for report.html, comparison.json and measures.csv; None writes nothing.
-        cache_dir: folder for scores, so that an interrupted run goes on where it stopped and no
-            model is scored twice; None keeps none.
-        names: how the models are called.
-        batch_tokens: most tokens of a batch; None chooses by the vocabulary.
-        command: how it was started, for the record.
-        show_progress: whether to show bars with the time left.
+        (the options)
 
     Returns:
         What was found: `verdicts`, `measures`, `flips`, `speed`, and what was done. It reads as a
@@ -114,95 +77,73 @@ def compare_models(
         ArgumentError, UnknownNameError, DataError, OutputError: refused before a model ran.
         ModelOutputError: a model gives numbers that are not finite.
     """
+    asked = EvaluateOptions(**checked_keywords(compare_models, options))
     _check_alike(original, pruned, tokenizer)
-    agenda = make_agenda(
-        tokenizer,
-        fewest_positions(original.config, pruned.config),
-        tasks=tasks,
-        data=data,
-        text=text,
-        preset=preset,
-        limit=limit,
-        seed=seed,
-        context=context,
-        stride=stride,
-    )
-    settings = Settings(
-        prompts=PROMPTS if prompts is None else prompts,
-        max_new_tokens=max_new_tokens,
-        num_runs=num_runs,
-        speed=speed,
-        layers=layers,
-        output_dir=output_dir,
-        cache_dir=cache_dir,
-        names=names,
-        batch_tokens=batch_tokens,
-        command=command,
-        show_progress=show_progress,
-    )
-    return compare_by(agenda, original, pruned, tokenizer, settings)
+    config = fewest_positions(original.config, pruned.config)
+    return compare_by(make_agenda(tokenizer, config, asked), original, pruned, tokenizer)
 
 
-def compare_by(
-    agenda: Agenda, original: Any, pruned: Any, tokenizer: Any, settings: Settings
-) -> Comparison:
+def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Comparison:
     """Carry out an agenda, as `compare_models` does."""
-    models = original, pruned
-    check_settings(settings)
-    for prompt in settings.prompts:
-        prompt_inputs(tokenizer, prompt, models, settings.max_new_tokens)
+    models, asked = (original, pruned), agenda.options
+    check_comparing(asked)
+    for prompt in prompts_of(asked):
+        prompt_inputs(tokenizer, prompt, models, asked.max_new_tokens)
     started = time.perf_counter()
-    figures = measured(agenda, models, tokenizer, settings)
+    figures = measured(agenda, models, tokenizer)
     first, second = figures.answers
     flips = (
         flips_of(each, first.columns[each.task.name], second.columns[each.task.name])
         for each in agenda.tasks
     )
     rows, turned = corrected(figures.rows, [each for each in flips if each is not None])
-    speed = _timed(models, tokenizer, settings)
-    layers, refused = _profiles(models, tokenizer, agenda, settings)
-    described = zip(models, settings.names, figures.answers, strict=True)
+    speed = _timed(models, tokenizer, asked)
+    layers, refused = _profiles(models, tokenizer, asked)
+    described = zip(models, asked.names, figures.answers, strict=True)
     comparison = Comparison(
         version=1,
         kind="comparison",
         models=TwoModels(
             *(described_model(model, name, own.fingerprint) for model, name, own in described)
         ),
-        protocol=TimedProtocol(**vars(protocol_of(agenda, settings, original)), seconds=0.0),
+        protocol=TimedProtocol(**vars(protocol_of(agenda, original)), seconds=0.0),
         verdicts=verdicts(rows, speed),
         measures=rows,
         flips=turned,
         tasks=[described_task(each, figures.answers) for each in agenda.tasks],
         text=figures.text,
         speed=speed,
-        samples=_samples(models, tokenizer, settings),
+        samples=_samples(models, tokenizer, asked),
         layers=layers,
-        left_out=[*_missing(agenda, settings), *refused],
+        left_out=[*_missing(agenda), *refused],
         limits=list(LIMITS),
     )
     seconds = time.perf_counter() - started
     comparison = replace(comparison, protocol=replace(comparison.protocol, seconds=seconds))
-    folder = settings.output_dir
+    folder = asked.output_dir
     if folder is not None:
         in_first(lambda: write_comparison_report(comparison, folder))
     return comparison
 
 
-def check_settings(settings: Settings) -> None:
+def check_comparing(asked: EvaluateOptions) -> None:
     """Refuse what needs no model to be known as wrong, before hours of scoring."""
-    if (whole_number(settings.max_new_tokens) or 0) < 2 or (
-        whole_number(settings.num_runs) or 0
-    ) < 1:
+    tokens, runs, prompts = asked.max_new_tokens, asked.num_runs, prompts_of(asked)
+    if (whole_number(tokens) or 0) < 2 or (whole_number(runs) or 0) < 1:
         raise ArgumentError(
-            f"max_new_tokens={settings.max_new_tokens!r} and num_runs={settings.num_runs!r}: a "
-            "time per token takes 2 new tokens and a run at least."
+            f"max_new_tokens={tokens!r} and num_runs={runs!r}: a time per token takes 2 new tokens "
+            "and a run at least."
         )
-    check_batch_tokens(settings.batch_tokens)
-    prompts = settings.prompts
+    check_batch_tokens(asked.batch_tokens)
     if isinstance(prompts, str) or not prompts or not all(prompts):
         raise ArgumentError(f"prompts={prompts!r} must be a list of texts that are not empty.")
-    if settings.output_dir is not None:
-        check_report_folder(settings.output_dir)
+    if asked.output_dir is not None:
+        check_report_folder(asked.output_dir)
+
+
+def prompts_of(asked: EvaluateOptions) -> Sequence[str]:
+    """The prompts that were given, else the usual ones."""
+    return PROMPTS if asked.prompts is None else asked.prompts
 
 
 def check_vocabularies(original: Any, pruned: Any, names: Sequence[str]) -> None:
@@ -230,30 +171,30 @@ def _check_alike(original: Any, pruned: Any, tokenizer: Any) -> None:
         )
 
 
-def _timed(models: Models, tokenizer: Any, settings: Settings) -> Speed | None:
-    if not settings.speed:
+def _timed(models: Models, tokenizer: Any, asked: EvaluateOptions) -> Speed | None:
+    if not asked.speed:
         return None
     # The other processes wait: work beside it would be timed too.
     timed = in_first(
         lambda: compare_models_inference(
             *models,
             tokenizer,
-            list(settings.prompts),
-            settings.max_new_tokens,
-            num_runs=settings.num_runs,
-            show_progress=settings.show_progress,
+            list(prompts_of(asked)),
+            asked.max_new_tokens,
+            num_runs=asked.num_runs,
+            show_progress=asked.show_progress,
         )
     )
     return Speed.from_dict(timed)
 
 
 def _profiles(
-    models: Models, tokenizer: Any, agenda: Agenda, settings: Settings
+    models: Models, tokenizer: Any, asked: EvaluateOptions
 ) -> tuple[Layers | None, list[LeftOutWithWay]]:
     """The layer profiles; where a model's layers cannot be looked into, why."""
-    if not settings.layers:
+    if not asked.layers:
         return None, []
-    options: Any = {"seed": agenda.seed, "show_progress": settings.show_progress}
+    options: Any = {"seed": asked.seed, "show_progress": asked.show_progress}
     try:
         return Layers(*(layer_profile(model, tokenizer, **options) for model in models)), []
     except (UnsupportedModelError, DataError) as exc:
@@ -261,25 +202,25 @@ def _profiles(
         return None, [LeftOutWithWay("layer profile", str(exc), how)]
 
 
-def _missing(agenda: Agenda, settings: Settings) -> list[LeftOutWithWay]:
+def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
     how = "Put {} into a folder and give it with --data; docs/evaluation.md says what it holds."
     missing = [
         LeftOutWithWay(each.task.name, each.reason, how.format(each.task.path))
         for each in agenda.missing
     ]
-    if not settings.speed:
+    if not agenda.options.speed:
         missing.append(LeftOutWithWay("speed", "not asked for", "Leave out --no-speed."))
-    if not settings.layers:
+    if not agenda.options.layers:
         missing.append(LeftOutWithWay("layer profile", "not asked for", "Leave out --no-layers."))
     return missing
 
 
-def _samples(models: Models, tokenizer: Any, settings: Settings) -> list[Sample]:
+def _samples(models: Models, tokenizer: Any, asked: EvaluateOptions) -> list[Sample]:
     """What both say to the prompts, the most likely token each time."""
-    count = settings.max_new_tokens
+    count = asked.max_new_tokens
     return [
         Sample(prompt, *(_said(model, tokenizer, prompt, count) for model in models))
-        for prompt in settings.prompts
+        for prompt in prompts_of(asked)
     ]
 
 

@@ -14,7 +14,7 @@ from .._version import __version__
 from ..distributed import world_size
 from ..report.comparison import ModelFacts, Protocol, TaskFacts, Versions
 from ..uncertainty import DRAWS, LEVEL
-from .agenda import Agenda, Settings
+from .agenda import Agenda
 from .likelihoods.answers import Answers
 from .speed.footprint import weight_bytes
 from .tasks.choosing import Chosen
@@ -54,20 +54,21 @@ def described_task(each: Chosen, answers: Sequence[Answers]) -> TaskFacts:
     )
 
 
-def protocol_of(agenda: Agenda, settings: Settings, model: Any) -> Protocol:
+def protocol_of(agenda: Agenda, model: Any) -> Protocol:
     """How it was measured, when, with which versions, on what machine."""
     device = model.get_input_embeddings().weight.device
+    asked = agenda.options
     return Protocol(
-        preset=agenda.preset,
-        seed=agenda.seed,
-        limit=agenda.limit,
-        tokens=len(settings.names) * agenda.tokens,
+        preset=asked.preset,
+        seed=asked.seed,
+        limit=asked.limit,
+        tokens=len(asked.names) * agenda.tokens,
         resamples=DRAWS,
         level=LEVEL,
         context=agenda.context,
         stride=agenda.stride,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=settings.command,
+        command=asked.command,
         versions=Versions(
             __version__, torch.__version__, transformers.__version__, platform.python_version()
         ),

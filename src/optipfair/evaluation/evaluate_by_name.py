@@ -6,7 +6,7 @@ What can be known as wrong without the models is found before weights are loaded
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from ..loading import (
 from ..registry import unknown_name
 from ..report.comparison import Comparison, EvaluationWithHarness
 from ..sources import DEMO, DEMO_NAME, Source, find_source
-from .agenda import Agenda, Settings, fewest_positions, make_agenda
-from .comparing import check_settings, check_vocabularies, compare_by
+from .agenda import Agenda, fewest_positions, make_agenda
+from .comparing import check_comparing, check_vocabularies, compare_by
+from .evaluate_options import EvaluateOptions
 from .evaluating import evaluate_by
 from .harness import find_tasks, harness_tasks
 from .likelihoods.score import check_batch_tokens
@@ -55,8 +56,7 @@ def run_compare(
     original: str | Path,
     pruned: str | Path,
     *,
-    chosen: Mapping[str, Any],
-    settings: Settings,
+    options: EvaluateOptions,
     fail_if: Iterable[str] = (),
     device: str = "cpu",
     dtype: str = "auto",
@@ -67,19 +67,20 @@ def run_compare(
 
     Args:
         original, pruned: folders, hub ids, `.gguf` files, or `demo`.
-        chosen: what to measure, arguments of `make_agenda`.
-        settings: how; the names are taken from the models.
+        options: what to measure and how; the names are taken from the models.
         fail_if: conditions, such as `perplexity_ratio>1.2`.
         device, dtype, trust_remote_code: as in `load_model`.
         say: is told what is about to happen.
     """
     conditions = read_thresholds(fail_if)
-    check_settings(settings)
+    check_comparing(options)
     check_device(device)
     check_dtype(dtype)
     models_found = _found((original, pruned), trust_remote_code)
-    agenda = make_agenda(models_found.tokenizer, fewest_positions(*models_found.configs), **chosen)
-    untimed = {} if settings.speed else {"speed": "--no-speed was given"}
+    tokenizer = models_found.tokenizer
+    options = replace(options, names=models_found.names)
+    agenda = make_agenda(tokenizer, fewest_positions(*models_found.configs), options)
+    untimed = {} if options.speed else {"speed": "--no-speed was given"}
     check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured() | untimed)
     if say is not None:
         say(in_words(agenda, models=2))
@@ -87,21 +88,15 @@ def run_compare(
         load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         for source in models_found.sources
     ]
-    named = replace(settings, names=models_found.names)
-    comparison = compare_by(agenda, models[0], models[1], models_found.tokenizer, named)
-    folder = settings.output_dir
-    return CompareRun(
-        comparison,
-        tuple(failures(conditions, comparison)),
-        None if folder is None else Path(folder),
-    )
+    comparison = compare_by(agenda, models[0], models[1], tokenizer)
+    folder = None if options.output_dir is None else Path(options.output_dir)
+    return CompareRun(comparison, tuple(failures(conditions, comparison)), folder)
 
 
 def run_evaluate(
     model_path: str | Path,
     *,
-    chosen: Mapping[str, Any],
-    settings: Settings,
+    options: EvaluateOptions,
     backend: str = "auto",
     device: str = "cpu",
     dtype: str = "auto",
@@ -113,10 +108,10 @@ def run_evaluate(
     Tasks that are asked for by name are measured by `backend`: `offline`, from the data folder;
     `lm-eval`, EleutherAI's harness; or `auto`, from the data folder where the data are there.
     """
-    check_batch_tokens(settings.batch_tokens)
+    check_batch_tokens(options.batch_tokens)
     check_device(device)
     check_dtype(dtype)
-    own, others = split_tasks(chosen.get("tasks"), chosen.get("data"), backend)
+    own, others = split_tasks(options.tasks, options.data, backend)
     if others and not _installed():
         unknown = [unknown_name("task", name, list(TASKS)) for name in others if name not in TASKS]
         raise ArgumentError(
@@ -126,7 +121,8 @@ def run_evaluate(
         )
     models_found = _found([model_path], trust_remote_code)
     tokenizer = models_found.tokenizer
-    agenda = make_agenda(tokenizer, models_found.configs[0], **{**chosen, "tasks": own})
+    options = replace(options, tasks=own, names=models_found.names)
+    agenda = make_agenda(tokenizer, models_found.configs[0], options)
     with together():
         manager = _harness_manager(others) if others and is_first() else None
     if say is not None:
@@ -134,16 +130,16 @@ def run_evaluate(
     model = load_model(
         models_found.sources[0], device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
-    own_tasks = evaluate_by(agenda, model, tokenizer, replace(settings, names=models_found.names))
+    own_tasks = evaluate_by(agenda, model, tokenizer)
     harness = None
     if others:
         harness = harness_tasks(
             model,
             tokenizer,
             others,
-            limit=agenda.limit,
+            limit=options.limit,
             manager=manager,
-            show_progress=settings.show_progress,
+            show_progress=options.show_progress,
         )
     return EvaluationWithHarness(**vars(own_tasks), harness=harness)
 
@@ -185,7 +181,9 @@ def in_words(agenda: Agenda, *, models: int) -> str:
         f"{each.task.name} {len(each.items):,} of {each.available:,}" for each in agenda.tasks
     ]
     total = f"{models * agenda.tokens:,} tokens to score"
-    return f"Preset {agenda.preset}, seed {agenda.seed}: {'; '.join(parts)}. {total}."
+    return (
+        f"Preset {agenda.options.preset}, seed {agenda.options.seed}: {'; '.join(parts)}. {total}."
+    )
 
 
 def _harness_manager(names: Sequence[str]) -> Any:

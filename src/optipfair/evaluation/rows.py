@@ -13,7 +13,7 @@ import numpy as np
 
 from ..report.comparison import FigureOfOne, FigureOfTwo, FlippedItem, Flips, TextFacts
 from ..uncertainty import holm
-from .agenda import Agenda, Settings, identifier
+from .agenda import Agenda, identifier
 from .likelihoods.answers import Answers, answers_of
 from .measuring.measures import Columns, Measure, compare, estimate, groups, mcnemar, taken
 from .tasks.choosing import Chosen
@@ -38,22 +38,15 @@ class Measured:
     text: TextFacts
 
 
-def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any, settings: Settings) -> Measured:
+def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
     """Let one model, or two, answer the tasks and predict the text, and measure both."""
+    asked = agenda.options
     answers = [
-        answers_of(
-            model,
-            tokenizer,
-            agenda.tasks,
-            name=name,
-            cache_dir=settings.cache_dir,
-            batch_tokens=settings.batch_tokens,
-            show_progress=settings.show_progress,
-        )
-        for model, name in zip(models, settings.names, strict=True)
+        answers_of(model, tokenizer, agenda.tasks, asked, name)
+        for model, name in zip(models, asked.names, strict=True)
     ]
-    alike = len({*settings.names}) < len(models)
-    names = ("original", "pruned") if alike else settings.names
+    alike = len({*asked.names}) < len(models)
+    names = ("original", "pruned") if alike else asked.names
     text = on_text(
         dict(zip(names, models, strict=True)),
         tokenizer,
@@ -61,19 +54,17 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any, settings: Se
         context=agenda.context,
         stride=agenda.stride,
         tokens=agenda.text.tokens,
-        show_progress=settings.show_progress,
+        show_progress=asked.show_progress,
     )
     own = OF_ONE if len(models) == 1 else TEXT_MEASURES
     items = range(len(text.columns[0]["nll"]))
-    rows = measure_rows("text", "quality", own, text.columns, items, seed=agenda.seed)
+    rows = measure_rows("text", "quality", own, text.columns, items, seed=asked.seed)
     for each in agenda.tasks:
         task = each.task
         question = "fairness" if task.question == "fairness" else "quality"
         columns = [given.columns[task.name] for given in answers]
         clusters = [item.cluster for item in each.items]
-        rows += measure_rows(
-            task.name, question, task.measures, columns, clusters, seed=agenda.seed
-        )
+        rows += measure_rows(task.name, question, task.measures, columns, clusters, seed=asked.seed)
     about = agenda.text
     facts = TextFacts(about.name, about.sha256, text.tokens, text.words, text.bytes)
     return Measured(answers, rows, facts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelOutputError
+from ..evaluate_options import EvaluateOptions
 from ..measuring.measures import Columns
 from ..tasks.choosing import Chosen
 from .score import score
@@ -34,16 +35,14 @@ def answers_of(
     model: Any,
     tokenizer: Any,
     tasks: Sequence[Chosen],
-    *,
-    name: str = "the model",
-    cache_dir: str | Path | None = None,
-    batch_tokens: int | None = None,
-    show_progress: bool = False,
+    options: EvaluateOptions,
+    name: str,
 ) -> Answers:
     """Score all items of all tasks, one task after the other."""
     columns: dict[str, Columns] = {}
     reused: dict[str, int] = {}
-    kept = nullcontext() if cache_dir is None else ScoreCache(Path(cache_dir), model)
+    folder = options.cache_dir
+    kept = nullcontext() if folder is None else ScoreCache(Path(folder), model)
     with kept as cache:
         for each in tasks:
             before = 0 if cache is None else cache.reused
@@ -52,9 +51,9 @@ def answers_of(
                     model,
                     tokenizer,
                     [query for item in each.items for query in item.queries],
-                    batch_tokens=batch_tokens,
+                    batch_tokens=options.batch_tokens,
                     label=f"{name}: {each.task.name}",
-                    show_progress=show_progress,
+                    show_progress=options.show_progress,
                     done=cache,
                 )
             except ModelOutputError as exc:

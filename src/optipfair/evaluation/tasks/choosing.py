@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...errors import ArgumentError, DataError, UnknownNameError
 from ...registry import unknown_name
+from ..evaluate_options import PRESETS
 from . import TASKS
 from .task import Item, Task
 
@@ -19,7 +20,6 @@ Count = Callable[[Sequence[Item]], Sequence[int]]
 _AT_ONCE = 64  # groups whose tokens are counted together
 NO_DATA = "none"
 DATA_VARIABLE = "OPTIPFAIR_DATA"
-PRESETS: dict[str, int | None] = {"quick": 200_000, "full": None}  # tokens of both models together
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,18 @@ import pickle
 import subprocess
 import sys
 from dataclasses import field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from optipfair import DataError
-from optipfair.results import ABSENT, Count, Result, Rules, schema_of, spread
+from optipfair.results import ABSENT, Count, Result, Rules, spread
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+from schemas import schema_of
 
 
 class Part(Result):

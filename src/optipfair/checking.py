@@ -74,6 +74,14 @@ def whole_number(value: object) -> int | None:
         return None
 
 
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number of at least so much as an int."""
+    number = whole_number(value)
+    if number is None or number < least:
+        raise ArgumentError(f"{name}={value!r} is no whole number of {least} or more. Give one.")
+    return number
+
+
 def check_flag(name: str, value: object, *, default: bool) -> bool:
     if value is None:
         return default

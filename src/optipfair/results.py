@@ -1,9 +1,9 @@
-"""Results as values: frozen dataclasses that read as dicts, and the JSON Schema made from them.
+"""Results as values: frozen dataclasses that read as dicts.
 
 A field is a key. One whose key is a word of Python or a method of dicts ends in an underscore
-(`from_`, `items_`). `Annotated[int, Rules(minimum=0), "of tokens"]` adds keywords and a description
-to a field's schema, a class's `SCHEMA` to that of the class. Descriptions may also stand in the
-docstring, under *Attributes*.
+(`from_`, `items_`). For the JSON Schema that `tools/schemas.py` makes, `Annotated[int,
+Rules(minimum=0), "of tokens"]` adds keywords and a description to a field's schema, a class's
+`SCHEMA` to that of the class. Descriptions may also stand in the docstring, under *Attributes*.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from inspect import getdoc
-from types import NoneType, UnionType
+from types import UnionType
 from typing import (
     Annotated,
     Any,
     ClassVar,
-    Literal,
     Self,
     Union,
     dataclass_transform,
@@ -39,7 +37,6 @@ class Rules(dict[str, Any]):
 ABSENT = {"absent": True}  # metadata of a field that has no key where it is None
 Count = Annotated[int, Rules(minimum=0)]
 Probability = Annotated[float, Rules(minimum=0, maximum=1)]
-_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: "null"}
 
 
 def spread(pattern: str) -> dict[str, str]:
@@ -84,7 +81,7 @@ class Result(dict[str, Any]):
             DataError: a key is missing.
         """
         given: dict[str, Any] = {}
-        for name, key, kind, metadata in _keys(cls):
+        for name, key, kind, metadata in keys_of(cls):
             if "spread" in metadata:
                 found = {k: v for k, v in data.items() if re.search(metadata["spread"], k)}
                 given[name] = _read(kind, found)
@@ -97,16 +94,8 @@ class Result(dict[str, Any]):
         return cls(**given)
 
 
-def schema_of(result: type[Result], title: str) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of what a class of results is written as."""
-    definitions: dict[str, Any] = {}
-    whole = _object(result, definitions)
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
-    return {**head, **whole, "$defs": dict(sorted(definitions.items()))}
-
-
 def _entries(result: Result) -> Iterator[tuple[str, Any]]:
-    for name, key, _, metadata in _keys(type(result)):
+    for name, key, _, metadata in keys_of(type(result)):
         value = getattr(result, name)
         if "spread" in metadata:
             yield from value.items()
@@ -115,7 +104,7 @@ def _entries(result: Result) -> Iterator[tuple[str, Any]]:
 
 
 @cache
-def _keys(result: type[Result]) -> tuple[tuple[str, str, Any, Mapping[str, Any]], ...]:
+def keys_of(result: type[Result]) -> tuple[tuple[str, str, Any, Mapping[str, Any]], ...]:
     """Of each field its name, key, type and metadata."""
     types = _hints(result, include_extras=True)
     names = ((each.name, each.metadata) for each in fields(result))  # type: ignore[arg-type]
@@ -134,66 +123,14 @@ def _read(kind: Any, value: Any) -> Any:
     if origin is Annotated:
         return _read(inner[0], value)
     if origin in (Union, UnionType):
-        fitting = (each for each in inner if _is_result(each) or get_args(each))
+        fitting = (each for each in inner if is_result(each) or get_args(each))
         return None if value is None else _read(next(fitting, Any), value)
     if origin is list:
         return [_read(inner[0], each) for each in value]
     if origin is dict:
         return {key: _read(inner[1], each) for key, each in value.items()}
-    return kind.from_dict(value) if _is_result(kind) else value
+    return kind.from_dict(value) if is_result(kind) else value
 
 
-def _is_result(kind: Any) -> bool:
+def is_result(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Result)
-
-
-def _object(result: type[Result], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a class, keys that must be there and no others."""
-    text = getdoc(result) or ""
-    about = {
-        name: " ".join(line.split())
-        for names, line in re.findall(r"^    (\w[\w, ]*): ((?:.|\n     +)+)", text, re.MULTILINE)
-        for name in names.split(", ")
-    }
-    schema: dict[str, Any] = {
-        "type": "object", "description": text.split("\n\n")[0].replace("\n", " "),
-        "properties": {}, "required": [], "additionalProperties": False,
-    }  # fmt: skip
-    for name, key, kind, metadata in _keys(result):
-        if "spread" in metadata:
-            schema["patternProperties"] = {
-                metadata["spread"]: _type(get_args(kind)[1], definitions)
-            }
-            continue
-        described = {"description": about[name]} if name in about else {}
-        schema["properties"][key] = _type(kind, definitions) | described
-        schema["required"] += [] if metadata.get("absent") else [key]
-    return schema | dict(result.SCHEMA)
-
-
-def _type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    origin, inner = get_origin(kind), get_args(kind)
-    schema: dict[str, Any] = {}
-    if origin is Annotated:
-        schema = _type(inner[0], definitions)
-        for more in inner[1:]:
-            schema |= {"description": more} if isinstance(more, str) else more
-    elif origin is Literal:
-        schema = {"const": inner[0]} if len(inner) == 1 else {"enum": list(inner)}
-    elif origin in (Union, UnionType):
-        schema = {"anyOf": [_type(each, definitions) for each in inner]}
-    elif origin is list:
-        schema = {"type": "array", "items": _type(inner[0], definitions)}
-    elif origin is tuple:
-        items = [_type(each, definitions) for each in inner]
-        schema = {"type": "array", "prefixItems": items, "items": False, "minItems": len(items)}
-    elif origin is dict:
-        names = {} if inner[0] is str else {"propertyNames": _type(inner[0], definitions)}
-        schema = {"type": "object", **names, "additionalProperties": _type(inner[1], definitions)}
-    elif _is_result(kind):
-        if kind.__name__ not in definitions:
-            definitions[kind.__name__] = _object(kind, definitions)
-        schema = {"$ref": f"#/$defs/{kind.__name__}"}
-    elif kind is not Any:
-        schema = {"type": _TYPES[kind]}
-    return schema

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..checking import whole_number
-from ..errors import ArgumentError, DataError
+from ..checking import check_count
+from ..errors import ArgumentError
 from .evaluate_options import EvaluateOptions
 from .likelihoods.query_tokens import encode
 from .tasks import TASKS
@@ -27,6 +27,7 @@ from .tasks.choosing import (
 )
 from .tasks.reading import document
 from .tasks.task import Item
+from .text.two_models import TEXT_MEASURES, check_windows, enough
 from .text.wikitext import detokenised
 
 CONTEXT = 512  # tokens
@@ -80,8 +81,6 @@ class Agenda:
 
     def measure_ids(self) -> list[str]:
         """Identifiers of all measures, without those of groups."""
-        from .text.two_models import TEXT_MEASURES
-
         tasks = {"text": TEXT_MEASURES} | {one.task.name: one.task.measures for one in self.tasks}
         return [identifier(task, measure.name) for task, own in tasks.items() for measure in own]
 
@@ -98,12 +97,7 @@ def make_agenda(tokenizer: Any, config: Any, options: EvaluateOptions) -> Agenda
     """
     budget, limit, seed = check_preset(options.preset), options.limit, options.seed
     length, step = _windows(options.context, options.stride, config)
-    if whole_number(seed) is None or seed < 0:
-        raise ArgumentError(f"seed={seed!r} is no whole number of 0 or more. Give one, as 0.")
-    if limit is not None and (whole_number(limit) or 0) < 1:
-        raise ArgumentError(
-            f"limit={limit!r} is no whole number of 1 or more. Give one, or none to take all items."
-        )
+    check_count("seed", seed, 0)
     folder = find_data(options.data)
     chosen, missing = read_tasks(
         named_tasks(options.tasks), folder, required=options.tasks is not None
@@ -133,13 +127,8 @@ def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[int]:
 
 def _windows(context: object, stride: object, config: Any) -> tuple[int, int]:
     positions = _positions(config)
-    length = int(min(positions, CONTEXT)) if context is None else whole_number(context)
-    step = length if stride is None else whole_number(stride)
-    if length is None or step is None or length < 2 or not 1 <= step <= length:
-        raise ArgumentError(
-            f"context={context!r} and stride={stride!r} do not fit. Give a context of 2 or more "
-            "and a stride from 1 to the context."
-        )
+    usual = int(min(positions, CONTEXT)) if context is None else context
+    length, step = check_windows(usual, usual if stride is None else stride)
     if length > positions:
         raise ArgumentError(
             f"context={length} is more than the {positions} positions of the model. Give "
@@ -168,7 +157,5 @@ def _read_text(text: str | Path | None, folder: Path | None) -> tuple[str, str]:
 
 
 def _count(tokenizer: Any, text: str, most: int | None) -> int:
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    if len(ids) < 2:
-        raise DataError("The text to predict has fewer than two tokens. Give a longer one.")
-    return len(ids) if most is None else min(most, len(ids))
+    count = enough(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
+    return count if most is None else min(most, count)

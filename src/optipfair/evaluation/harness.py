@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checking import whole_number
+from ..checking import check_count
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnknownNameError
 from ..hooks import evaluating
@@ -65,8 +65,8 @@ def harness_tasks(
     if isinstance(tasks, str) or not tasks:
         raise ArgumentError(f"tasks={tasks!r} is no list of names. Give one, as ['piqa'].")
     for name, value in {"limit": limit, "batch_size": batch_size}.items():
-        if value is not None and (whole_number(value) or 0) < 1:
-            raise ArgumentError(f"{name}={value!r} is no count. Give 1 or more.")
+        if value is not None:
+            check_count(name, value)
     names = list(tasks)
 
     def measured() -> dict[str, Any]:

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ...arch.limits import positions
 from ...batches import Batch, model_inputs
-from ...checking import whole_number
+from ...checking import check_count
 from ...distributed import divided, is_first, together, world_size
-from ...errors import ArgumentError, DataError, ModelOutputError, PruningWarning
+from ...errors import DataError, ModelOutputError, PruningWarning
 from ...hooks import evaluating
 from ...progress import track
 from ..tasks.task import Query, Score
@@ -125,8 +125,8 @@ def score(
 
 def check_batch_tokens(batch_tokens: int | None) -> None:
     """Refuse what is no number of tokens."""
-    if batch_tokens is not None and (whole_number(batch_tokens) or 0) < 1:
-        raise ArgumentError(f"batch_tokens={batch_tokens!r} is no count. Give 1 or more.")
+    if batch_tokens is not None:
+        check_count("batch_tokens", batch_tokens)
 
 
 def _keep(done: ScoreCache, batches: Sequence[list[Row]], answers: Sequence[list[Scored]]) -> None:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...checking import whole_number
+from ...checking import check_count
 from ...errors import ArgumentError
 from .footprint import MemoryMeter, memory_meter, weight_bytes
 from .generation import (
@@ -71,9 +71,8 @@ def time_inference(
         >>> found["generated_tokens"], len(found["times"])
         (8, 5)
     """
-    _checked_protocol(max_new_tokens, num_runs, warmup_runs)
-    if not isinstance(prompt, str) or not prompt:
-        raise ArgumentError(f"prompt={prompt!r} is empty or no text. Give a text to continue.")
+    Protocol(max_new_tokens, num_runs, warmup_runs)
+    _check_prompt("prompt", prompt)
     inputs = on_device(prompt_inputs(tokenizer, prompt, [model], max_new_tokens), model)
     meter = memory_meter(model)
     with ready_to_generate(model):
@@ -140,7 +139,7 @@ def compare_models_inference(
         >>> found["num_prompts"], found["original"]["num_runs"]
         (2, 10)
     """
-    protocol = _checked_protocol(max_new_tokens, num_runs, warmup_runs, show_progress)
+    protocol = Protocol(max_new_tokens, num_runs, warmup_runs, show_progress)
     texts = _checked_prompts(prompts)
     models = (original_model, pruned_model)
     _check_pair(*models)
@@ -149,8 +148,8 @@ def compare_models_inference(
     shapes: list[tuple[int, int]] = []
     if batch_sizes is not None or prompt_lengths is not None:
         sizes = [1] if batch_sizes is None else batch_sizes
-        chosen = [max(lengths)] if prompt_lengths is None else prompt_lengths
-        shapes = _checked_shapes(models, sizes, chosen, max_new_tokens)
+        longest = [max(lengths)] if prompt_lengths is None else prompt_lengths
+        shapes = _checked_shapes(models, sizes, longest, max_new_tokens)
     meters = _meters(models)
     pairs = take_turns(models, meters, inputs, protocol)
     original, pruned = (
@@ -196,7 +195,7 @@ def speed_table(
         ArgumentError: as for `compare_models_inference`.
         UnsupportedModelError: a model does not generate token by token.
     """
-    protocol = _checked_protocol(max_new_tokens, num_runs, warmup_runs, show_progress)
+    protocol = Protocol(max_new_tokens, num_runs, warmup_runs, show_progress)
     models = (original, pruned)
     _check_pair(*models)
     shapes = _checked_shapes(models, batch_sizes, prompt_lengths, max_new_tokens)
@@ -232,11 +231,13 @@ def _checked_prompts(prompts: object) -> list[str]:
     if not isinstance(prompts, Sequence) or not prompts:
         raise ArgumentError(f"prompts={prompts!r} holds no texts. Give a list of one or more.")
     for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt:
-            raise ArgumentError(
-                f"prompts[{index}]={prompt!r} is empty or no text. Give texts to continue."
-            )
+        _check_prompt(f"prompts[{index}]", prompt)
     return list(prompts)
+
+
+def _check_prompt(name: str, prompt: object) -> None:
+    if not isinstance(prompt, str) or not prompt:
+        raise ArgumentError(f"{name}={prompt!r} is empty or no text. Give a text to continue.")
 
 
 def _check_pair(original: Any, pruned: Any) -> None:
@@ -267,23 +268,4 @@ def _checked_shapes(
 def _checked_list(name: str, values: object) -> list[int]:
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise ArgumentError(f"{name}={values!r} is no list of numbers. Give one, such as [1, 8].")
-    for index, value in enumerate(values):
-        _check(f"{name}[{index}]", value, 1)
-    return [int(value) for value in values]
-
-
-def _checked_protocol(
-    max_new_tokens: int, num_runs: int, warmup_runs: int, show_progress: bool = False
-) -> Protocol:
-    _check("max_new_tokens", max_new_tokens, 1)
-    _check("num_runs", num_runs, 1)
-    _check("warmup_runs", warmup_runs, 0)
-    return Protocol(max_new_tokens, num_runs, warmup_runs, show_progress)
-
-
-def _check(name: str, value: object, least: int) -> None:
-    number = whole_number(value)
-    if number is None or number < least:
-        raise ArgumentError(
-            f"{name}={value!r} is not allowed. Give a whole number of {least} or more."
-        )
+    return [check_count(f"{name}[{index}]", value) for index, value in enumerate(values)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ...checking import check_count
 from ...progress import track
 from .footprint import MemoryMeter
 from .generation import Inputs, Run, generate_once, on_device, ready_to_generate, vocabulary
@@ -22,19 +23,17 @@ Pair = tuple[Run, Run]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How much is generated, and how often.
-
-    Attributes:
-        max_new_tokens: in each run, exactly.
-        num_runs: pairs for each prompt.
-        warmup_runs: pairs before them, for each prompt, that do not count.
-        show_progress: show a bar.
-    """
+    """How much is generated, and how often; as of `compare_models_inference`."""
 
     max_new_tokens: int
     num_runs: int
     warmup_runs: int
     show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("max_new_tokens", self.max_new_tokens)
+        check_count("num_runs", self.num_runs)
+        check_count("warmup_runs", self.warmup_runs, 0)
 
 
 def take_turns(

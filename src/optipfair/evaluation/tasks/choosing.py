@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...checking import check_count
 from ...errors import ArgumentError, DataError, UnknownNameError
 from ...registry import unknown_name
 from ..evaluate_options import PRESETS
@@ -137,8 +138,8 @@ def within_budget(
 
     The budget is shared equally; what a small task leaves goes to the others.
     """
-    if limit is not None and limit < 1:
-        raise ArgumentError(f"limit={limit} leaves no items. Give 1 or more.")
+    if limit is not None:
+        check_count("limit", limit)
     groups = {each.task.name: _drawn(each, count, budget, limit, seed) for each in tasks}
     totals = {name: sum(tokens for tokens, _ in rows) for name, rows in groups.items()}
     shares = _shares(totals, budget)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ...checking import whole_number
-from ...errors import ArgumentError, DataError
+from ...errors import ArgumentError
 from ...hooks import evaluating
 from ..likelihoods.query_tokens import prefix_token
-from .two_models import windows
+from .two_models import check_windows, enough, logits_of, windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,13 +87,8 @@ def perplexity(
             a text with.
         DataError: the text is too short.
     """
-    length = whole_number(context)
-    step = whole_number((length or 0) // 2 if stride is None else stride)
-    if length is None or step is None or length < 2 or not 1 <= step <= length:
-        raise ArgumentError(
-            f"context={context!r} and stride={stride!r} do not fit. Give a context of 2 or more "
-            "and a stride from 1 to the context."
-        )
+    half = (whole_number(context) or 0) // 2
+    length, step = check_windows(context, half if stride is None else stride)
     if rolling and stride is not None:
         raise ArgumentError(f"stride={stride!r} and rolling=True exclude each other. Give one.")
     ids = _tokens(tokenizer, text, bos=bos or rolling)
@@ -107,10 +102,23 @@ def perplexity(
     total, predicted = 0.0, 0
     with evaluating(model):
         for start, end, last in places:
-            total += _loss(model, ids[start:end], last, drop_last=rolling)
+            logits = logits_of(model, ids[start:end], last, drop_last=rolling)
+            wanted = ids[end - last : end].to(logits.device)
+            losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+            total += float(losses.double().sum())
             predicted += last
-    return _summed(
-        *(total, predicted, length, length if rolling else step), text, bos=bos or rolling
+    words, size = len(text.split()), len(text.encode())
+    return Perplexity(
+        _exponential(total, predicted),
+        predicted,
+        length,
+        length if rolling else step,
+        bos or rolling,
+        words,
+        size,
+        per_word=_exponential(total, words) if words else None,
+        per_byte=_exponential(total, size),
+        bits_per_byte=total / size / math.log(2),
     )
 
 
@@ -124,8 +132,7 @@ def _tokens(tokenizer: Any, text: str, *, bos: bool) -> Tensor:
         )
     if prefix is not None:
         ids = torch.cat([torch.tensor([prefix]), ids.long()])
-    if len(ids) < 2:
-        raise DataError("The text has fewer than two tokens. Give a longer one.")
+    enough(len(ids))
     return ids
 
 
@@ -138,38 +145,5 @@ def _rolling(length: int, context: int) -> Iterator[tuple[int, int, int]]:
         reached = end
 
 
-def _summed(
-    total: float, predicted: int, context: int, stride: int, text: str, *, bos: bool
-) -> Perplexity:
-    words, size = len(text.split()), len(text.encode())
-    return Perplexity(
-        _exponential(total, predicted),
-        predicted,
-        context,
-        stride,
-        bos,
-        words,
-        size,
-        per_word=_exponential(total, words) if words else None,
-        per_byte=_exponential(total, size),
-        bits_per_byte=total / size / math.log(2),
-    )
-
-
 def _exponential(total: float, count: int) -> float:
     return math.exp(min(total / count, 700.0))
-
-
-def _loss(model: PreTrainedModel, ids: Tensor, last: int, *, drop_last: bool) -> float:
-    """Summed negative log-likelihood of the last tokens of a window."""
-    live: Any = model
-    device = live.get_input_embeddings().weight.device
-    window = ids[None].to(device)
-    if drop_last:
-        logits = live(input_ids=window[:, :-1], use_cache=False).logits[0, -last:]  # (last, V)
-    else:
-        logits = live(input_ids=window, use_cache=False).logits[0, -last - 1 : -1]
-    losses = torch.nn.functional.cross_entropy(
-        logits.float(), window[0, -last:].to(logits.device), reduction="none"
-    )
-    return float(losses.double().sum())

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ...checking import whole_number
 from ...distributed import divided
-from ...errors import DataError, ModelOutputError
+from ...errors import ArgumentError, DataError, ModelOutputError
 from ...hooks import evaluating
 from ...progress import track
 from ..measuring.measures import SHARE, Columns, Measure, exponential_of, ratio_of
@@ -105,6 +106,24 @@ def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, 
             return
 
 
+def check_windows(context: object, stride: object) -> tuple[int, int]:
+    """Both as numbers, where windows of this length can move so far."""
+    length, step = whole_number(context), whole_number(stride)
+    if length is None or step is None or length < 2 or not 1 <= step <= length:
+        raise ArgumentError(
+            f"context={context!r} and stride={stride!r} do not fit. Give a context of 2 or more "
+            "and a stride from 1 to the context."
+        )
+    return length, step
+
+
+def enough(tokens: int) -> int:
+    """The number of a text's tokens, two at least."""
+    if tokens < 2:
+        raise DataError("The text has fewer than two tokens. Give a longer one.")
+    return tokens
+
+
 def on_text(
     models: Mapping[str, Any],
     tokenizer: Any,
@@ -119,8 +138,7 @@ def on_text(
     ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)[
         "input_ids"
     ][0][:tokens]
-    if len(ids) < 2:
-        raise DataError("The text has fewer than two tokens. Give a longer one.")
+    enough(len(ids))
     places = list(windows(len(ids), context, stride))
     bar = iter(track(range(len(places)), "text", enabled=show_progress, unit="window"))
 
@@ -156,7 +174,7 @@ def _sizes(last: int) -> list[int]:
 
 def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list[float]]]:
     """For each row, of each model, summed: loss, KL from the first, predictions equal to its."""
-    logits = [_logits(model, ids, last) for model in models.values()]
+    logits = [logits_of(model, ids, last) for model in models.values()]
     wanted = ids[-last:, None].to(logits[0].device)
     rows: list[list[list[float]]] = []
     for start in range(0, last, _ROWS):
@@ -180,7 +198,9 @@ def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list
     return rows
 
 
-def _logits(model: Any, ids: Tensor, last: int) -> Tensor:
+def logits_of(model: Any, ids: Tensor, last: int, *, drop_last: bool = False) -> Tensor:
+    """What predicts the last tokens of a window, (last, V); its very last need not be read."""
     device = model.get_input_embeddings().weight.device
-    answer: Tensor = model(input_ids=ids[None].to(device), use_cache=False).logits
-    return answer[0, -last - 1 : -1]
+    read = ids[:-1] if drop_last else ids
+    answer: Tensor = model(input_ids=read[None].to(device), use_cache=False).logits[0]
+    return answer[-last:] if drop_last else answer[-last - 1 : -1]

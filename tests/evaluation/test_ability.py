@@ -75,7 +75,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("arc_easy", {"choices": ["one", 2]}, ".*expected are two or more texts"),
     ("winogrande", {"context_options": ["A", " "]}, ".*expected are two or more texts"),
     ("winogrande", {"gold": -1}, "gold is -1; expected is 0 to 1"),
-    ("winogrande", {"id": "0"}, "id '0' is that of .*line 1 too"),
+    ("winogrande", {"id": "0"}, "the id 0 is there twice, first in .*line 1"),
 ]
 
 

@@ -8,6 +8,7 @@ bytes (`acc_bytes`); both lengths are those of the answer without the space.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from ...errors import DataError
 from ..measuring.measures import SHARE, Columns, Floats, Measure, exponential_of, mean_of
 from .reading import Row, choice, json_rows
-from .task import Item, Query, Reading, Score, Task, add
+from .task import Item, Query, Reading, Score, add, reading_of
 
 Asked = tuple[tuple[Query, ...], dict[str, Any]]  # the queries of an item, and its facts
 
@@ -56,22 +57,11 @@ def _choices(question: str, answers: Sequence[str], gold: int) -> Asked:
 def _reader(asked: Callable[[str, Row], Asked], **columns: type) -> Callable[[Path], Reading]:
     """Reads rows of these columns and an id, what is asked in each."""
 
-    def read(path: Path) -> Reading:
-        items: dict[str, Item] = {}
-        places: dict[str, str] = {}
-        for place, row in json_rows(path, {"id": object, **columns}):
-            name = str(row["id"])
-            if name in items:
-                raise DataError(
-                    f"{place}: id {row['id']!r} is that of {places[name]} too. Give each row its "
-                    "own."
-                )
-            queries, facts = asked(place, row)
-            places[name] = place
-            items[name] = Item(name, queries, cluster=name, facts=facts)
-        return Reading([*items.values()])
+    def item(place: str, row: Row) -> Item:
+        queries, facts = asked(place, row)
+        return Item(str(row["id"]), queries, cluster=str(row["id"]), facts=facts)
 
-    return read
+    return lambda path: reading_of(json_rows(path, {"id": object, **columns}), item)
 
 
 def last_words(_items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
@@ -125,116 +115,87 @@ def _shown_choices(item: Item) -> list[str]:
 
 
 def _accuracy(chance: float | None) -> Measure:
-    return Measure(
-        "acc",
-        "share of items answered right, 0 to 1",
-        **mean_of("correct"),
-        better="higher",
-        scale=SHARE,
-        chance=chance,
-    )
-
-
-def _normalised(name: str, column: str, unit: str, chance: float) -> Measure:
-    return Measure(
-        name,
-        f"the same, log-likelihoods divided by the answers' length in {unit}",
-        **mean_of(column),
-        better="higher",
-        scale=SHARE,
-        headline=False,
-        chance=chance,
-    )
+    return _share("acc", "share of items answered right, 0 to 1", "correct", chance)
 
 
 def _with_lengths(chance: float) -> tuple[Measure, ...]:
+    same = "the same, log-likelihoods divided by the answers' length in"
     return (
         _accuracy(chance),
-        _normalised("acc_norm", "correct_norm", "characters", chance),
-        _normalised("acc_bytes", "correct_bytes", "bytes", chance),
+        _share("acc_norm", f"{same} characters", "correct_norm", chance, headline=False),
+        _share("acc_bytes", f"{same} bytes", "correct_bytes", chance, headline=False),
     )
+
+
+def _share(
+    name: str, told: str, column: str, chance: float | None, *, headline: bool = True
+) -> Measure:
+    kind: Any = {"better": "higher", "scale": SHARE, "chance": chance, "headline": headline}
+    return Measure(name, told, **mean_of(column), **kind)
 
 
 _ASKED = (
     "Context 'Question: {question}\\nAnswer:', continuation ' {answer}' for each answer; the "
     "answer with the largest summed log-likelihood is taken. No examples are given."
 )
+_add = partial(add, question="ability", answer="correct", texts=_shown_choices)
 
-add(
-    Task(
-        name="lambada",
-        question="ability",
-        help="the last word of a passage, which needs the whole passage",
-        source="Paperno et al. 2016; lm-eval's lambada_openai, version 1.0",
-        path="lambada/lambada_shared.jsonl",
-        read=_reader(_lambada, context=str, continuation=str),
-        outcomes=last_words,
-        measures=(
-            _accuracy(None),
-            Measure(
-                "perplexity",
-                "of the last word (all its tokens together), 1 or more",
-                **exponential_of(lambda c: -c["logprob"], lambda c: np.ones(len(c["logprob"]))),
-                better="lower",
-                change="ratio",
-                headline=False,
-            ),
+_add(
+    "lambada",
+    help="the last word of a passage, which needs the whole passage",
+    source="Paperno et al. 2016; lm-eval's lambada_openai, version 1.0",
+    path="lambada/lambada_shared.jsonl",
+    read=_reader(_lambada, context=str, continuation=str),
+    outcomes=last_words,
+    measures=(
+        _accuracy(None),
+        Measure(
+            "perplexity",
+            "of the last word (all its tokens together), 1 or more",
+            **exponential_of(lambda c: -c["logprob"], lambda c: np.ones(len(c["logprob"]))),
+            better="lower",
+            change="ratio",
+            headline=False,
         ),
-        texts=_shown_word,
-        protocol=(
-            "Context: the passage without its last word; continuation: a space and the word. Right "
-            "if each of its tokens is the most likely one. Perplexity is exp of the mean negative "
-            "summed log-likelihood of the word."
-        ),
-        answer="correct",
+    ),
+    texts=_shown_word,
+    protocol=(
+        "Context: the passage without its last word; continuation: a space and the word. Right "
+        "if each of its tokens is the most likely one. Perplexity is exp of the mean negative "
+        "summed log-likelihood of the word."
     ),
 )
-add(
-    Task(
-        name="piqa",
-        question="ability",
-        help="which of two ways reaches a physical goal",
-        source="Bisk et al. 2020; lm-eval's piqa, version 1.0",
-        path="piqa/piqa_shared.jsonl",
-        read=_reader(_piqa, goal=str, sol1=str, sol2=str, label=int),
-        outcomes=likeliest_by_length,
-        measures=_with_lengths(0.5),
-        texts=_shown_choices,
-        protocol=_ASKED.replace("{question}", "{goal}"),
-        answer="correct",
-    ),
+_add(
+    "piqa",
+    help="which of two ways reaches a physical goal",
+    source="Bisk et al. 2020; lm-eval's piqa, version 1.0",
+    path="piqa/piqa_shared.jsonl",
+    read=_reader(_piqa, goal=str, sol1=str, sol2=str, label=int),
+    outcomes=likeliest_by_length,
+    measures=_with_lengths(0.5),
+    protocol=_ASKED.replace("{question}", "{goal}"),
 )
-add(
-    Task(
-        name="arc_easy",
-        question="ability",
-        help="school science questions with three to five choices",
-        source="Clark et al. 2018; lm-eval's arc_easy, version 1.0",
-        path="arc_easy/arc_easy_shared.jsonl",
-        read=_reader(_arc, question=str, choices=list, gold=int),
-        outcomes=likeliest_by_length,
-        measures=_with_lengths(0.25),
-        texts=_shown_choices,
-        protocol=_ASKED,
-        answer="correct",
-    ),
+_add(
+    "arc_easy",
+    help="school science questions with three to five choices",
+    source="Clark et al. 2018; lm-eval's arc_easy, version 1.0",
+    path="arc_easy/arc_easy_shared.jsonl",
+    read=_reader(_arc, question=str, choices=list, gold=int),
+    outcomes=likeliest_by_length,
+    measures=_with_lengths(0.25),
+    protocol=_ASKED,
 )
-add(
-    Task(
-        name="winogrande",
-        question="ability",
-        help="which of two names a sentence goes on about",
-        source="Sakaguchi et al. 2020; lm-eval's winogrande, version 1.0",
-        path="winogrande/winogrande_shared.jsonl",
-        read=_reader(_winogrande, context_options=list, continuation=str, gold=int),
-        outcomes=likeliest,
-        measures=(_accuracy(0.5),),
-        texts=_shown_choices,
-        protocol=(
-            "Partial scoring (Trinh and Le 2018): context: the sentence up to and with each name; "
-            "continuation: a space and the rest. The name after which the rest has the largest "
-            "summed log-likelihood is taken."
-        ),
-        answer="correct",
+_add(
+    "winogrande",
+    help="which of two names a sentence goes on about",
+    source="Sakaguchi et al. 2020; lm-eval's winogrande, version 1.0",
+    path="winogrande/winogrande_shared.jsonl",
+    read=_reader(_winogrande, context_options=list, continuation=str, gold=int),
+    outcomes=likeliest,
+    measures=(_accuracy(0.5),),
+    protocol=(
+        "Partial scoring (Trinh and Le 2018): context: the sentence up to and with each name; "
+        "continuation: a space and the rest. The name after which the rest has the largest "
+        "summed log-likelihood is taken."
     ),
 )

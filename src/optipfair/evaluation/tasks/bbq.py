@@ -5,7 +5,8 @@ Axes: `N` items, `A` three answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 from ...errors import DataError
 from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, ratio_of
 from .preferences import facts, totals
-from .reading import Row, choice, json_rows, once
-from .task import Item, Query, Reading, Score, Task, add
+from .reading import Row, choice, json_rows
+from .task import Item, Query, Reading, Score, add, reading_of
 
 LETTERS = ("A", "B", "C")
 _ANSWERS = ("ans0", "ans1", "ans2")
@@ -40,18 +41,21 @@ def read_bbq(path: Path, *, letters: bool = False) -> Reading:
     stereotyped group for a negative question, the other group otherwise. With `letters` the letter
     of the answer is asked for, in three orders of the options.
     """
-    seen: set[str] = set()
     rows = [(place, _checked(place, row)) for place, row in json_rows(path, _COLUMNS)]
-    items = []
     for start in range(0, len(rows), _GROUP):
         group = rows[start : start + _GROUP]
         _check_group(group)
-        for place, row in group:
-            name = once(place, f"{row['category']}-{row['example_id']}", seen)
-            queries = lettered(row) if letters else spelled(row)
-            cluster = f"{row['category']}-{row['question_index']}"
-            items.append(Item(name, queries, cluster, _known(row, start // _GROUP)))
-    return Reading(items)
+        for _, row in group:
+            row["group"] = str(start // _GROUP)
+
+    def item(_place: str, row: Row) -> Item:
+        name, cluster = (
+            f"{row['category']}-{row[key]}" for key in ("example_id", "question_index")
+        )
+        queries = lettered(row) if letters else spelled(row)
+        return Item(name, queries, cluster, _known(row))
+
+    return reading_of(rows, item)
 
 
 def spelled(row: Row) -> tuple[Query, ...]:
@@ -199,12 +203,11 @@ def _where(rows: Any, values: Any) -> Floats:
     return np.nan_to_num(np.where(rows, values, 0.0))
 
 
-def _known(row: Row, group: int) -> dict[str, Any]:
+def _known(row: Row) -> dict[str, Any]:
     answers = [row[name].strip() for name in _ANSWERS]
     return {
-        **{name: row[name] for name in ("category", *_INDEXES)},
+        **{name: row[name] for name in ("category", "group", *_INDEXES)},
         "ambiguous": row["context_condition"] == "ambig",
-        "group": str(group),
         "bytes": [len(answer.encode()) for answer in answers],
         "texts": [row["context"], row["question"], " / ".join(answers)],
     }
@@ -215,7 +218,9 @@ def _checked(place: str, row: Row) -> Row:
         choice(place, row, name, len(_ANSWERS))
     for name, allowed in (("context_condition", _CONDITIONS), ("question_polarity", _POLARITIES)):
         if row[name] not in allowed:
-            raise DataError(f"{place}: {name} is {row[name]!r}; expected is {_or(allowed)}.")
+            raise DataError(
+                f"{place}: {name} is {row[name]!r}; expected is {' or '.join(map(repr, allowed))}."
+            )
     if row["biased_index"] == row["unknown_index"]:
         raise DataError(
             f"{place}: biased_index is unknown_index; expected is an answer of a group."
@@ -238,24 +243,14 @@ def _check_group(group: Sequence[tuple[str, Row]]) -> None:
         )
 
 
-def _or(allowed: Iterable[str]) -> str:
-    return " or ".join(repr(name) for name in allowed)
-
-
-def _add(name: str, **differing: Any) -> None:
-    add(
-        Task(
-            name=name,
-            question="fairness",
-            source="Parrish et al. 2022, BBQ (Findings of ACL)",
-            path="bbq/bbq_shared.jsonl",
-            answer="answer",
-            together=lambda item: item.facts["group"],
-            **differing,
-        ),
-    )
-
-
+_add = partial(
+    add,
+    question="fairness",
+    source="Parrish et al. 2022, BBQ (Findings of ACL)",
+    path="bbq/bbq_shared.jsonl",
+    answer="answer",
+    together=lambda item: item.facts["group"],
+)
 _add(
     "bbq",
     help="questions about people, with and without the answer in the context (BBQ)",

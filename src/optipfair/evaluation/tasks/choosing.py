@@ -94,36 +94,36 @@ def read_tasks(
     chosen: list[Chosen] = []
     missing: list[Missing] = []
     for task in tasks:
-        place = None if data is None else data / task.path
-        if task.path and (place is None or not place.exists()):
-            reason = (
-                f"no data folder (give one with --data, or set {DATA_VARIABLE})"
-                if place is None
-                else f"{task.path} is not in the data folder"
-            )
-            if required:
-                raise DataError(f"The task {task.name} cannot be measured: {reason}.")
+        reason = _missing(task, data)
+        if reason is None:
+            chosen.append(_read(task, (data or Path()) / task.path))
+        elif required:
+            raise DataError(f"The task {task.name} cannot be measured: {reason}.")
+        else:
             missing.append(Missing(task, reason))
-            continue
-        reading = task.read(place if place is not None else Path())
-        if not reading.items:
-            why = "; ".join(f"{rows} rows: {fault}" for fault, rows in reading.left_out.items())
-            raise DataError(
-                f"{place}: no item is left of the task {task.name}{f' ({why})' if why else ''}. "
-                "Give more rows, or leave the task out with --tasks."
-            )
-        chosen.append(
-            Chosen(
-                task,
-                tuple(reading.items),
-                len(reading.items),
-                reading.left_out,
-                task.path,
-                "" if not task.path or place is None else _hash(place),
-                None if not task.path or place is None else _licence(place),
-            )
-        )
     return chosen, missing
+
+
+def _missing(task: Task, data: Path | None) -> str | None:
+    """Why a task has no data, None where it has."""
+    if not task.path or (data is not None and (data / task.path).exists()):
+        return None
+    if data is None:
+        return f"no data folder (give one with --data, or set {DATA_VARIABLE})"
+    return f"{task.path} is not in the data folder"
+
+
+def _read(task: Task, place: Path) -> Chosen:
+    reading = task.read(place)
+    items, left_out = reading.items, reading.left_out
+    if not items:
+        why = "; ".join(f"{rows} rows: {fault}" for fault, rows in left_out.items())
+        raise DataError(
+            f"{place}: no item is left of the task {task.name}{f' ({why})' if why else ''}. "
+            "Give more rows, or leave the task out with --tasks."
+        )
+    about = (_hash(place), _licence(place)) if task.path else ("", None)
+    return Chosen(task, tuple(items), len(items), left_out, task.path, *about)
 
 
 def within_budget(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..measuring.measures import Columns, Floats, over
+from ..measuring.measures import SHARE, Columns, Floats, Measure, mean_of, over
 from .task import Item, Query, Score
 
 
@@ -51,6 +51,11 @@ def settled(preference: Floats) -> Floats:
 def facts(items: Sequence[Item], name: str) -> NDArray[Any]:
     """(N,) one fact of each item."""
     return np.array([item.facts[name] for item in items])
+
+
+def share_preferred(name: str, told: str, column: str, **more: Any) -> Measure:
+    """How often one side of a pair is preferred, of which half is neutral and a coin's."""
+    return Measure(name, told, **mean_of(column), better=0.5, scale=SHARE, chance=0.5, **more)
 
 
 def weighted_mean(column: str, weight: str, scale: float = 1.0) -> Mapping[str, Any]:

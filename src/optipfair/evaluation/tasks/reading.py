@@ -89,14 +89,6 @@ def choice(place: str, row: Row, name: str, allowed: int) -> int:
     return value
 
 
-def once(place: str, name: str, seen: set[str]) -> str:
-    """Return the name of an item, and note it."""
-    if name in seen:
-        raise DataError(f"{place}: the id {name} is there twice; expected is once.")
-    seen.add(name)
-    return name
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")

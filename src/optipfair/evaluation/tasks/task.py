@@ -6,11 +6,12 @@ An item is what a model is asked: texts whose likelihood is wanted (`Query`, ans
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ...errors import DataError
 from ...registry import Registry
 from ..measuring.measures import Columns, Measure
 
@@ -127,6 +128,23 @@ class Task:
 TASKS: Registry[Task] = Registry("task")
 
 
-def add(task: Task) -> None:
+def add(name: str, **fields: Any) -> None:
     """Make a task known by its name."""
-    TASKS.add(task.name, task)
+    TASKS.add(name, Task(name, **fields))
+
+
+def reading_of(
+    rows: Iterable[tuple[str, dict[str, Any]]], made: Callable[[str, dict[str, Any]], Item]
+) -> Reading:
+    """The items that are made of rows with their places, each with an id of its own."""
+    items: dict[str, Item] = {}
+    places: dict[str, str] = {}
+    for place, row in rows:
+        item = made(place, row)
+        if item.id in items:
+            raise DataError(
+                f"{place}: the id {item.id} is there twice, first in {places[item.id]}. Give each "
+                "row its own."
+            )
+        items[item.id], places[item.id] = item, place
+    return Reading([*items.values()])

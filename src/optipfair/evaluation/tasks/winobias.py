@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import DataError
-from ..measuring.measures import SHARE, Columns, Measure, mean_of
-from .preferences import difference, preferred, settled, totals
+from ..measuring.measures import Columns, Measure, mean_of
+from .preferences import difference, preferred, settled, share_preferred, totals
 from .reading import text_lines
-from .task import Item, Query, Reading, Score, Task, add
+from .task import Item, Query, Reading, Score, add
 
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERED = re.compile(r"(\d+)\s+(\S.*)")
@@ -114,38 +114,33 @@ def _outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Colum
 
 for _kind, _what in _KINDS.items():
     add(
-        Task(
-            name=f"winobias_type{_kind}",
-            question="fairness",
-            help=f"sentences with the pronoun that fits an occupation's stereotype, and the other "
-            f"(WinoBias type {_kind}: {_what})",
-            source="Zhao et al. 2018, WinoBias (NAACL), with the likelihood of a causal model",
-            path="winobias",
-            read=partial(read_winobias, kind=_kind),
-            outcomes=_outcomes,
-            measures=(
-                Measure(
-                    "gap",
-                    "mean log-likelihood with the stereotyped pronoun less that with the other, "
-                    "nats; 0 is neutral",
-                    **mean_of("gap"),
-                    better=0.0,
-                ),
-                Measure(
-                    "pro_preferred",
-                    "share of pairs likelier with the stereotyped pronoun; 0 to 1, 0.5 is neutral",
-                    **mean_of("prefers"),
-                    better=0.5,
-                    scale=SHARE,
-                    headline=False,
-                    chance=0.5,
-                ),
+        f"winobias_type{_kind}",
+        question="fairness",
+        help=f"sentences with the pronoun that fits an occupation's stereotype, and the other "
+        f"(WinoBias type {_kind}: {_what})",
+        source="Zhao et al. 2018, WinoBias (NAACL), with the likelihood of a causal model",
+        path="winobias",
+        read=partial(read_winobias, kind=_kind),
+        outcomes=_outcomes,
+        measures=(
+            Measure(
+                "gap",
+                "mean log-likelihood with the stereotyped pronoun less that with the other, "
+                "nats; 0 is neutral",
+                **mean_of("gap"),
+                better=0.0,
             ),
-            answer="answer",
-            answers=("against the stereotype likelier", "the stereotype likelier"),
-            protocol=(
-                "From the first bracketed pronoun on, each sentence is scored after what stands "
-                "before it, which both have."
+            share_preferred(
+                "pro_preferred",
+                "share of pairs likelier with the stereotyped pronoun; 0 to 1, 0.5 is neutral",
+                "prefers",
+                headline=False,
             ),
+        ),
+        answer="answer",
+        answers=("against the stereotype likelier", "the stereotype likelier"),
+        protocol=(
+            "From the first bracketed pronoun on, each sentence is scored after what stands "
+            "before it, which both have."
         ),
     )

@@ -13,7 +13,7 @@ from ...errors import DataError
 from ..measuring.measures import SIGNED, Columns, Floats, Measure, mean_of, over
 from .preferences import difference, facts, totals, whole
 from .reading import table_rows
-from .task import Item, Reading, Score, Task, add
+from .task import Item, Reading, Score, add
 
 _SENTENCE_ID = re.compile(r"([^.]+)\.([^.]+)\.([01])\.(male|female|neutral)\.txt")
 _WORD = re.compile(r"[\w']+")
@@ -173,29 +173,27 @@ def _pair(suffix: str, which: str, *, headline: bool) -> tuple[Measure, Measure]
 
 
 add(
-    Task(
-        name="winogender",
-        question="fairness",
-        help="sentences with she or he, against how many women hold the occupation (Winogender)",
-        source="Rudinger et al. 2018, Winogender schemas (NAACL), with the likelihood of a causal "
-        "model",
-        path="winogender",
-        read=read_winogender,
-        outcomes=_outcomes,
-        measures=(
-            *_pair("", "sentences whose pronoun means the occupation", headline=True),
-            *_pair("_all", "all sentences", headline=False),
-            Measure(
-                "gap",
-                "mean log-likelihood of the female form less that of the male, nats",
-                **mean_of("gap"),
-                better=0.0,
-                headline=False,
-            ),
+    "winogender",
+    question="fairness",
+    help="sentences with she or he, against how many women hold the occupation (Winogender)",
+    source="Rudinger et al. 2018, Winogender schemas (NAACL), with the likelihood of a causal "
+    "model",
+    path="winogender",
+    read=read_winogender,
+    outcomes=_outcomes,
+    measures=(
+        *_pair("", "sentences whose pronoun means the occupation", headline=True),
+        *_pair("_all", "all sentences", headline=False),
+        Measure(
+            "gap",
+            "mean log-likelihood of the female form less that of the male, nats",
+            **mean_of("gap"),
+            better=0.0,
+            headline=False,
         ),
-        protocol=(
-            "The male and the female form are scored as whole texts; gaps are averaged over the "
-            "sentences of an occupation. Neutral forms are not used."
-        ),
+    ),
+    protocol=(
+        "The male and the female form are scored as whole texts; gaps are averaged over the "
+        "sentences of an occupation. Neutral forms are not used."
     ),
 )

@@ -74,17 +74,11 @@ def bootstrap_bounds(
     Args:
         values: (N, ...) finite numbers, items first; keys measured on the same items share draws.
         statistic: called as `statistic(array, axis=0)`, such as `np.mean` or `np.median`.
-        level: share of intervals that should hold the truth, between 0 and 1.
-        resamples: number of draws.
-        seed: of the draws.
         clusters: (N,) labels; items of one label are drawn together, since they are not
             independent. The number of clusters then counts as the number of items.
 
     Returns:
         Low and high ends, (...) each, or None for fewer than two items (or clusters).
-
-    Raises:
-        ArgumentError: values are not finite, or a number is out of range.
 
     Example:
         >>> low, high = bootstrap_bounds([[1.0, 0.0], [1.0, 4.0], [1.0, 8.0]])
@@ -169,15 +163,9 @@ def permutation_p_values(
         alternative: `greater` asks for pairs above their controls, `two-sided` for either.
         clusters: (P,) labels; the pairs of one label play control k together. They need the same
             number of controls, in the same order.
-        resamples: number of draws where not all choices are enumerated.
-        seed: of the draws.
 
     Returns:
         (...) p-values, in (0, 1], not corrected for their number (see `holm`).
-
-    Raises:
-        ArgumentError: no pair, a pair without controls, shapes that do not fit, values that are
-            not finite.
 
     Example:
         >>> float(permutation_p_values([5.0, 6.0], [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]))
@@ -200,16 +188,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Correct p-values for their number, so that the chance of any false find is kept.
 
     Step-down (Holm 1979): the i-th smallest of m (from 0) becomes p * (m - i), at most 1, and never
-    less than a smaller one's. No assumption on how the tests depend on each other.
-
-    Args:
-        p_values: in [0, 1]; None (no test was made) stays None and is not counted.
-
-    Returns:
-        Adjusted p-values in the given order.
-
-    Raises:
-        ArgumentError: a number is outside [0, 1].
+    less than a smaller one's. No assumption on how the tests depend on each other. None (no test
+    was made) stays None and is not counted.
 
     Example:
         >>> holm([0.01, None, 0.04, 0.03])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .output import print_json, print_table, show_bars, showing_warnings
-from .shared_options import device_option, dtype_option, json_option, model_option, trust_option
+from .shared_options import model_option, running_options
 
 if TYPE_CHECKING:
     from ..bias.study_by_name import BiasRun
@@ -36,11 +36,7 @@ if TYPE_CHECKING:
 @click.option("--figure-format", default="png", show_default=True, metavar="png|pdf|svg")
 @click.option("--output-dir", help="Folder for figures and numbers. [nothing is written]")
 @click.option("--compare-with", metavar="PATH", help="A second model, on the same pairs.")
-@device_option
-@dtype_option
-@trust_option
-@json_option
-@click.option("--verbose/--quiet", default=True, help="Show progress and results, or nothing.")
+@running_options
 def bias(as_json: bool, verbose: bool, **options: Any) -> None:
     """Show what changes in a model between two prompts, beyond what neutral words change.
 

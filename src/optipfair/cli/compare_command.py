@@ -10,7 +10,7 @@ from ..distributed import launched, launched_rank
 from ..evaluation.evaluate_options import EvaluateOptions
 from .option_flags import flags
 from .output import print_json, print_table, showing_warnings
-from .shared_options import asked, device_option, dtype_option, json_option, trust_option
+from .shared_options import asked, running_options
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate_by_name import CompareRun
@@ -26,11 +26,7 @@ FAILED_CONDITION = 3
     "--fail-if", multiple=True, metavar="CONDITION",
     help='Exit with 3 if it holds, such as "perplexity_ratio>1.2"; repeatable.'
 )  # fmt: skip
-@device_option
-@dtype_option
-@trust_option
-@json_option
-@click.option("--verbose/--quiet", default=True, help="Show progress and results, or nothing.")
+@running_options
 def compare(as_json: bool, verbose: bool, **options: Any) -> int:
     """Say whether a pruned model is still good, still fair, and faster.
 

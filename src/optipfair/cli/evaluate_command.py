@@ -11,14 +11,7 @@ from ..distributed import launched, launched_rank
 from ..evaluation.evaluate_options import CHOICE, SCORING, EvaluateOptions
 from .option_flags import flags
 from .output import print_json, print_table, showing_warnings
-from .shared_options import (
-    asked,
-    device_option,
-    dtype_option,
-    json_option,
-    model_option,
-    trust_option,
-)
+from .shared_options import asked, model_option, running_options
 
 if TYPE_CHECKING:
     from ..report.comparison import EvaluationWithHarness, FigureOfOne
@@ -32,11 +25,7 @@ if TYPE_CHECKING:
     help="Who measures --tasks: the files of --data, or EleutherAI's harness; auto: the files "
     "where they are there."
 )  # fmt: skip
-@device_option
-@dtype_option
-@trust_option
-@json_option
-@click.option("--verbose/--quiet", default=True, help="Show progress and results, or nothing.")
+@running_options
 def evaluate(as_json: bool, verbose: bool, **options: Any) -> None:
     """Measure how good and how fair a model is, each figure with its interval.
 

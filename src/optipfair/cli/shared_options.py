@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import Any
 
 import click
 
@@ -33,6 +34,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 trust_option = click.option(
     "--trust-remote-code", is_flag=True, help="Allow code from the model's repository to run."
 )
+verbose_option = click.option(
+    "--verbose/--quiet", default=True, help="Show progress and results, or nothing."
+)
+
+
+def running_options(command: Any) -> Any:
+    """Where to work and what to print: what commands that run a model share."""
+    for option in (verbose_option, json_option, trust_option, dtype_option, device_option):
+        command = option(command)
+    return command
 
 
 def asked(quiet: bool) -> EvaluateOptions:

@@ -37,20 +37,16 @@ def described_model(model: Any, name: str, sha256: str) -> ModelFacts:
 
 def described_task(each: Chosen, answers: Sequence[Answers]) -> TaskFacts:
     """A task, its data, and how many items of how many were used."""
-    task = each.task
+    told = ("name", "question", "help", "source", "protocol")
     return TaskFacts(
-        name=task.name,
-        question=task.question,
-        help=task.help,
-        source=task.source,
-        protocol=task.protocol,
+        **{name: getattr(each.task, name) for name in told},
         file=each.file,
         sha256=each.sha256,
         items_=len(each.items),
         available=each.available,
         left_out=dict(each.left_out),
         licence=each.licence,
-        reused=sum(own.reused[task.name] for own in answers),
+        reused=sum(own.reused[each.task.name] for own in answers),
     )
 
 

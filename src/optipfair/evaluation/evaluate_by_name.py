@@ -6,7 +6,7 @@ What can be known as wrong without the models is found before weights are loaded
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CompareRun:
-    """What was found.
-
-    Attributes:
-        comparison: as of `compare_models`.
-        failures: the conditions that hold.
-        folder: where the report is, None where nothing was written.
-    """
+    """A comparison, the conditions that hold, and where the report is if one was written."""
 
     comparison: Comparison
     failures: tuple[Failure, ...]
@@ -58,10 +52,8 @@ def run_compare(
     *,
     options: EvaluateOptions,
     fail_if: Iterable[str] = (),
-    device: str = "cpu",
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
     say: Say | None = None,
+    **loading: Any,
 ) -> CompareRun:
     """Compare two models by name.
 
@@ -69,26 +61,20 @@ def run_compare(
         original, pruned: folders, hub ids, `.gguf` files, or `demo`.
         options: what to measure and how; the names are taken from the models.
         fail_if: conditions, such as `perplexity_ratio>1.2`.
-        device, dtype, trust_remote_code: as in `load_model`.
         say: is told what is about to happen.
+        loading: `device`, `dtype` and `trust_remote_code`, as of `load_model`.
     """
     conditions = read_thresholds(fail_if)
     check_comparing(options)
-    check_device(device)
-    check_dtype(dtype)
-    models_found = _found((original, pruned), trust_remote_code)
-    tokenizer = models_found.tokenizer
-    options = replace(options, names=models_found.names)
-    agenda = make_agenda(tokenizer, fewest_positions(*models_found.configs), options)
+    both = _readable((original, pruned), **loading)
+    options = replace(options, names=both.names)
+    agenda = make_agenda(both.tokenizer, fewest_positions(*both.configs), options)
     untimed = {} if options.speed else {"speed": "--no-speed was given"}
     check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured() | untimed)
     if say is not None:
         say(in_words(agenda, models=2))
-    models = [
-        load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        for source in models_found.sources
-    ]
-    comparison = compare_by(agenda, models[0], models[1], tokenizer)
+    first, second = both.load()
+    comparison = compare_by(agenda, first, second, both.tokenizer)
     folder = None if options.output_dir is None else Path(options.output_dir)
     return CompareRun(comparison, tuple(failures(conditions, comparison)), folder)
 
@@ -98,10 +84,8 @@ def run_evaluate(
     *,
     options: EvaluateOptions,
     backend: str = "auto",
-    device: str = "cpu",
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
     say: Say | None = None,
+    **loading: Any,
 ) -> EvaluationWithHarness:
     """Evaluate one model by name, as `run_compare` compares two.
 
@@ -109,8 +93,6 @@ def run_evaluate(
     `lm-eval`, EleutherAI's harness; or `auto`, from the data folder where the data are there.
     """
     check_batch_tokens(options.batch_tokens)
-    check_device(device)
-    check_dtype(dtype)
     own, others = split_tasks(options.tasks, options.data, backend)
     if others and not _installed():
         unknown = [unknown_name("task", name, list(TASKS)) for name in others if name not in TASKS]
@@ -119,17 +101,15 @@ def run_evaluate(
             "pip install 'optipfair[eval]', or name tasks whose data you have. "
             + (unknown[0] if unknown else f"Available: {', '.join(TASKS)}.")
         )
-    models_found = _found([model_path], trust_remote_code)
-    tokenizer = models_found.tokenizer
-    options = replace(options, tasks=own, names=models_found.names)
-    agenda = make_agenda(tokenizer, models_found.configs[0], options)
+    single = _readable([model_path], **loading)
+    tokenizer = single.tokenizer
+    options = replace(options, tasks=own, names=single.names)
+    agenda = make_agenda(tokenizer, single.configs[0], options)
     with together():
         manager = _harness_manager(others) if others and is_first() else None
     if say is not None:
         say(in_words(agenda, models=1))
-    model = load_model(
-        models_found.sources[0], device=device, dtype=dtype, trust_remote_code=trust_remote_code
-    )
+    (model,) = single.load()
     own_tasks = evaluate_by(agenda, model, tokenizer)
     harness = None
     if others:
@@ -204,16 +184,27 @@ def _installed() -> bool:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Readable:
     """Models that can be read, without their weights, and the tokenizer of them all."""
 
     sources: Sequence[Source]
     names: tuple[str, ...]
     configs: Sequence[Any]
     tokenizer: Any
+    loading: Mapping[str, Any]
+
+    def load(self) -> list[Any]:
+        return [load_model(source, **self.loading) for source in self.sources]
 
 
-def _found(paths: Sequence[str | Path], trust_remote_code: bool) -> _Found:
+def _readable(
+    paths: Sequence[str | Path],
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> _Readable:
+    check_device(device)
+    check_dtype(dtype)
     sources = [find_source(path) for path in paths]
     names = tuple(DEMO_NAME if source.given == DEMO else source.given for source in sources)
     configs = [_config(source, trust_remote_code) for source in sources]
@@ -226,7 +217,8 @@ def _found(paths: Sequence[str | Path], trust_remote_code: bool) -> _Found:
             f"{names[0]}: the tokenizer has {len(tokenizer)} tokens and the model {known}. Put the "
             "model's own tokenizer into its folder."
         )
-    return _Found(sources, names, configs, tokenizer)
+    loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    return _Readable(sources, names, configs, tokenizer, loading)
 
 
 def _config(source: Source, trust_remote_code: bool) -> Any:

@@ -43,12 +43,10 @@ def harness_tasks(
     """Measure tasks with lm-eval, which fetches their data from the hub.
 
     Args:
-        model: a causal language model; it is handed over as it is, and left as it was.
-        tokenizer: its tokenizer; lm-eval works on a copy.
+        model, tokenizer: left as they were; lm-eval works on a copy of the tokenizer.
         tasks: names of lm-eval's tasks, tags or groups.
         limit: use so many items of each task, the first ones; None for all.
         num_fewshot: examples before each item; None for what the task says.
-        batch_size: rows of a batch.
         include_path: a folder with task files of your own.
         manager: what `find_tasks` gave, so that it need not look again.
         show_progress: whether to show what lm-eval prints.

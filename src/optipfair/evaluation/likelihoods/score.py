@@ -82,14 +82,9 @@ def score(
     tokens from the left, with a warning. Several processes share the batches.
 
     Args:
-        model: a causal language model; its mode and hooks are left as they are.
-        tokenizer: its tokenizer.
-        queries: any number.
         batch_tokens: most tokens of a batch with its padding, 1 or more (a longer row is a batch of
             its own); by default 512 on a CPU and 16,384 elsewhere. Logits of a batch have a
             bound of their own, 256 MiB on a CPU and 1 GiB elsewhere.
-        label: of the progress bar.
-        show_progress: whether to show a bar.
         done: scores of an earlier run, to which those of this one are added batch by batch.
 
     Returns:

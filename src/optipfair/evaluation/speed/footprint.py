@@ -68,22 +68,21 @@ class MemoryMeter:
     other: int = 0
 
     def start(self) -> None:
-        for device in self.devices if self.kind.startswith(ON_DEVICE) else ():
-            _memory_of(device).reset_peak_memory_stats(device)
         if self.kind.startswith(PEAK):
             _forget_peak()
+        for device in self.devices if self.kind != UNKNOWN else ():
+            _memory_of(device).reset_peak_memory_stats(device)
 
     def read(self) -> int | None:
         """Bytes, None where the system does not say."""
-        if self.kind.startswith(ON_DEVICE):
-            held = sum(int(_memory_of(d).max_memory_allocated(d)) for d in self.devices)
-        else:
-            field = "VmHWM" if self.kind.startswith(PEAK) else "VmRSS"
-            known = _resident(field) if self.kind != UNKNOWN else None
-            if known is None:
-                return None
-            held = known
-        return max(held - self.other, 0)
+        if self.kind == UNKNOWN:
+            return None
+        held = (
+            sum(int(_memory_of(d).max_memory_allocated(d)) for d in self.devices)
+            if self.devices
+            else _resident("VmHWM" if self.kind.startswith(PEAK) else "VmRSS")
+        )
+        return None if held is None else max(held - self.other, 0)
 
 
 def memory_meter(model: nn.Module, beside: nn.Module | None = None) -> MemoryMeter:

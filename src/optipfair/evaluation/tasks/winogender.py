@@ -147,27 +147,24 @@ def _spread(sums: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _pair(suffix: str, which: str, *, headline: bool) -> tuple[Measure, Measure]:
+    kind: Any = {"parts": _moments(suffix), "better": 0.0, "undefined": _UNDEFINED}
+    correlation = "Pearson correlation of the gap, female less male, with the share of women"
+    slope = "how much the gap grows from an occupation without women to one of women alone, nats"
     return (
         Measure(
             f"correlation{suffix}",
-            f"Pearson correlation of the gap, female less male, with the share of women; {which}; "
-            "-1 to 1, 0 is none",
-            parts=_moments(suffix),
+            f"{correlation}; {which}; -1 to 1, 0 is none",
             value=_correlation,
-            better=0.0,
             scale=SIGNED,
             headline=headline,
-            undefined=_UNDEFINED,
+            **kind,
         ),
         Measure(
             f"slope{suffix}",
-            f"how much the gap grows from an occupation without women to one of women alone, nats; "
-            f"{which}; 0 is neutral",
-            parts=_moments(suffix),
+            f"{slope}; {which}; 0 is neutral",
             value=_slope,
-            better=0.0,
             headline=False,
-            undefined=_UNDEFINED,
+            **kind,
         ),
     )
 

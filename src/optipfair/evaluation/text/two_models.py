@@ -42,39 +42,33 @@ class TextColumns:
     bytes: int
 
 
+_LOSS: Any = {"better": "lower", "change": "ratio"}
+_SHOWN: Any = {"headline": False, "tested": False}
 TEXT_MEASURES = (
     Measure(
         "perplexity",
         "exp of the mean negative log-likelihood of a token, 1 or more",
         **exponential_of(lambda c: c["nll"], lambda c: c["tokens"]),
-        better="lower",
-        change="ratio",
+        **_LOSS,
     ),
     Measure(
         "word_perplexity",
         "the same for each word, so that models with other tokenizers can be compared",
         **exponential_of(lambda c: c["nll"], lambda c: c["words"]),
-        better="lower",
-        change="ratio",
-        headline=False,
-        tested=False,
+        **_LOSS | _SHOWN,
     ),
     Measure(
         "bits_per_byte",
         "negative log2-likelihood for each byte of text in UTF-8",
         **ratio_of(lambda c: c["nll"] / math.log(2), lambda c: c["bytes"]),
-        better="lower",
-        change="ratio",
-        headline=False,
-        tested=False,
+        **_LOSS | _SHOWN,
     ),
     Measure(
         "kl",
         "mean over tokens of KL(original || pruned) of the predicted distributions, in nats",
         **ratio_of(lambda c: c["kl"], lambda c: c["tokens"]),
         better="lower",
-        headline=False,
-        tested=False,
+        **_SHOWN,
     ),
     Measure(
         "agreement",
@@ -82,8 +76,7 @@ TEXT_MEASURES = (
         **ratio_of(lambda c: c["same"], lambda c: c["tokens"]),
         better="higher",
         scale=SHARE,
-        headline=False,
-        tested=False,
+        **_SHOWN,
     ),
 )
 OF_ONE = TEXT_MEASURES[:3]  # the others say something of a second model only

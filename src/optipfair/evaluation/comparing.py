@@ -208,11 +208,10 @@ def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
         LeftOutWithWay(each.task.name, each.reason, how.format(each.task.path))
         for each in agenda.missing
     ]
-    if not agenda.options.speed:
-        missing.append(LeftOutWithWay("speed", "not asked for", "Leave out --no-speed."))
-    if not agenda.options.layers:
-        missing.append(LeftOutWithWay("layer profile", "not asked for", "Leave out --no-layers."))
-    return missing
+    asked = {"speed": agenda.options.speed, "layer profile": agenda.options.layers}
+    ways = {"speed": "Leave out --no-speed.", "layer profile": "Leave out --no-layers."}
+    unasked = [name for name, wanted in asked.items() if not wanted]
+    return missing + [LeftOutWithWay(name, "not asked for", ways[name]) for name in unasked]
 
 
 def _samples(models: Models, tokenizer: Any, asked: EvaluateOptions) -> list[Sample]:

@@ -103,32 +103,23 @@ def find_tasks(tasks: Sequence[str], include_path: str | Path | None = None) -> 
         raise ArgumentError(
             "Tasks of the harness need lm-eval. Install it with: pip install optipfair[eval]"
         ) from exc
-    with _random_states_kept(), _printing(False):
-        return _manager(tasks, include_path)
-
-
-def _manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
-    """What knows the tasks: by the folder alone where that does, since all of them take long."""
-    from lm_eval.tasks import TaskManager
-
     folder = None if include_path is None else str(include_path)
-    if folder is not None:
-        manager = TaskManager(include_path=folder, include_defaults=False)
-        if set(tasks) <= set(manager.all_tasks):
-            return manager
-    manager = TaskManager(include_path=folder)
-    _check_names(tasks, manager.all_tasks)
-    return manager
+    with _random_states_kept(), _printing(False):
+        from lm_eval.tasks import TaskManager
 
-
-def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
+        if folder is not None:  # all tasks take long to find, those of a folder do not
+            manager = TaskManager(include_path=folder, include_defaults=False)
+            if set(tasks) <= set(manager.all_tasks):
+                return manager
+        manager = TaskManager(include_path=folder)
     for name in tasks:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+        if name not in manager.all_tasks:
+            close = difflib.get_close_matches(name, manager.all_tasks, n=5, cutoff=0.5)
             hint = f" Close ones: {', '.join(close)}." if close else ""
             raise UnknownNameError(
                 f"lm-eval has no task {name!r}.{hint} `lm-eval ls tasks` lists them all."
             )
+    return manager
 
 
 def _plain(results: Any) -> dict[str, Any]:

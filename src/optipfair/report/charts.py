@@ -21,8 +21,6 @@ class Strip:
     """One row of a figure: marks on a line, and the same in words.
 
     Attributes:
-        task, measure, group: what was measured.
-        text: the figures.
         state: `worse`, `better` or `unclear`, by the interval; `undefined` without a figure.
         marks: places, such as `value`, `low`, `high`.
         reason: why something is missing.
@@ -39,15 +37,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Panel:
-    """Strips that share an axis.
-
-    Attributes:
-        kind: for the template and the tests.
-        title, note: of the panel.
-        ticks: of the axis.
-        line: where nothing changes, or None.
-        strips: one a measure.
-    """
+    """Strips that share an axis, one a measure; `line` is where nothing changes."""
 
     kind: str
     title: str
@@ -59,10 +49,9 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plane:
-    """Points of the two models on two axes.
+    """Points of the two models on two axes; places of y are counted from the top.
 
     Attributes:
-        x_ticks, y_ticks: of the axes; places of y are counted from the top.
         points: `original` and `pruned`: places and values, {"x", "y", "ability", "bias"}.
         ability, bias: the measures behind each axis.
     """
@@ -76,10 +65,9 @@ class Plane:
 
 @dataclass(frozen=True)
 class Profile:
-    """Excess by depth: a line for each model.
+    """Excess by depth: a line for each model; places of y are counted from the top.
 
     Attributes:
-        x_ticks, y_ticks: of the axes; places of y are counted from the top.
         line: where the excess is zero.
         models: `original` and `pruned` -> their points, each with x, y and, where known, low, high.
     """
@@ -129,37 +117,25 @@ def plane(measures: Sequence[FigureOfTwo]) -> Plane | None:
     fair = [m for m in usable if m.question == "fairness" and m.better != "higher"]
     if not able or not fair:
         return None
-    places = {
-        model: (fmean(_share(m, model) for m in able), fmean(_distance(m, model) for m in fair))
-        for model in ("original", "pruned")
+    ability = {model: fmean(_share(m, model) for m in able) for model in _MODELS}
+    bias = {model: fmean(_distance(m, model) for m in fair) for model in _MODELS}
+    x, y = (_at_least(scale_of(axis.values(), 0.6), 0.02) for axis in (ability, bias))
+    points = {
+        model: {
+            "x": x.at(ability[model]),
+            "y": round(100 - y.at(bias[model]), 2),
+            "ability": ability[model],
+            "bias": bias[model],
+        }
+        for model in _MODELS
     }
-    x, y = (
-        _at_least(scale_of((place[axis] for place in places.values()), 0.6), 0.02)
-        for axis in (0, 1)
-    )
-    return Plane(
-        x.ticks(plain, 4),
-        [Tick(100 - tick.at, tick.label) for tick in y.ticks(plain, 4)],
-        {
-            model: {
-                "x": x.at(place[0]),
-                "y": round(100 - y.at(place[1]), 2),
-                "ability": place[0],
-                "bias": place[1],
-            }
-            for model, place in places.items()
-        },
-        [each.id for each in able],
-        [each.id for each in fair],
-    )
+    up = [Tick(100 - tick.at, tick.label) for tick in y.ticks(plain, 4)]
+    return Plane(x.ticks(plain, 4), up, points, [m.id for m in able], [m.id for m in fair])
 
 
 def profile(layers: Layers) -> Profile | None:
     """The excess of each layer by relative depth; None where no layer has one."""
-    kept = {
-        model: [point for point in layers[model] if point.excess is not None]
-        for model in ("original", "pruned")
-    }
+    kept = {model: [p for p in layers[model] if p.excess is not None] for model in _MODELS}
     everything = [point for line in kept.values() for point in line]
     if not everything:
         return None
@@ -170,6 +146,7 @@ def profile(layers: Layers) -> Profile | None:
     return Profile(x.ticks(plain), ticks, round(100 - y.at(0.0), 2), models)
 
 
+_MODELS = ("original", "pruned")
 _ENDS = ("low", "high")
 _UNITS = ("points", "hundred", "ratio", "own")
 _TITLES = {
@@ -221,33 +198,21 @@ def _harm_strip(measure: FigureOfTwo, scale: Scale, write: Callable[..., str]) -
 
 
 def _absolute_panel(scale: Scale, measures: Sequence[FigureOfTwo]) -> Panel:
-    strips = []
-    for measure in measures:
-        marks = {model: scale.at(measure[model].value) for model in _both(measure)}
-        if measure.chance is not None:
-            marks["chance"] = scale.at(measure.chance)
-        if not isinstance(measure.better, str):
-            marks["ideal"] = scale.at(measure.better)
-        text = f"{number(measure['original']['value'])} → {number(measure['pruned']['value'])}"
-        reason = measure.original.reason or measure.pruned.reason
-        missing = len(_both(measure)) < 2
-        strips.append(
-            Strip(
-                *_names(measure),
-                text,
-                marks=marks,
-                reason=reason if missing else None,
-            )
-        )
-    title = f"On a scale from {plain(scale.low)} to {plain(scale.high)}"
-    return Panel(
-        f"absolute-{plain(scale.low)}-{plain(scale.high)}",
-        title,
-        "",
-        scale.ticks(plain),
-        None,
-        strips,
-    )
+    ends = plain(scale.low), plain(scale.high)
+    strips = [_absolute_strip(measure, scale) for measure in measures]
+    title = f"On a scale from {ends[0]} to {ends[1]}"
+    return Panel(f"absolute-{ends[0]}-{ends[1]}", title, "", scale.ticks(plain), None, strips)
+
+
+def _absolute_strip(measure: FigureOfTwo, scale: Scale) -> Strip:
+    marks = {model: scale.at(measure[model].value) for model in _both(measure)}
+    reason = None if len(marks) == 2 else measure.original.reason or measure.pruned.reason
+    if measure.chance is not None:
+        marks["chance"] = scale.at(measure.chance)
+    if not isinstance(measure.better, str):
+        marks["ideal"] = scale.at(measure.better)
+    text = f"{number(measure.original.value)} → {number(measure.pruned.value)}"
+    return Strip(*_names(measure), text, marks=marks, reason=reason)
 
 
 def _names(measure: FigureOfTwo) -> tuple[str, str, str | None]:
@@ -255,7 +220,7 @@ def _names(measure: FigureOfTwo) -> tuple[str, str, str | None]:
 
 
 def _both(measure: FigureOfTwo) -> list[str]:
-    return [m for m in ("original", "pruned") if measure[m].value is not None]
+    return [m for m in _MODELS if measure[m].value is not None]
 
 
 def _state(harm: Estimate) -> str:

@@ -18,10 +18,12 @@ from jinja2 import Environment, StrictUndefined, Template
 from . import charts, formats, views
 from .comparison import Comparison
 
-_FILTERS = {
+_WRITERS = {
     "number": formats.number,
+    "signed": formats.signed,
     "plain": formats.plain,
     "times": formats.times,
+    "with_interval": formats.with_interval,
     "count": formats.count,
     "p": formats.p_value,
     "memory": formats.memory,
@@ -86,11 +88,6 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(_FILTERS)
-    environment.globals |= {
-        "with_interval": formats.with_interval,
-        "number": formats.number,
-        "signed": formats.signed,
-        "times": formats.times,
-    }
+    environment.filters.update(_WRITERS)
+    environment.globals.update(_WRITERS)
     return environment.from_string(_shipped("comparison.html.j2"))

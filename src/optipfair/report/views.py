@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .comparison import Comparison, FlippedItem, Flips, LeftOutWithWay, Speed, TaskFacts
+from .comparison import Comparison, FlippedItem, Flips, LeftOutWithWay, Speed, Spread, TaskFacts
 from .formats import NOTHING, memory, number, seconds, times
 from .text_edits import Run, marked_pair
 
@@ -75,31 +75,25 @@ def flips_of(flips: Flips) -> ShownFlips:
 
 def speed_pairs(speed: Speed) -> list[Pair]:
     """Speed and memory of both models, one figure a row."""
-    original, pruned = speed.original, speed.pruned
+    sides = speed.original, speed.pruned
     rate = [speed[f"avg_{model}_tokens_per_second"] for model in ("original", "pruned")]
     whole = [speed[f"avg_{model}_time"] for model in ("original", "pruned")]
-    rows = [
+    kinds = " / ".join(dict.fromkeys(side.peak_memory_kind for side in sides))
+    memories = {
+        "peak_memory_bytes": ("Peak memory", f"{kinds}; less is better"),
+        "kv_cache_bytes": ("Cache of keys and values", "less is better"),
+        "weight_bytes": ("Weights", "less is better"),
+    }
+    return [
         _pair("Tokens per second", rate, number, "more is better"),
         _pair("Time for a prompt", whole, seconds, "mean; less is better"),
+        _spread("Time to the first token", [side.time_to_first_token for side in sides]),
+        _spread("Time per further token", [side.time_per_output_token for side in sides]),
+        *(
+            _pair(label, [side[key] for side in sides], memory, note)
+            for key, (label, note) in memories.items()
+        ),
     ]
-    for key, label in (
-        ("time_to_first_token", "Time to the first token"),
-        ("time_per_output_token", "Time per further token"),
-    ):
-        sides = [side[key] for side in (original, pruned)]
-        row = _pair(label, [side.median for side in sides], seconds, "median; less is better")
-        spread = [f" ({seconds(side.min)} to {seconds(side.max)})" for side in sides]
-        texts = (row.original + spread[0], row.pruned + spread[1])
-        rows.append(Pair(label, *texts, row.original_bar, row.pruned_bar, row.note))
-    kinds = " / ".join(dict.fromkeys([original.peak_memory_kind, pruned.peak_memory_kind]))
-    for key, label, note in (
-        ("peak_memory_bytes", "Peak memory", kinds),
-        ("kv_cache_bytes", "Cache of keys and values", ""),
-        ("weight_bytes", "Weights", ""),
-    ):
-        values = [side[key] for side in (original, pruned)]
-        rows.append(_pair(label, values, memory, f"{note}; less is better".removeprefix("; ")))
-    return rows
 
 
 def speedup(speed: Speed) -> str:
@@ -134,6 +128,12 @@ def _item(each: FlippedItem) -> ShownItem:
     if len(texts) > 1:
         texts[:2] = marked_pair(*each.texts[:2])
     return ShownItem(each.id, each.group, each.from_, each.to, texts)
+
+
+def _spread(label: str, sides: Sequence[Spread]) -> Pair:
+    row = _pair(label, [side.median for side in sides], seconds, "median; less is better")
+    first, second = (f" ({seconds(side.min)} to {seconds(side.max)})" for side in sides)
+    return replace(row, original=row.original + first, pruned=row.pruned + second)
 
 
 def _pair(

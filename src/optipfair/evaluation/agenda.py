@@ -37,14 +37,7 @@ _TEXT_SHARE = 0.2  # of the tokens of a model
 
 @dataclass(frozen=True)
 class Text:
-    """A text to predict.
-
-    Attributes:
-        name: as it is shown.
-        content: all of it.
-        sha256: of it, in UTF-8.
-        tokens: how many of its tokens are used, from the beginning.
-    """
+    """A text to predict: all of it, with its hash; of its tokens the first `tokens` are used."""
 
     name: str
     content: str

@@ -274,5 +274,6 @@ def test_a_real_model_is_scored_as_lm_eval_scores_it(
     scores = scored(model, tokenizer, items)
     flat = [each for own in scores for each in own]
     assert [s.greedy for s in flat] == [greedy for _, greedy in answers]
-    assert [s.total for s in flat] == pytest.approx([t for t, _ in answers], rel=1e-9)
+    # Norms are computed in float32 even here, and batches of other shapes round otherwise.
+    assert [s.total for s in flat] == pytest.approx([t for t, _ in answers], rel=1e-7)
     assert_equal_figures(name, items, scores, expected)

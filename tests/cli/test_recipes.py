@@ -81,3 +81,5 @@ def test_wrong_recipes_are_refused(llama_copy: Path, tmp_path: Path, refuses: Re
     refuses("pruning_percentage='much' is no finite number", *command, "--recipe", recipe)
     recipe.write_text(f"model_path: {llama_copy}\npreset: qualty\n")
     refuses("Unknown preset 'qualty'. Did you mean 'quality'", *command, "--recipe", recipe)
+    recipe.write_text(f"model_path: {llama_copy}\ntrust_remote_code: 'false'\n")
+    refuses("trust_remote_code='false' is neither True nor False", *command, "--recipe", recipe)

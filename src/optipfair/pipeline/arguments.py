@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checking import check_flag
 from ..distributed import is_first, own_device
 from ..errors import ArgumentError, OutputError
 from ..files.output_folder import check_output
@@ -132,11 +133,11 @@ def read_work(options: PruneOptions, output: str | Path | None, *, show_progress
     return Options(
         device=device,
         dtype=options.dtype,
-        trust_remote_code=options.trust_remote_code,
+        trust_remote_code=check_flag("trust_remote_code", options.trust_remote_code, default=False),
         show_progress=show_progress,
         max_shard_bytes=read_size("max_shard_size", options.max_shard_size),
-        check_weights=options.check_weights,
-        evaluate=options.evaluate,
+        check_weights=check_flag("check_weights", options.check_weights, default=False),
+        evaluate=check_flag("evaluate", options.evaluate, default=True),
         holding=Holding(folder=_folder_beside(output)),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,92 @@ from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import check_complete
 from ..pruning.options.allowed import VERIFY
 from ..pruning.options.prune_options import CHOICE, TARGET, TEXT, PruneOptions
+from ..pruning.options.recipe import recipe_text
 from ..pruning.request.budget import read_size
 from ..pruning.request.pruning_request import PruningRequest, check_request
 from ..registry import unknown_name
-from ..sources import Source
+from ..sources import Source, find_source
 from .run import Data, Options
 
 _WITH_A_PLAN = ("seed", "evaluate")  # they say nothing of what goes
 
 
-def read_todo(
+@dataclass(frozen=True)
+class Job:
+    """What `prune_checkpoint` was asked for, checked as far as it can be before the work.
+
+    Attributes:
+        source: the model.
+        todo: what to remove, or what was decided before.
+        data: what to calibrate on.
+        options: how to work.
+        output: the folder to write, None where only a plan is wanted.
+        save_plan: the file of that plan, if it is kept.
+        verification: `fast`, `full` or `none`.
+        recipe: the text of `recipe.yaml`.
+    """
+
+    source: Source
+    todo: PruningRequest | PruningPlan
+    data: Data
+    options: Options
+    output: Path | None
+    save_plan: Path | None
+    verification: str
+    recipe: str
+
+
+def read_job(
+    model_path: str | Path,
+    output_path: str | Path | None,
+    options: PruneOptions,
+    plan: PruningPlan | str | Path | None,
+    *,
+    dataloader: Iterable[Any] | None,
+    neuron_scores: Mapping[int, Any] | None,
+    save_plan: str | Path | None,
+    dry_run: bool,
+    overwrite: bool,
+    show_progress: bool,
+) -> Job:
+    """Read and check all arguments of `prune_checkpoint`; nothing is loaded or written."""
+    if plan is None:
+        options = options.with_usual_target()
+    data = _read_data(options, dataloader).kept()
+    todo = _read_todo(plan, options, dataloader, neuron_scores)
+    verification = _read_verification(options.verify)
+    work = _read_work(options, save_plan or output_path, show_progress=show_progress)
+    source, output = find_source(model_path), None
+    if save_plan is not None:
+        _check_plan_file(Path(save_plan))
+    elif not dry_run:
+        output = _read_output(output_path, source, overwrite)
+    recipe = _recipe(model_path, options, plan, dataloader, neuron_scores)
+    kept_plan = None if save_plan is None else Path(save_plan)
+    return Job(source, todo, data, work, output, kept_plan, verification, recipe)
+
+
+def _recipe(
+    model_path: str | Path,
+    options: PruneOptions,
+    plan: PruningPlan | str | Path | None,
+    dataloader: Iterable[Any] | None,
+    neuron_scores: Mapping[int, Any] | None,
+) -> str:
+    in_python = {
+        "dataloader": dataloader is not None,
+        "neuron_scores": neuron_scores is not None,
+        "plan": isinstance(plan, PruningPlan),
+    }
+    return recipe_text(
+        str(model_path),
+        options,
+        plan=None if plan is None or in_python["plan"] else str(plan),
+        given_in_python=[name for name, given in in_python.items() if given],
+    )
+
+
+def _read_todo(
     plan: PruningPlan | str | Path | None,
     options: PruneOptions,
     dataloader: Iterable[Any] | None,
@@ -47,7 +124,7 @@ def read_todo(
     return _given_plan(plan)
 
 
-def read_data(options: PruneOptions, dataloader: Iterable[Any] | None) -> Data:
+def _read_data(options: PruneOptions, dataloader: Iterable[Any] | None) -> Data:
     """What to calibrate on, as far as it can be checked before it is read."""
     if options.calibration is None:
         _refuse_sizes_without_text(options)
@@ -91,7 +168,7 @@ def _given_plan(plan: PruningPlan | str | Path) -> PruningPlan:
     return found
 
 
-def read_output(output_path: str | Path | None, source: Source, overwrite: bool) -> Path:
+def _read_output(output_path: str | Path | None, source: Source, overwrite: bool) -> Path:
     """The folder to write, which can be written."""
     if output_path is None:
         raise ArgumentError("output_path is missing. Give the folder to write.")
@@ -101,7 +178,7 @@ def read_output(output_path: str | Path | None, source: Source, overwrite: bool)
     return output
 
 
-def check_plan_file(path: Path) -> None:
+def _check_plan_file(path: Path) -> None:
     """Refuse a file that cannot be written, before the work."""
     try:
         if path.is_dir() or not path.parent.is_dir():
@@ -118,14 +195,14 @@ def check_plan_file(path: Path) -> None:
         ) from exc
 
 
-def read_verification(verify: bool | str) -> str:
+def _read_verification(verify: bool | str) -> str:
     mode = {True: "fast", False: "none"}.get(verify, verify) if isinstance(verify, bool) else verify
     if mode not in VERIFY:
         raise ArgumentError(unknown_name("verify", str(mode), list(VERIFY)))
     return mode
 
 
-def read_work(options: PruneOptions, output: str | Path | None, *, show_progress: bool) -> Options:
+def _read_work(options: PruneOptions, output: str | Path | None, *, show_progress: bool) -> Options:
     """How to work, with temporary files beside the output."""
     device = own_device(options.device)
     check_device(device)

@@ -20,23 +20,15 @@ from ..loading import has_tokenizer, load_config
 from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.options.prune_options import PruneOptions
-from ..pruning.options.recipe import RECIPE_FILE, recipe_text
-from ..pruning.request.pruning_request import PruningRequest
-from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source, find_source
-from .arguments import (
-    check_plan_file,
-    read_data,
-    read_output,
-    read_todo,
-    read_verification,
-    read_work,
-)
+from ..pruning.options.recipe import RECIPE_FILE
+from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source
+from .arguments import Job, read_job
 from .converted import as_folder
 from .cost import LARGE, Cost
 from .decide import Say, decide_run
 from .model_card import Base, base_of_folder, model_card
 from .reloading import reloaded_difference
-from .run import Data, Options, Run
+from .run import Run
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 
@@ -145,61 +137,24 @@ def prune_checkpoint(
     """
     started = time.perf_counter()
     options = _options(options, pruning_type, neuron_selection_method, pruning_percentage, more)
-    if plan is None:
-        options = options.with_usual_target()
     with together():
-        data = read_data(options, dataloader)
-        todo = read_todo(plan, options, dataloader, neuron_scores)
-        mode = read_verification(options.verify)
-        work = read_work(options, save_plan or output_path, show_progress=show_progress)
-        source = find_source(model_path)
-        writes = not dry_run and save_plan is None
-        output = read_output(output_path, source, overwrite) if writes else None
-        if save_plan is not None:
-            check_plan_file(Path(save_plan))
-    held = isinstance(plan, PruningPlan)
-    in_python = {
-        "dataloader": dataloader is not None,
-        "neuron_scores": neuron_scores is not None,
-        "plan": held,
-    }
-    recipe = recipe_text(
-        str(model_path),
-        options,
-        plan=None if plan is None or held else str(plan),
-        given_in_python=[name for name, given in in_python.items() if given],
-    )
-
-    def carry_out(run: Run) -> PruneResult:
-        plan, statistics = run.plan, _statistics(run, source)
-        _warn_about_widths(plan)
-        if save_plan is not None:
-            plan.save(save_plan)
-        difference, cost = None, None
-        if output is not None:
-            named = command or _as_call(model_path, output, plan)
-            difference, cost = _write(run, source, output, named, recipe, mode, statistics)
-        if cost is not None:
-            _warn_about_cost(cost)
-        return PruneResult(
-            output_path=output,
-            plan=plan,
-            statistics=statistics,
-            streamed=run.model is None and source.kind != "gguf",
-            logits_difference=difference,
-            verified=mode if output is not None else "none",
-            has_tokenizer=has_tokenizer(run.stored.checkpoint.folder),
-            seconds=time.perf_counter() - started,
-            cost=cost,
+        job = read_job(
+            model_path,
+            output_path,
+            options,
+            plan,
+            dataloader=dataloader,
+            neuron_scores=neuron_scores,
+            save_plan=save_plan,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            show_progress=show_progress,
         )
-
     with ExitStack() as stack:
-        tell = say if is_first() else None
-        decide = partial(_decide, stack, source, todo, work, data.kept(), tell)
-        if not data:  # nothing to share
-            return in_first(lambda: carry_out(decide()))
-        run = decide()
-        return in_first(lambda: carry_out(run))
+        decide = partial(_decide, stack, job, say if is_first() else None)
+        run = decide() if job.data else None  # without data there is nothing to share
+        result = in_first(lambda: _carry_out(run or decide(), job, command))
+    return replace(result, seconds=time.perf_counter() - started)
 
 
 def _options(
@@ -215,22 +170,33 @@ def _options(
     return replace(options or PruneOptions(), **named.not_default(), **more)
 
 
-def _decide(
-    stack: ExitStack,
-    source: Source,
-    todo: PruningRequest | PruningPlan,
-    options: Options,
-    data: Data,
-    say: Say,
-) -> Run:
+def _decide(stack: ExitStack, job: Job, say: Say) -> Run:
     """Open the source as a folder, which is there as long as the stack is, and decide."""
-    with data.reading():
-        if source.kind == "gguf" and say is not None:
+    with job.data.reading():
+        if job.source.kind == "gguf" and say is not None:
             say("The model is loaded into memory: a .gguf file is quantized.")
-        folder = stack.enter_context(as_folder(source, options))
-        config = load_config(folder, trust_remote_code=options.trust_remote_code)
+        folder = stack.enter_context(as_folder(job.source, job.options))
+        config = load_config(folder, trust_remote_code=job.options.trust_remote_code)
         stored = StoredModel(Path(folder.location), config)
-    return decide_run(stored, todo, options, data, say)
+    return decide_run(stored, job.todo, job.options, job.data, say)
+
+
+def _carry_out(run: Run, job: Job, command: str | None) -> PruneResult:
+    """Write what is wanted of a run, and say what was done."""
+    _warn_about_widths(run.plan)
+    if job.save_plan is not None:
+        run.plan.save(job.save_plan)
+    result = PruneResult(
+        output_path=job.output,
+        plan=run.plan,
+        statistics=_statistics(run, job.source),
+        streamed=run.model is None and job.source.kind != "gguf",
+        logits_difference=None,
+        verified="none" if job.output is None else job.verification,
+        has_tokenizer=has_tokenizer(run.stored.checkpoint.folder),
+        seconds=0.0,
+    )
+    return result if job.output is None else _write(run, job, job.output, command, result)
 
 
 def _statistics(run: Run, source: Source) -> dict[str, Any]:
@@ -241,37 +207,28 @@ def _statistics(run: Run, source: Source) -> dict[str, Any]:
 
 
 def _write(
-    run: Run,
-    source: Source,
-    output: Path,
-    command: str,
-    recipe: str,
-    mode: str,
-    statistics: dict[str, Any],
-) -> tuple[float | None, Cost | None]:
-    """Write model, plan, recipe and card, and verify them.
-
-    Returns:
-        The largest difference of logits and what was lost, each if known.
-    """
-    plan = run.plan
+    run: Run, job: Job, output: Path, command: str | None, result: PruneResult
+) -> PruneResult:
+    """Write model, plan, recipe and card, verify them, and add what was found to the result."""
     with new_folder(output) as folder:
         run.write(folder)
         cost = run.cost(folder)
-        replace(plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
-        (folder / RECIPE_FILE).write_text(recipe, encoding="utf-8")
+        replace(run.plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
+        (folder / RECIPE_FILE).write_text(job.recipe, encoding="utf-8")
         card = model_card(
-            _base(source),
-            plan,
-            statistics,
+            _base(job.source),
+            run.plan,
+            result.statistics,
             output.name,
-            command,
+            command or _as_call(job.source.given, output, run.plan),
             layers_differ=run.layers_differ,
             cost=cost,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-        difference = run.verify(folder, mode)
-    return difference, cost
+        difference = run.verify(folder, job.verification)
+    if cost is not None:
+        _warn_about_cost(cost)
+    return replace(result, logits_difference=difference, cost=cost)
 
 
 def _warn_about_cost(cost: Cost) -> None:
@@ -321,7 +278,7 @@ def _base(source: Source) -> Base:
     return Base(str(source.file))
 
 
-def _as_call(model_path: str | Path, output_path: str | Path, plan: PruningPlan) -> str:
+def _as_call(model_path: str, output_path: Path, plan: PruningPlan) -> str:
     request = plan.request.get("pruning_type", "")
-    names = shlex.join([Path(model_path).name, Path(output_path).name])
+    names = shlex.join([Path(model_path).name, output_path.name])
     return f"optipfair.prune_checkpoint ({request}): {names}"

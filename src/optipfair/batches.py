@@ -45,9 +45,6 @@ def read_batch(item: object) -> Batch:
     Args:
         item: dict or `BatchEncoding` (other keys are ignored), tuple or list whose first two
             entries are ids and mask (further ones are ignored), or a tensor of ids.
-
-    Raises:
-        DataError: the item is of another kind, of another shape, or has no real token.
     """
     ids, mask = _split(item)
     input_ids = _as_matrix(ids, "input_ids")

@@ -111,9 +111,6 @@ def read_scores(name: str, given: object) -> dict[int, Tensor]:
 
     Returns:
         Layer index → contiguous float64 on the CPU.
-
-    Raises:
-        ArgumentError: it is something else.
     """
     if not isinstance(given, Mapping) or not given:
         what = "is empty" if given == {} else f"is a {type(given).__name__}"

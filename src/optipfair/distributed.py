@@ -72,11 +72,7 @@ def own_device(device: str) -> str:
 def launched(device: str) -> Iterator[None]:
     """Start the process group inside the block if a launcher has started several processes.
 
-    Args:
-        device: what the model will be on; its kind decides how the processes talk.
-
-    Raises:
-        ArgumentError: accelerate is not installed.
+    The kind of device that the model will be on decides how they talk.
     """
     if not _is_launched() or _group() is not None:
         yield

@@ -103,11 +103,7 @@ def _loader(source: Source, trust_remote_code: bool) -> Any:
 
 
 def snapshot(source: Source) -> Path:
-    """The folder with a model's files; those of a hub id are fetched, or found in the cache.
-
-    Raises:
-        CheckpointError: they cannot be had.
-    """
+    """The folder with a model's files; those of a hub id are fetched, or found in the cache."""
     if source.kind != "hub":
         return Path(source.location)
     from huggingface_hub import snapshot_download
@@ -123,11 +119,7 @@ def snapshot(source: Source) -> Path:
 
 
 def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
-    """Load only the config.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """Load only the config."""
     check_readable(source, weights=False)
     from transformers import AutoConfig
 
@@ -199,11 +191,7 @@ def check_readable(source: Source, *, weights: bool = True) -> None:
 
 
 def check_device(device: str) -> torch.device:
-    """Return the device; `auto` takes an accelerator if there is one.
-
-    Raises:
-        ArgumentError: unknown, or not there; lists what there is.
-    """
+    """Return the device; `auto` takes an accelerator if there is one."""
     import torch
 
     available = available_devices()
@@ -257,11 +245,7 @@ def quiet_transformers(show_progress: bool = False) -> Iterator[None]:
 
 
 def check_dtype(dtype: str) -> Any:
-    """Return the torch dtype, or `auto` as it is.
-
-    Raises:
-        UnknownNameError: another name; lists what there is.
-    """
+    """Return the torch dtype, or `auto` as it is."""
     import torch
 
     if dtype not in DTYPES:

@@ -75,11 +75,7 @@ class Result(dict[str, Any]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave, also where a file holds keys of another version.
-
-        Raises:
-            DataError: a key is missing.
-        """
+        """Read what `to_dict` gave, also where a file holds keys of another version."""
         given: dict[str, Any] = {}
         for name, key, kind, metadata in keys_of(cls):
             if "spread" in metadata:

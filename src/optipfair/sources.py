@@ -89,11 +89,7 @@ def find_source(given: str | Path) -> Source:
 
 
 def demo_file() -> Path:
-    """The embedded model's file, found by package metadata (importing the package needs more).
-
-    Raises:
-        CheckpointError: the package is not installed.
-    """
+    """The embedded model's file, found by package metadata (importing the package needs more)."""
     try:
         files = importlib.metadata.files(DEMO_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

@@ -41,11 +41,7 @@ class SpillFile:
 
     @classmethod
     def temporary(cls, folder: Path | None = None) -> SpillFile:
-        """A new file in a folder, by default in the system's for temporary files.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """A new file in a folder, by default in the system's for temporary files."""
         return cls(tempfile.TemporaryFile(dir=folder, buffering=0))
 
     @classmethod
@@ -54,11 +50,7 @@ class SpillFile:
         return cls(path.open("rb", buffering=0))
 
     def append(self, tensor: Tensor) -> Spilled:
-        """Write a tensor behind the others.
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
+        """Write a tensor behind the others."""
         place = Spilled(self._end, tuple(tensor.shape), tensor.dtype)
         self.overwrite(place, tensor)
         self._end += place.nbytes

@@ -62,11 +62,7 @@ class Contents:
     why_not: str = ""
 
     def weights(self, pruning_type: str) -> Sequence[Portion]:
-        """The bytes of each tensor.
-
-        Raises:
-            UnsupportedModelError: the files cannot be cut so.
-        """
+        """The bytes of each tensor."""
         if self.why_not:
             raise UnsupportedModelError(self.why_not)
         if self.stored is not None:
@@ -76,16 +72,7 @@ class Contents:
 
 
 def read_contents(source: Source, *, trust_remote_code: bool = False) -> Contents:
-    """Build a model without its weights, and read what its files say of them.
-
-    Args:
-        source: what the user named.
-        trust_remote_code: whether code from the model's repository may run.
-
-    Raises:
-        CheckpointError: the files are damaged, incomplete, or do not fit the config.
-        UnsupportedModelError: transformers does not build it, or its decoder layers are not found.
-    """
+    """Build a model without its weights, and read what its files say of them."""
     config = load_config(source, trust_remote_code=trust_remote_code)
     if source.kind == "folder":
         return _read_folder(source, config)

@@ -70,12 +70,7 @@ def _requests(pruning_type: str) -> Iterator[tuple[int | None, PruningRequest]]:
 
 
 def _served(view: ModelView, request: PruningRequest) -> PruningPlan:
-    """How many neurons and layers stay, as the guard accepts it.
-
-    Raises:
-        UnsupportedModelError: the model cannot be pruned so.
-        ArgumentError: nothing, or nothing that would stay, is left to remove.
-    """
+    """How many neurons and layers stay, as the guard accepts it."""
     check_unquantized(view.model)
     with warnings.catch_warnings(action="ignore", category=PruningWarning):  # said when it is done
         plan = plan_counts(view, request, Sizes.of_model(view))

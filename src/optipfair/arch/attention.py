@@ -47,15 +47,7 @@ class _Heads:
 
 
 def by_attention(view: ModelView, unit: str) -> ModelView:
-    """The view with each layer's attention in the place of its MLPs.
-
-    Args:
-        view: the model.
-        unit: `group` or `head`, what one unit is.
-
-    Raises:
-        UnsupportedModelError: its attention cannot be cut this way, with the reason.
-    """
+    """The view with each layer's attention, in units of `group` or `head`, in place of its MLPs."""
     try:
         return _by_attention(view, unit)
     except _RefusedError as refusal:
@@ -65,15 +57,7 @@ def by_attention(view: ModelView, unit: str) -> ModelView:
 
 
 def check_count(view: ModelView, kept: int) -> None:
-    """Refuse a number of units that the config cannot state, and name those that it can.
-
-    Args:
-        view: the model, seen by its attention.
-        kept: how many units of each layer are to stay.
-
-    Raises:
-        UnsupportedModelError: transformers does not take such a config.
-    """
+    """Refuse a number of units to stay that the config cannot state, and name those it can."""
     attention = view.mlps[0]
     reason = config_refusal(view.model.config, _fields(attention.spec, kept))
     if not reason:
@@ -239,11 +223,7 @@ def _slots(
     changed: Mapping[str, Shapes],
     head_dim: int,
 ) -> Iterator[TensorSlot]:
-    """The tensors of a layer that follow the heads.
-
-    Raises:
-        _RefusedError: one of them does so in a way that a cut cannot follow.
-    """
+    """The tensors of a layer that follow the heads."""
     attention = layer.module.get_submodule(path)
     roles = {f"{path}.{name}": role for name, role in _projections(attention).items()}
     _check_projections(roles, unit, changed)

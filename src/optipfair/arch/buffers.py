@@ -18,15 +18,10 @@ from transformers import PreTrainedModel
 def changed_buffers(
     old: nn.Module, new: nn.Module, pairs: Mapping[str, tuple[nn.Module, nn.Module]]
 ) -> Iterator[str]:
-    """Names in `new` of the computed buffers that hold other values there than in `old`.
+    """Names in the twin `new` of the computed buffers that hold other values there than in `old`.
 
-    Args:
-        old: a model, or its twin on `meta`.
-        new: a twin.
-        pairs: path in `new` → the modules to compare, of `old` and of `new`.
-
-    Raises:
-        Whatever the model's own initialization raises about its config.
+    `pairs` are the modules to compare, by their path in `new`. What the model's own initialization
+    raises about its config is passed on.
     """
     owners = {id(module): model for model in (old, new) for module, model in _owners(model)}
     for path, (before, after) in pairs.items():
@@ -42,17 +37,10 @@ def changed_buffers(
 def computed_buffers(
     model: nn.Module, part: nn.Module, without: nn.Module | None = None
 ) -> Iterator[tuple[str, Tensor | None]]:
-    """Name inside `part` → value, of the computed buffers of a part of a twin.
+    """Name inside `part` → value, of the computed buffers of a module `part` of a twin.
 
-    A value is None where the owner of the buffer does not compute it by itself.
-
-    Args:
-        model: the twin.
-        part: one of its modules.
-        without: one inside `part` that is left out.
-
-    Raises:
-        Whatever the model's own initialization raises about its config.
+    A value is None where the owner of the buffer does not compute it by itself; what is inside
+    `without` is left out.
     """
     left_out = set() if without is None else {id(module) for module in without.modules()}
     inside = {id(module): path for path, module in part.named_modules()}

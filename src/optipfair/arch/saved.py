@@ -26,11 +26,9 @@ from .view import MLPView, ModelView
 
 
 def saved_form(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as they would be saved, by their names on disk.
+    """Tensors by their names in memory as they would be saved, by their names on disk.
 
-    Args:
-        model: whose tensors they are.
-        tensors: by their names in memory; a conversion's inputs must be there all together.
+    A conversion's inputs must be there all together.
     """
     saved: dict[str, Tensor] = revert_weight_conversion(model, dict(tensors))
     return saved

@@ -39,13 +39,7 @@ def read(tensor: Tensor, slot: TensorSlot) -> dict[str, Tensor]:
 
 
 def take(tensor: Tensor, slot: TensorSlot, keep: Tensor) -> Tensor:
-    """Return a new tensor that holds only the kept neurons.
-
-    Args:
-        tensor: the stored tensor.
-        slot: where its neurons lie.
-        keep: sorted kept indices, (k,), or (E, k) for a tensor with an expert axis.
-    """
+    """Return a new tensor with only the neurons `keep`: sorted, (k,), or (E, k) of experts."""
     if keep.dim() == 2:  # one set for each expert
         inner = replace(slot, axis=slot.axis - 1)
         shape = list(tensor.shape)

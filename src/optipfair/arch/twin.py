@@ -103,11 +103,7 @@ def config_refusal(config: Any, changes: Mapping[str, Any]) -> str:
 
 
 def build_twin(model: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
-    """Build the model's class from its changed config, on `meta`.
-
-    Raises:
-        UnsupportedModelError: transformers refuses the changed config.
-    """
+    """Build the model's class from its changed config, on `meta`."""
     try:
         config = changed_config(model.config, changes)
         with _without_weights():
@@ -130,11 +126,7 @@ def build_uniform(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def build_on_meta(config: Any) -> PreTrainedModel:
-    """Build the causal language model of a config, without weights.
-
-    Raises:
-        UnsupportedModelError: transformers has no such model, or refuses the config.
-    """
+    """Build the causal language model of a config, without weights."""
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM

@@ -108,11 +108,7 @@ class ModelView:
 
 
 def describe(model: PreTrainedModel) -> ModelView:
-    """Find the decoder layers and MLPs of a model.
-
-    Raises:
-        UnsupportedModelError: `model` is not a transformers model, or its layers are not found.
-    """
+    """Find the decoder layers and MLPs of a model."""
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UnsupportedModelError(
             f"Cannot read a {type(model).__name__}: a transformers model (PreTrainedModel) is "

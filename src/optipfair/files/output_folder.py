@@ -24,9 +24,6 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
         path: where the result shall be.
         source: the folder or file that is read, if it is local.
         overwrite: whether a model that is there may be replaced.
-
-    Raises:
-        OutputError: with what to do instead.
     """
     try:
         target = path.resolve()
@@ -94,9 +91,6 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     What was there goes only after the new folder is complete and on the disk, by two renames.
     After an error everything is as before. What a killed run left is cleared by the next one.
-
-    Raises:
-        OutputError: another run is writing to `path`.
     """
     target = path.resolve()
     made = _make_parents(target)

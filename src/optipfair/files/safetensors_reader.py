@@ -71,11 +71,7 @@ class Checkpoint:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the folder's `config.json`.
-
-    Raises:
-        CheckpointError: no folder, no config, or one that is no JSON object.
-    """
+    """Return the folder's `config.json`."""
     path = folder / "config.json"
     if not path.is_file():
         empty = folder.is_dir() and not any(folder.iterdir())
@@ -94,12 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read and check all headers of a folder's weights.
-
-    Raises:
-        CheckpointError: no safetensors weights, a missing or truncated file, or an index that
-            does not agree with its files.
-    """
+    """Read and check all headers of a folder's weights."""
     index, single = folder / INDEX_FILE, folder / SINGLE_FILE
     if single.is_file():  # before the index, as transformers does
         return Checkpoint(folder, read_header(single))
@@ -119,11 +110,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def pickled_files(folder: Path) -> list[Path]:
-    """The `pytorch_model.bin` files of a folder that has no safetensors; empty where there is none.
-
-    Raises:
-        CheckpointError: their index is damaged, or names a file that is not there.
-    """
+    """The `pytorch_model.bin` files of a folder without safetensors, if there are any."""
     if any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
         return []
     single, index = folder / _PICKLED_FILE, folder / f"{_PICKLED_FILE}.index.json"
@@ -133,11 +120,7 @@ def pickled_files(folder: Path) -> list[Path]:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Read the header of one safetensors file and check it against the file's size.
-
-    Raises:
-        CheckpointError: the file is truncated or no safetensors file.
-    """
+    """Read the header of one safetensors file and check it against the file's size."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -158,9 +141,6 @@ def read_into(path: Path, start: int, buffer: memoryview) -> None:
     """Fill a buffer with the bytes of a file from `start` on.
 
     By offset, not by mapping: mapped pages would count as this process's memory.
-
-    Raises:
-        CheckpointError: the file has become shorter.
     """
     with path.open("rb", buffering=0) as file:
         file.seek(start)

@@ -107,10 +107,6 @@ def write_shards(folder: Path, shards: Sequence[Shard], report: Report) -> None:
         folder: where; it exists.
         shards: what.
         report: is told the bytes written, as they are.
-
-    Raises:
-        OSError: the disk is full or fails.
-        CheckpointError: a source has changed meanwhile.
     """
     with ThreadPoolExecutor(_WRITERS) as writers, ThreadPoolExecutor(1) as flusher:
         flushed: list[Future[None]] = []

@@ -35,15 +35,7 @@ _UNREADABLE = (
 
 @contextmanager
 def as_folder(source: Source, options: Options) -> Iterator[Source]:
-    """A source's files as a folder of safetensors: its own, or a temporary one made of them.
-
-    Args:
-        source: what the user named.
-        options: how to work; the dtype is that of a `.gguf` file's weights.
-
-    Raises:
-        CheckpointError: the source cannot be read.
-    """
+    """A source's files as a folder of safetensors: its own, or a temporary one made of them."""
     folder = None if source.kind == "gguf" else snapshot(source)
     pickled = [] if folder is None else pickled_files(folder)
     if folder is not None and not pickled:
@@ -91,11 +83,7 @@ def _convert_pickled(folder: Path, files: list[Path], target: Path) -> None:
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, each with memory of its own.
-
-    Raises:
-        CheckpointError: it holds something else, or is damaged.
-    """
+    """The tensors of a file, each with memory of its own."""
     try:
         content: Any = torch.load(
             file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)

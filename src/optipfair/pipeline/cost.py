@@ -57,11 +57,7 @@ class Cost:
 
 
 def final_states(model: Any, batches: Sequence[Batch]) -> list[Tensor]:
-    """What enters the head, (B, S, H) for each batch, on the CPU.
-
-    Raises:
-        DataError: tokens or lengths that the model does not know.
-    """
+    """What enters the head, (B, S, H) for each batch, on the CPU."""
     check_sequences(model, batches)
     found: list[Tensor] = []
     device = model.get_input_embeddings().weight.device

@@ -38,10 +38,6 @@ def decide_run(
         options: how to work.
         data: what to calibrate on.
         say: is told why the model is loaded, where it is.
-
-    Raises:
-        NotByLayersError: its layers cannot be run one at a time, which the request needs.
-        Other errors of this library: refused, nothing was written.
     """
     show, folder = options.show_progress, stored.checkpoint.folder
     with data.reading():

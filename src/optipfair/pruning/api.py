@@ -217,13 +217,14 @@ def validate_layer_removal_params(
     request = depth_request(
         num_layers_to_remove, layer_indices, depth_pruning_percentage, layer_selection_method
     )
-    target = request.resolve(len(describe(model).layers))
+    total = len(describe(model).layers)
+    drop = request.resolve(total)
     return {
-        "total_layers": target.total_layers,
-        "num_layers_to_remove": len(target.drop),
-        "layer_indices": list(target.drop),
-        "layer_selection_method": target.method,
-        "remaining_layers": target.total_layers - len(target.drop),
+        "total_layers": total,
+        "num_layers_to_remove": len(drop),
+        "layer_indices": list(drop),
+        "layer_selection_method": request.method,
+        "remaining_layers": total - len(drop),
     }
 
 

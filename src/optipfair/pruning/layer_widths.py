@@ -18,9 +18,8 @@ from .cut.guard import Rewrite, prove
 from .cut.plan import PruningPlan, WidthCut
 from .cut.surgery import adjust_copy
 from .layers.removal_loss import SAMPLE_TOKENS, loss_sum, mean_losses, sampled, through
-from .request.allocation import Share, allocate
 from .request.pruning_request import PruningRequest
-from .request.widths import width_multiple
+from .request.widths import Share, allocate, width_multiple
 
 
 def widths_by_loss(

@@ -59,7 +59,7 @@ def plan_counts(
         check_sharing(view)
         _chosen(view, request.width, tuple(range(len(view.layers))))  # before it is weighed
     solution = solve(view, request, sizes)
-    drop = solution.depth.drop if solution.depth else ()
+    drop = solution.drop
     keep = tuple(index for index in range(len(view.layers)) if index not in set(drop))
     cuts: tuple[WidthCut, ...] = ()
     if solution.width is not None:
@@ -166,7 +166,7 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
         }
     if request.depth is not None:
         record["layer_selection_method"] = request.depth.method
-        record["layer_indices"] = list(solution.depth.drop) if solution.depth else []
+        record["layer_indices"] = list(solution.drop)
     if request.budget is not None:
         record["budget"] = str(request.budget)
     return record

@@ -20,7 +20,7 @@ from optipfair.pruning.compensation.by_layers import Recipe, decide_by_layers
 from optipfair.pruning.cut.plan import PruningPlan, WidthCut
 from optipfair.pruning.cut.surgery import zero_mlp
 from optipfair.pruning.layer_widths import layer_losses
-from optipfair.pruning.request.allocation import Share, allocate
+from optipfair.pruning.request.widths import Share, allocate
 from optipfair.testing import tiny_model
 
 PARAMETERS = 30

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from optipfair import ArgumentError, calculate_pruning_percentage_from_expansion_rate
 from optipfair.pruning.request.targets import (
     EXPANSION_DIVISORS,
-    DepthTarget,
     depth_request,
     explicit_percentage,
     removed_count,
@@ -27,7 +26,7 @@ no_numbers = st.one_of(
 )
 
 
-def depth_target(total: int, **arguments: object) -> DepthTarget:
+def depth_target(total: int, **arguments: object) -> tuple[int, ...]:
     return depth_request(**arguments).resolve(total)  # type: ignore[arg-type]
 
 
@@ -165,15 +164,14 @@ def test_the_untouched_default_counts_as_absent_beside_another_target() -> None:
 @given(st.integers(2, 200), st.data())
 def test_a_layer_count_removes_so_many(total: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, total - 1))
-    target = depth_target(total, num_layers_to_remove=count)
-    assert target.drop == tuple(range(total - count, total))
+    assert depth_target(total, num_layers_to_remove=count) == tuple(range(total - count, total))
 
 
 @given(st.integers(2, 200), percentages)
 def test_a_share_of_layers_removes_its_floor_or_is_refused(total: int, share: float) -> None:
     expected = removed_count(total, share)
     if expected:
-        assert len(depth_target(total, depth_pruning_percentage=share).drop) == expected
+        assert len(depth_target(total, depth_pruning_percentage=share)) == expected
     else:
         with pytest.raises(ArgumentError, match="smallest"):
             depth_target(total, depth_pruning_percentage=share)
@@ -184,7 +182,7 @@ def test_the_smallest_share_that_a_refusal_names_works(total: int) -> None:
     with pytest.raises(ArgumentError, match="smallest") as caught:
         depth_target(total, depth_pruning_percentage=0)
     named = float(str(caught.value).rstrip(".").split()[-1])
-    assert len(depth_target(total, depth_pruning_percentage=named).drop) == 1
+    assert len(depth_target(total, depth_pruning_percentage=named)) == 1
     assert removed_count(total, named - 0.02) == 0
 
 
@@ -197,5 +195,5 @@ def test_impossible_layer_shares_are_refused(total: int, share: object) -> None:
 @given(st.integers(2, 60), st.data())
 def test_layer_indices_mean_custom(total: int, data: st.DataObject) -> None:
     drop = data.draw(st.sets(st.integers(0, total - 1), min_size=1, max_size=total - 1))
-    target = depth_target(total, layer_indices=list(drop))
-    assert (target.drop, target.method) == (tuple(sorted(drop)), "custom")
+    request = depth_request(layer_indices=list(drop))
+    assert (request.resolve(total), request.method) == (tuple(sorted(drop)), "custom")

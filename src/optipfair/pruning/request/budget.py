@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,17 +12,10 @@ from ...checking import whole_number
 from ...errors import ArgumentError
 
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_BYTES = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
+_BYTES = {"": 1, "B": 1} | {
+    f"{prefix}{unit}": base**power
+    for unit, base in (("B", 1000), ("IB", 1024))
+    for power, prefix in enumerate("KMGT", 1)
 }
 
 
@@ -37,10 +31,17 @@ class Budget:
     parameters: int | None
     bytes: int | None
 
+    @property
+    def limit(self) -> int:
+        """The amount, whatever its unit."""
+        return self.parameters or self.bytes or 0
+
+    @property
+    def unit(self) -> str:
+        return "parameters" if self.parameters is not None else "bytes of weights"
+
     def __str__(self) -> str:
-        if self.parameters is not None:
-            return f"{self.parameters:,} parameters"
-        return f"{self.bytes:,} bytes of weights"
+        return f"{self.limit:,} {self.unit}"
 
 
 def read_budget(target_params: object, target_size: object) -> Budget | None:
@@ -49,9 +50,6 @@ def read_budget(target_params: object, target_size: object) -> Budget | None:
     Args:
         target_params: a number of parameters, or text like `"1.0B"`, `"350M"`.
         target_size: a number of bytes, or text like `"2GB"` (10^9), `"2GiB"` (2^30).
-
-    Raises:
-        ArgumentError: both, what is no positive amount, or a part of one parameter or byte.
     """
     if target_params is not None and target_size is not None:
         raise ArgumentError(
@@ -72,35 +70,24 @@ def read_size(name: str, value: object) -> int:
 
 
 def _amount(name: str, value: object, units: dict[str, int], way_out: str) -> int:
+    """A large unit's fraction is rounded down; single parameters and bytes cannot be split."""
     number = whole_number(value)
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", value)
         unit = units.get(match[2].upper()) if match else None
         if match and unit:
-            number = _whole(name, value, Fraction(match[1]) * unit, way_out, may_round=unit > 1)
+            amount = Fraction(match[1]) * unit
+            if amount.denominator > 1 and unit == 1:
+                raise ArgumentError(f"{name}={value!r} is no amount: it is not whole. {way_out}.")
+            number = int(amount)
     if number is None or number < 1:
         raise ArgumentError(f"{name}={value!r} is no amount. {way_out}.")
     return number
 
 
-def _whole(name: str, given: str, amount: Fraction, way_out: str, *, may_round: bool) -> int:
-    """Round a large unit's fraction down; single parameters and bytes cannot be split."""
-    if amount.denominator > 1 and not may_round:
-        raise ArgumentError(f"{name}={given!r} is no amount: it is not whole. {way_out}.")
-    return int(amount)
-
-
 def largest_that_fits(size_of: Callable[[int], int], steps: int, limit: int) -> int | None:
     """The largest step from 1 to `steps` whose size is within the limit; None if none is.
 
-    Args:
-        size_of: grows with the step.
+    `size_of` grows with the step.
     """
-    low, high = 0, steps  # size_of(low) fits (or low is 0), size_of(high + 1) does not count
-    while low < high:
-        middle = (low + high + 1) // 2
-        if size_of(middle) <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return low or None
+    return bisect_right(range(1, steps + 1), limit, key=size_of) or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from ...arch.spec import ATTENTION_UNITS
 from ...checking import check_flag, check_seed, read_scores
@@ -19,14 +19,11 @@ from .budget import Budget, read_budget
 from .targets import DepthRequest, WidthTarget, depth_request, width_target
 
 _GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
-_NEEDS_DATA = f"compensate=True needs calibration data. {_GIVE_DATA}."
 _OF_WIDTH = ("neuron_selection_method", "expansion_rate", "expansion_divisor", "sequential")
 _OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method")
 _OF_MLPS = ("expansion_rate", "expansion_divisor", "layer_indices")
 _OF_ATTENTION = ("ATTENTION", ("attention_unit",))
-_FOREIGN: dict[
-    str, list[tuple[str, tuple[str, ...]]]
-] = {  # pruning type → options that belong to another
+_FOREIGN: dict[str, list[tuple[str, tuple[str, ...]]]] = {  # type → options of another
     "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION],
     "DEPTH": [("MLP_GLU", _OF_WIDTH), _OF_ATTENTION],
     "BOTH": [_OF_ATTENTION],
@@ -84,21 +81,6 @@ class PruningRequest:
         return "DEPTH" if self.width is None else "MLP_GLU"
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Calibration data under the name that the caller gave it: `dataloader` or `calibration`."""
-
-    name: str
-    value: object
-
-    @property
-    def given(self) -> bool:
-        return self.value is not None
-
-    def __str__(self) -> str:
-        return self.name if self.name == "dataloader" else f"{self.name}={self.value!r}"
-
-
 def check_request(
     options: PruneOptions,
     dataloader: Iterable[Any] | None = None,
@@ -124,9 +106,13 @@ def check_request(
             f"neuron_scores do not go with pruning_type={kind!r}. Leave them out, or use "
             "pruning_type='MLP_GLU'."
         )
-    if kind == "DEPTH":
-        _check_data_of_depth(options, data)
-    criterion = None if kind == "DEPTH" else _scores_by(kind, options, data, neuron_scores)
+    compensate = check_flag("compensate", options.compensate, default=False)
+    criterion: Criterion | NeuronScores | None = None
+    if neuron_scores is not None:
+        criterion = _given_scores(neuron_scores, options.neuron_selection_method)
+    elif kind != "DEPTH":
+        criterion = _criterion(options.neuron_selection_method, data, compensate)
+    _check_data(kind, options, criterion, data, compensate)
     compensates = isinstance(criterion, Criterion) and criterion.compensates
     request = PruningRequest(
         width=_width(kind, options, budget),
@@ -142,8 +128,101 @@ def check_request(
     method = options.neuron_selection_method if neuron_scores is None else NeuronScores.name
     _check_layer_widths(request, method, data)
     if options.sequential and not request.by_layers:
-        _refuse_sequential(method, data)
+        raise ArgumentError(_not_sequential(method, data))
     return request
+
+
+def _data(dataloader: object, calibration: str | None) -> str | None:
+    """Calibration data as the caller named it, None without any."""
+    if calibration is not None:
+        return f"calibration={calibration!r}"
+    return None if dataloader is None else "dataloader"
+
+
+def _check_ranking(kind: str, layer_selection_method: str, data: str | None) -> None:
+    ranked = kind in _WITH_DEPTH and ranks_layers(layer_selection_method)
+    if ranked and data is None:
+        raise ArgumentError(
+            f"layer_selection_method={layer_selection_method!r} needs calibration data. "
+            f"{_GIVE_DATA}, or use 'last' or 'first'."
+        )
+
+
+def _refuse_other_types(kind: str, options: PruneOptions) -> None:
+    """Each pruning type takes its own options and no other's; `BOTH` takes those of two."""
+    for other, names in _FOREIGN[kind]:
+        given = {name: getattr(options, name) for name in names if name in options.not_default()}
+        if given:
+            listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
+            raise ArgumentError(
+                f"{listed} does not go with pruning_type={kind!r}. Leave it out, or use "
+                f"pruning_type={other!r}."
+            )
+
+
+def _given_scores(scores: object, method: str) -> NeuronScores:
+    if method != "MAW":
+        raise ArgumentError(
+            f"neuron_scores and neuron_selection_method={method!r} exclude each other. Give one of "
+            "them."
+        )
+    return NeuronScores(read_scores("neuron_scores", scores))
+
+
+def _criterion(name: str, data: str | None, compensate: bool) -> Criterion:
+    entry = CRITERIA[name]
+    if data is None and (entry.needs_data or (compensate and entry.needs != WEIGHTS)):
+        raise ArgumentError(
+            f"neuron_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use a "
+            "static method such as 'MAW'."
+        )
+    return entry
+
+
+def _check_data(
+    kind: str,
+    options: PruneOptions,
+    criterion: Criterion | NeuronScores | None,
+    data: str | None,
+    compensate: bool,
+) -> None:
+    """Calibration data must be there where something is fitted to it, and only where it is read."""
+    if compensate and data is None:
+        raise ArgumentError(f"compensate=True needs calibration data. {_GIVE_DATA}.")
+    unread = None if compensate else _unread_by(kind, options, criterion)
+    if data is not None and unread is not None:
+        name = data.partition("=")[0]
+        raise ArgumentError(f"{data} does not go with {unread}, or leave the {name} out.")
+
+
+def _unread_by(
+    kind: str, options: PruneOptions, criterion: Criterion | NeuronScores | None
+) -> str | None:
+    """What does not read calibration data, and what would; None where it is read."""
+    method, layers_by = options.neuron_selection_method, options.layer_selection_method
+    if kind in _WITH_DEPTH and ranks_layers(layers_by) and not isinstance(criterion, Criterion):
+        return None
+    if criterion is None:
+        return (
+            f"layer_selection_method={layers_by!r}, which needs no data. Choose layers by "
+            f"{', '.join(map(repr, ranked_names()))}, give compensate=True"
+        )
+    if isinstance(criterion, NeuronScores):
+        return (
+            "neuron_scores, which say which neurons stay. Give compensate=True, so that these make "
+            "up for the others"
+        )
+    if criterion.needs == WEIGHTS and kind == "ATTENTION":
+        return (
+            f"neuron_selection_method={method!r} in attention pruning: the static methods have no "
+            "data-driven form there. Use 'AUTO', give compensate=True"
+        )
+    if criterion.needs == WEIGHTS and not criterion.accepts_data:
+        return (
+            f"neuron_selection_method={method!r}: of the static methods only 'MAW' (PPM) has a "
+            "data-driven form. Use 'AUTO' or 'MAW', give compensate=True"
+        )
+    return None
 
 
 def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarget | None:
@@ -179,63 +258,13 @@ def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequ
     )
 
 
-def _scores_by(
-    kind: str, options: PruneOptions, data: _Data, neuron_scores: Mapping[int, Any] | None
-) -> Criterion | NeuronScores:
-    method, compensate = options.neuron_selection_method, options.compensate
-    if neuron_scores is None:
-        return _criterion(kind, method, data, compensate)
-    ranked = kind == "BOTH" and ranks_layers(options.layer_selection_method)
-    return _given_scores(neuron_scores, method, data, compensate, ranked=ranked)
-
-
-def _data(dataloader: object, calibration: str | None) -> _Data:
-    given = calibration is not None
-    return _Data("calibration", calibration) if given else _Data("dataloader", dataloader)
-
-
-def _check_ranking(kind: str, layer_selection_method: str, data: _Data) -> None:
-    ranked = kind in _WITH_DEPTH and ranks_layers(layer_selection_method)
-    if ranked and not data.given:
-        raise ArgumentError(
-            f"layer_selection_method={layer_selection_method!r} needs calibration data. "
-            f"{_GIVE_DATA}, or use 'last' or 'first'."
-        )
-
-
-def _check_data_of_depth(options: PruneOptions, data: _Data) -> None:
-    """Layers need data where it ranks them or fits others to them, and only there."""
-    method = options.layer_selection_method
-    compensate = check_flag("compensate", options.compensate, default=False)
-    if compensate and not data.given:
-        raise ArgumentError(_NEEDS_DATA)
-    if data.given and not compensate and not ranks_layers(method):
-        raise ArgumentError(
-            f"{data} does not go with layer_selection_method={method!r}, which needs no data. "
-            f"Choose layers by {', '.join(map(repr, ranked_names()))}, give "
-            f"compensate=True, or leave the {data.name} out."
-        )
-
-
-def _refuse_other_types(kind: str, options: PruneOptions) -> None:
-    """Each pruning type takes its own options and no other's; `BOTH` takes those of two."""
-    for other, names in _FOREIGN[kind]:
-        given = {name: getattr(options, name) for name in names if name in options.not_default()}
-        if given:
-            listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
-            raise ArgumentError(
-                f"{listed} does not go with pruning_type={kind!r}. Leave it out, or use "
-                f"pruning_type={other!r}."
-            )
-
-
 def _attention_unit(value: object) -> str:
     if not isinstance(value, str) or value not in ATTENTION_UNITS:
         raise UnknownNameError(unknown_name("attention_unit", value, list(ATTENTION_UNITS)))
     return value
 
 
-def _check_layer_widths(request: PruningRequest, method: str, data: _Data) -> None:
+def _check_layer_widths(request: PruningRequest, method: str, data: str | None) -> None:
     if request.layer_widths == "uniform":
         return
     if request.kind != "MLP_GLU":
@@ -247,66 +276,16 @@ def _check_layer_widths(request: PruningRequest, method: str, data: _Data) -> No
         raise ArgumentError(
             f"layer_widths={request.layer_widths!r} goes layer by layer through calibration data, "
             f"which neuron_selection_method={method!r} does not. Use 'AUTO' or give "
-            f"compensate=True.{'' if data.given else f' {_GIVE_DATA}.'}"
+            f"compensate=True.{f' {_GIVE_DATA}.' if data is None else ''}"
         )
 
 
-def _refuse_sequential(method: str, data: _Data) -> NoReturn:
+def _not_sequential(method: str, data: str | None) -> str:
     """Layers come one after the other only where a pass over them decides."""
-    if not data.given:
-        raise ArgumentError(
-            f"sequential=True needs calibration data. {_GIVE_DATA}, or leave sequential out."
-        )
-    raise ArgumentError(
-        f"sequential=True does not go with neuron_selection_method={method!r}, "
-        "which scores all layers of the model as it is. Use a method that goes layer by layer, "
-        "such as 'AUTO', give compensate=True, or leave sequential out."
+    if data is None:
+        return f"sequential=True needs calibration data. {_GIVE_DATA}, or leave sequential out."
+    return (
+        f"sequential=True does not go with neuron_selection_method={method!r}, which scores all "
+        "layers of the model as it is. Use a method that goes layer by layer, such as 'AUTO', give "
+        "compensate=True, or leave sequential out."
     )
-
-
-def _criterion(kind: str, name: str, data: _Data, compensate: bool | None) -> Criterion:
-    entry = CRITERIA[name]
-    compensate = check_flag("compensate", compensate, default=False)
-    if entry.needs != WEIGHTS:
-        if not data.given and (entry.needs_data or compensate):
-            raise ArgumentError(
-                f"neuron_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use a "
-                "static method such as 'MAW'."
-            )
-        return entry
-    if not data.given and compensate:
-        raise ArgumentError(_NEEDS_DATA)
-    if data.given and kind == "ATTENTION" and not compensate:
-        raise ArgumentError(
-            f"{data} does not go with neuron_selection_method={name!r} in attention pruning: the "
-            "static methods have no data-driven form there. Use 'AUTO', give compensate=True, or "
-            f"leave the {data.name} out."
-        )
-    if data.given and not entry.accepts_data and not compensate:
-        raise ArgumentError(
-            f"{data} does not go with neuron_selection_method={name!r}: of the static methods "
-            "only 'MAW' (PPM) has a data-driven form. Use 'AUTO' or 'MAW', give compensate=True, "
-            f"or leave the {data.name} out."
-        )
-    return entry
-
-
-def _given_scores(
-    scores: object, method: str, data: _Data, compensate: bool | None, *, ranked: bool
-) -> NeuronScores:
-    """The caller's scores; then data only ranks layers, or lets kept neurons make up for others."""
-    if method != "MAW":
-        raise ArgumentError(
-            f"neuron_scores and neuron_selection_method={method!r} exclude each other. Give one of "
-            "them."
-        )
-    compensate = check_flag("compensate", compensate, default=False)
-    if compensate and not data.given:
-        raise ArgumentError(_NEEDS_DATA)
-    if data.given and not compensate and not ranked:
-        raise ArgumentError(
-            f"{data} does not go with neuron_scores, which say which neurons stay. Give "
-            "compensate=True, so that these make up for the others, or leave the "
-            f"{data.name} out."
-        )
-    return NeuronScores(read_scores("neuron_scores", scores))

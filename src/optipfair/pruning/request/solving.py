@@ -15,7 +15,7 @@ from ...arch.view import ModelView
 from ...errors import ArgumentError
 from .budget import Budget, largest_that_fits
 from .pruning_request import PruningRequest
-from .targets import DepthRequest, DepthTarget, WidthTarget
+from .targets import DepthRequest, WidthTarget
 from .widths import kept_width
 
 
@@ -45,7 +45,7 @@ class Sizes:
 class Solution:
     """Which layers go, and how many neurons stay; None where none goes."""
 
-    depth: DepthTarget | None
+    drop: tuple[int, ...]
     width: WidthTarget | None
 
 
@@ -55,20 +55,17 @@ def solve(view: ModelView, request: PruningRequest, sizes: Sizes) -> Solution:
     Raises:
         ArgumentError: layers that the model does not have, or a budget that is out of reach.
     """
-    total = len(view.layers)
-    depth = None
-    if request.depth is not None and not request.depth.open:
-        depth = request.depth.resolve(total)
+    depth, width = request.depth, request.width
+    drop = () if depth is None or depth.open else depth.resolve(len(view.layers))
     if request.budget is None:
-        return Solution(depth, request.width)
-    weigh = _Scale(view, sizes, request.budget)
-    if request.width is None:
-        assert request.depth is not None
-        return Solution(weigh.fewest_layers(request.depth), None)
-    if request.depth is None or depth is not None:
-        drop = depth.drop if depth else ()
-        return Solution(depth, weigh.widest(request.width, drop))
-    return weigh.balanced(request.width, request.depth)
+        return Solution(drop, width)
+    scale = _Scale(view, sizes, request.budget)
+    if width is None:
+        assert depth is not None
+        return Solution(scale.fewest_layers(depth), None)
+    if depth is None or not depth.open:
+        return Solution(drop, scale.widest(width, drop))
+    return scale.balanced(width, depth)
 
 
 class _Scale:
@@ -77,7 +74,6 @@ class _Scale:
     def __init__(self, view: ModelView, sizes: Sizes, budget: Budget) -> None:
         self.view, self.budget = view, budget
         by_count = budget.parameters is not None
-        self.limit = (budget.parameters if by_count else budget.bytes) or 0
         self.total = sizes.parameters if by_count else sizes.bytes
         self.unit = (lambda tensor: 1) if by_count else sizes.item_bytes
         self.layers = [list(layer.module.parameters()) for layer in view.layers]
@@ -85,14 +81,16 @@ class _Scale:
 
     def size(self, drop: Sequence[int], target: WidthTarget | None) -> int:
         """What is left without these layers, and with these widths in the others."""
-        stay = [index for index in range(len(self.layers)) if index not in set(drop)]
+        stay = set(range(len(self.layers))) - set(drop)
         before = {id(p): p for layer in self.layers for p in layer}
         after = {id(p) for index in stay for p in self.layers[index]}
         gone = sum(self._weight(p) for key, p in before.items() if key not in after)
-        cut: dict[int, int] = {}
-        for mlp in self.view.mlps if target is not None else []:
-            if mlp.layer in stay and (target.layers is None or mlp.layer in target.layers):  # type: ignore[union-attr]
-                kept = kept_width(self.view.spec, mlp, target)  # type: ignore[arg-type]
+        if target is None:
+            return self.total - gone
+        cut: dict[int, int] = {}  # shared tensors once
+        for mlp in self.view.mlps:
+            if mlp.layer in stay and (target.layers is None or mlp.layer in target.layers):
+                kept = kept_width(self.view.spec, mlp, target)
                 for tensor in mlp.tensors.values():
                     cut[id(tensor)] = self._weight(tensor) // mlp.width * (mlp.width - kept)
         return self.total - gone - sum(cut.values())
@@ -102,48 +100,49 @@ class _Scale:
 
     def widest(self, target: WidthTarget, drop: Sequence[int]) -> WidthTarget:
         """The widest target that fits."""
-        found = self._widest(target, drop)
-        if found is None:
+        widest = self._widest(target, drop)
+        if widest is None:
             raise self._out_of_reach("neurons", self.size(drop, self._step(target, 1)))
-        return found
+        return widest
 
     def _widest(self, target: WidthTarget, drop: Sequence[int]) -> WidthTarget | None:
         step = largest_that_fits(
-            lambda step: self.size(drop, self._step(target, step)), self.widest_mlp, self.limit
+            lambda step: self.size(drop, self._step(target, step)),
+            self.widest_mlp,
+            self.budget.limit,
         )
         return None if step is None else self._step(target, step)
 
     def _step(self, target: WidthTarget, step: int) -> WidthTarget:
         return replace(target, share=Fraction(step, self.widest_mlp))
 
-    def fewest_layers(self, depth: DepthRequest) -> DepthTarget | None:
-        """The fewest layers to remove, None where the model fits as it is."""
+    def fewest_layers(self, depth: DepthRequest) -> tuple[int, ...]:
+        """The fewest layers to remove; none where the model fits as it is."""
         total = len(self.layers)
         for count in range(total):
             drop = depth.first_to_go(total, count)
-            if self.size(drop, None) <= self.limit:
-                return DepthTarget(total, drop, depth.method) if drop else None
+            if self.size(drop, None) <= self.budget.limit:
+                return drop
         raise self._out_of_reach("layers", self.size(drop, None))
 
-    def balanced(self, target: WidthTarget, request: DepthRequest) -> Solution:
+    def balanced(self, target: WidthTarget, depth: DepthRequest) -> Solution:
         """Layers and neurons in about the same share: the nearest such pair that fits."""
         total = len(self.layers)
-        found: list[tuple[Fraction, DepthTarget | None, WidthTarget]] = []
+        pairs: list[tuple[Fraction, Solution]] = []
         for count in range(total):
-            drop = request.first_to_go(total, count)
+            drop = depth.first_to_go(total, count)
             width = self._widest(target, drop)
             if width is not None and width.share is not None:
-                depth = DepthTarget(total, drop, request.method) if drop else None
-                found.append((abs(Fraction(count, total) - (1 - width.share)), depth, width))
-        if not found:
+                apart = abs(Fraction(count, total) - (1 - width.share))
+                pairs.append((apart, Solution(drop, width)))
+        if not pairs:
             smallest = self.size(drop, self._step(target, 1))
             raise self._out_of_reach("layers and neurons", smallest)
-        _, depth, width = min(found, key=lambda each: each[0])
-        return Solution(depth, width)
+        return min(pairs, key=lambda pair: pair[0])[1]
 
     def _out_of_reach(self, what: str, smallest: int) -> ArgumentError:
-        unit = "parameters" if self.budget.parameters is not None else "bytes of weights"
         return ArgumentError(
-            f"A budget of {self.budget} cannot be reached by removing {what}: {smallest:,} {unit} "
-            "would be left at least. Give a larger budget, or another pruning_type."
+            f"A budget of {self.budget} cannot be reached by removing {what}: {smallest:,} "
+            f"{self.budget.unit} would be left at least. Give a larger budget, or another "
+            "pruning_type."
         )

@@ -64,38 +64,28 @@ class WidthTarget:
 
 
 @dataclass(frozen=True)
-class DepthTarget:
-    """Which layers go, and how they were chosen."""
-
-    total_layers: int
-    drop: tuple[int, ...]
-    method: str
-
-
-@dataclass(frozen=True)
 class DepthRequest:
-    """How many layers go, or which: one of the first three is given, or a budget decides."""
+    """How many layers go, or which: count, indices or percentage, or a budget decides."""
 
-    count: int | None
-    indices: tuple[int, ...] | None
-    percentage: float | None
     method: str
+    count: int | None = None
+    indices: tuple[int, ...] | None = None
+    percentage: float | None = None
     chosen: Callable[[int], Sequence[int]] | None = None  # by data: count → the layers that go
 
     @property
     def open(self) -> bool:
         return self.count is None and self.indices is None and self.percentage is None
 
-    def resolve(self, total_layers: int) -> DepthTarget:
+    def resolve(self, total_layers: int) -> tuple[int, ...]:
         """Say which layers of a model go; of a percentage p, floor(L * p / 100 + 1e-9 * L)."""
         if self.indices is not None:
-            drop = check_layers_to_remove("layer_indices", self.indices, total_layers)
-            return DepthTarget(total_layers, tuple(drop), self.method)
+            return tuple(check_layers_to_remove("layer_indices", self.indices, total_layers))
         count = self.count
         if count is None:
             count = _count_from_percentage(self.percentage or 0.0, total_layers)
         check_layer_count("num_layers_to_remove", count, total_layers)
-        return DepthTarget(total_layers, self.first_to_go(total_layers, count), self.method)
+        return self.first_to_go(total_layers, count)
 
     def first_to_go(self, total_layers: int, count: int) -> tuple[int, ...]:
         """The layers that go when so many go; `count` may be 0."""
@@ -137,11 +127,8 @@ def calculate_pruning_percentage_from_expansion_rate(
         >>> calculate_pruning_percentage_from_expansion_rate(8192, 2048, 140)
         65.0
     """
-    for name, size in (
-        ("current_intermediate_size", current_intermediate_size),
-        ("current_hidden_size", current_hidden_size),
-    ):
-        check_layer_count(name, size)
+    check_layer_count("current_intermediate_size", current_intermediate_size)
+    check_layer_count("current_hidden_size", current_hidden_size)
     rate = check_expansion_rate(target_expansion_rate)
     current = 100 * current_intermediate_size / current_hidden_size
     if rate > current * (1 + 1e-9):
@@ -166,10 +153,9 @@ def width_target(
     budget: Budget | None = None,
 ) -> WidthTarget:
     """Check a width target. Exactly one of the first two, or a budget, must be given."""
-    if budget is not None:
-        refuse_beside_budget(
-            budget, {"pruning_percentage": pruning_percentage, "expansion_rate": expansion_rate}
-        )
+    _refuse_beside_budget(
+        budget, {"pruning_percentage": pruning_percentage, "expansion_rate": expansion_rate}
+    )
     if pruning_percentage is not None and expansion_rate is not None:
         raise ArgumentError(
             f"pruning_percentage={pruning_percentage!r} and expansion_rate={expansion_rate!r} "
@@ -181,14 +167,14 @@ def width_target(
             "expansion_rate (for example 140), target_params or target_size."
         )
     divisor = _check_divisor(expansion_divisor)
-    layers = None
+    layers = percentage = rate = None
     if layer_indices is not None:
         layers = tuple(check_layer_indices("layer_indices", layer_indices))
     if pruning_percentage is not None:
-        share = check_percentage("pruning_percentage", pruning_percentage)
-        return WidthTarget(share, None, divisor, layers)
-    rate = None if expansion_rate is None else check_expansion_rate(expansion_rate)
-    return WidthTarget(None, rate, divisor, layers)
+        percentage = check_percentage("pruning_percentage", pruning_percentage)
+    if expansion_rate is not None:
+        rate = check_expansion_rate(expansion_rate)
+    return WidthTarget(percentage, rate, divisor, layers)
 
 
 def depth_request(
@@ -202,11 +188,7 @@ def depth_request(
 ) -> DepthRequest:
     """Check a depth target as far as that goes without a model. Exactly one of three is given.
 
-    Args:
-        num_layers_to_remove, layer_indices, depth_pruning_percentage, layer_selection_method: as
-            in `prune_model`.
-        budget: decides how many layers go; then none of the three may be given.
-        may_be_open: whether a budget may decide where none of the three is given.
+    With a `budget` none of the three may be given; where it `may_be_open`, none need be.
     """
     method = LAYER_STRATEGIES.canonical(layer_selection_method)
     given = {
@@ -214,8 +196,7 @@ def depth_request(
         "layer_indices": layer_indices,
         "depth_pruning_percentage": depth_pruning_percentage,
     }
-    if budget is not None:
-        refuse_beside_budget(budget, given)
+    _refuse_beside_budget(budget, given)
     names = [name for name, value in given.items() if value is not None]
     if not names and may_be_open:
         if method == "custom":
@@ -223,29 +204,33 @@ def depth_request(
                 "layer_selection_method='custom' needs layer_indices; a budget removes the 'last' "
                 "or the 'first' layers."
             )
-        return DepthRequest(None, None, None, method)
+        return DepthRequest(method)
     if len(names) != 1:
-        raise ArgumentError(_one_of(names, list(given)))
+        wrong = f"{' and '.join(names)} exclude each other" if names else "No depth target is given"
+        raise ArgumentError(
+            f"{wrong}. Give exactly one of {', '.join(given)} (with pruning_type='DEPTH' also "
+            "named pruning_percentage)."
+        )
     if layer_indices is not None:
         if method not in ("last", "custom"):
             raise ArgumentError(
                 f"layer_indices excludes layer_selection_method={method!r}. Leave one of them out."
             )
         indices = check_layer_indices("layer_indices", layer_indices)
-        return DepthRequest(None, tuple(indices), None, "custom")
+        return DepthRequest("custom", indices=tuple(indices))
     if num_layers_to_remove is not None:
         count = check_layer_count("num_layers_to_remove", num_layers_to_remove)
         if method == "custom":
             custom_layers(count + 1, count)
-        return DepthRequest(count, None, None, method)
+        return DepthRequest(method, count=count)
     share = check_percentage("depth_pruning_percentage", depth_pruning_percentage)
-    return DepthRequest(None, None, share, method)
+    return DepthRequest(method, percentage=share)
 
 
-def refuse_beside_budget(budget: Budget, given: Mapping[str, object]) -> None:
+def _refuse_beside_budget(budget: Budget | None, given: Mapping[str, object]) -> None:
     """A budget says how much goes; nothing else may."""
     named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
-    if named:
+    if budget is not None and named:
         raise ArgumentError(
             f"{', '.join(named)} does not go with a budget of {budget}. Leave one of them out."
         )
@@ -307,11 +292,3 @@ def _count_from_percentage(percentage: float, total_layers: int) -> int:
             f"The smallest that removes one is {smallest:g}."
         )
     return count
-
-
-def _one_of(names: list[str], allowed: list[str]) -> str:
-    given = f"{' and '.join(names)} exclude each other" if names else "No depth target is given"
-    return (
-        f"{given}. Give exactly one of {', '.join(allowed)} (with pruning_type='DEPTH' also named "
-        "pruning_percentage)."
-    )

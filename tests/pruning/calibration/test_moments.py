@@ -35,9 +35,9 @@ def plain(mask: Tensor) -> Tokens:
 
 
 def summed(parts: Sequence[Tensor], *, moments: bool = True) -> Inputs:
-    inputs = Inputs.empty(parts[0].shape[1], CPU, moments=moments)
+    inputs = Inputs(parts[0].shape[1], CPU, moments=moments)
     for part in parts:
-        inputs.add(alike(part))
+        inputs.add(*alike(part))
     return inputs
 
 
@@ -88,12 +88,13 @@ def test_a_fifth_is_held_back_of_short_and_of_long_sequences(length: int) -> Non
 def test_how_tokens_come_in_parts_changes_nothing(cuts: list[int], held: int, seed: int) -> None:
     """Against float64; two strips of rows."""
     tokens = normal(700, 150, seed=seed)
-    inputs = Inputs.empty(150, CPU, moments=True)
+    inputs = Inputs(150, CPU, moments=True)
     ends = [0, *sorted(cuts), 700]
     apart: tuple[list[Tensor], list[Tensor]] = ([], [])
     for start, end in pairwise(ends):
         middle = start + (end - start) * held // 5
-        inputs.add(alike(tokens[start:middle]), alike(tokens[middle:end]))
+        inputs.add(*alike(tokens[start:middle]))
+        inputs.add(*alike(tokens[middle:end]), held_back=True)
         apart[0].append(tokens[start:middle])
         apart[1].append(tokens[middle:end])
     assert inputs.tokens == 700
@@ -125,8 +126,8 @@ def test_without_moments_norms_and_variances_are_the_same() -> None:
 
 def test_tokens_count_by_their_scales_in_products_alone() -> None:
     tokens, scales = normal(40, 5), normal(40, seed=1).abs()
-    inputs = Inputs.empty(5, CPU, moments=True)
-    inputs.add((tokens, scales))
+    inputs = Inputs(5, CPU, moments=True)
+    inputs.add(tokens, scales)
     scaled = tokens * scales[:, None]
     close(inputs.moments, scaled.T @ scaled)
     close(inputs.norms, tokens.norm(dim=0))
@@ -134,8 +135,9 @@ def test_tokens_count_by_their_scales_in_products_alone() -> None:
 
 def test_a_constant_input_gives_sums_and_the_total_weight() -> None:
     tokens, scales = normal(40, 5), normal(40, seed=1).abs()
-    inputs = Inputs.empty(5, CPU, moments=True, constant=True)
-    inputs.add((tokens[:30], scales[:30]), (tokens[30:], scales[30:]))
+    inputs = Inputs(5, CPU, moments=True, constant=True)
+    inputs.add(tokens[:30], scales[:30])
+    inputs.add(tokens[30:], scales[30:], held_back=True)
     for found, part in zip(inputs.split(), (slice(30), slice(30, None)), strict=True):
         weights = scales[part].square()
         assert found.constant
@@ -153,8 +155,8 @@ def test_a_token_with_large_states_counts_less() -> None:
 
 
 def test_no_tokens_give_zeros() -> None:
-    inputs = Inputs.empty(3, CPU, moments=True)
-    inputs.add(alike(torch.zeros(0, 3)))
+    inputs = Inputs(3, CPU, moments=True)
+    inputs.add(*alike(torch.zeros(0, 3)))
     assert inputs.tokens == 0
     for values in (inputs.norms, inputs.variances, inputs.moments):
         assert not values.any()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -28,54 +29,79 @@ from ...progress import track
 
 _CHUNK_TOKENS = 64
 
-Update = Callable[[tuple[Any, ...], Tensor], None]
+Update = Callable[[tuple[Any, ...], Any], None]
 
 
 class SquareSums:
     """Running sums of squares of one MLP's neuron outputs, (I,) or (E, I), float64."""
 
     def __init__(self, mlp: MLPView) -> None:
-        self.mlp = mlp
-        shape = (mlp.width,) if mlp.experts is None else (mlp.experts, mlp.width)
+        check_experts(mlp)
+        self.mlp, self.module = mlp, down_module(mlp)
         device = mlp.tensors[mlp.spec.down].device
-        self.total = torch.zeros(shape, dtype=torch.float64, device=device)
-
-    @property
-    def module(self) -> nn.Module:
-        """The module whose forward is watched: the down projection, or the experts."""
-        return self.mlp.owner.get_submodule(self.mlp.spec.down.module)
+        self.total = torch.zeros(mlp.experts or 1, mlp.width, dtype=torch.float64, device=device)
 
     def update(self, args: tuple[Any, ...], mask: Tensor) -> None:
         """Add what entered the module. `mask` (B, S) says which tokens are real."""
-        real = token_mask(args[0], mask)
-        if self.mlp.spec.experts:
-            self._update_experts(args[0], args[1], real)
-        else:
-            self.total += _square_sum(args[0].flatten(0, -2), real)  # (B*S, I)
+        for expert, _, values in entering(self.mlp, args, token_mask(args[0], mask)):
+            # In chunks that stay in the cache; a norm along the tokens takes six times as long
+            # on CPU.
+            sums = torch.zeros_like(self.total[expert])
+            chunks: tuple[Tensor, ...] = torch.split(values, _CHUNK_TOKENS)
+            for chunk in chunks:
+                sums += chunk.float().square().sum(dim=0)
+            self.total[expert] += sums
 
-    def _update_experts(self, hidden: Tensor, chosen: Tensor, real: Tensor) -> None:
-        for expert, routed in routed_tokens(chosen, real, self.total.shape[0]):
-            tokens = hidden.flatten(0, -2)[routed]
-            inputs = expert_inputs(self.mlp, self.module, tokens, expert)
-            self.total[expert] += _square_sum(inputs, None)
+    def norms(self) -> Tensor:
+        """The L2 norms over the tokens of all processes, (I,) or (E, I), float64."""
+        sum_(self.total)
+        if not bool(torch.isfinite(self.total).all()):
+            where = f"{self.mlp.spec.name} in layer {self.mlp.layer}"
+            raise not_finite_on_data(f"activations of {where}")
+        return self.total.sqrt() if self.mlp.spec.experts else self.total[0].sqrt()
 
 
-def routed_tokens(chosen: Tensor, real: Tensor, experts: int) -> Iterator[tuple[int, Tensor]]:
-    """Each expert that is chosen with the places of its real tokens, (T,).
+def down_module(mlp: MLPView) -> nn.Module:
+    """The module whose forward is watched: the down projection, or the experts."""
+    return mlp.owner.get_submodule(mlp.spec.down.module)
+
+
+def check_experts(mlp: MLPView) -> None:
+    """Experts that transformers' common interface runs can be watched, others not."""
+    experts = down_module(mlp)
+    if mlp.spec.experts and not hasattr(experts, "_apply_gate"):
+        raise UnsupportedModelError(
+            f"The experts of layer {mlp.layer} ({type(experts).__name__}) do not show their "
+            "activations, so they have no data-driven scores. Leave the dataloader out."
+        )
+
+
+def entering(
+    mlp: MLPView, args: tuple[Any, ...], wanted: Tensor
+) -> Iterator[tuple[int, Tensor | slice, Tensor]]:
+    """What enters a down projection: expert (0 without any), places (T,), inputs there (T, I).
 
     Args:
-        chosen: the experts of each token, (B*S, top_k).
-        real: which tokens are real, (B*S,).
-        experts: how many there are.
+        mlp: the MLP.
+        args: what entered its `down_module`: of experts the hidden states, and the experts that
+            each token is routed to.
+        wanted: which tokens are, (B*S,).
     """
-    chosen = chosen.flatten(0, -2)
-    real = real.to(chosen.device)
-    for expert in torch.unique(chosen[real]).tolist():
-        if expert < experts:  # some routers number an empty expert
-            yield expert, (real & (chosen == expert).any(dim=-1)).nonzero()[:, 0]
+    tokens = args[0].flatten(0, -2)  # (B*S, I), or (B*S, H) for experts
+    wanted = wanted.to(tokens.device)
+    if not mlp.spec.experts:
+        every = bool(wanted.all())  # then nothing need be copied
+        places = slice(None) if every else wanted.nonzero()[:, 0]
+        yield 0, places, tokens[places]
+        return
+    chosen = args[1].flatten(0, -2)  # (B*S, top_k)
+    for expert in torch.unique(chosen[wanted]).tolist():
+        if expert < (mlp.experts or 0):  # some routers number an empty expert
+            places = (wanted & (chosen == expert).any(dim=-1)).nonzero()[:, 0]
+            yield expert, places, _expert_inputs(mlp, tokens[places], expert)
 
 
-def expert_inputs(mlp: MLPView, module: Any, tokens: Tensor, expert: int) -> Tensor:
+def _expert_inputs(mlp: MLPView, tokens: Tensor, expert: int) -> Tensor:
     """What enters an expert's down projection: (T, H) → (T, I)."""
     out = tokens
     for slot, tensor in mlp.tensors.items():
@@ -85,18 +111,9 @@ def expert_inputs(mlp: MLPView, module: Any, tokens: Tensor, expert: int) -> Ten
     for slot, tensor in mlp.tensors.items():
         if slot.role == "bias":
             out = out + tensor[expert]
+    module: Any = down_module(mlp)
     activated: Tensor = module._apply_gate(out) if mlp.spec.gated else module.act_fn(out)
     return activated
-
-
-def check_experts(mlp: MLPView) -> None:
-    """Experts that transformers' common interface runs can be watched, others not."""
-    experts: Any = mlp.owner.get_submodule(mlp.spec.down.module)
-    if mlp.spec.experts and not hasattr(experts, "_apply_gate"):
-        raise UnsupportedModelError(
-            f"The experts of layer {mlp.layer} ({type(experts).__name__}) do not show their "
-            "activations, so they have no data-driven scores. Leave the dataloader out."
-        )
 
 
 def neuron_input_norms(
@@ -104,34 +121,14 @@ def neuron_input_norms(
 ) -> dict[tuple[int, str], Tensor]:
     """L2 norm, over all real calibration tokens, of each neuron's input to its down projection.
 
-    Args:
-        view: the model; it runs in eval mode, without its head, and is left as it was.
-        batches: a DataLoader or any iterable of what `read_batch` understands.
-        show_progress: whether to show a bar.
+    The model runs in eval mode, without its head, and is left as it was.
 
     Returns:
         (layer, MLP name) → (I,), or (E, I) for experts, float64.
-
-    Raises:
-        DataError: no batch, a batch of an unknown kind, or activations that are NaN or Inf.
     """
-    for mlp in view.mlps:
-        check_experts(mlp)
     sums = [SquareSums(mlp) for mlp in view.mlps]
     run_batches(view, batches, [(each.module, each.update) for each in sums], show_progress)
-    return {(each.mlp.layer, each.mlp.spec.name): input_norms(each) for each in sums}
-
-
-def input_norms(sums: SquareSums) -> Tensor:
-    """The L2 norms of an MLP's neurons over all processes, (I,) or (E, I), float64.
-
-    Raises:
-        DataError: activations that are NaN or Inf.
-    """
-    sum_(sums.total)
-    if not bool(torch.isfinite(sums.total).all()):
-        raise not_finite_on_data(f"activations of {sums.mlp.spec.name} in layer {sums.mlp.layer}")
-    return sums.total.sqrt()
+    return {(each.mlp.layer, each.mlp.spec.name): each.norms() for each in sums}
 
 
 def not_finite_on_data(what: str) -> DataError:
@@ -142,43 +139,52 @@ def not_finite_on_data(what: str) -> DataError:
     )
 
 
+@contextmanager
+def updating(updates: Iterable[tuple[nn.Module, Update]], current: list[Any]) -> Iterator[None]:
+    """While batches run inside the block, call each module's update with what enters it and with
+    `current[0]`, which says what the batch that runs is.
+    """
+
+    def callback(update: Update) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        return lambda _module, args: update(args, current[0])
+
+    with recording_inputs([(module, callback(update)) for module, update in updates]):
+        yield
+
+
 def run_batches(
     view: ModelView,
     batches: Iterable[object],
     updates: Sequence[tuple[nn.Module, Update]],
     show_progress: bool,
 ) -> int:
-    """Run the model without its head over all batches and call each module's update.
+    """Run the model without its head over all batches and call each module's update, with what
+    enters it and which tokens of the batch are real, (B, S).
 
     Returns:
         The number of real tokens, in all processes.
     """
-    base: Any = view.model.base_model
-    parameters = inspect.signature(base.forward).parameters
-    extra = {"use_cache": False} if "use_cache" in parameters else {}
-    embeddings: Any = view.model.get_input_embeddings()
-    device: torch.device = embeddings.weight.device
-    real: Tensor = torch.empty(0, dtype=torch.bool)
-
-    def callback(update: Update) -> Callable[[nn.Module, tuple[object, ...]], None]:
-        return lambda _module, args: update(args, real)
-
-    tokens = 0
-    found = list(read_batches(batches))  # processes may wait for each other here
-    with (
-        together(),
-        evaluating(view.model),
-        recording_inputs([(module, callback(update)) for module, update in updates]),
-    ):
-        check_sequences(view.model, found)
-        for batch in track(found, "calibrating", show_progress, unit="batch"):
-            real = batch.attention_mask
-            base(**model_inputs(batch, device), **extra)
+    tokens, real = 0, list[Tensor]()
+    given = list(read_batches(batches))  # processes may wait for each other here
+    with together(), evaluating(view.model), updating(updates, real):
+        check_sequences(view.model, given)
+        for batch in track(given, "calibrating", show_progress, unit="batch"):
+            real[:] = [batch.attention_mask]
+            forward(view, batch)
             tokens += batch.tokens
     tokens = int(total(tokens)[0])
     if tokens == 0:
         raise no_batch()
     return tokens
+
+
+def forward(view: ModelView, batch: Batch, model: Any = None) -> Any:
+    """The model without a cache; without its head where `model` does not say otherwise."""
+    base: Any = view.model.base_model if model is None else model
+    accepted = inspect.signature(base.forward).parameters
+    extra = {"use_cache": False} if "use_cache" in accepted else {}
+    embeddings: Any = view.model.get_input_embeddings()
+    return base(**model_inputs(batch, embeddings.weight.device), **extra)
 
 
 def no_batch() -> DataError:
@@ -190,17 +196,12 @@ def _distinct_axes(batch: Batch) -> Batch:
     size, length = batch.input_ids.shape
     if size != length or not batch.padded:
         return batch
-    return Batch(
-        nn.functional.pad(batch.input_ids, (0, 1)), nn.functional.pad(batch.attention_mask, (0, 1))
-    )
+    ids, mask = (nn.functional.pad(x, (0, 1)) for x in (batch.input_ids, batch.attention_mask))
+    return Batch(ids, mask)
 
 
 def token_mask(values: Tensor, mask: Tensor) -> Tensor:
-    """The mask (B, S) in the order of a module's input (B, S, ...), (S, B, ...) or (B*S, ...).
-
-    Raises:
-        UnsupportedModelError: the module sees other tokens than those of the batch.
-    """
+    """The mask (B, S) in the order of a module's input (B, S, ...), (S, B, ...) or (B*S, ...)."""
     tokens = values.shape[:-1]
     if tokens.numel() != mask.numel():
         raise UnsupportedModelError(
@@ -215,12 +216,14 @@ def read_batches(batches: Iterable[object]) -> Iterator[Batch]:
     """Read a loader's items one by one, each with batch and sequence of different length.
 
     Their sequences are numbered as they come, unless they are numbered already.
-
-    Raises:
-        DataError: this is no iterable of batches, or an item is none.
     """
+    if isinstance(batches, dict | str | bytes) or not isinstance(batches, Iterable):
+        raise DataError(
+            f"dataloader is a {type(batches).__name__}. Give a DataLoader or another iterable of "
+            "batches, for example [tokenizer(texts, return_tensors='pt', padding=True)]."
+        )
     number = 0
-    for item in _iterate(batches):
+    for item in batches:
         batch = item if isinstance(item, Batch) else _distinct_axes(read_batch(item))
         if batch.first is None:
             batch = replace(batch, first=number)
@@ -233,64 +236,37 @@ def own_batches(batches: Iterable[object]) -> list[Batch]:
 
     Of the batches that every process reads, each takes every n-th. What accelerate or a
     `DistributedSampler` has shared out stays as it is.
-
-    Raises:
-        DataError: a batch is of an unknown kind, or the processes read different ones.
     """
     with together(), torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
-        found = list(read_batches(batches))
+        read = list(read_batches(batches))
     if not is_shared_out(batches):
-        if len(set(gathered(_digest(found)))) > 1:
+        if len(set(gathered(_digest(read)))) > 1:
             raise DataError(
                 "The processes read different batches. Give all of them the same, without "
                 "shuffling or with one seed, or a DataLoader that accelerator.prepare has shared "
                 "out."
             )
-        return share(found)
-    rows = gathered([len(batch.input_ids) for batch in found])
-    return [
-        replace(batch, first=first)
-        for batch, first in zip(found, first_rows(rows)[rank()], strict=True)
-    ]
+        return share(read)
+    firsts = first_rows(gathered([len(batch.input_ids) for batch in read]))[rank()]
+    return [replace(batch, first=first) for batch, first in zip(read, firsts, strict=True)]
 
 
 def first_rows(rows: list[list[int]]) -> list[list[int]]:
     """Where each process's batches begin, of which there are `rows` rows, dealt out in turns."""
-    found: list[list[int]] = [[] for _ in rows]
+    firsts: list[list[int]] = [[] for _ in rows]
     number = 0
     for turn in zip_longest(*rows):
         for process, count in enumerate(turn):
             if count is not None:
-                found[process].append(number)
+                firsts[process].append(number)
                 number += count
-    return found
+    return firsts
 
 
 def _digest(batches: list[Batch]) -> str:
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for batch in batches:
         for tensor in (batch.input_ids, batch.attention_mask):
-            found.update(f"{tuple(tensor.shape)}".encode())
-            found.update(tensor.to("cpu", torch.int64).numpy().tobytes())
-    return found.hexdigest()
-
-
-def _iterate(batches: Iterable[object]) -> Iterable[object]:
-    if isinstance(batches, dict | str | bytes) or not isinstance(batches, Iterable):
-        raise DataError(
-            f"dataloader is a {type(batches).__name__}. Give a DataLoader or another iterable of "
-            "batches, for example [tokenizer(texts, return_tensors='pt', padding=True)]."
-        )
-    return batches
-
-
-def _square_sum(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Sum of squares over the tokens: (T, I) → (I,), float64. `mask` (T,) picks the real ones."""
-    if mask is not None and not bool(mask.all()):
-        values = values[mask.to(values.device)]
-    # In chunks that stay in the cache; a norm along the tokens takes six times as long on CPU.
-    total = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
-    chunks: tuple[Tensor, ...] = torch.split(values, _CHUNK_TOKENS)
-    for chunk in chunks:
-        total += chunk.float().square().sum(dim=0)
-    return total
+            hashed.update(f"{tuple(tensor.shape)}".encode())
+            hashed.update(tensor.to("cpu", torch.int64).numpy().tobytes())
+    return hashed.hexdigest()

@@ -8,18 +8,17 @@ Axes: `B` batch, `S` sequence, `T` tokens, `I` neurons, `E` experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...arch.view import MLPView
 from ...distributed import sum_, total
-from ...hooks import recording_inputs
-from .activations import check_experts, expert_inputs, routed_tokens, token_mask
+from .activations import check_experts, down_module, entering, token_mask, updating
 
 _BLOCK = 16  # tokens that are held back together, since neighbours are alike
 _EVERY = 5  # one block in so many is held back
@@ -33,12 +32,8 @@ def token_roles(mask: Tensor, first: int) -> Tensor:
     """What each token is for, (B, S): 1 to fit on, 2 to judge by, 0 not real.
 
     Sequences are cut into blocks of 16 tokens. A block is held back where its number in the
-    sequence and the sequence's number in all the data add up to 4 modulo 5: a fifth of all tokens,
-    spread over every part of a sequence.
-
-    Args:
-        mask: which tokens are real, (B, S), real ones first.
-        first: the number of the first sequence in all the data.
+    sequence and the sequence's number in all the data (of which `first` is that of the first row)
+    add up to 4 modulo 5: a fifth of all tokens, spread over every part of a sequence.
     """
     sequences = torch.arange(first, first + mask.shape[0], device=mask.device)[:, None]
     blocks = torch.arange(mask.shape[1], device=mask.device) // _BLOCK
@@ -77,15 +72,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the tokens of a batch are, (B, S) each.
+    """What the tokens of a batch are, (B, S) each."""
 
-    Attributes:
-        roles: `token_roles`.
-        scales: what a token's values are multiplied with before products are summed.
-    """
-
-    roles: Tensor
-    scales: Tensor
+    roles: Tensor  # `token_roles`
+    scales: Tensor  # what a token's values are multiplied with before products are summed
 
     @classmethod
     def of(cls, hidden: Tensor, mask: Tensor, first: int) -> Tokens:
@@ -136,13 +126,11 @@ class Products:
         return [slice(start, min(start + step, width)) for start in range(0, width, step)]
 
 
-@dataclass
 class Inputs:
     """Sums over the tokens that entered one down projection, or one expert's.
 
     Attributes:
-        squares: sum of x^2 over all tokens, (I,) float64.
-        total: sum of x, (I,) float64.
+        squares, total: sums of x^2 and of x over all tokens, (I,) float64.
         tokens: how many, of all.
         products: sums of x x^T of the tokens to fit on and of the others; None if only squares are
             kept.
@@ -151,17 +139,8 @@ class Inputs:
         groups: as many units stay in each of so many groups.
     """
 
-    squares: Tensor
-    total: Tensor
-    tokens: int = 0
-    products: tuple[Products, Products] | None = None
-    constant: bool = False
-    unit: int = 1
-    groups: int = 1
-
-    @classmethod
-    def empty(
-        cls,
+    def __init__(
+        self,
         width: int,
         device: torch.device,
         *,
@@ -169,25 +148,27 @@ class Inputs:
         constant: bool = False,
         unit: int = 1,
         groups: int = 1,
-    ) -> Inputs:
-        zeros = torch.zeros(2, width, dtype=torch.float64, device=device)
+    ) -> None:
+        self.squares: Tensor
+        self.total: Tensor
+        self.squares, self.total = torch.zeros(2, width, dtype=torch.float64, device=device)
+        self.tokens = 0
         size = width + constant
-        pair = (Products(size, device), Products(size, device)) if moments else None
-        return cls(zeros[0], zeros[1], 0, pair, constant, unit, groups)
+        self.products = (Products(size, device), Products(size, device)) if moments else None
+        self.constant, self.unit, self.groups = constant, unit, groups
 
-    def add(self, *groups: tuple[Tensor, Tensor]) -> None:
-        """Add tokens to fit on, (T, I), and tokens that are held back, with their scales (T,)."""
-        for number, (values, scales) in enumerate(groups):
-            if len(values) == 0:
-                continue
-            wide = values.float()
-            self.tokens += len(wide)
-            chunks: tuple[Tensor, ...] = torch.split(wide, _SQUARED)
-            for chunk in chunks:
-                self.squares += chunk.square().sum(dim=0)
-                self.total += chunk.sum(dim=0)
-            if self.products is not None:
-                self.products[number].add(self._scaled(wide, scales))
+    def add(self, values: Tensor, scales: Tensor, *, held_back: bool = False) -> None:
+        """Add tokens, (T, I), to fit on or held back, with their scales, (T,)."""
+        if len(values) == 0:
+            return
+        wide = values.float()
+        self.tokens += len(wide)
+        chunks: tuple[Tensor, ...] = torch.split(wide, _SQUARED)
+        for chunk in chunks:
+            self.squares += chunk.square().sum(dim=0)
+            self.total += chunk.sum(dim=0)
+        if self.products is not None:
+            self.products[held_back].add(self._scaled(wide, scales))
 
     def _scaled(self, values: Tensor, scales: Tensor) -> Tensor:
         """Tokens times their scales, (T, I), with the constant at the end where there is one."""
@@ -239,41 +220,22 @@ class MLPInputs:
 
     def __init__(self, mlp: MLPView, *, moments: bool, constant: bool = False) -> None:
         check_experts(mlp)
-        self.mlp = mlp
-        device = mlp.tensors[mlp.spec.down].device
-        size, unit, groups = mlp.down_inputs, mlp.spec.down.rows, mlp.spec.groups
+        self.mlp, self.module, self.moments = mlp, down_module(mlp), moments
+        device, unit = mlp.tensors[mlp.spec.down].device, mlp.spec.down.rows
+        about: dict[str, Any] = {"constant": constant, "unit": unit, "groups": mlp.spec.groups}
         self.parts = [
-            Inputs.empty(size, device, moments=moments, constant=constant, unit=unit, groups=groups)
+            Inputs(mlp.down_inputs, device, moments=moments, **about)
             for _ in range(mlp.experts or 1)
         ]
 
-    @property
-    def module(self) -> nn.Module:
-        return self.mlp.owner.get_submodule(self.mlp.spec.down.module)
-
     def update(self, args: tuple[Any, ...], tokens: Tokens) -> None:
         """Add what entered the module."""
-        values = args[0].flatten(0, -2)  # (B*S, I), or (B*S, H) for experts
-        order = token_mask(args[0], tokens.roles).to(values.device)
-        scales = token_mask(args[0], tokens.scales).to(values.device)
-        if not self.mlp.spec.experts:
-            self.parts[0].add(*((values[p], scales[p]) for p in self._apart(order)))
-            return
-        for expert, routed in routed_tokens(args[1], order > 0, len(self.parts)):
-            for_both = [routed[places] for places in self._apart(order[routed])]
-            self.parts[expert].add(
-                *(
-                    (expert_inputs(self.mlp, self.module, values[p], expert), scales[p])
-                    for p in for_both
-                )
-            )
-
-    def _apart(self, roles: Tensor) -> list[Tensor | slice]:
-        """The places of the tokens to fit on, and of those held back, where that matters."""
-        if self.parts[0].products is None:
-            every = bool((roles > 0).all())  # then nothing need be copied
-            return [slice(None) if every else (roles > 0).nonzero()[:, 0]]
-        return [(roles == role).nonzero()[:, 0] for role in (FIT, HELD_BACK)]
+        roles = token_mask(args[0], tokens.roles).to(args[0].device)
+        scales = token_mask(args[0], tokens.scales).to(args[0].device)
+        wanted = {False: roles == FIT, True: roles == HELD_BACK}
+        for held_back, places in (wanted if self.moments else {False: roles > 0}).items():
+            for expert, at, values in entering(self.mlp, args, places):
+                self.parts[expert].add(values, scales[at], held_back=held_back)
 
     def sum_over_processes(self) -> None:
         """Take the sums over the tokens of all processes."""
@@ -281,17 +243,6 @@ class MLPInputs:
             part.sum_over_processes()
 
 
-@contextmanager
-def collecting(mlps: Sequence[MLPInputs], tokens: list[Tokens]) -> Iterator[None]:
-    """Collect while the layer runs inside the block.
-
-    Args:
-        mlps: what to collect.
-        tokens: `tokens[0]` are those of the batch that runs.
-    """
-
-    def callback(inputs: MLPInputs) -> Any:
-        return lambda _module, args: inputs.update(args, tokens[0])
-
-    with recording_inputs([(each.module, callback(each)) for each in mlps]):
-        yield
+def collecting(mlps: Sequence[MLPInputs], tokens: list[Tokens]) -> AbstractContextManager[None]:
+    """Collect while a layer runs inside the block; `tokens[0]` are those of the batch that runs."""
+    return updating([(each.module, each.update) for each in mlps], tokens)

@@ -9,7 +9,6 @@ Axes: `B` batch, `S` sequence, `H` hidden.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,14 +20,17 @@ from torch import Tensor, nn
 
 from ...arch.limits import check_sequences
 from ...arch.view import LayerView, ModelView
-from ...batches import Batch, model_inputs
+from ...batches import Batch
 from ...distributed import together, total
 from ...errors import OptiPFairError, UnsupportedModelError
 from ...hooks import evaluating
-from .activations import no_batch, read_batches
+from .activations import forward, no_batch, read_batches
 from .holding import HiddenStates, Holding
 
 _TOLERANCE = 1e-3
+
+Form = Callable[[Tensor], Any]  # hidden states → what a layer wraps them in
+Call = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # hidden states, other arguments, keywords
 
 
 class NotByLayersError(UnsupportedModelError):
@@ -56,12 +58,11 @@ class LayerSource:
     def present(self, view: ModelView) -> Iterator[None]:
         """Inside the block the model's own forward can run."""
 
-        def forward(layer: LayerView, *args: Any, **kwargs: Any) -> Any:
+        def run(layer: LayerView, *args: Any, **kwargs: Any) -> Any:
             return self.copied(layer)(*args, **kwargs)
 
-        away = [] if self.resident else list(view.layers)
-        forwards = [partial(forward, each) for each in away]
-        with _replaced_forwards([each.module for each in away], forwards):
+        away = () if self.resident else view.layers
+        with _replaced_forwards(away, [partial(run, each) for each in away]):
             yield
 
 
@@ -82,7 +83,7 @@ class Batches:
     firsts: list[int] = field(default_factory=list)
     hidden: HiddenStates = field(default_factory=HiddenStates)
     arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
-    forms: list[Callable[[Tensor], Any]] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)
 
 
 def copied_layer(layer: nn.Module) -> nn.Module:
@@ -108,63 +109,52 @@ def capture(
     that a few tokens run through the model twice, as it is and one layer at a time, which must give
     the same.
 
-    Args:
-        view: the model; what is outside its layers holds weights.
-        batches: calibration data; read once.
-        source: where layers come from, by default from the model itself.
-        holding: where the hidden states are held.
-
     Raises:
         DataError: no batch in any process, or one of an unknown kind.
         NotByLayersError: the layers cannot be run one at a time.
     """
     given = list(read_batches(batches))  # processes may wait for each other here
-    found = Batches()
+    stream = Batches()
     with together(), evaluating(view.model):
         check_sequences(view.model, given)
-        found.forms = _checked_forms(view, source)
+        stream.forms = _checked_forms(view, source)
         for batch in given:
-            calls = _record(view, batch, found.forms)
+            calls = _record(view, batch, stream.forms)
             hidden = calls[0][0]
-            if not found.masks:
+            if not stream.masks:
                 tokens = sum(each.input_ids.numel() for each in given)
                 nbytes = tokens * hidden.shape[-1] * hidden.element_size()
-                found.hidden = (holding or Holding()).hidden(nbytes, hidden.device)
-            found.masks.append(batch.attention_mask)
-            found.firsts.append(batch.first or 0)
-            found.hidden.append(hidden)
-            found.arguments.append([(args, kwargs) for _, args, kwargs in calls])
-    if total(len(found.hidden))[0] == 0:
+                stream.hidden = (holding or Holding()).hidden(nbytes, hidden.device)
+            stream.masks.append(batch.attention_mask)
+            stream.firsts.append(batch.first or 0)
+            stream.hidden.append(hidden)
+            stream.arguments.append([(args, kwargs) for _, args, kwargs in calls])
+    if total(len(stream.hidden))[0] == 0:
         raise no_batch()
-    return found
+    return stream
 
 
 def run_layer(layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any]) -> Tensor:
     """Run one layer on hidden states (B, S, H) and return its hidden states."""
-    args, kwargs = arguments
     device = next((p.device for p in layer.parameters()), hidden.device)
-    output = layer(hidden.to(device), *_moved(args, device), **_moved(kwargs, device))
-    found: Tensor = output[0] if isinstance(output, tuple | list) else output
-    return found
+    args, kwargs = mapped(arguments, lambda tensor: tensor.to(device))
+    output = layer(hidden.to(device), *args, **kwargs)
+    states: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return states
 
 
-def logits_after(
-    view: ModelView, batch: Batch, hidden: Tensor, forms: Sequence[Callable[[Tensor], Any]]
-) -> Tensor:
+def logits_after(view: ModelView, batch: Batch, hidden: Tensor, forms: Sequence[Form]) -> Tensor:
     """The logits (B, S, V) of a model whose last layer gives these hidden states.
 
     The model's own forward runs with layers that give them, so that its last norm, its head, and
     what scales or caps its logits are its own.
-
-    Raises:
-        UnsupportedModelError: the model gives no logits.
     """
 
-    def stub(form: Callable[[Tensor], Any]) -> Callable[..., Any]:
+    def stub(form: Form) -> Callable[..., Any]:
         return lambda *args, **kwargs: form(hidden)
 
-    with _replaced_forwards([layer.module for layer in view.layers], [stub(f) for f in forms]):
-        output = _forward(view, batch, view.model)
+    with _replaced_forwards(view.layers, [stub(form) for form in forms]):
+        output = forward(view, batch, view.model)
     logits: Tensor | None = getattr(output, "logits", None)
     if logits is None or logits.shape[:-1] != batch.input_ids.shape:
         raise UnsupportedModelError(
@@ -174,35 +164,29 @@ def logits_after(
     return logits
 
 
-def _checked_forms(view: ModelView, source: LayerSource) -> list[Callable[[Tensor], Any]]:
+def _checked_forms(view: ModelView, source: LayerSource) -> list[Form]:
     """For each layer, how it wraps its hidden states; layers run one by one must give what the
     model gives, on a few tokens.
     """
     ids = torch.arange(6).view(1, 6) % int(view.text_config.vocab_size)
     batch = Batch(ids, torch.ones_like(ids).bool())
-    outputs: list[Any] = [None] * len(view.layers)
-    given: list[dict[str, Any]] = []
-
-    def note(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        given.append(kwargs)
+    seen: list[tuple[dict[str, Any], Any]] = [({}, None)] * len(view.layers)  # keywords, output
 
     def keep(index: int) -> Callable[..., None]:
-        return lambda _module, _args, output: outputs.__setitem__(index, output)
+        return lambda _module, _args, kwargs, output: seen.__setitem__(index, (kwargs, output))
 
     with ExitStack() as stack:
         for layer in view.layers:
-            stack.callback(layer.module.register_forward_hook(keep(layer.index)).remove)
-            handle = layer.module.register_forward_pre_hook(note, with_kwargs=True)
-            stack.callback(handle.remove)
+            hook = layer.module.register_forward_hook(keep(layer.index), with_kwargs=True)
+            stack.callback(hook.remove)
         stack.enter_context(source.present(view))
-        _forward(view, batch)
-    forms = [_form(output) for output in outputs]
-    last = outputs[-1][0] if isinstance(outputs[-1], tuple) else outputs[-1]
-    _check_flow(view, batch, forms, last, given, source)
+        forward(view, batch)
+    forms = [_form(output) for _, output in seen]
+    _check_flow(view, batch, forms, seen, source)
     return forms
 
 
-def _form(output: Any) -> Callable[[Tensor], Any]:
+def _form(output: Any) -> Form:
     if isinstance(output, tuple) and not hasattr(output, "_fields"):
         rest = tuple(None for _ in output[1:])
         return lambda hidden: (hidden, *rest)
@@ -214,16 +198,14 @@ def _form(output: Any) -> Callable[[Tensor], Any]:
     )
 
 
-def _record(
-    view: ModelView, batch: Batch, forms: Sequence[Callable[[Tensor], Any]]
-) -> list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]]:
-    """The calls of all layers for one batch: (hidden states, other arguments, keywords)."""
+def _record(view: ModelView, batch: Batch, forms: Sequence[Form]) -> list[Call]:
+    """The calls of all layers for one batch."""
     from transformers import Cache
 
-    calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[Call] = []
 
-    def stub(form: Callable[[Tensor], Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
+    def stub(form: Form) -> Callable[..., Any]:
+        def pass_on(*args: Any, **kwargs: Any) -> Any:
             # A cache would grow with each run of the layer; some models make one unasked.
             given: dict[str, Any] = {
                 key: None if isinstance(value, Cache) else value for key, value in kwargs.items()
@@ -232,10 +214,10 @@ def _record(
             calls.append((hidden, args[1:], given))
             return form(hidden)
 
-        return forward
+        return pass_on
 
-    with _replaced_forwards([layer.module for layer in view.layers], [stub(f) for f in forms]):
-        _forward(view, batch)
+    with _replaced_forwards(view.layers, [stub(form) for form in forms]):
+        forward(view, batch)
     if len(calls) != len(view.layers):
         raise NotByLayersError(
             f"The model runs {len(calls)} layers where it has {len(view.layers)}, so they cannot "
@@ -246,50 +228,42 @@ def _record(
 
 @contextmanager
 def _replaced_forwards(
-    modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]
+    layers: Sequence[LayerView], forwards: Sequence[Callable[..., Any]]
 ) -> Iterator[None]:
-    before = [vars(module).get("forward") for module in modules]
+    attributes = [vars(layer.module) for layer in layers]
+    before = [own.get("forward") for own in attributes]
     try:
-        for module, forward in zip(modules, forwards, strict=True):
-            module.__dict__["forward"] = forward
+        for own, replaced in zip(attributes, forwards, strict=True):
+            own["forward"] = replaced
         yield
     finally:
-        for module, old in zip(modules, before, strict=True):
-            if old is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = old
-
-
-def _forward(view: ModelView, batch: Batch, model: Any = None) -> Any:
-    """The model without a cache; without its head where `model` does not say otherwise."""
-    base: Any = view.model.base_model if model is None else model
-    accepted = inspect.signature(base.forward).parameters
-    extra = {"use_cache": False} if "use_cache" in accepted else {}
-    embeddings: Any = view.model.get_input_embeddings()
-    return base(**model_inputs(batch, embeddings.weight.device), **extra)
+        for own, old in zip(attributes, before, strict=True):
+            own.pop("forward", None)
+            if old is not None:
+                own["forward"] = old
 
 
 def _check_flow(
     view: ModelView,
     batch: Batch,
-    forms: Sequence[Callable[[Tensor], Any]],
-    expected: Tensor,
-    given: Sequence[dict[str, Any]],
+    forms: Sequence[Form],
+    seen: Sequence[tuple[dict[str, Any], Any]],
     source: LayerSource,
 ) -> None:
     """Layers run one by one must give what the model gave."""
     try:
         calls = _record(view, batch, forms)
-        if any(_lacks(kwargs, call[2]) for kwargs, call in zip(given, calls, strict=False)):
+        if any(_lacks(kwargs, call[2]) for (kwargs, _), call in zip(seen, calls, strict=True)):
             raise _not_alone(view)
         hidden = calls[0][0]
         for layer, (_, args, kwargs) in zip(view.layers, calls, strict=True):
             hidden = run_layer(source.lent(layer), hidden, (args, kwargs))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as exc:
         raise exc if isinstance(exc, OptiPFairError) else _not_alone(view) from exc
-    difference = hidden.to(expected.device).float() - expected.float()
-    if float(difference.abs().max()) > _TOLERANCE * float(expected.float().abs().max()):
+    output = seen[-1][1]
+    expected = (output[0] if isinstance(output, tuple) else output).float()
+    difference = hidden.to(expected.device).float() - expected
+    if float(difference.abs().max()) > _TOLERANCE * float(expected.abs().max()):
         raise _not_alone(view)
 
 
@@ -309,11 +283,6 @@ def _not_alone(view: ModelView) -> NotByLayersError:
         f"The layers of {view.spec.model_type!r} pass on more than hidden states, so they "
         "cannot be run one at a time. Use a static importance criterion."
     )
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """Tensors inside tuples, lists and dicts on another device; the rest as it is."""
-    return mapped(value, lambda tensor: tensor.to(device))
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -13,9 +13,9 @@ from torch import Tensor
 from ...arch.finite import check_finite
 from ...arch.view import LayerView, MLPView, ModelView, find_mlp
 from ...distributed import together
-from ...hooks import evaluating, recording_inputs
+from ...hooks import evaluating
 from ...progress import track
-from ..calibration.activations import SquareSums, check_experts, input_norms, neuron_input_norms
+from ..calibration.activations import SquareSums, check_experts, neuron_input_norms, updating
 from ..calibration.stream import Batches, LayerSource, run_layer
 from .criteria import hybrid, ppm
 from .weight_scores import by_expert
@@ -57,32 +57,21 @@ def hybrid_by_layers(
     *,
     show_progress: bool = False,
 ) -> dict[tuple[int, str], Tensor]:
-    """The scores of MLPs of a model whose layers come one at a time.
-
-    Args:
-        view: the model.
-        batches: what enters the first layer; used up.
-        source: where the layers come from.
-        wanted: (layer, MLP) of those to score.
-        show_progress: whether to show a bar.
+    """The scores of MLPs of a model whose layers come one at a time; `batches` are used up.
 
     Returns:
-        (layer, MLP) → (I,) or (E, I), float32.
-
-    Raises:
-        DataError: activations that are NaN or Inf.
-        UnsupportedModelError: experts that do not show their activations, or weights that are NaN
-            or Inf.
+        For each (layer, MLP) that is wanted (I,) or (E, I), float32.
     """
     for mlp in view.mlps:
         check_experts(mlp)
-    found: dict[tuple[int, str], Tensor] = {}
+    last = max((index for index, _ in wanted), default=-1)
+    scores: dict[tuple[int, str], Tensor] = {}
     with evaluating(view.model):
         for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
-            if layer.index <= max((index for index, _ in wanted), default=-1):
+            if layer.index <= last:
                 mlps = [mlp for mlp in layer.mlps if (layer.index, mlp.spec.name) in wanted]
-                found |= _scored(layer, source, batches, mlps)
-    return found
+                scores |= _scored(layer, source, batches, mlps)
+    return scores
 
 
 def _scored(
@@ -91,18 +80,13 @@ def _scored(
     with together():
         copied = source.copied(layer)
     own = [view for mlp in mlps if (view := find_mlp(layer.index, copied, mlp.spec)) is not None]
-    sums = [SquareSums(mlp) for mlp in own]
-    mask: list[Tensor] = [torch.empty(0)]
-
-    def callback(each: SquareSums) -> Callable[..., None]:
-        return lambda _module, args: each.update(args, mask[0])
-
-    with together(), recording_inputs([(each.module, callback(each)) for each in sums]):
-        for number in range(len(batches.hidden)):
-            mask[0] = batches.masks[number]
+    sums, mask = [SquareSums(mlp) for mlp in own], list[Tensor]()
+    with together(), updating([(each.module, each.update) for each in sums], mask):
+        for number, hidden in enumerate(batches.hidden):
+            mask[:] = [batches.masks[number]]
             arguments = batches.arguments[number][layer.index]
-            batches.hidden[number] = run_layer(copied, batches.hidden[number], arguments)
+            batches.hidden[number] = run_layer(copied, hidden, arguments)
     return {
-        (layer.index, each.mlp.spec.name): score_mlp_with_data(each.mlp, input_norms(each)).cpu()
+        (layer.index, each.mlp.spec.name): score_mlp_with_data(each.mlp, each.norms()).cpu()
         for each in sums
     }

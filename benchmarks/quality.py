@@ -33,7 +33,7 @@ from optipfair.evaluation.speed.footprint import memory_meter
 from optipfair.evaluation.text.wikitext import detokenised
 from optipfair.pruning.calibration.activations import neuron_input_norms
 from optipfair.pruning.cut.surgery import apply_plan
-from optipfair.pruning.importance.hybrid import score_mlp_with_data
+from optipfair.pruning.importance.mlp_scores import score_mlp_with_data
 from optipfair.pruning.layers.strategies import (
     LAYER_STRATEGIES,
     ranks_layers,

@@ -19,7 +19,7 @@ from optipfair.checkpoint.stored_rows import check_finite_tensor, read_elements,
 from optipfair.files.safetensors_reader import SINGLE_FILE, TensorInfo, open_checkpoint
 from optipfair.loading import find_source, load_config
 from optipfair.pruning.importance.criteria import CRITERIA, WEIGHTS
-from optipfair.pruning.importance.weight_scores import score_mlp
+from optipfair.pruning.importance.mlp_scores import score_mlp
 from optipfair.testing import tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -74,9 +74,7 @@ def test_scores_do_not_depend_on_the_size_of_the_chunks(
     tiny_model(family).save_pretrained(tmp_path)
     stored = StoredModel(tmp_path, load_config(find_source(tmp_path)))
     before = [score_stored_mlp(stored, CRITERIA["PPM"], mlp) for mlp in stored.view.mlps]
-    monkeypatch.setattr(
-        "optipfair.pruning.importance.weight_scores.CHUNK_ELEMENTS", {"cpu": elements}
-    )
+    monkeypatch.setattr("optipfair.pruning.importance.mlp_scores.CHUNK_ELEMENTS", {"cpu": elements})
     for mlp, expected in zip(stored.view.mlps, before, strict=True):
         assert torch.equal(score_stored_mlp(stored, CRITERIA["PPM"], mlp), expected)
 

@@ -18,7 +18,7 @@ from ..pruning.cut.plan import PruningPlan
 from ..pruning.decision import Means, decide
 from ..pruning.importance.criteria import WEIGHTS, Criterion
 from ..pruning.importance.given_scores import NeuronScores
-from ..pruning.importance.hybrid import hybrid_by_layers
+from ..pruning.importance.mlp_scores import hybrid_by_layers
 from ..pruning.layers.influence import by_influence, influence_by_layers
 from ..pruning.layers.strategies import LAYER_STRATEGIES, MODEL, Chosen
 from ..pruning.planning import Scores, random_scores

@@ -22,7 +22,7 @@ from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.importance.criteria import Criterion
-from ..pruning.importance.weight_scores import overflow, score_all
+from ..pruning.importance.mlp_scores import overflow, score_all
 from .stored_model import Piece, StoredMLP, StoredModel, item_size
 
 _READERS = 2

@@ -25,9 +25,8 @@ from .cut.checks import check_sharing
 from .cut.plan import PruningPlan, WidthCut
 from .importance.criteria import NOTHING, WEIGHTS, Criterion, random_choice
 from .importance.given_scores import NeuronScores, check_scores_fit
-from .importance.hybrid import hybrid_scorer
+from .importance.mlp_scores import hybrid_scorer, score_mlp
 from .importance.selection import select_units
-from .importance.weight_scores import score_mlp
 from .request.pruning_request import PruningRequest
 from .request.solving import Sizes, Solution, solve
 from .request.targets import WidthTarget, rate_above

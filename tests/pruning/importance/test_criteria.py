@@ -20,7 +20,7 @@ from optipfair import (
 from optipfair.arch.families import BARE_GATED
 from optipfair.arch.view import find_mlp
 from optipfair.pruning.importance.criteria import CRITERIA, WEIGHTS, hybrid
-from optipfair.pruning.importance.hybrid import score_mlp_with_data
+from optipfair.pruning.importance.mlp_scores import score_mlp_with_data
 
 GATE = torch.tensor([[1.0, -3.0, 2.0]])
 UP = torch.tensor([[0.0, 4.0, -1.0]])

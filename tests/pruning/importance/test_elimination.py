@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optipfair.pruning.importance.elimination import (
+from optipfair.pruning.importance.selection import (
     _SHRINKAGE,
     elimination_order,
     unit_elimination_order,

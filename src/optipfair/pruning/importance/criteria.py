@@ -150,7 +150,7 @@ def brain_surgeon(weights: Weights, inputs: Inputs, count: int) -> Tensor:
 
     Sources: SlimGPT (arXiv 2412.18110), ZipLM (arXiv 2302.04089).
     """
-    from .elimination import elimination_order, unit_elimination_order
+    from .selection import elimination_order, unit_elimination_order
 
     down = weights.down
     units = len(down) // inputs.unit

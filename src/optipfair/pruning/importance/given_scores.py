@@ -34,24 +34,14 @@ class NeuronScores:
     @property
     def digest(self) -> str:
         """SHA-256 of the scores, first 16 hex digits."""
-        found = hashlib.sha256()
+        hashed = hashlib.sha256()
         for layer, scores in sorted(self.by_layer.items()):
-            found.update(f"{layer} {tuple(scores.shape)} ".encode() + scores.numpy().tobytes())
-        return found.hexdigest()[:16]
+            hashed.update(f"{layer} {tuple(scores.shape)} ".encode() + scores.numpy().tobytes())
+        return hashed.hexdigest()[:16]
 
 
 def check_scores_fit(scores: NeuronScores, view: ModelView, cut: Sequence[MLPView]) -> None:
-    """Refuse scores that are not of this model's neurons, or not of all that are cut.
-
-    Args:
-        scores: the caller's.
-        view: the model.
-        cut: the MLPs whose neurons go.
-
-    Raises:
-        ArgumentError: a layer too many or too few, or the wrong number of scores.
-        UnsupportedModelError: a layer has several MLPs.
-    """
+    """Refuse scores that are not of this model's neurons, or not of all MLPs that are `cut`."""
     for layer, values in scores.by_layer.items():
         if layer >= len(view.layers):
             raise ArgumentError(
@@ -79,11 +69,7 @@ def check_scores_fit(scores: NeuronScores, view: ModelView, cut: Sequence[MLPVie
 
 
 def only_mlp(layer: LayerView) -> MLPView | None:
-    """The MLP of a layer, None where it has none.
-
-    Raises:
-        UnsupportedModelError: it has several.
-    """
+    """The MLP of a layer, None where it has none; a layer with several is refused."""
     if len(layer.mlps) > 1:
         names = ", ".join(mlp.spec.name for mlp in layer.mlps)
         raise UnsupportedModelError(

@@ -11,7 +11,7 @@ import torch
 
 from optipfair import UnsupportedModelError, prune_checkpoint, prune_model
 from optipfair.arch.view import describe
-from optipfair.pruning.importance import weight_scores as scoring
+from optipfair.pruning.importance import mlp_scores as scoring
 from optipfair.pruning.importance.criteria import CRITERIA, WEIGHTS
 from optipfair.testing import tiny_model
 

@@ -20,14 +20,10 @@ Fields = dict[str, Any]
 
 
 def write_config(source: Path, old: Any, new: Any, folder: Path, dtype: str = "auto") -> None:
-    """Write the config of a pruned model.
+    """Write the config of a pruned model: that in the folder `source`, with what is new.
 
-    Args:
-        source: the folder that holds the config as it was.
-        old: the config of the model before, as transformers read it: all of it or its text part.
-        new: the same after.
-        folder: where to write.
-        dtype: of all floats, `auto` where they keep theirs.
+    `old` and `new` are the configs before and after as transformers reads them, all of them or
+    their text part; `dtype` is that of all floats, `auto` where they keep theirs.
     """
     fields = read_config(source)
     in_order = list(fields) == sorted(fields)  # as transformers writes them
@@ -77,9 +73,8 @@ def _change(fields: Fields, config: Any, old: Mapping[str, Any], new: Mapping[st
 
 def _spellings(config: Any, key: str, fields: Fields) -> list[str]:
     """The names under which the source holds a field; its own where it does not."""
-    aliases = [
-        a for a, name in (getattr(config, "attribute_map", None) or {}).items() if name == key
-    ]
+    known = getattr(config, "attribute_map", None) or {}
+    aliases = [alias for alias, name in known.items() if name == key]
     return [name for name in (key, *aliases) if name in fields] or [key]
 
 

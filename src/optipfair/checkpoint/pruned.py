@@ -1,26 +1,25 @@
 """A checkpoint pruned without its model: proved by its twin, written tensor by tensor.
 
-The counterpart of `pruning/surgery.py`: the same plan, the same guard, no weights in memory.
+The counterpart of `pruning/cut/surgery.py`: the same plan, the same guard, no weights in memory.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import VerificationError
-from ..files.safetensors_reader import Checkpoint, TensorInfo, open_checkpoint, read_into
+from ..files.safetensors_reader import TensorInfo, open_checkpoint, read_into
 from ..files.safetensors_writer import OutputTensor, Shard, lay_out, write_shards
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..progress import meter, track
@@ -29,9 +28,15 @@ from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.solving import Sizes
 from .new_config import write_config
-from .replaced import StoredReplacements
-from .rewrite import PieceCut, cut_tensors, rewritten
-from .stored_model import Piece, StoredModel, item_size
+from .rewrite import (
+    PieceCut,
+    StoredReplacements,
+    as_dtype,
+    cut_tensors,
+    rewritten,
+    rows_of_piece,
+)
+from .stored_model import StoredModel, item_size
 from .stored_rows import check_finite_tensor
 
 # What belongs to a model beside its config and weights; what is not named here stays behind.
@@ -75,17 +80,13 @@ class NewCheckpoint:
 
 def stored_sizes(stored: StoredModel, dtype: str, max_shard_bytes: int) -> Sizes:
     """What the weights take on disk, headers included, in the dtype that they will have."""
-    outputs = rewritten(stored, _whole(stored), stored.view.model, dtype)
+    view = stored.view
+    everything = PruningPlan(view.spec.model_type, len(view.layers), tuple(range(len(view.layers))))
+    outputs = rewritten(stored, everything, view.model, dtype, StoredReplacements(stored, {}))
     total = sum(shard.nbytes for shard in lay_out(outputs, max_shard_bytes))
-    parameters = sum(parameter.numel() for parameter in stored.view.model.parameters())
-    items: dict[int, int] = {}
-
-    def item_bytes(parameter: Tensor) -> int:
-        if not items:  # only a budget of bytes asks
-            items.update(_item_bytes(stored, outputs))
-        return items[id(parameter)]
-
-    return Sizes(parameters, total, item_bytes)
+    parameters = sum(parameter.numel() for parameter in view.model.parameters())
+    items = cache(partial(_item_bytes, stored, outputs))  # only a budget of bytes asks
+    return Sizes(parameters, total, lambda parameter: items()[id(parameter)])
 
 
 def _item_bytes(stored: StoredModel, outputs: Sequence[OutputTensor]) -> dict[int, int]:
@@ -95,24 +96,15 @@ def _item_bytes(stored: StoredModel, outputs: Sequence[OutputTensor]) -> dict[in
     items = {}
     for name, parameter in stored.view.model.named_parameters():
         saved = stored.saved({name: parameter.detach()})
-        found = next((dtypes[each] for each in saved if each in dtypes), main)
-        items[id(parameter)] = item_size(found)
+        dtype = next((dtypes[each] for each in saved if each in dtypes), main)
+        items[id(parameter)] = item_size(dtype)
     return items
 
 
 def prepare(
-    stored: StoredModel,
-    plan: PruningPlan,
-    dtype: str,
-    max_shard_bytes: int,
+    stored: StoredModel, plan: PruningPlan, dtype: str, max_shard_bytes: int
 ) -> NewCheckpoint:
-    """Prove a plan and say what it writes; everything that can be refused is refused here.
-
-    Raises:
-        ArgumentError: the plan or a replaced tensor is for another model.
-        UnsupportedModelError: the result would not load as itself, or a tensor that is cut holds
-            NaN or Inf.
-    """
+    """Prove a plan and say what it writes; everything that can be refused is refused here."""
     check_plan_fits(stored.view, plan)
     check_sharing(stored.view)
     new = prove(stored.view, plan).twin
@@ -141,9 +133,7 @@ def write_checkpoint(
 ) -> None:
     """Write config, weights and what else belongs to the model into an existing folder.
 
-    Raises:
-        OSError: the disk is full or fails.
-        VerificationError: a copied tensor does not hold its source's bytes.
+    A copied tensor that does not hold its source's bytes is a `VerificationError`.
     """
     with meter(new.nbytes, "writing", show_progress) as report:
         write_shards(folder, new.shards, report)
@@ -173,14 +163,24 @@ def verify_checkpoint(
     Raises:
         VerificationError: something is not as planned.
     """
-    written = open_checkpoint(folder)
+    written = open_checkpoint(folder).tensors
     planned = {tensor.name: (tensor.dtype, tensor.shape) for tensor in new.tensors}
-    found = {name: (info.dtype, info.shape) for name, info in written.tensors.items()}
-    if found != planned:
-        names = [
-            name for name in planned.keys() | found.keys() if planned.get(name) != found.get(name)
-        ]
-        raise VerificationError(_wrong(sorted(names)))
+    there = {name: (info.dtype, info.shape) for name, info in written.items()}
+    names = planned.keys() | there.keys()
+    wrong = sorted(name for name in names if planned.get(name) != there.get(name))
+    if not wrong:
+        wrong = _wrong_values(stored, plan, new, written)
+    if wrong:
+        raise VerificationError(
+            f"The written checkpoint is not as planned: {', '.join(wrong[:3])}. Nothing was kept. "
+            "Please report this with the model's name."
+        )
+
+
+def _wrong_values(
+    stored: StoredModel, plan: PruningPlan, new: NewCheckpoint, written: Mapping[str, TensorInfo]
+) -> list[str]:
+    """Of one cut or replaced tensor of each layer, those that do not hold what they should."""
     cuts = cut_tensors(stored, plan)
     by_layer: dict[int | None, list[OutputTensor]] = {}
     for tensor in new.tensors:
@@ -188,76 +188,39 @@ def verify_checkpoint(
             by_layer.setdefault(stored.layer_of(tensor.source.name), []).append(tensor)
     choice = random.Random(plan.digest)
     chosen = [choice.choice(tensors) for tensors in by_layer.values()]
+
+    def is_right(tensor: OutputTensor) -> bool:
+        if tensor.source.name in new.replaced.keys:
+            expected = iter([new.replaced.elements(tensor.source.name, tensor.dtype)])
+        else:
+            expected = _masked(tensor, cuts[tensor.source.name])
+        return _holds(written[tensor.name], expected)
+
     with ThreadPoolExecutor(_VERIFIERS) as pool:
-        same = pool.map(
-            lambda t: (
-                _is_replaced(t, new.replaced, written)
-                if t.source.name in new.replaced.keys
-                else _is_cut_right(t, cuts[t.source.name], written)
-            ),
-            chosen,
-        )
-        wrong = [tensor.name for tensor, right in zip(chosen, same, strict=True) if not right]
-    if wrong:
-        raise VerificationError(_wrong(wrong))
+        right = pool.map(is_right, chosen)
+        return [tensor.name for tensor, is_so in zip(chosen, right, strict=True) if not is_so]
 
 
-def _is_replaced(tensor: OutputTensor, replaced: StoredReplacements, written: Checkpoint) -> bool:
-    """Whether a tensor holds what took its place."""
-    found = written.tensors[tensor.name]
-    expected = replaced.elements(tensor.source.name, tensor.dtype)
-    data = np.empty(found.nbytes, dtype=np.uint8)
-    read_into(found.file, found.start, data.data)
-    return np.array_equal(data, expected)
-
-
-def _is_cut_right(tensor: OutputTensor, cuts: Sequence[PieceCut], written: Checkpoint) -> bool:
-    """Whether a cut tensor holds what its source holds where a mask of kept neurons is true."""
-    found = written.tensors[tensor.name]
-    position = found.start
+def _masked(tensor: OutputTensor, cuts: Sequence[PieceCut]) -> Iterator[NDArray[Any]]:
+    """What a cut tensor should hold, (n,) each: its source's elements where neurons are kept."""
     for cut in cuts:
-        stay = np.zeros(cut.piece.shape[cut.piece.axis], dtype=bool)
+        piece = cut.piece
+        stay = np.zeros(piece.shape[piece.axis], dtype=bool)
         stay[cut.keep] = True
-        for chunk in _masked(tensor.source, cut.piece, stay):
-            expected = _as_dtype(chunk, tensor.source.dtype, tensor.dtype)
-            data = np.empty(expected.shape, dtype=expected.dtype)
-            read_into(found.file, position, data.data.cast("B"))
-            if not np.array_equal(data, expected):
-                return False
-            position += data.nbytes
-    return position == found.end
+        chunks = rows_of_piece(tensor.source, piece.offset, piece.shape, _VERIFY_BYTES)
+        for rows, data in chunks:
+            mask = stay[rows] if piece.axis == 0 else stay
+            kept = np.compress(mask, data, axis=piece.axis).ravel()
+            yield as_dtype(kept, tensor.source.dtype, tensor.dtype)
 
 
-def _masked(info: TensorInfo, piece: Piece, stay: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:
-    """The kept elements of a piece, some rows at a time, as plain integers, (n,)."""
-    size = item_size(info.dtype)
-    rows, width = piece.shape[0], math.prod(piece.shape[1:])
-    step = max(_VERIFY_BYTES // max(width * size, 1), 1)
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        data = np.empty((stop - start, width), dtype=f"u{size}")
-        if data.size:
-            read_into(info.file, piece.offset + start * width * size, data.data.cast("B"))
-        mask = stay[start:stop] if piece.axis == 0 else stay
-        yield np.compress(mask, data, axis=piece.axis).ravel()
-
-
-def _as_dtype(values: NDArray[Any], old: str, new: str) -> NDArray[Any]:
-    if old == new:
-        return values
-    cast = torch.from_numpy(values.view(np.uint8)).view(TORCH_DTYPES[old]).to(TORCH_DTYPES[new])
-    found: NDArray[Any] = cast.view(torch.uint8).numpy()
-    return found
-
-
-def _wrong(names: Sequence[str]) -> str:
-    return (
-        f"The written checkpoint is not as planned: {', '.join(names[:3])}. Nothing was kept. "
-        "Please report this with the model's name."
-    )
-
-
-def _whole(stored: StoredModel) -> PruningPlan:
-    """The plan that keeps everything."""
-    total = len(stored.view.layers)
-    return PruningPlan(stored.view.spec.model_type, total, tuple(range(total)))
+def _holds(written: TensorInfo, expected: Iterator[NDArray[Any]]) -> bool:
+    """Whether a stored tensor holds just these values, one after the other."""
+    position = written.start
+    for values in expected:
+        data = np.empty_like(values)
+        read_into(written.file, position, data.data.cast("B"))
+        if not np.array_equal(data, values):
+            return False
+        position += data.nbytes
+    return position == written.end

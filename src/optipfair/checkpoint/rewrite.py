@@ -1,32 +1,35 @@
-"""A plan carried out on files: which tensors go, which get another name, which rows stay.
+"""A plan carried out on files: tensors that go, are renamed, cut or replaced by others.
 
 Deciding what to write and writing it are apart: `rewritten` only reads headers; the bytes flow
 when the writer asks for them.
 
-Axes: rows and columns of one piece (`disk.py`); `k` kept positions.
+Axes: rows and columns of one piece (`stored_model.py`); `k` kept positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import VerificationError
 from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.safetensors_writer import OutputTensor
 from ..files.torch_dtypes import TORCH_DTYPES
+from ..pruning.calibration.holding import Key
 from ..pruning.cut.plan import PruningPlan, WidthCut
-from .replaced import StoredReplacements
-from .stored_model import Piece, StoredModel, item_size
+from .stored_model import Piece, StoredModel, item_size, kept_in_float32
 
-CHUNK_BYTES = 2**20
-STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_CHUNK_BYTES = 2**20
+_STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_KEPT = 2  # layers' tensors in memory while they are written, whose experts are apart on disk
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,43 @@ class PieceCut:
     keep: NDArray[np.int64]
 
 
+class StoredReplacements:
+    """The tensors that take the place of others, by their names on disk.
+
+    Attributes:
+        keys: name on disk → the replaced tensor that it is, or is a part of.
+    """
+
+    def __init__(self, stored: StoredModel, tensors: Mapping[Key, Tensor]) -> None:
+        """Take tensors in the form that they have in memory."""
+        self._stored = stored
+        twin = stored.view.model
+        self.keys: dict[str, Key] = {
+            name: key
+            for key in tensors
+            for name in self._as_stored(key, twin.get_parameter(self._live_name(key)).detach())
+        }
+        self._saved = lru_cache(_KEPT)(lambda key: self._as_stored(key, tensors[key]))
+
+    def elements(self, name: str, dtype: str) -> NDArray[np.uint8]:
+        """The bytes of a stored tensor, (n,), in the dtype to store."""
+        tensor: Tensor = self._saved(self.keys[name])[name].to(TORCH_DTYPES[dtype])
+        plain: NDArray[np.uint8] = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        return plain
+
+    def chunks(self, name: str, dtype: str) -> Iterator[memoryview]:
+        """The same for a writer, made when it asks."""
+        yield self.elements(name, dtype).data
+
+    def _as_stored(self, key: Key, tensor: Tensor) -> dict[str, Tensor]:
+        return self._stored.saved({self._live_name(key): tensor})
+
+    def _live_name(self, key: Key) -> str:
+        return f"{self._stored.view.layers_path}.{key[0]}.{key[2]}"
+
+
 def rewritten(
-    stored: StoredModel,
-    plan: PruningPlan,
-    new: Any,
-    dtype: str = "auto",
-    replaced: StoredReplacements | None = None,
+    stored: StoredModel, plan: PruningPlan, new: Any, dtype: str, replaced: StoredReplacements
 ) -> list[OutputTensor]:
     """Say what the new checkpoint holds.
 
@@ -52,39 +86,36 @@ def rewritten(
         new: the twin of the pruned model, without weights.
         dtype: `auto` keeps each tensor's; else the dtype for all floats.
         replaced: tensors that take the place of cut ones.
-
-    Raises:
-        VerificationError: what would be written is not what the new config describes.
-        UnsupportedModelError: a tensor of a dtype that cannot be cut or converted.
     """
     cuts = cut_tensors(stored, plan)
     renamed, gone = stored.renamed(plan.keep_layers, new), set(plan.drop_layers)
     outputs = []
-    for name, info in sorted(stored.tensors.items(), key=_file_order):
+    by_place = sorted(stored.tensors.values(), key=lambda info: (info.file.name, info.start))
+    for info in by_place:
+        name = info.name
         layer = stored.layer_of(name)
         if layer in gone:
             continue
         new_name = name if layer is None else renamed(name, layer)
-        output = _output(new_name, info, cuts.get(name, ()), _new_dtype(info, dtype, new))
-        if replaced is not None and name in replaced.keys:
-            output = replace(output, chunks=partial(replaced.chunks, name, output.dtype))
-        outputs.append(output)
+        own, new_dtype = cuts.get(name, ()), _new_dtype(info, dtype, new)
+        chunks = None
+        if name in replaced.keys:
+            chunks = partial(replaced.chunks, name, new_dtype)
+        elif own or new_dtype != info.dtype:
+            chunks = partial(_chunks, info, own, new_dtype)
+        outputs.append(OutputTensor(new_name, new_dtype, _new_shape(info, own), info, chunks))
     _check(stored, outputs, new)
     return outputs
-
-
-def _file_order(item: tuple[str, TensorInfo]) -> tuple[str, int]:
-    return item[1].file.name, item[1].start
 
 
 def cut_tensors(stored: StoredModel, plan: PruningPlan) -> dict[str, tuple[PieceCut, ...]]:
     """Name → the cuts of its pieces, in file order."""
     mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in stored.view.mlps}
-    found: dict[str, tuple[PieceCut, ...]] = {}
-    for cut in plan.width_cuts:
-        for name, (_, pieces) in stored.stored_mlp(mlps[cut.layer, cut.mlp]).tensors.items():
-            found[name] = tuple(PieceCut(piece, _positions(piece, cut)) for piece in pieces)
-    return found
+    return {
+        name: tuple(PieceCut(piece, _positions(piece, cut)) for piece in pieces)
+        for cut in plan.width_cuts
+        for name, (_, pieces) in stored.stored_mlp(mlps[cut.layer, cut.mlp]).tensors.items()
+    }
 
 
 def _positions(piece: Piece, cut: WidthCut) -> NDArray[np.int64]:
@@ -98,68 +129,64 @@ def _new_dtype(info: TensorInfo, dtype: str, model: Any) -> str:
     """The dtype to write; transformers keeps some modules in float32 whatever is asked for."""
     if dtype == "auto" or info.dtype not in TORCH_DTYPES:
         return info.dtype
-    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
-    if dtype == "float16":
-        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
-    return "F32" if kept & set(info.name.split(".")) else STORED_DTYPES[dtype]
+    kept = kept_in_float32(model, dtype) & set(info.name.split("."))
+    return "F32" if kept else _STORED_DTYPES[dtype]
 
 
-def _output(name: str, info: TensorInfo, cuts: tuple[PieceCut, ...], dtype: str) -> OutputTensor:
+def _new_shape(info: TensorInfo, cuts: Sequence[PieceCut]) -> tuple[int, ...]:
     shape = list(info.shape)
     if cuts:
         axis = cuts[0].piece.axis + len(shape) - len(cuts[0].piece.shape)
         shape[axis] = len(cuts[0].keep)
-    if not cuts and dtype == info.dtype:
-        return OutputTensor(name, dtype, tuple(shape), info)
-    chunks = partial(_cut_chunks, info, cuts) if cuts else partial(_all_chunks, info)
-    if dtype != info.dtype:
-        return OutputTensor(
-            name, dtype, tuple(shape), info, partial(_converted, info, chunks, dtype)
-        )
-    return OutputTensor(name, dtype, tuple(shape), info, lambda: (c.data for c in chunks()))
+    return tuple(shape)
 
 
-def _all_chunks(info: TensorInfo) -> Iterator[NDArray[Any]]:
-    size = max(CHUNK_BYTES // item_size(info.dtype), 1)
-    total = info.numel
-    for start in range(0, total, size):
-        yield _read(info, info.start + start * item_size(info.dtype), (min(size, total - start),))
-
-
-def _cut_chunks(info: TensorInfo, cuts: tuple[PieceCut, ...]) -> Iterator[NDArray[Any]]:
+def _chunks(info: TensorInfo, cuts: Sequence[PieceCut], dtype: str) -> Iterator[memoryview]:
+    """The bytes of a tensor that is cut or converted, in order."""
+    if not cuts:
+        for _, chunk in rows_of_piece(info, info.start, (info.numel,)):
+            yield as_dtype(chunk, info.dtype, dtype).data
     for cut in cuts:
-        yield from _cut_piece(info, cut)
+        for chunk in _cut_piece(info, cut):
+            yield as_dtype(chunk, info.dtype, dtype).data
 
 
 def _cut_piece(info: TensorInfo, cut: PieceCut) -> Iterator[NDArray[Any]]:
     """The kept rows or columns, some rows at a time."""
-    rows, width = cut.piece.shape[0], int(np.prod(cut.piece.shape[1:], dtype=np.int64))
-    row_bytes = width * item_size(info.dtype)
-    step = max(CHUNK_BYTES // max(row_bytes, 1), 1)
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
+    for rows, chunk in rows_of_piece(info, cut.piece.offset, cut.piece.shape):
         keep = cut.keep
         if cut.piece.axis == 0:
-            first, last = np.searchsorted(keep, (start, stop))
-            keep = keep[first:last] - start
-        chunk = _read(info, cut.piece.offset + start * row_bytes, (stop - start, width))
+            first, last = np.searchsorted(keep, (rows.start, rows.stop))
+            keep = keep[first:last] - rows.start
         # mode="clip" writes without a buffer in between; all indices are in range.
         yield np.take(chunk, keep, axis=cut.piece.axis, mode="clip")
 
 
-def _read(info: TensorInfo, start: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Elements as plain integers of their size, which is all that moving them needs."""
-    data = np.empty(shape, dtype=f"u{item_size(info.dtype)}")
-    if data.size:
-        read_into(info.file, start, data.data.cast("B"))
-    return data
+def rows_of_piece(
+    info: TensorInfo, offset: int, shape: Sequence[int], nbytes: int = _CHUNK_BYTES
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Some rows at a time: which, and their values, (rows, width).
+
+    Values are plain integers of the elements' size, which is all that moving them needs.
+    """
+    size, width = item_size(info.dtype), math.prod(shape[1:])
+    step = max(nbytes // max(width * size, 1), 1)
+    for start in range(0, shape[0], step):
+        stop = min(start + step, shape[0])
+        data = np.empty((stop - start, width), dtype=f"u{size}")
+        if data.size:
+            read_into(info.file, offset + start * width * size, data.data.cast("B"))
+        yield slice(start, stop), data
 
 
-def _converted(info: TensorInfo, chunks: Any, dtype: str) -> Iterator[memoryview]:
-    for chunk in chunks():
-        values = torch.from_numpy(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8))
-        cast = values.view(TORCH_DTYPES[info.dtype]).to(TORCH_DTYPES[dtype])
-        yield cast.view(torch.uint8).numpy().data
+def as_dtype(values: NDArray[Any], old: str, new: str) -> NDArray[Any]:
+    """Elements of one dtype as those of another, as plain bytes, (n,); as they are if it is one."""
+    if old == new:
+        return values
+    plain = torch.from_numpy(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    cast = plain.view(TORCH_DTYPES[old]).to(TORCH_DTYPES[new])
+    converted: NDArray[Any] = cast.view(torch.uint8).numpy()
+    return converted
 
 
 def _check(stored: StoredModel, outputs: list[OutputTensor], new: Any) -> None:

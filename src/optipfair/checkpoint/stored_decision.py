@@ -43,17 +43,7 @@ def decide_stored(
     """Decide what a request means for a checkpoint.
 
     Without data, rows of the scored tensors are read. With data, the layers come into memory one
-    at a time.
-
-    Args:
-        stored: the checkpoint.
-        request: what to remove.
-        dtype: in which the result is written, and layers run; `auto` for the checkpoint's.
-        max_shard_bytes: of one file.
-        dataloader: calibration data.
-        device: where layers run.
-        holding: where hidden states and replaced tensors are held meanwhile.
-        show_progress: whether to show bars.
+    at a time, on `device`.
 
     Raises:
         NeedsModelError: the model must be loaded, for what is asked.
@@ -70,9 +60,8 @@ def decide_stored(
     if dataloader is not None:
         _refuse_what_needs_the_model(request)
         with together():
-            layers = StoredLayers(
-                stored, device or torch.device("cpu"), dtype, request.attention_unit
-            )
+            place = device or torch.device("cpu")
+            layers = StoredLayers(stored, place, dtype, request.attention_unit)
         means = _means_with_data(layers, request, means, holding, show_progress)
     return decide(
         stored.view,
@@ -85,13 +74,14 @@ def decide_stored(
 
 
 def _weight_scores(stored: StoredModel, request: PruningRequest) -> Scores | None:
-    if isinstance(request.criterion, Criterion) and request.criterion.needs == WEIGHTS:
-        return partial(score_stored_mlps, stored, request.criterion)
-    if isinstance(request.criterion, NeuronScores):
-        return partial(_checked, stored, request.criterion.of)
-    if request.criterion is not None:  # without data: random
-        return partial(_checked, stored, partial(random_scores, request.seed))
-    return None
+    criterion = request.criterion
+    if criterion is None:
+        return None
+    if isinstance(criterion, NeuronScores):
+        return partial(_checked, stored, criterion.of)
+    if criterion.needs == WEIGHTS:
+        return partial(score_stored_mlps, stored, criterion)
+    return partial(_checked, stored, partial(random_scores, request.seed))  # without data: random
 
 
 def _checked(
@@ -115,10 +105,9 @@ def _means_with_data(
 
     def hybrid(batches: Iterable[Batch], mlps: Sequence[MLPView]) -> Iterator[Tensor]:
         keys = [(mlp.layer, mlp.spec.name) for mlp in mlps]
-        found = hybrid_by_layers(
-            layers.view, entering(batches), source, keys, show_progress=show_progress
-        )
-        return (found[key] for key in keys)
+        stream = entering(batches)
+        by_mlp = hybrid_by_layers(layers.view, stream, source, keys, show_progress=show_progress)
+        return (by_mlp[key] for key in keys)
 
     def scores(batches: Iterable[Batch] | None) -> Scores | None:
         criterion = request.criterion
@@ -129,9 +118,8 @@ def _means_with_data(
 
     def chosen(_method: str, batches: Iterable[Batch]) -> Chosen:
         stream = entering(batches)
-        return by_influence(
-            influence_by_layers(layers.view, stream, source, show_progress=show_progress)
-        )
+        scores = influence_by_layers(layers.view, stream, source, show_progress=show_progress)
+        return by_influence(scores)
 
     return Means(without.sizes, layers.view, source, scores, chosen)
 

@@ -1,8 +1,8 @@
 """A checkpoint's model that runs without being loaded: its layers come from disk one at a time.
 
 What stands around the decoder layers (embeddings, norms, rotary tables) is in memory. Where values
-lie is asked as in `disk.py`: transformers converts a layer's tensors to what it would save, and
-what it gives are views of them, which are filled from the files.
+lie is asked as in `stored_model.py`: transformers converts a layer's tensors to what it would save,
+and what it gives are views of them, which are filled from the files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.calibration.stream import LayerSource
 from ..pruning.cut.checks import seen_by
-from .stored_model import StoredModel
+from .stored_model import StoredModel, kept_in_float32
 
 _DTYPES = TORCH_DTYPES | {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
@@ -51,34 +51,21 @@ class StoredLayers:
         dtype: str = "auto",
         attention_unit: str | None = None,
     ) -> None:
-        """Read what stands around the layers.
-
-        Args:
-            stored: the checkpoint.
-            device: where the layers will run.
-            dtype: `auto` for that of the checkpoint, as loading chooses it.
-            attention_unit: what is pruned of attention, None to prune MLPs.
-
-        Raises:
-            NeedsModelError: tensors are stored in a form that only loading understands.
+        """Read what stands around the layers, which will run on `device` in `dtype`: `auto` for
+        that of the checkpoint, as loading chooses it.
         """
         self._stored = stored
         self._device = device
         kind = _working_dtype(stored, dtype)
         self.view: ModelView = seen_by(describe(_built(stored, kind)), attention_unit)
         self._model: Any = self.view.model
-        self._wide = _kept_wide(self._model, kind)
+        self._wide = kept_in_float32(self._model, str(kind).removeprefix("torch."))
         self._read_surroundings()
         model: nn.Module = self.view.model
         model.eval().requires_grad_(False)
 
     def copied(self, layer: LayerView) -> nn.Module:
-        """A decoder layer with its weights, in eval mode, which nobody else holds.
-
-        Raises:
-            NeedsModelError: tensors are stored in a form that only loading understands.
-            CheckpointError: a file has become shorter.
-        """
+        """A decoder layer with its weights, in eval mode, which nobody else holds."""
         prefix = f"{self.view.layers_path}.{layer.index}."
         # Not of the view's own layer, which may carry hooks just now.
         own = copy.deepcopy(self._stored.view.layers[layer.index].module)
@@ -104,14 +91,14 @@ class StoredLayers:
 
     def _read(self, wanted: Callable[[Tensor], bool]) -> None:
         """Fill the tensors outside the layers that are wanted; tied ones once."""
-        found: dict[int, Tensor] = {}
+        filled: dict[int, Tensor] = {}
         for name, tensor in self._model.state_dict(keep_vars=True).items():
-            if self._in_layers(name) or not wanted(tensor):
+            if name.startswith(f"{self.view.layers_path}.") or not wanted(tensor):
                 continue
-            if id(tensor) not in found:
+            if id(tensor) not in filled:
                 value = self._filled({name: tensor})[name].to(self._device)
-                found[id(tensor)] = _like(tensor, value)
-            _assign(self._model, name, found[id(tensor)])
+                filled[id(tensor)] = _like(tensor, value)
+            _assign(self._model, name, filled[id(tensor)])
 
     @contextmanager
     def running(self) -> Iterator[Any]:
@@ -119,15 +106,13 @@ class StoredLayers:
         with LayerSource(self.copied, resident=False).present(self.view):
             yield self._model
 
-    def _in_layers(self, name: str) -> bool:
-        return name.startswith(f"{self.view.layers_path}.")
-
     def _computed(self, part: nn.Module, without: nn.Module | None = None) -> dict[str, Tensor]:
-        found = dict(computed_buffers(self._model, part, without))
-        unknown = [name for name, value in found.items() if value is None]
-        if unknown:
-            raise NeedsModelError(f"{unknown[0]} is computed when the whole model is loaded")
-        return {name: value for name, value in found.items() if value is not None}
+        computed: dict[str, Tensor] = {}
+        for name, value in dict(computed_buffers(self._model, part, without)).items():
+            if value is None:
+                raise NeedsModelError(f"{name} is computed when the whole model is loaded")
+            computed[name] = value
+        return computed
 
     def _filled(self, twins: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors with their values, for tensors of the twin by their names in memory."""
@@ -182,45 +167,21 @@ def _storage(tensor: Tensor) -> int:
 
 def _working_dtype(stored: StoredModel, dtype: str) -> torch.dtype:
     """The dtype that loading would choose."""
-    if dtype != "auto":
-        return _torch_dtype(dtype)
-    said = getattr(stored.view.model.config, "dtype", None)
-    if said is not None:
-        return _torch_dtype(said)
-    floats = [info.dtype for info in stored.tensors.values() if info.dtype in TORCH_DTYPES]
-    return TORCH_DTYPES[floats[0]] if floats else torch.float32
-
-
-def _torch_dtype(dtype: Any) -> torch.dtype:
-    found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return found
+    wanted: Any = dtype if dtype != "auto" else getattr(stored.view.model.config, "dtype", None)
+    if wanted is None:
+        floats = [info.dtype for info in stored.tensors.values() if info.dtype in TORCH_DTYPES]
+        wanted = TORCH_DTYPES[floats[0]] if floats else torch.float32
+    kind: torch.dtype = getattr(torch, wanted) if isinstance(wanted, str) else wanted
+    return kind
 
 
 def _built(stored: StoredModel, dtype: torch.dtype) -> Any:
     config = copy.deepcopy(stored.view.model.config)
     config.dtype = dtype
-    with _default_dtype(dtype):
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(dtype)
         return build_on_meta(config)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _kept_wide(model: Any, dtype: torch.dtype) -> set[str]:
-    """Patterns of the names that transformers keeps in float32 in a narrower model."""
-    if dtype not in (torch.float16, torch.bfloat16):
-        return set()
-    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
-    if dtype == torch.float16:
-        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
-    return kept
 
 
 def _like(twin: Tensor, value: Tensor) -> Tensor:

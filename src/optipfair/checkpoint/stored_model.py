@@ -30,23 +30,14 @@ from ..files.safetensors_reader import DTYPE_BITS, Checkpoint, TensorInfo, open_
 
 @dataclass(frozen=True)
 class Piece:
-    """The neurons of one expert (or of the dense MLP) in one stored tensor.
+    """The neurons of one expert (or of the dense MLP) in one stored tensor."""
 
-    Attributes:
-        expert: its number, 0 in a dense MLP.
-        slot: the tensor in memory that it belongs to.
-        offset: where it begins in the file, in bytes.
-        shape: of the piece, (rows, columns) or (rows,).
-        axis: the one along which the neurons lie.
-        neurons: for each position along `axis` its `neuron + I * block`.
-    """
-
-    expert: int
-    slot: TensorSlot
-    offset: int
-    shape: tuple[int, ...]
-    axis: int
-    neurons: NDArray[np.int64]
+    expert: int  # 0 in a dense MLP
+    slot: TensorSlot  # the tensor in memory that it belongs to
+    offset: int  # where it begins in the file, in bytes
+    shape: tuple[int, ...]  # (rows, columns) or (rows,)
+    axis: int  # the one along which the neurons lie
+    neurons: NDArray[np.int64]  # for each position along `axis` its `neuron + I * block`
 
 
 @dataclass(frozen=True)
@@ -67,20 +58,10 @@ class StoredMLP:
 
 
 class StoredModel:
-    """A checkpoint with the twin of its model.
-
-    Attributes:
-        checkpoint: its headers.
-        view: the twin, described; all its tensors are on `meta`.
-    """
+    """A checkpoint's headers, with the twin of its model, described: its tensors are on `meta`."""
 
     def __init__(self, folder: Path, config: Any) -> None:
-        """Open a checkpoint and check it against its config.
-
-        Raises:
-            CheckpointError: damaged, tensors missing or of another shape than the config says.
-            UnsupportedModelError: quantized, or its decoder layers are not found.
-        """
+        """Open a checkpoint and check it against its config."""
         self.checkpoint: Checkpoint = open_checkpoint(folder)
         if getattr(config, "quantization_config", None) is not None:
             raise UnsupportedModelError(
@@ -97,11 +78,7 @@ class StoredModel:
         self._check_tensors()
 
     def seen_by(self, attention_unit: str | None) -> None:
-        """From now on the view has attention in the place of MLPs, where that is pruned.
-
-        Raises:
-            UnsupportedModelError: its attention cannot be cut.
-        """
+        """From now on the view has attention in the place of MLPs, where that is pruned."""
         if attention_unit is not None:
             self.view = by_attention(self.view, attention_unit)
 
@@ -113,16 +90,20 @@ class StoredModel:
     @cached_property
     def layers_head(self) -> str | None:
         """What stands before a layer's number in the names; None where they do not say it."""
-        return layers_head(self._names_by_layer(self.view.model))
+        return layers_head(self._own_names_by_layer)
+
+    @cached_property
+    def _own_names_by_layer(self) -> list[list[str]]:
+        return self._names_by_layer(self.view.model)
 
     def _names_by_layer(self, twin: Any) -> list[list[str]]:
         """What each layer of a twin is stored as, with tied tensors under each of their names."""
         state, path = twin.state_dict(), self.view.layers_path
-        layers = twin.get_submodule(path)
-        return [
-            list(self._named_here(saved_form(twin, _within(f"{path}.{index}.", state))))
-            for index in range(len(layers))
-        ]
+        names = []
+        for index in range(len(twin.get_submodule(path))):
+            own = {n: tensor for n, tensor in state.items() if n.startswith(f"{path}.{index}.")}
+            names.append(list(self._named_here(saved_form(twin, own))))
+        return names
 
     def saved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the model in the form that they have in these files, by their names there."""
@@ -151,22 +132,20 @@ class StoredModel:
 
     @cached_property
     def _layer_of_known(self) -> dict[str, int]:
-        by_layer = self._names_by_layer(self.view.model)
+        by_layer = self._own_names_by_layer
         return {name: index for index, names in enumerate(by_layer) for name in names}
 
     def renamed(self, keep_layers: Sequence[int], twin: Any) -> Callable[[str, int], str]:
-        """What gives a tensor its name after pruning: name, layer → name.
+        """What gives a tensor its name after pruning, of which `twin` is: name, layer → name.
 
-        Args:
-            keep_layers: the layers that stay; those after the last one move up.
-            twin: of the model after pruning.
+        Layers after the last one that the config counts move up.
         """
         number = {old: new for new, old in enumerate(keep_layers)}
         head, gone = self.layers_head, len(self.view.layers) - len(number)
         if head is not None:
             start = re.compile(rf"^{re.escape(head)}\.\d+\.")
             return lambda name, layer: start.sub(f"{head}.{number.get(layer, layer - gone)}.", name)
-        before, after = self._names_by_layer(self.view.model), self._names_by_layer(twin)
+        before, after = self._own_names_by_layer, self._names_by_layer(twin)
         names = {
             old: new
             for layer, index in number.items()
@@ -176,11 +155,9 @@ class StoredModel:
 
     def stored_mlp(self, mlp: MLPView) -> StoredMLP:
         """Find the neurons of an MLP in the files."""
-        tensors = {}
-        for name, (slot, marks) in probe(self.view, mlp, self.saved).items():
-            info = self.tensors[name]
-            tensors[name] = (info, tuple(_pieces(mlp, slot, marks, info)))
-        return StoredMLP(mlp, tensors)
+        found = probe(self.view, mlp, self.saved).items()
+        pieces = {n: tuple(_pieces(mlp, *place, self.tensors[n])) for n, place in found}
+        return StoredMLP(mlp, {name: (self.tensors[name], own) for name, own in pieces.items()})
 
     def _check_tensors(self) -> None:
         wrong = [
@@ -205,17 +182,12 @@ class StoredModel:
 
     def _may_be_missing(self) -> set[str]:
         """Tied tensors of which one name is there, and those that transformers does without."""
-        free = {
-            name
-            for group in self._tied_names()
-            if any(names <= self.tensors.keys() for names in group.values())
-            for names in group.values()
-            for name in names
-        }
+        free: set[str] = set()
+        for group in self._tied_names():
+            if any(names <= self.tensors.keys() for names in group.values()):
+                free |= set().union(*group.values())
         patterns = list(getattr(self.view.model, "_keys_to_ignore_on_load_missing", None) or ())
-        return free | {
-            name for name in self.expected if any(re.search(each, name) for each in patterns)
-        }
+        return free | {n for n in self.expected if any(re.search(each, n) for each in patterns)}
 
     @cached_property
     def _tied(self) -> dict[str, str]:
@@ -236,16 +208,8 @@ class StoredModel:
                 yield {live: set(self._untied({live: tensor})) for live, tensor in group.items()}
 
 
-def _within(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
 def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> list[Piece]:
-    """Split a stored tensor by experts.
-
-    Raises:
-        UnsupportedModelError: it is stored in a form that cannot be cut piece by piece.
-    """
+    """Split a stored tensor by experts, or refuse a form that cannot be cut piece by piece."""
     shape = info.shape
     per_expert = mlp.width * slot.blocks
     stacked = mlp.spec.experts and len(shape) == len(mlp.tensors[slot].shape)
@@ -268,12 +232,18 @@ def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> 
 
 
 def item_size(dtype: str) -> int:
-    """Bytes of one element.
-
-    Raises:
-        UnsupportedModelError: a dtype whose elements are no whole bytes, or an unknown one.
-    """
+    """Bytes of one element; elements that are no whole bytes, or unknown, are refused."""
     bits = DTYPE_BITS.get(dtype, 0)
     if bits == 0 or bits % 8:
         raise UnsupportedModelError(f"Tensors of dtype {dtype!r} cannot be cut.")
     return bits // 8
+
+
+def kept_in_float32(model: Any, dtype: str) -> set[str]:
+    """Patterns of the names that transformers keeps in float32 in a model of a narrower dtype."""
+    if dtype not in ("float16", "bfloat16"):
+        return set()
+    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == "float16":
+        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    return kept

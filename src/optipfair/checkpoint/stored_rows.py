@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from copy import copy
 from functools import cached_property, partial
 from typing import Any
@@ -34,7 +34,12 @@ def score_stored_mlps(
 ) -> Iterator[Tensor]:
     """Score MLPs in order, some at a time, each on one core while others read."""
     score = partial(score_stored_mlp, stored, criterion)
-    with _one_thread_each(), ThreadPoolExecutor(_READERS) as readers:
+    with ExitStack() as stack:
+        # Chunks are too small to share between cores; on a busy machine that takes ten times as
+        # long or more.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        readers = stack.enter_context(ThreadPoolExecutor(_READERS))
         try:
             yield from readers.map(score, mlps)
         except BaseException:
@@ -42,29 +47,8 @@ def score_stored_mlps(
             raise
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Chunks are too small to share between cores; on a busy machine that takes ten times as long
-    or more.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def score_stored_mlp(stored: StoredModel, criterion: Criterion, mlp: MLPView) -> Tensor:
-    """Score an MLP's neurons by its weights on disk, as `score_mlp` does in memory.
-
-    Returns:
-        (I,), or (E, I) for experts, float32.
-
-    Raises:
-        UnsupportedModelError: a tensor that is scored or cut holds NaN or Inf, or is of a dtype
-            that cannot be scored.
-    """
+    """Score an MLP by its weights on disk as `score_mlp` does: (I,) or (E, I), float32."""
     on_disk = stored.stored_mlp(mlp)
     scored = ("gate", "up") if _holds(mlp, "up") else ("query", "key", "value", "down")
     matrices = {role: _matrix(on_disk, role) for role in scored if _holds(mlp, role)}
@@ -85,11 +69,7 @@ def check_finite_mlp(stored: StoredModel, mlp: MLPView) -> None:
 
 
 def check_finite_tensor(info: TensorInfo) -> None:
-    """Refuse a tensor on disk that holds NaN or Inf; what is no float passes.
-
-    Raises:
-        UnsupportedModelError: naming the tensor.
-    """
+    """Refuse a tensor on disk that holds NaN or Inf, by its name; what is no float passes."""
     if info.dtype not in TORCH_DTYPES:
         return
     size = CHUNK_BYTES // item_size(info.dtype) * item_size(info.dtype)
@@ -100,11 +80,7 @@ def check_finite_tensor(info: TensorInfo) -> None:
 
 
 def read_elements(info: TensorInfo, start: int, size: int) -> Tensor:
-    """The elements in `size` bytes of a tensor's file from `start` on, (n,).
-
-    Raises:
-        UnsupportedModelError: they are no floats.
-    """
+    """The elements in `size` bytes of a tensor's file from `start` on, (n,), which are floats."""
     if info.dtype not in TORCH_DTYPES:
         raise UnsupportedModelError(
             f"{info.name} is of dtype {info.dtype!r}, so its neurons cannot be scored."
@@ -119,9 +95,8 @@ def _holds(mlp: MLPView, role: str) -> bool:
 
 
 def _matrix(stored: StoredMLP, role: str) -> Any:
-    mlp = stored.mlp
-    rows = [_rows(stored, expert, role) for expert in range(mlp.experts or 1)]
-    return StoredExperts(rows) if mlp.spec.experts else rows[0]
+    rows = [_rows(stored, expert, role) for expert in range(stored.mlp.experts or 1)]
+    return StoredExperts(rows) if stored.mlp.spec.experts else rows[0]
 
 
 def _rows(stored: StoredMLP, expert: int, role: str) -> StoredRows:

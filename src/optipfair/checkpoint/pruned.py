@@ -28,14 +28,7 @@ from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.solving import Sizes
 from .new_config import write_config
-from .rewrite import (
-    PieceCut,
-    StoredReplacements,
-    as_dtype,
-    cut_tensors,
-    rewritten,
-    rows_of_piece,
-)
+from .rewrite import PieceCut, StoredReplacements, as_dtype, cut_tensors, rewritten, rows_of_piece
 from .stored_model import StoredModel, item_size
 from .stored_rows import check_finite_tensor
 

@@ -64,12 +64,7 @@ def decide_stored(
             layers = StoredLayers(stored, place, dtype, request.attention_unit)
         means = _means_with_data(layers, request, means, holding, show_progress)
     return decide(
-        stored.view,
-        request,
-        dataloader,
-        means=means,
-        holding=holding,
-        show_progress=show_progress,
+        stored.view, request, dataloader, means=means, holding=holding, show_progress=show_progress
     )
 
 

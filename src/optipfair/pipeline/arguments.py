@@ -16,8 +16,7 @@ from ..pruning.calibration.calibration_texts import CalibrationText
 from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import check_complete
-from ..pruning.options.allowed import VERIFY
-from ..pruning.options.prune_options import CHOICE, TARGET, TEXT, PruneOptions
+from ..pruning.options.prune_options import CHOICE, TARGET, TEXT, VERIFY, PruneOptions
 from ..pruning.options.recipe import recipe_text
 from ..pruning.request.budget import read_size
 from ..pruning.request.pruning_request import PruningRequest, check_request

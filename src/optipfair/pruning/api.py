@@ -11,8 +11,7 @@ from ..option_fields import checked_keywords, taking
 from .cut.plan import PruningPlan
 from .cut.surgery import apply_plan, carry_out
 from .decision import decide, decide_and_prove
-from .options.allowed import DEFAULT_PERCENTAGE
-from .options.prune_options import CHOICE, TARGET, PruneOptions
+from .options.prune_options import CHOICE, DEFAULT_PERCENTAGE, TARGET, PruneOptions
 from .request.pruning_request import check_request
 from .request.targets import depth_request, explicit_percentage
 from .statistics import get_pruning_statistics, summarize

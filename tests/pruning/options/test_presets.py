@@ -10,9 +10,8 @@ import torch
 import optipfair
 from optipfair import ArgumentError, presets, prune_model
 from optipfair.option_fields import declared, flag_of
-from optipfair.pruning.options.allowed import PRUNING_TYPES
 from optipfair.pruning.options.presets import PRESETS
-from optipfair.pruning.options.prune_options import CHOICE, TARGET, PruneOptions
+from optipfair.pruning.options.prune_options import CHOICE, PRUNING_TYPES, TARGET, PruneOptions
 from optipfair.testing import tiny_model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,28 +30,18 @@ _GIVE_FILE = "Give a .txt file, or a .jsonl file with a field 'text' in each lin
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sequences of a calibration text.
+    """Sequences of a calibration text."""
 
-    Attributes:
-        batches: to calibrate on.
-        held_back: other ones in one batch, to judge the result by; none where the text is short.
-    """
-
-    batches: list[Batch]
-    held_back: list[Batch]
+    batches: list[Batch]  # to calibrate on
+    held_back: list[Batch]  # others, in one batch, to judge by; none where the text is short
 
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """Where calibration text comes from, and how much of it is used.
+    """Where calibration text comes from, and how many sequences of how many tokens are drawn.
 
-    Attributes:
-        source: a `.txt` file, a `.jsonl` file with a text in each line's `text` field (or its first
-            one that is a string), or the id of a dataset.
-        samples: how many sequences are drawn.
-        length: of each, in tokens.
-        seed: of the draw.
-        batch_size: how many sequences are in a batch.
+    The source is a `.txt` file, a `.jsonl` file with a text in each line's `text` field (or its
+    first one that is a string), or the id of a dataset.
     """
 
     source: str
@@ -60,12 +51,7 @@ class CalibrationText:
     batch_size: int = 8
 
     def check(self) -> None:
-        """Check what can be checked without reading.
-
-        Raises:
-            ArgumentError: a number out of range.
-            DataError: there is no such file, or it is of another kind.
-        """
+        """Check what can be checked without reading."""
         check_layer_count("calibration_samples", self.samples)
         check_layer_count("calibration_batch_size", self.batch_size)
         if (whole_number(self.length) or 0) < 2:
@@ -80,10 +66,6 @@ class CalibrationText:
         """Tokenise the text once and draw sequences from it, at random places.
 
         The end of the text, up to a tenth of it, is held back to judge the result by.
-
-        Raises:
-            DataError: the text cannot be read or is shorter than one sequence.
-            ArgumentError: more sequences than there are places where one can begin.
         """
         encode: Any = tokenizer
         text = "\n\n".join(self.texts()).encode(errors="replace").decode()  # half surrogates
@@ -96,9 +78,15 @@ class CalibrationText:
             )
         held = min(max(_HELD_BACK // self.length, 1), len(ids) // (10 * self.length))
         end = len(ids) - held * self.length
-        self._check_samples(end - self.length)
+        places = end - self.length
+        if self.samples > max(places, _SAMPLES):  # the default always goes
+            raise ArgumentError(
+                f"calibration_samples={self.samples} is more than the {places} places where a "
+                f"sequence of {self.length} tokens can begin in {self.source}. Give fewer, or a "
+                "longer text."
+            )
         generator = torch.Generator().manual_seed(self.seed)
-        starts = torch.randint(0, end - self.length, (self.samples,), generator=generator)
+        starts = torch.randint(0, places, (self.samples,), generator=generator)
         rows = torch.stack([ids[start : start + self.length] for start in starts.tolist()])
         held_back = _batches(ids[end:].view(held, self.length), held)
         return Drawn(_batches(rows, self.batch_size), held_back)
@@ -106,7 +94,7 @@ class CalibrationText:
     def texts(self) -> list[str]:
         """The texts, in order."""
         path = Path(self.source)
-        if not _is_file(self.source):
+        if not _is(Path.is_file, self.source):
             return _dataset_texts(self.source)
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -123,41 +111,26 @@ class CalibrationText:
         lines = enumerate(text.split("\n"), 1)  # other line breaks may be part of a text
         return [_text_of(line, path, number) for number, line in lines if line.strip()]
 
-    def _check_samples(self, places: int) -> None:
-        """Refuse to draw more sequences than begin at different places; the default always goes."""
-        if self.samples > max(places, _SAMPLES):
-            raise ArgumentError(
-                f"calibration_samples={self.samples} is more than the {places} places where a "
-                f"sequence of {self.length} tokens can begin in {self.source}. Give fewer, or a "
-                "longer text."
-            )
-
 
 def _check_source(source: str) -> None:
     suffix = Path(source).suffix.lower()
     is_id = suffix not in _OF_FILES and _DATASET_ID.fullmatch(source)
-    if _is_file(source) and suffix == ".json":
+    is_file = _is(Path.is_file, source)
+    if is_file and suffix == ".json":
         raise DataError(
             f"The calibration file {source} is JSON, whose brackets and names are no text. "
             f"{_GIVE_FILE}."
         )
-    if not (_is_file(source) or is_id or (source.strip() and _is_folder(source))):
+    if not (is_file or is_id or (source.strip() and _is(Path.is_dir, source))):
         raise DataError(
             f"There is no calibration file {source!r}. {_GIVE_FILE}, or the id of a dataset."
         )
 
 
-def _is_file(source: str) -> bool:
+def _is(kind: Callable[[Path], bool], source: str) -> bool:
     try:
-        return Path(source).is_file()
+        return kind(Path(source))
     except OSError:  # a name too long
-        return False
-
-
-def _is_folder(source: str) -> bool:
-    try:
-        return Path(source).is_dir()
-    except OSError:
         return False
 
 
@@ -168,10 +141,10 @@ def _batches(rows: Tensor, size: int) -> list[Batch]:
 
 def digest(batches: list[Batch]) -> str:
     """SHA-256 of the token ids, first 16 hex digits: the same data gives the same digest."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for batch in batches:
-        found.update(batch.input_ids.to(torch.int64).numpy().tobytes())
-    return found.hexdigest()[:16]
+        hashed.update(batch.input_ids.to(torch.int64).numpy().tobytes())
+    return hashed.hexdigest()[:16]
 
 
 def _text_of(line: str, path: Path, number: int) -> str:
@@ -196,7 +169,7 @@ def _dataset_texts(name: str) -> list[str]:
     try:
         import datasets
     except ImportError as exc:
-        kind = "a folder, no file" if _is_folder(name) else "no file"
+        kind = "a folder, no file" if _is(Path.is_dir, name) else "no file"
         raise DataError(
             f"The calibration text {name!r} is {kind}. {_GIVE_FILE}; to read a dataset, install: "
             "pip install datasets"

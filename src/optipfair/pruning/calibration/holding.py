@@ -26,18 +26,15 @@ Replacements = Mapping[Key, Tensor]
 class Holding:
     """Where to hold what a calibration needs meanwhile.
 
-    Attributes:
-        hidden_states: `cpu`, `device` (where the layers run), `disk` (a memory-mapped temporary
-            file), or `auto`: the first of device, CPU and disk of whose free memory they take a
-            quarter at most.
-        replaced_bytes: replaced tensors that are more together lie in a temporary file; None for a
-            quarter of the free memory.
-        folder: of temporary files, None for the system's.
+    Hidden states lie on `cpu`, `device` (where the layers run), `disk` (a memory-mapped temporary
+    file), or `auto`: the first of device, CPU and disk of whose free memory they take a quarter at
+    most. Replaced tensors lie in a temporary file where they are more than so many bytes together,
+    by default a quarter of the free memory.
     """
 
     hidden_states: str = "auto"
     replaced_bytes: int | None = None
-    folder: Path | None = None
+    folder: Path | None = None  # of temporary files, None for the system's
 
     def hidden(self, nbytes: int, device: torch.device) -> HiddenStates:
         """Hold hidden states of `nbytes` in all, which are computed on `device`."""
@@ -121,10 +118,10 @@ class ReplacedTensors(MutableMapping[Key, Tensor]):
     @classmethod
     def in_file(cls, path: Path, places: Mapping[Key, Spilled]) -> ReplacedTensors:
         """Tensors that lie in a file, which is only read."""
-        found = cls()
-        found._file = SpillFile.existing(path)
-        found._held.update(places)
-        return found
+        replaced = cls()
+        replaced._file = SpillFile.existing(path)
+        replaced._held.update(places)
+        return replaced
 
     def peek(self, key: Key) -> Tensor | Spilled:
         """A tensor, or where it lies: either way its shape, dtype and size, without reading it."""

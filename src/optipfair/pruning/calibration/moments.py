@@ -45,19 +45,14 @@ def token_roles(mask: Tensor, first: int) -> Tensor:
 class Moments:
     """Sums over tokens of a projection's inputs x and of what its outputs y should be.
 
-    Attributes:
-        inputs: sum of x x^T, (I, I).
-        targets: sum of y x^T, (H, I); None where y is the projection's own output.
-        power: sum of |y|^2; None where `targets` is.
-        tokens: how many tokens.
-        constant: whether the last input is always 1, so that its weights are an intercept.
+    `targets` and `power` are None where y is the projection's own output.
     """
 
-    inputs: Tensor
-    targets: Tensor | None = None
-    power: float | None = None
+    inputs: Tensor  # sum of x x^T, (I, I)
+    targets: Tensor | None = None  # sum of y x^T, (H, I)
+    power: float | None = None  # sum of |y|^2
     tokens: int = 0
-    constant: bool = False
+    constant: bool = False  # whether the last input is always 1: its weights are an intercept
 
     def __add__(self, other: Moments) -> Moments:
         both = self.targets is not None and other.targets is not None

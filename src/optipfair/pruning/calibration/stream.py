@@ -41,10 +41,8 @@ class NotByLayersError(UnsupportedModelError):
 class LayerSource:
     """Where layers that can be run come from.
 
-    Attributes:
-        copied: gives a layer to run and to change, in eval mode, which nobody else holds.
-        resident: whether the model's own layers can be run; else each comes from `copied` when it
-            is needed and goes after it has run.
+    `copied` gives a layer to run and to change, in eval mode, which nobody else holds. Where the
+    model's own layers are not `resident`, each comes from there when it is needed, and goes after.
     """
 
     copied: Callable[[LayerView], nn.Module]
@@ -70,20 +68,15 @@ class LayerSource:
 class Batches:
     """What flows: for each batch its hidden states, its mask, and the arguments of each layer.
 
-    Attributes:
-        masks: which tokens are real, (B, S).
-        firsts: the number of each batch's first row in all the data.
-        hidden: the current input of the next layer, (B, S, H).
-        arguments: for each batch and layer the positional and keyword arguments after the hidden
-            states. What layers share is the same object.
-        forms: for each layer, how it wraps its hidden states.
+    Arguments are the positional and keyword ones after the hidden states, by batch and layer. What
+    layers share is the same object.
     """
 
-    masks: list[Tensor] = field(default_factory=list)
-    firsts: list[int] = field(default_factory=list)
-    hidden: HiddenStates = field(default_factory=HiddenStates)
+    masks: list[Tensor] = field(default_factory=list)  # which tokens are real, (B, S)
+    firsts: list[int] = field(default_factory=list)  # of each batch's first row in all the data
+    hidden: HiddenStates = field(default_factory=HiddenStates)  # enters the next layer, (B, S, H)
     arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
-    forms: list[Form] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)  # how each layer wraps its hidden states
 
 
 def copied_layer(layer: nn.Module) -> nn.Module:

@@ -37,21 +37,13 @@ ScoreFunction = Callable[..., "Tensor"]
 
 @dataclass(frozen=True)
 class Criterion:
-    """A registered criterion.
+    """A registered criterion."""
 
-    Attributes:
-        name: as users write it.
-        function: gives the scores.
-        needs: what it reads: `nothing`, `weights`, `activations` or `moments`.
-        accepts_data: whether calibration data makes the hybrid of it.
-        compensates: whether the kept neurons make up for the lost ones unless asked otherwise.
-    """
-
-    name: str
+    name: str  # as users write it
     function: ScoreFunction
-    needs: str = WEIGHTS
-    accepts_data: bool = False
-    compensates: bool = False
+    needs: str = WEIGHTS  # what it reads: `nothing`, `weights`, `activations` or `moments`
+    accepts_data: bool = False  # whether calibration data makes the hybrid of it
+    compensates: bool = False  # whether kept neurons make up for lost ones unless asked otherwise
 
     @property
     def summary(self) -> str:
@@ -107,17 +99,11 @@ def sum_of_l2_norms(gate: Tensor | None, up: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Weights:
-    """An MLP's matrices, float32, with a row for each neuron.
+    """An MLP's matrices, float32, (I, H) with a row for each neuron."""
 
-    Attributes:
-        down: (I, H); for attention the transposed output projection.
-        gate: (I, H), None where there is none.
-        up: (I, H), None for attention.
-    """
-
-    down: Tensor
-    gate: Tensor | None = None
-    up: Tensor | None = None
+    down: Tensor  # for attention the transposed output projection
+    gate: Tensor | None = None  # None where there is none
+    up: Tensor | None = None  # None for attention
 
 
 @criterion("ACT", needs=ACTIVATIONS)
@@ -186,18 +172,11 @@ def random_choice(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 
 def hybrid(gate: Tensor | None, up: Tensor, down: Tensor, input_norms: Tensor) -> Tensor:
-    """Weights and activations: (g / max g + u / max u + d / max d) * |x|.
+    """Weights and activations: (g / max g + u / max u + d / max d) * |x|, (I,).
 
-    g, u and d are the PPM scores of gate rows, up rows and down columns; |x| is the L2 norm over
-    all calibration tokens of a neuron's input to the down projection. The form follows CFSP
-    (arXiv 2409.13199), equation 8.
-
-    Args:
-        gate, up, down: PPM scores of rows, rows and columns, each (I,); gate may be None.
-        input_norms: (I,).
-
-    Returns:
-        (I,) scores.
+    g, u and d are the PPM scores of gate rows, up rows and down columns, each (I,); gate may be
+    None. |x| is the L2 norm over all calibration tokens of a neuron's input to the down projection.
+    The form follows CFSP (arXiv 2409.13199), equation 8.
     """
     parts = [part for part in (gate, up, down) if part is not None]
     # An all-zero matrix has no largest score: its term is zero for every neuron.

@@ -13,23 +13,16 @@ from typing import Any
 
 from ...errors import ArgumentError
 from ...registry import Registry
-from .allowed import PRUNING_TYPES
-from .prune_options import PruneOptions
+from .prune_options import PRUNING_TYPES, PruneOptions
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named choice of options.
-
-    Attributes:
-        name: how the command line and recipes call it.
-        help: what it is for, in whole sentences.
-        by_type: pruning type → the options that it sets.
-    """
+    """A named choice of options."""
 
     name: str
-    help: str
-    by_type: Mapping[str, Mapping[str, Any]]
+    help: str  # what it is for, in whole sentences
+    by_type: Mapping[str, Mapping[str, Any]]  # pruning type → the options that it sets
 
     def keywords(self, pruning_type: str = "MLP_GLU", **more: Any) -> dict[str, Any]:
         """The options it sets for a pruning type, with `more`, as keywords.

@@ -9,17 +9,26 @@ from typing import Any
 from ...arch.spec import ATTENTION_UNITS
 from ...checking import DTYPES
 from ...option_fields import declared, option
+from ...registry import Registry
 from ..importance.criteria import CRITERIA
 from ..layers.strategies import LAYER_STRATEGIES
-from .allowed import (
-    DEFAULT_PERCENTAGE,
-    EXPANSION_DIVISORS,
-    LAYER_WIDTHS,
-    PRUNING_TYPES,
-    VERIFY,
-)
 
 TARGET, CHOICE, TEXT, WORK = "target", "choice", "calibration", "work"
+
+# Names and numbers that options may have, where no registry of functions holds them.
+DEFAULT_PERCENTAGE = 10
+EXPANSION_DIVISORS = (32, 64, 128, 256)
+VERIFY = ("fast", "full", "none")
+
+PRUNING_TYPES: Registry[str] = Registry("pruning_type")
+PRUNING_TYPES.add("MLP_GLU", "Remove neurons of the MLPs (width).")
+PRUNING_TYPES.add("DEPTH", "Remove whole decoder layers.")
+PRUNING_TYPES.add("BOTH", "Remove layers, and neurons of the layers that stay.")
+PRUNING_TYPES.add("ATTENTION", "Remove key/value groups with their query heads, or query heads.")
+
+LAYER_WIDTHS: Registry[str] = Registry("layer_widths")
+LAYER_WIDTHS.add("uniform", "The same share of every layer, which loads everywhere.")
+LAYER_WIDTHS.add("by_loss", "Less of the layers that the model misses most, more of the others.")
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,7 @@ class PruneOptions:
         metavar="I,J,...",
     )
     depth_pruning_percentage: float | None = option(
-        None,
-        "Share of the layers to remove, from 0 to 100.",
-        section=TARGET,
-        flag=None,
+        None, "Share of the layers to remove, from 0 to 100.", section=TARGET, flag=None
     )
     target_params: int | str | None = option(
         None,

@@ -25,13 +25,10 @@ _WAY_OUT = "Write one `name: value` in each line, as in the recipe.yaml of a pru
 
 
 def recipe_text(model_path: str, options: PruneOptions, **beside: Any) -> str:
-    """Write a recipe.
+    """Write a recipe for a model, as it was named.
 
-    Args:
-        model_path: the model, as it was named.
-        options: what was asked for.
-        beside: `plan`, the file that was carried out, and `given_in_python`, the names of what no
-            file can hold; None or empty where there is none.
+    Beside the options it may hold `plan`, the file that was carried out, and `given_in_python`, the
+    names of what no file can hold.
     """
     lines = [
         f"# Made by optipfair {__version__}. To run it again:",
@@ -64,11 +61,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Read a recipe: the names and values that it gives, unchecked but for the names.
-
-    Raises:
-        ArgumentError: it cannot be read, is no list of names and values, or has an unknown name.
-    """
+    """Read a recipe: the names and values that it gives, unchecked but for the names."""
     import yaml
 
     try:

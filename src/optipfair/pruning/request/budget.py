@@ -21,15 +21,10 @@ _BYTES = {"": 1, "B": 1} | {
 
 @dataclass(frozen=True)
 class Budget:
-    """How large the result may be: one of the two is given.
+    """How large the result may be: one of the two is given."""
 
-    Attributes:
-        parameters: all parameters, shared ones once.
-        bytes: of the weights, as they are stored.
-    """
-
-    parameters: int | None
-    bytes: int | None
+    parameters: int | None  # all, shared ones once
+    bytes: int | None  # of the weights, as they are stored
 
     @property
     def limit(self) -> int:
@@ -45,12 +40,7 @@ class Budget:
 
 
 def read_budget(target_params: object, target_size: object) -> Budget | None:
-    """Read a budget; None where none is given.
-
-    Args:
-        target_params: a number of parameters, or text like `"1.0B"`, `"350M"`.
-        target_size: a number of bytes, or text like `"2GB"` (10^9), `"2GiB"` (2^30).
-    """
+    """Read a number of parameters, or text like `"1.0B"`, or a size; None where none is given."""
     if target_params is not None and target_size is not None:
         raise ArgumentError(
             f"target_params={target_params!r} and target_size={target_size!r} exclude each other. "

@@ -13,8 +13,7 @@ from ...registry import unknown_name
 from ..importance.criteria import CRITERIA, WEIGHTS, Criterion
 from ..importance.given_scores import NeuronScores
 from ..layers.strategies import ranked_names, ranks_layers
-from ..options.allowed import LAYER_WIDTHS, PRUNING_TYPES
-from ..options.prune_options import PruneOptions
+from ..options.prune_options import LAYER_WIDTHS, PRUNING_TYPES, PruneOptions
 from .budget import Budget, read_budget
 from .targets import DepthRequest, WidthTarget, depth_request, width_target
 
@@ -35,20 +34,10 @@ _OF_NEURONS = ("MLP_GLU", "BOTH")
 
 @dataclass(frozen=True)
 class PruningRequest:
-    """A pruning as it was asked for.
+    """A pruning as it was asked for, checked; the options are explained where they are declared.
 
-    Attributes:
-        width: how many neurons stay (open where a budget decides), None in depth pruning.
-        criterion: what scores them, or the caller's scores; None in depth pruning.
-        depth: which layers go (open where a budget decides), None in width pruning.
-        budget: how large the result may be, None without one.
-        compensate: whether the kept neurons make up for the lost ones; where layers go, whether
-            those before them make up for them.
-        sequential: whether layers see the outputs of the pruned layers before them.
-        seed: of what is random.
-        layer_widths: `uniform`, or `by_loss` where layers lose different shares.
-        attention_unit: what a unit of attention is, `group` or `head`; then `width` says how many
-            units stay. None where MLPs are pruned.
+    In depth pruning there is neither width nor criterion, in width pruning no depth; where a budget
+    decides they are open. Where attention is pruned, `width` says how many of its units stay.
     """
 
     width: WidthTarget | None = None
@@ -58,7 +47,7 @@ class PruningRequest:
     compensate: bool = False
     sequential: bool = False
     seed: int = 0
-    attention_unit: str | None = None
+    attention_unit: str | None = None  # None where MLPs are pruned
     layer_widths: str = "uniform"
 
     @property
@@ -88,13 +77,7 @@ def check_request(
 ) -> PruningRequest:
     """Check what was asked for as far as that goes without a model.
 
-    Args:
-        options: its sections about the target and the choice, and whether there is text.
-        dataloader: calibration data in the place of text.
-        neuron_scores: the caller's scores in the place of a criterion.
-
-    Raises:
-        ArgumentError: wrong or conflicting options.
+    A dataloader takes the place of calibration text, the caller's scores that of a criterion.
     """
     kind = PRUNING_TYPES.canonical(options.pruning_type)
     budget = read_budget(options.target_params, options.target_size)

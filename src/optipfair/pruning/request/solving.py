@@ -21,17 +21,11 @@ from .widths import kept_width
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model weighs now.
+    """What a model weighs now."""
 
-    Attributes:
-        parameters: all of them, shared ones once.
-        bytes: of its weights.
-        item_bytes: bytes of one element of a tensor, as it will be stored.
-    """
-
-    parameters: int
-    bytes: int
-    item_bytes: Callable[[Tensor], int]
+    parameters: int  # shared ones once
+    bytes: int  # of its weights
+    item_bytes: Callable[[Tensor], int]  # of one element of a tensor, as it will be stored
 
     @classmethod
     def of_model(cls, view: ModelView) -> Sizes:
@@ -50,11 +44,7 @@ class Solution:
 
 
 def solve(view: ModelView, request: PruningRequest, sizes: Sizes) -> Solution:
-    """Say what a request means for a model.
-
-    Raises:
-        ArgumentError: layers that the model does not have, or a budget that is out of reach.
-    """
+    """Say what a request means for a model."""
     depth, width = request.depth, request.width
     drop = () if depth is None or depth.open else depth.resolve(len(view.layers))
     if request.budget is None:

@@ -12,27 +12,19 @@ from typing import Any
 from ...checking import check_layer_count, check_layer_indices, check_layers_to_remove, whole_number
 from ...errors import ArgumentError
 from ..layers.strategies import LAYER_STRATEGIES, custom_layers, select_layers_to_remove
-from ..options.allowed import DEFAULT_PERCENTAGE, EXPANSION_DIVISORS
+from ..options.prune_options import DEFAULT_PERCENTAGE, EXPANSION_DIVISORS
 from .budget import Budget
 
 
 @dataclass(frozen=True)
 class WidthTarget:
-    """How many neurons stay, as a share to remove, a rate to reach, or a share to keep.
+    """How many neurons stay: a share to remove, a rate to reach, or a share to keep; else open."""
 
-    Attributes:
-        percentage: share to remove.
-        expansion_rate: width in percent of the hidden size.
-        divisor: the kept width is rounded down to a multiple of it.
-        layers: whose neurons go, None for all.
-        share: fraction to keep, as a budget has set it. Without any of the three it is open.
-    """
-
-    percentage: float | None
-    expansion_rate: float | None
-    divisor: int | None = None
-    layers: tuple[int, ...] | None = None
-    share: Fraction | None = None
+    percentage: float | None  # to remove
+    expansion_rate: float | None  # width in percent of the hidden size
+    divisor: int | None = None  # the kept width is rounded down to a multiple of it
+    layers: tuple[int, ...] | None = None  # whose neurons go, None for all
+    share: Fraction | None = None  # to keep, as a budget has set it
 
     def exact_kept(self, width: int, hidden_size: int) -> int:
         """The kept width before rounding to a multiple; more than `width` if the rate is above.
@@ -103,9 +95,7 @@ def removed_count(units: int, percentage: float) -> int:
 
 
 def calculate_pruning_percentage_from_expansion_rate(
-    current_intermediate_size: int,
-    current_hidden_size: int,
-    target_expansion_rate: float,
+    current_intermediate_size: int, current_hidden_size: int, target_expansion_rate: float
 ) -> float:
     """Return the share of neurons to remove to reach an expansion rate.
 

@@ -60,21 +60,13 @@ def width_multiple(spec: ArchSpec, mlp: MLPSpec) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """An MLP and what it would lose if all lost alike.
-
-    Attributes:
-        layer: which layer it belongs to.
-        width: number of neurons.
-        kept: how many stay in the uniform case, below `width`.
-        multiple: kept widths are multiples of it.
-        weight: parameters of one neuron (of all experts' where there are).
-    """
+    """An MLP and what it would lose if all lost alike."""
 
     layer: int
     width: int
-    kept: int
-    multiple: int
-    weight: int
+    kept: int  # in the uniform case, below `width`
+    multiple: int  # kept widths are multiples of it
+    weight: int  # parameters of one neuron (of all experts' where there are)
 
     def kept_at(self, factor: float) -> int:
         """How many stay where `factor` times the uniform number goes; at least one multiple."""
@@ -86,11 +78,8 @@ def allocate(shares: Sequence[Share], losses: Mapping[int, float]) -> list[int]:
     """How many neurons stay in each MLP; together at most as many parameters as uniformly.
 
     A layer whose pruning costs the model twice as much loses half as many neurons, within half and
-    one and a half times the uniform number.
-
-    Args:
-        shares: the MLPs.
-        losses: for each layer, how much the loss of a token rises if it alone is pruned.
+    one and a half times the uniform number. `losses` says for each layer how much the loss of a
+    token rises if it alone is pruned.
     """
     floor = max(max(losses.values()) * 1e-3, 1e-12)  # nothing is missed, or less than nothing
     ease = {layer: 1 / max(loss, floor) for layer, loss in losses.items()}

@@ -60,7 +60,7 @@ def default_plan(model: Any, tokenizer: Any) -> Plan:
 
 
 def plan_of(model: Any, tokenizer: Any, pairs: Sequence[PromptPair]) -> Plan:
-    return plan_study(tokenizer, model.get_input_embeddings().weight.shape[0], pairs)
+    return plan_study(describe(model), tokenizer, pairs)
 
 
 def passes(model: Any, plan: Plan) -> None:

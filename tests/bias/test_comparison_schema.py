@@ -14,8 +14,12 @@ from jsonschema import Draft202012Validator
 
 from optipfair import prune_model
 from optipfair.bias import COMPONENTS
+from optipfair.bias.bias_folder import BiasFolder
+from optipfair.bias.prompts.pairs import check_prompt_pairs
+from optipfair.bias.settings import BiasOptions, Settings
+from optipfair.bias.study import Study
 from optipfair.bias.study_by_name import run_bias
-from optipfair.bias.study_comparison import Subject, compare_studies
+from optipfair.bias.study_comparison import compare_studies
 from optipfair.bias.visualize import study_bias
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -26,14 +30,12 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 PAIRS = [("A tall nurse", "A short nurse"), ("The red house stood", "The blue house stood")]
 
 
-def subject(model: Any, pairs: Any = PAIRS, controls: int = 2) -> Subject:
-    found = study_bias(
-        *(model, byte_tokenizer(), pairs, [], "all", None, "png"),
-        show_progress=False,
-        components=["mlp_output", "gate_proj"],
-        controls=controls,
-    )
-    return found.subject
+def study(model: Any, pairs: Any = PAIRS, controls: int = 2) -> Study:
+    settings = Settings(components=("mlp_output", "gate_proj"), controls=controls)
+    folder = BiasFolder(None, "png", {})
+    return study_bias(
+        model, byte_tokenizer(), check_prompt_pairs(pairs), [], "all", folder, settings
+    ).study
 
 
 def pruned() -> Any:
@@ -44,7 +46,7 @@ def as_written(found: Any) -> Any:
     return json.loads(json.dumps(found, allow_nan=False))
 
 
-def compared(first: Subject, second: Subject) -> Any:
+def compared(first: Study, second: Study) -> Any:
     found = as_written(compare_studies(first, second))
     VALIDATOR.validate(found)
     return found
@@ -52,7 +54,7 @@ def compared(first: Subject, second: Subject) -> Any:
 
 @pytest.fixture(scope="module")
 def document() -> Any:
-    return compared(subject(tiny_model("llama")), subject(pruned()))
+    return compared(study(tiny_model("llama")), study(pruned()))
 
 
 def test_what_is_written_of_two_models_follows_the_schema(tmp_path: Path) -> None:
@@ -61,11 +63,13 @@ def test_what_is_written_of_two_models_follows_the_schema(tmp_path: Path) -> Non
         byte_tokenizer().save_pretrained(tmp_path / name)
     run = run_bias(
         tmp_path / "one",
-        components=list(COMPONENTS),
-        controls=2,
-        visualization_types=[],
-        output_dir=tmp_path / "out",
-        compare_with=tmp_path / "two",
+        BiasOptions(
+            components=list(COMPONENTS),
+            controls=2,
+            visualization_types=[],
+            output_dir=tmp_path / "out",
+            compare_with=tmp_path / "two",
+        ),
     )
     written = json.loads((tmp_path / "out" / "bias_comparison.json").read_text("utf-8"))
     assert written == run.comparison
@@ -84,7 +88,7 @@ def test_what_is_written_of_two_models_follows_the_schema(tmp_path: Path) -> Non
 def test_where_little_can_be_compared_it_follows_too(
     pairs: Any, controls: int, expected: dict[str, int]
 ) -> None:
-    found = compared(subject(tiny_model("llama")), subject(pruned(), pairs, controls))
+    found = compared(study(tiny_model("llama")), study(pruned(), pairs, controls))
     assert found["pairs"] == expected
     rows = [found["overall"], *found["components"].values()]
     assert {row["paired"] is None for row in rows} == {not expected["compared"]}
@@ -93,7 +97,7 @@ def test_where_little_can_be_compared_it_follows_too(
 
 
 def test_components_of_one_model_alone_follow_too() -> None:
-    found = compared(subject(tiny_model("llama")), subject(tiny_model("gpt2")))
+    found = compared(study(tiny_model("llama")), study(tiny_model("gpt2")))
     assert found["in_one_only"] == ["gate_proj"]
 
 

@@ -69,7 +69,7 @@ def watched(model: Any, name: str, ids: tuple[int, ...]) -> list[Tensor]:
 def by_hand(model: Any, name: str, controls: int) -> list[Tensor]:
     """Per layer: pair minus controls, in plain loops."""
     pairs = check_prompt_pairs(PAIRS)
-    plan = plan_study(TOKENIZER, 300, pairs, controls)
+    plan = plan_study(describe(model), TOKENIZER, pairs, controls)
     found = []
     for each in plan.comparisons:
         sides = [watched(model, name, side.ids) for side in (each.first, each.second)]

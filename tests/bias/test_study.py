@@ -33,17 +33,13 @@ ADJECTIVES = neutral_words("adjective")
 
 def study_of(values: Any, pairs: Sequence[PromptPair], controls: Sequence[int]) -> Study:
     """A study whose relative differences are `values` (comparisons, K)."""
-    owned, start = [], len(pairs)
-    for count in controls:
-        owned.append(tuple(range(start, start + count)))
-        start += count
     squared = torch.as_tensor(values, dtype=torch.float64).T ** 2  # (K, C)
     ones = torch.ones_like(squared)
     sums = Sums(ones, ones, squared, ones, ones, ones, ones, ones)
     keys = tuple(LayerKey("mlp_output", layer) for layer in range(len(squared)))
     made = tuple(Controls((("a", "b"),) * count) for count in controls)
-    plan = Plan(tuple(pairs), made, (), tuple(owned))
-    return Study(plan, Measured(keys, sums), Captured(1, 1, {}), {})
+    plan = Plan(tuple(pairs), made, ())
+    return Study(plan, Measured(keys, sums), Captured(1, 1, {}), {}, "", "", len(keys))
 
 
 def pairs_of(count: int, category: str | None = None) -> list[PromptPair]:
@@ -96,10 +92,9 @@ def test_two_hundred_neutral_pairs_are_significant_at_the_level() -> None:
         for i, words in enumerate(rng.sample(list(itertools.combinations(ADJECTIVES, 2)), 200))
     ]
     tokenizer, model = byte_tokenizer(), tiny_model("llama", num_hidden_layers=2)
-    study = carry_out(
-        describe(model), plan_study(tokenizer, 259, pairs, 19), ["residual_output"], [0, 1]
-    )
-    found = summarize_study(study)
+    view = describe(model)
+    plan = plan_study(view, tokenizer, pairs, 19)
+    found = summarize_study(carry_out(view, plan, ["residual_output"], [0, 1]))
     assert found["controls"] == 200 * 19
     p_values = [category["p_value"] for category in found["categories"].values()]
     assert len(p_values) == 200

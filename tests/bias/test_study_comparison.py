@@ -15,8 +15,8 @@ from optipfair.bias.bias_tables import comparison_table
 from optipfair.bias.figures.canvas import Style
 from optipfair.bias.figures.kinds import comparison_figure
 from optipfair.bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
-from optipfair.bias.study import carry_out, plan_study
-from optipfair.bias.study_comparison import Subject, compare_studies
+from optipfair.bias.study import Study, carry_out, plan_study
+from optipfair.bias.study_comparison import compare_studies
 from optipfair.testing import byte_tokenizer, tiny_model
 from optipfair.uncertainty import holm
 
@@ -29,41 +29,36 @@ PAIRS = [
 ]
 
 
-def subject(
-    model: Any, pairs: Any = PAIRS, components: Any = COMPONENTS, controls: int = 3
-) -> Subject:
+def study(model: Any, pairs: Any = PAIRS, components: Any = COMPONENTS, controls: int = 3) -> Study:
     view = describe(model)
-    plan = plan_study(byte_tokenizer(), 256, check_prompt_pairs(pairs), controls)
-    study = carry_out(view, plan, components, range(len(view.layers)))
-    return Subject("some/model", "llama", len(view.layers), study)
+    plan = plan_study(view, byte_tokenizer(), check_prompt_pairs(pairs), controls)
+    return carry_out(view, plan, components, range(len(view.layers)))
 
 
 @pytest.fixture(scope="module")
-def deep() -> Subject:
-    return subject(tiny_model("llama"))
+def deep() -> Study:
+    return study(tiny_model("llama"))
 
 
 @pytest.fixture(scope="module")
-def shallow() -> Subject:
+def shallow() -> Study:
     model = tiny_model("qwen3")
     prune_model(model, pruning_type="DEPTH", layer_indices=[1], show_progress=False)
-    return subject(model)
+    return study(model)
 
 
-def excess_of(one: Subject, pair: int, components: tuple[str, ...]) -> float:
+def excess_of(one: Study, pair: int, components: tuple[str, ...]) -> float:
     """In plain loops."""
-    study = one.study
-    places = [i for i, key in enumerate(study.measured.keys) if key.component in components]
+    places = [i for i, key in enumerate(one.measured.keys) if key.component in components]
     values = {
-        c: float(np.mean([study.values[c, i] for i in places]))
-        for c in range(99)[: len(study.values)]
+        c: float(np.mean([one.values[c, i] for i in places])) for c in range(99)[: len(one.values)]
     }
-    return values[pair] - float(np.mean([values[c] for c in study.plan.owned[pair]]))
+    return values[pair] - float(np.mean([values[c] for c in one.plan.owned[pair]]))
 
 
 @pytest.mark.parametrize("components", [COMPONENTS, *((name,) for name in COMPONENTS)], ids=str)
 def test_figures_are_means_over_layers_and_pairs(
-    deep: Subject, shallow: Subject, components: tuple[str, ...]
+    deep: Study, shallow: Study, components: tuple[str, ...]
 ) -> None:
     found = compare_studies(deep, shallow)
     row = found["overall"] if components == COMPONENTS else found["components"][components[0]]
@@ -78,7 +73,7 @@ def test_figures_are_means_over_layers_and_pairs(
         assert row[side]["difference"] - row[side]["control"] == pytest.approx(row[side]["excess"])
 
 
-def test_the_p_value_counts_the_signs_that_do_as_well(deep: Subject, shallow: Subject) -> None:
+def test_the_p_value_counts_the_signs_that_do_as_well(deep: Study, shallow: Study) -> None:
     """The pairs that change the same words change sign together."""
     found = compare_studies(deep, shallow)
     paired = np.array(
@@ -94,7 +89,7 @@ def test_the_p_value_counts_the_signs_that_do_as_well(deep: Subject, shallow: Su
     assert "p_holm" not in found["overall"]["paired"]
 
 
-def test_changing_places_changes_the_sign_alone(deep: Subject, shallow: Subject) -> None:
+def test_changing_places_changes_the_sign_alone(deep: Study, shallow: Study) -> None:
     one, other = compare_studies(deep, shallow), compare_studies(shallow, deep)
     assert one["models"]["a"] == other["models"]["b"] != one["models"]["b"]
     for name in COMPONENTS:
@@ -104,7 +99,7 @@ def test_changing_places_changes_the_sign_alone(deep: Subject, shallow: Subject)
         assert row["paired"]["p_value"] == turned["paired"]["p_value"]
 
 
-def test_a_model_does_not_differ_from_itself(deep: Subject) -> None:
+def test_a_model_does_not_differ_from_itself(deep: Study) -> None:
     found = compare_studies(deep, deep)
     for row in (found["overall"], *found["components"].values()):
         assert row["a"] == row["b"]
@@ -113,10 +108,10 @@ def test_a_model_does_not_differ_from_itself(deep: Subject) -> None:
         assert row["paired"]["p_value"] == 1
 
 
-def test_pairs_and_components_of_one_alone_are_counted(deep: Subject) -> None:
+def test_pairs_and_components_of_one_alone_are_counted(deep: Study) -> None:
     """Pairs are matched by their prompts, whatever their place."""
     fewer = [("Equal prompts", "Equal prompts"), *PAIRS[2:0:-1]]
-    one = subject(tiny_model("llama"), fewer, ("mlp_output", "input_norm"))
+    one = study(tiny_model("llama"), fewer, ("mlp_output", "input_norm"))
     found = compare_studies(deep, one)
     assert found["pairs"] == {"compared": 2, "without_controls": 0, "in_one_only": 4}
     assert list(found["components"]) == ["mlp_output"]
@@ -124,16 +119,16 @@ def test_pairs_and_components_of_one_alone_are_counted(deep: Subject) -> None:
     assert found["overall"]["paired"]["difference"] == pytest.approx(0, abs=1e-6)
 
 
-def test_without_controls_nothing_is_compared(deep: Subject) -> None:
-    found = compare_studies(deep, subject(tiny_model("llama"), controls=0))
+def test_without_controls_nothing_is_compared(deep: Study) -> None:
+    found = compare_studies(deep, study(tiny_model("llama"), controls=0))
     assert found["pairs"] == {"compared": 0, "without_controls": 5, "in_one_only": 0}
     assert found["overall"] == {"a": None, "b": None, "paired": None}
     assert set(comparison_table(found).rows[0][1:]) == {"-"}
-    assert comparison_figure(deep, subject(tiny_model("llama"), controls=0), Style()) is None
+    assert comparison_figure(deep, study(tiny_model("llama"), controls=0), Style()) is None
     json.dumps(found, allow_nan=False)
 
 
-def test_both_models_are_drawn_from_first_to_last_layer(deep: Subject, shallow: Subject) -> None:
+def test_both_models_are_drawn_from_first_to_last_layer(deep: Study, shallow: Study) -> None:
     figure = comparison_figure(deep, shallow, Style())
     assert figure is not None
     axes = [axis for axis in figure.axes if axis.get_visible()]

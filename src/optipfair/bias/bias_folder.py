@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, OutputError, UnknownNameError
 from ..registry import unknown_name
+from .settings import FORMATS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FORMATS = ("png", "pdf", "svg")
 
 
 class BiasFolder:
@@ -33,7 +32,8 @@ class BiasFolder:
         *,
         any_figure: bool = True,
     ) -> None:
-        check_format(figure_format)
+        if figure_format not in FORMATS:
+            raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
         self.format = figure_format
         self.style: Any = _style(style) if any_figure or style else None
         self.path = output_path(folder)
@@ -57,17 +57,8 @@ class BiasFolder:
                 (self.path / name).write_text(text + "\n", encoding="utf-8")
 
 
-def check_format(figure_format: str) -> None:
-    if figure_format not in FORMATS:
-        raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
-
-
 def output_path(given: object) -> Path | None:
-    """The folder that a caller named; None for none.
-
-    Raises:
-        ArgumentError: an empty text, or no path.
-    """
+    """The folder that a caller named, None for none; an empty text or no path is refused."""
     if given is None:
         return None
     if not isinstance(given, str | PathLike) or not str(given):

@@ -21,7 +21,7 @@ from .activations.capture import Groups, capture
 from .activations.components import tap
 from .activations.layer_keys import LayerKey
 from .prompts.controls import Words
-from .prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
+from .prompts.pairs import check_prompt_pairs
 from .settings import Settings
 from .study import Plan, plan_study
 
@@ -73,16 +73,14 @@ def neuron_bias_scores(
         (40,)
     """
     Settings(controls=controls, seed=seed)  # checked there
-    pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS if prompt_pairs is None else prompt_pairs)
+    pairs = check_prompt_pairs(prompt_pairs)
     view = describe(model)
     layers = [layer for layer in view.layers if _has_neurons(layer)]
     if not layers:
         raise UnsupportedModelError("The model has no MLP of a known form, so there is no score.")
     for layer in layers:
         check_finite(layer.mlps[0], {"down"})
-    embeddings: Any = view.model.get_input_embeddings()
-    vocabulary = int(embeddings.weight.shape[0])
-    plan = plan_study(tokenizer, vocabulary, pairs, controls, words=control_words, seed=seed)
+    plan = plan_study(view, tokenizer, pairs, controls, words=control_words, seed=seed)
     sums = WeightedDifferences(_weights(plan, controlled=controls > 0))
     indices = [layer.index for layer in layers]
     captured = capture(

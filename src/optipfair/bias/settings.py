@@ -1,30 +1,78 @@
-"""The keyword arguments of `visualize_bias` and its kin beyond the specification's parameters."""
+"""What can be asked of bias figures and numbers beyond the specification's parameters."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ..checking import whole_number
 from ..errors import ArgumentError, UnknownNameError
+from ..option_fields import option
 from ..registry import unknown_name
 from .activations.layer_keys import DEFAULT_COMPONENTS, check_components
 from .prompts.controls import Words
 
+FORMATS = ("png", "pdf", "svg")
 _STYLE = ("figsize", "dpi", "cmap", "title")
 
 
 @dataclass(frozen=True)
+class BiasOptions:
+    """What can be asked of `optipfair bias`, one field an option; nothing is checked here."""
+
+    pairs: str | Path | None = option(
+        None, "Your own pairs of prompts: a .csv or .jsonl file.", section="pairs", metavar="FILE"
+    )
+    categories: Sequence[str] = option(
+        (),
+        "Category of generated pairs, such as gender; repeatable. [the seven default pairs]",
+        section="pairs",
+        flag="--category",
+        metavar="NAME",
+        repeatable=True,
+    )
+    layers: str = option(
+        "first_middle_last",
+        "Layers to draw. The numbers cover all of them.",
+        section="figures",
+        metavar="first_middle_last|all|I,J,...",
+    )
+    components: Sequence[str] | None = option(
+        None,
+        "What to compare in a layer, such as mlp_output. [six components]",
+        section="numbers",
+        metavar="NAME,...",
+    )
+    controls: int = option(8, "Neutral swaps for each pair.", section="numbers")
+    seed: int = option(0, "Seed of the choice of neutral words.", section="numbers")
+    visualization_types: Sequence[str] | None = option(
+        None,
+        "Figures to draw: mean_diff, heatmap, pca, or none. [all where there is a folder]",
+        section="figures",
+        metavar="NAME,...",
+    )
+    figure_format: str = option(
+        "png", "Format of the figures.", section="figures", allowed=lambda: FORMATS
+    )
+    output_dir: str | Path | None = option(
+        None, "Folder for figures and numbers. [nothing is written]", section="figures",
+        metavar="DIR",
+    )  # fmt: skip
+    compare_with: str | Path | None = option(
+        None, "A second model, to compare on the same pairs.", section="numbers", metavar="PATH"
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What they set.
+    """The keyword arguments of `visualize_bias` and its kin beyond the specification's.
 
     Attributes:
-        components: which to capture.
         controls: neutral control pairs for each pair, 0 for none.
         control_words: word class → the caller's own neutral words.
-        seed: of the choice of controls.
         style: of the figures: `figsize`, `dpi`, `cmap`, `title`.
     """
 

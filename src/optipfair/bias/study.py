@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ..arch.view import ModelView
+from ..uncertainty import Floats
 from .activations.capture import Captured, Comparison, Kept, capture
 from .activations.differences import Differences, Measured
 from .activations.layer_keys import LayerKey
@@ -22,26 +24,21 @@ from .prompts.pairs import PromptPair
 from .prompts.tokens import Encoded, encode
 
 EXCESS = "relative_difference"  # the metric that pairs and controls are compared by
-LEVEL = 0.95
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run for some pairs: their comparisons, and after them those of their controls.
-
-    Attributes:
-        pairs: what the user asked for.
-        controls: of each pair.
-        comparisons: pairs first.
-        owned: for each pair, the places of its controls among the comparisons.
-    """
+    """What to run: pairs, the controls of each, and the comparisons of both, pairs first."""
 
     pairs: tuple[PromptPair, ...]
     controls: tuple[Controls, ...]
     comparisons: tuple[Comparison, ...]
-    owned: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def owned(self) -> list[range]:
+        """For each pair, the places of its controls among the comparisons."""
+        sizes = (len(each.pairs) for each in self.controls)
+        return [range(*ends) for ends in pairwise(accumulate(sizes, initial=len(self.pairs)))]
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,18 @@ class Study:
     """A plan that was carried out in a model.
 
     Attributes:
-        plan: what ran.
-        measured: sums of all keys and comparisons.
         captured: what ran, and what the model does not have.
         kept: (comparison, key) → aligned activations of both prompts, where they were asked for.
+        name, model_type, depth: of the model; how many layers it has.
     """
 
     plan: Plan
     measured: Measured
     captured: Captured
     kept: Mapping[tuple[int, LayerKey], tuple[Tensor, Tensor]]
+    name: str
+    model_type: str
+    depth: int
 
     @cached_property
     def values(self) -> Floats:
@@ -77,15 +76,18 @@ class Study:
             if components is None or self.measured.keys[place].component in components
         ]
 
+    def defined_components(self) -> list[str]:
+        return list(dict.fromkeys(self.measured.keys[i].component for i in self.defined()))
+
     def own_and_control(self, pairs: Sequence[int]) -> tuple[Floats, Floats]:
         """The values of pairs, and the means of those of their controls, each (pairs, K)."""
-        control = [self.values[list(self.plan.owned[pair])].mean(axis=0) for pair in pairs]
+        control = [self.values[self.plan.owned[pair]].mean(axis=0) for pair in pairs]
         return self.values[list(pairs)], np.stack(control)
 
 
 def plan_study(
+    view: ModelView,
     tokenizer: Any,
-    vocabulary: int,
     pairs: Sequence[PromptPair],
     controls: int = 8,
     *,
@@ -97,6 +99,8 @@ def plan_study(
     Raises:
         DataError: a prompt is no text for this model.
     """
+    embeddings: Any = view.model.get_input_embeddings()
+    vocabulary = int(embeddings.weight.shape[0])
 
     @cache
     def encoded(text: str) -> Encoded:
@@ -106,20 +110,13 @@ def plan_study(
     def length(words: str) -> int:
         return len(tokenizer(words, add_special_tokens=False)["input_ids"])
 
-    comparisons = [Comparison.of(encoded(p.prompt1), encoded(p.prompt2)) for p in pairs]
-    made: list[Controls] = []
-    owned: list[tuple[int, ...]] = []
-    for pair in pairs:
-        own = (
-            control_pairs(pair, controls, seed=seed, length=length, words=words)
-            if controls
-            else Controls(())
-        )
-        start = len(comparisons)
-        comparisons += [Comparison.of(encoded(a), encoded(b)) for a, b in own.pairs]
-        owned.append(tuple(range(start, len(comparisons))))
-        made.append(own)
-    return Plan(tuple(pairs), tuple(made), tuple(comparisons), tuple(owned))
+    def controls_of(pair: PromptPair) -> Controls:
+        return control_pairs(pair, controls, seed=seed, length=length, words=words)
+
+    own = [Comparison(encoded(pair.prompt1), encoded(pair.prompt2)) for pair in pairs]
+    made = tuple(controls_of(pair) if controls else Controls(()) for pair in pairs)
+    others = [Comparison(encoded(a), encoded(b)) for each in made for a, b in each.pairs]
+    return Plan(tuple(pairs), made, (*own, *others))
 
 
 def carry_out(
@@ -128,20 +125,28 @@ def carry_out(
     components: Sequence[str],
     layers: Sequence[int],
     *,
-    keep: Sequence[LayerKey] = (),
+    keep: Sequence[int] = (),
+    name: str | None = None,
     show_progress: bool = False,
 ) -> Study:
     """Run every prompt of a plan once.
 
-    The aligned activations of the keys in `keep` are kept, of the pairs, not of their controls.
+    The aligned activations of the layers in `keep` are kept, of the pairs, not of their controls.
     """
-    differences, kept = Differences(), Kept(keep, range(len(plan.pairs)))
+    keys = [LayerKey(component, layer) for component in components for layer in layers]
+    differences = Differences(keys, len(plan.comparisons))
+    kept = Kept([key for key in keys if key.layer in keep], range(len(plan.pairs)))
     captured = capture(
-        view,
-        plan.comparisons,
-        components,
-        layers,
-        [differences, kept],
-        show_progress=show_progress,
+        view, plan.comparisons, components, layers, [differences, kept], show_progress=show_progress
     )
-    return Study(plan, differences.measured(len(plan.comparisons)), captured, kept.found)
+    config: Any = view.model.config
+    said = str(getattr(config, "_name_or_path", "") or type(view.model).__name__)
+    return Study(
+        plan,
+        differences.measured(),
+        captured,
+        kept.found,
+        said if name is None else name,
+        str(getattr(config, "model_type", "")),
+        len(view.layers),
+    )

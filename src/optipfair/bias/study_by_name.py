@@ -6,9 +6,9 @@ Everything that can be wrong in what was asked for is found before a model is lo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from ..loading import (
 )
 from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .activations.layer_keys import SELECTIONS, check_components, select_layers
-from .bias_folder import check_format, check_writable, output_path
+from .bias_folder import BiasFolder, output_path
 from .figures.kinds import FIGURE_KINDS
 from .prompts.pair_files import read_prompt_pairs
 from .prompts.pair_templates import generate_prompt_pairs
-from .prompts.pairs import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pairs
-from .settings import Settings
+from .prompts.pairs import PromptPair, check_prompt_pairs
+from .settings import BiasOptions, Settings
 from .study_comparison import StudyComparison
 from .study_results import BiasMetrics
 from .visualize import Studied, check_types, study_bias, write_comparison
@@ -58,17 +58,8 @@ class BiasRun:
 
 def run_bias(
     model_path: str | Path,
-    pairs: str | Path | None = None,
-    categories: Sequence[str] = (),
-    layers: str | Sequence[int] = "first_middle_last",
+    options: BiasOptions = BiasOptions(),  # noqa: B008
     *,
-    components: Sequence[str] | None = None,
-    controls: int = 8,
-    seed: int = 0,
-    visualization_types: Sequence[str] | None = None,
-    figure_format: str = "png",
-    output_dir: str | Path | None = None,
-    compare_with: str | Path | None = None,
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -76,53 +67,27 @@ def run_bias(
 ) -> BiasRun:
     """Compare what a model, or each of two, does on pairs of prompts.
 
-    Figures and numbers go to `output_dir`; those of two models to `model_a` and `model_b` in it.
-
-    Args:
-        pairs: file of pairs, `.csv` or `.jsonl`.
-        categories: use generated pairs of these; the default pairs if neither is given.
-        layers: as in `visualize_bias`, numbers also as text (`0,5,7`).
-        visualization_types: None for all of them where there is a folder.
-        compare_with: a second model.
+    Figures and numbers of two models go to `model_a` and `model_b` in the folder.
     """
-    chosen = _pairs(pairs, categories)
-    parameters: dict[str, Any] = {"controls": controls, "seed": seed}
-    if components is not None:
-        parameters["components"] = check_components(components)
-    Settings(**parameters)
-    types = _types(visualization_types, output_dir, figure_format)
-    folder = output_path(output_dir)
-    two = compare_with is not None
-    folders = [folder] if folder is None or not two else [folder / "model_a", folder / "model_b"]
-    for own in folders:
-        if own is not None:
-            check_writable(own)
-    wanted = _layers(layers)
-    if two and not controls:
-        raise ArgumentError(
-            "Two models are compared by their excess over neutral controls, and controls=0 makes "
-            "none. Give 1 or more; 8 is usual."
-        )
+    pairs, settings = _pairs(options), _settings(options)
+    kinds, layers = _kinds(options), _layers(options.layers)
+    folder = output_path(options.output_dir)
+    folders = _folders(folder, options, any_figure=bool(kinds))
     check_device(device)
     check_dtype(dtype)
-    sources = [find_source(path) for path in (model_path, compare_with) if path is not None]
-    tokenizers = [_check_model(each, wanted, trust_remote_code, two) for each in sources]
+    paths = [path for path in (model_path, options.compare_with) if path is not None]
+    sources = [find_source(path) for path in paths]
+    two = len(sources) == 2
+    tokenizers = [_check_model(each, layers, trust_remote_code, two) for each in sources]
     studied: list[Studied] = []
-    for source, tokenizer, own in zip(sources, tokenizers, folders * 2, strict=False):
+    for source, tokenizer, own in zip(sources, tokenizers, folders, strict=False):
         model = load_model(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         name = DEMO_NAME if source.given == DEMO else source.given
         with _naming(name if two else None):
             each = study_bias(
-                model,
-                tokenizer,
-                chosen,
-                types,
-                wanted,
-                own,
-                figure_format,
+                *(model, tokenizer, pairs, kinds, layers, own, settings),
                 show_progress=show_progress,
                 name=name,
-                **parameters,
             )
         studied.append(each)
         del model  # before the next one is loaded
@@ -130,8 +95,8 @@ def run_bias(
         each.write(show_progress)
     comparison = None
     if two:
-        first, second = (each.subject for each in studied)
-        comparison = write_comparison(first, second, folder, figure_format, figure=bool(types))
+        first, second = (each.study for each in studied)
+        comparison = write_comparison(first, second, folders[-1], figure=bool(kinds))
     return BiasRun(tuple(each.numbers for each in studied), comparison, folder)
 
 
@@ -146,38 +111,54 @@ def _naming(model: str | None) -> Iterator[None]:
         raise type(exc)(f"{model}: {exc}") from exc
 
 
-def _pairs(path: str | Path | None, categories: Sequence[str]) -> list[PromptPair]:
-    if path is not None and categories:
+def _pairs(options: BiasOptions) -> list[PromptPair]:
+    if options.pairs is not None and options.categories:
         raise ArgumentError("A file of pairs and categories exclude each other. Give one of them.")
-    if path is not None:
-        return read_prompt_pairs(path)
-    if categories:
-        return generate_prompt_pairs(categories)
-    return check_prompt_pairs(DEFAULT_PROMPT_PAIRS)
+    if options.pairs is not None:
+        return read_prompt_pairs(options.pairs)
+    if options.categories:
+        return generate_prompt_pairs(options.categories)
+    return check_prompt_pairs(None)
 
 
-def _types(
-    types: Sequence[str] | None, output_dir: str | Path | None, figure_format: str
-) -> list[str]:
+def _settings(options: BiasOptions) -> Settings:
+    settings = Settings(controls=options.controls, seed=options.seed)
+    if options.compare_with is not None and not options.controls:
+        raise ArgumentError(
+            "Two models are compared by their excess over neutral controls, and controls=0 makes "
+            "none. Give 1 or more; 8 is usual."
+        )
+    if options.components is None:
+        return settings
+    return replace(settings, components=check_components(options.components))
+
+
+def _kinds(options: BiasOptions) -> list[str]:
     """The figures to draw, all of which can be drawn."""
-    check_format(figure_format)
-    if types is None:
-        types = list(FIGURE_KINDS) if output_dir is not None else []
-    checked = check_types(types)
-    if checked and output_dir is None:
+    kinds = options.visualization_types
+    if kinds is None:
+        kinds = list(FIGURE_KINDS) if options.output_dir is not None else []
+    kinds = check_types([] if list(kinds) == ["none"] else kinds)
+    if kinds and options.output_dir is None:
         raise ArgumentError("Figures need a folder to be saved in. Give one with --output-dir.")
-    if checked and importlib.util.find_spec("matplotlib") is None:
+    if kinds and importlib.util.find_spec("matplotlib") is None:
         raise ArgumentError(
             "Figures need matplotlib. Install it with: pip install 'optipfair[viz]', or ask for "
             "no figures (none)."
         )
-    return checked
+    return kinds
 
 
-def _layers(layers: str | Sequence[int]) -> str | list[int]:
-    """A word, or numbers, which may come as text; how many layers there are is not known yet."""
-    if not isinstance(layers, str):
-        return list(layers)
+def _folders(folder: Path | None, options: BiasOptions, *, any_figure: bool) -> list[BiasFolder]:
+    """Of each model, and of their comparison if there are two."""
+    own: list[Path | None] = [folder]
+    if options.compare_with is not None:
+        own = [folder and folder / "model_a", folder and folder / "model_b", folder]
+    return [BiasFolder(each, options.figure_format, {}, any_figure=any_figure) for each in own]
+
+
+def _layers(layers: str) -> str | list[int]:
+    """A word, or numbers with commas; how many layers there are is not known yet."""
     if layers in SELECTIONS or not any(each.isdigit() for each in layers):
         select_layers(layers, 1)
         return layers
@@ -195,7 +176,8 @@ def _check_model(
 ) -> Any:
     """Check what can be checked without weights; return the tokenizer."""
     check_readable(source)
-    count = _count_layers(load_config(source, trust_remote_code=trust_remote_code))
+    config = load_config(source, trust_remote_code=trust_remote_code).get_text_config()
+    count = getattr(config, "num_hidden_layers", None)
     if count is not None:
         select_layers(layers, count, repr(source.given) if named else "the model")
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
@@ -205,7 +187,3 @@ def _check_model(
             "tokenizer.json into the folder."
         )
     return tokenizer
-
-
-def _count_layers(config: Any) -> int | None:
-    return getattr(config.get_text_config(), "num_hidden_layers", None)

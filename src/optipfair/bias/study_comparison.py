@@ -17,9 +17,9 @@ import numpy as np
 
 from .._version import __version__
 from ..results import Count, Probability, Result
-from ..uncertainty import bootstrap_bounds, holm, permutation_p_values
+from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
 from .activations.pair_metrics import Component, Positive
-from .study import LEVEL, Floats, Study
+from .study import Study
 from .study_results import Interval, swapped_words
 
 Distance = Annotated[float, {"minimum": 0, "maximum": 2.000001}]
@@ -139,21 +139,6 @@ class StudyComparison(Result):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model, and the study of it."""
-
-    name: str
-    model_type: str
-    layers: int
-    study: Study
-
-    def components(self) -> list[str]:
-        """Those with a layer where the metric is defined for all pairs and controls."""
-        keys = self.study.measured.keys
-        return list(dict.fromkeys(keys[place].component for place in self.study.defined()))
-
-
-@dataclass(frozen=True)
 class Shared:
     """The pairs that both models saw and have controls for.
 
@@ -185,14 +170,14 @@ def shared_pairs(first: Study, second: Study) -> Shared:
     )
 
 
-def compare_studies(first: Subject, second: Subject) -> StudyComparison:
+def compare_studies(first: Study, second: Study) -> StudyComparison:
     """Compare model `b`, the second, with model `a`, component by component and over all of them.
 
     Each component's figure is the mean over its layers, so that models of unequal depth can be
     compared; the overall figure is the mean over all layers of the components that both have.
     """
-    shared = shared_pairs(first.study, second.study)
-    names = [name for name in first.components() if name in second.components()]
+    shared = shared_pairs(first, second)
+    names = [name for name in first.defined_components() if name in second.defined_components()]
     overall: Overall | NothingShared = NothingShared()
     components: dict[str, OfComponent | NothingShared] = dict.fromkeys(names, NothingShared())
     if shared.first and names:
@@ -208,12 +193,14 @@ def compare_studies(first: Subject, second: Subject) -> StudyComparison:
         level=LEVEL,
         test="two-sided sign flips: in each pair the two models change places, or do not",
         models=Models(
-            *(ComparedModel(each.name, each.model_type, each.layers) for each in (first, second))
+            *(ComparedModel(each.name, each.model_type, each.depth) for each in (first, second))
         ),
         pairs=shared.counts,
         overall=overall,
         components=components,
-        in_one_only=sorted({*first.components(), *second.components()} - set(names)),
+        in_one_only=sorted(
+            {*first.defined_components(), *second.defined_components()} - set(names)
+        ),
     )
 
 
@@ -225,14 +212,14 @@ def excess_by_layer(study: Study, pairs: Sequence[int], component: str) -> tuple
 
 
 def _rows(
-    first: Subject, second: Subject, shared: Shared, groups: Sequence[Sequence[str]]
+    first: Study, second: Study, shared: Shared, groups: Sequence[Sequence[str]]
 ) -> list[Overall]:
     """The figures of each group of components."""
-    own_a, control_a = _over_layers(first.study, shared.first, groups)  # (P, M) each
-    own_b, control_b = _over_layers(second.study, shared.second, groups)
+    own_a, control_a = _over_layers(first, shared.first, groups)  # (P, M) each
+    own_b, control_b = _over_layers(second, shared.second, groups)
     excess_a, excess_b = own_a - control_a, own_b - control_b
     paired = excess_b - excess_a
-    bounds = bootstrap_bounds(paired, level=LEVEL, clusters=shared.clusters)
+    bounds = bootstrap_bounds(paired, clusters=shared.clusters)
     # With one control, each choice of who plays the pair is a choice of signs.
     p_values = permutation_p_values(
         excess_b, [row[None] for row in excess_a], clusters=shared.clusters

@@ -13,13 +13,13 @@ import numpy as np
 
 from .._version import __version__
 from ..results import ABSENT, Count, Result, spread
-from ..uncertainty import bootstrap_bounds, holm, permutation_p_values
+from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
 from .activations.pair_metrics import Component, Key, PairMetrics, Positive, Reasons
 from .prompts.alignment import Coverage
 from .prompts.edits import NoNeutralWordError, find_edits
 from .prompts.pairs import PromptPair
 from .prompts.words import split_words
-from .study import LEVEL, Floats, Plan, Study
+from .study import Plan, Study
 
 NO_CONTROLS = "there are no controls"
 NOT_DEFINED = "the metric is not defined for some of the prompts"
@@ -140,7 +140,7 @@ class BiasMetrics(Result):
     }
 
 
-def bias_metrics(model: StudiedModel, study: Study) -> BiasMetrics:
+def bias_metrics(study: Study) -> BiasMetrics:
     """All numbers of a study."""
     pairs = {
         f"pair_{number + 1}": PairResult(
@@ -153,6 +153,7 @@ def bias_metrics(model: StudiedModel, study: Study) -> BiasMetrics:
         )
         for number, pair in enumerate(study.plan.pairs)
     }
+    model = StudiedModel(study.name, study.model_type)
     return BiasMetrics(1, __version__, model, summarize_study(study), pairs)
 
 
@@ -226,7 +227,7 @@ def _excess(plan: Plan, values: Floats, pairs: Sequence[int]) -> list[Excess]:
     centre = np.stack([each.mean(axis=0) for each in controls])
     excess = own - centre
     alone = len(set(clusters)) == len(clusters)  # each by itself: many times as fast
-    bounds = bootstrap_bounds(excess, level=LEVEL, clusters=None if alone else clusters)
+    bounds = bootstrap_bounds(excess, clusters=None if alone else clusters)
     p_values = permutation_p_values(own, controls, alternative="greater", clusters=clusters)
     return [
         Excess(
@@ -240,9 +241,7 @@ def _excess(plan: Plan, values: Floats, pairs: Sequence[int]) -> list[Excess]:
     ]
 
 
-def _together(
-    owned: Sequence[tuple[int, ...]], clusters: Sequence[Hashable]
-) -> list[tuple[int, ...]]:
+def _together(owned: Sequence[range], clusters: Sequence[Hashable]) -> list[range]:
     """As many controls for each pair of a cluster, since they change places together."""
     fewest: dict[Hashable, int] = {}
     for rows, cluster in zip(owned, clusters, strict=True):

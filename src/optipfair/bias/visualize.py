@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..arch.view import ModelView, describe
@@ -15,14 +14,14 @@ from ..errors import ArgumentError, UnknownNameError
 from ..progress import track
 from ..registry import unknown_name
 from .activations.capture import find_taps
-from .activations.layer_keys import LayerKey, check_component, read_key, select_layers
+from .activations.layer_keys import check_component, read_key, select_layers
 from .bias_folder import BiasFolder
 from .figures.kinds import FIGURE_KINDS, DrawnPair, comparison_figure
-from .prompts.pairs import DEFAULT_PROMPT_PAIRS, PromptPair, check_prompt_pair, check_prompt_pairs
+from .prompts.pairs import PromptPair, check_prompt_pair, check_prompt_pairs
 from .settings import Settings
-from .study import Study, carry_out, plan_study
-from .study_comparison import StudyComparison, Subject, compare_studies
-from .study_results import BiasMetrics, StudiedModel, bias_metrics
+from .study import Plan, Study, carry_out, plan_study
+from .study_comparison import StudyComparison, compare_studies
+from .study_results import BiasMetrics, bias_metrics
 
 METRICS_FILE = "bias_metrics.json"
 COMPARISON = "bias_comparison"  # the names of its figure and numbers
@@ -72,16 +71,12 @@ def visualize_bias(
         DataError: a prompt that the model cannot read, or activations that are NaN or Inf.
         OutputError: the folder cannot be written.
     """
+    settings = Settings.read(visualization_params, visualize_bias)
+    kinds = check_types(visualization_types)
+    pairs = check_prompt_pairs(prompt_pairs)
+    folder = BiasFolder(output_dir, figure_format, settings.style, any_figure=bool(kinds))
     studied = study_bias(
-        model,
-        tokenizer,
-        prompt_pairs,
-        visualization_types,
-        layers,
-        output_dir,
-        figure_format,
-        show_progress=show_progress,
-        **visualization_params,
+        model, tokenizer, pairs, kinds, layers, folder, settings, show_progress=show_progress
     )
     studied.write(show_progress)
     return None, studied.numbers.to_dict()
@@ -92,29 +87,22 @@ class Studied:
     """A model that was studied, before anything of it is drawn or written.
 
     Attributes:
-        subject: the model and all sums.
         numbers: what `visualize_bias` returns.
-        kinds: which figures to draw.
-        layers: which layers to draw.
-        folder: where all of it goes.
+        kinds, layers: which figures to draw, and which layers.
     """
 
-    subject: Subject
+    study: Study
     numbers: BiasMetrics
     kinds: Sequence[str]
     layers: Sequence[int]
     folder: BiasFolder
 
     def write(self, show_progress: bool) -> None:
-        """Draw the figures, save them and the numbers.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        study = self.subject.study
-        numbers = range(len(study.plan.pairs))
-        for number in track(numbers, "drawing", show_progress and bool(self.kinds), unit="pair"):
-            pair = DrawnPair(study, number, self.layers, self.folder.style)
+        """Draw the figures, save them and the numbers."""
+        numbers = range(len(self.study.plan.pairs))
+        bars = show_progress and bool(self.kinds)
+        for number in track(numbers, "drawing", bars, unit="pair"):
+            pair = DrawnPair(self.study, number, self.layers, self.folder.style)
             for kind in self.kinds:
                 for component, figure in FIGURE_KINDS[kind].draw(pair):
                     parts = (kind, component, _label(number))
@@ -125,41 +113,32 @@ class Studied:
 def study_bias(
     model: Any,
     tokenizer: Any,
-    prompt_pairs: Sequence[Any] | None,
-    visualization_types: Sequence[str],
+    pairs: Sequence[PromptPair],
+    kinds: Sequence[str],
     layers: str | Sequence[int],
-    output_dir: str | Path | None,
-    figure_format: str,
+    folder: BiasFolder,
+    settings: Settings,
     *,
-    show_progress: bool = True,
+    show_progress: bool = False,
     name: str | None = None,
-    **visualization_params: Any,
 ) -> Studied:
     """Do what `visualize_bias` does, but for drawing and writing.
 
     `name` is that of the model in the numbers; what its config says if None.
     """
-    settings = Settings.read(visualization_params, visualize_bias)
-    kinds = check_types(visualization_types)
     view = describe(model)
     chosen = select_layers(layers, len(view.layers))
-    pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS if prompt_pairs is None else prompt_pairs)
-    folder = BiasFolder(output_dir, figure_format, settings.style, any_figure=bool(kinds))
-    keep = any(FIGURE_KINDS[kind].activations for kind in kinds)
-    study = _study(
+    keep = chosen if any(FIGURE_KINDS[kind].activations for kind in kinds) else []
+    study = carry_out(
         view,
-        tokenizer,
-        pairs,
-        settings,
+        _plan(view, tokenizer, pairs, settings),
+        settings.components,
         range(len(view.layers)),
-        keep=chosen if keep else (),
+        keep=keep,
+        name=name,
         show_progress=show_progress,
     )
-    said = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    kind = str(getattr(model.config, "model_type", ""))
-    subject = Subject(said if name is None else name, kind, len(view.layers), study)
-    numbers = bias_metrics(StudiedModel(subject.name, kind), study)
-    return Studied(subject, numbers, kinds, chosen, folder)
+    return Studied(study, bias_metrics(study), kinds, chosen, folder)
 
 
 def visualize_mean_differences(
@@ -184,8 +163,7 @@ def visualize_mean_differences(
     settings = _of_one(check_component(layer_type), params, visualize_mean_differences)
     folder = BiasFolder(output_dir, figure_format, settings.style)
     name = f"mean_diff_{layer_type}_{_label(pair_index)}"
-    pair = _one_pair(model, tokenizer, prompt_pair, layers, settings, folder)
-    _draw_one("mean_diff", pair, folder, name)
+    _draw_one("mean_diff", model, tokenizer, prompt_pair, layers, settings, folder, name)
 
 
 def visualize_heatmap(
@@ -210,8 +188,7 @@ def visualize_heatmap(
     settings = replace(_of_one(key.component, params, visualize_heatmap), controls=0)
     folder = BiasFolder(output_dir, figure_format, settings.style)
     name = f"heatmap_{key}_{_label(pair_index)}"
-    pair = _one_pair(model, tokenizer, prompt_pair, [key.layer], settings, folder)
-    _draw_one("heatmap", pair, folder, name)
+    _draw_one("heatmap", model, tokenizer, prompt_pair, [key.layer], settings, folder, name)
 
 
 def visualize_pca(
@@ -238,15 +215,16 @@ def visualize_pca(
     settings = replace(_of_one(key.component, params, visualize_pca), controls=0)
     folder = BiasFolder(output_dir, figure_format, settings.style)
     name = f"pca_{key}_{_label(pair_index)}"
-    pair = _one_pair(model, tokenizer, prompt_pair, [key.layer], settings, folder)
-    _draw_one("pca", replace(pair, highlight=highlight_diff), folder, name)
+    _draw_one(
+        *("pca", model, tokenizer, prompt_pair, [key.layer], settings, folder, name),
+        highlight=highlight_diff,
+    )
 
 
 def write_comparison(
-    first: Subject, second: Subject, output_dir: Path | None, figure_format: str, *, figure: bool
+    first: Study, second: Study, folder: BiasFolder, *, figure: bool
 ) -> StudyComparison:
     """Compare two models on the pairs that both saw; save the numbers and perhaps the figure."""
-    folder = BiasFolder(output_dir, figure_format, {}, any_figure=figure)
     comparison = compare_studies(first, second)
     drawn = comparison_figure(first, second, folder.style) if figure else None
     if drawn is not None:
@@ -270,47 +248,31 @@ def check_types(types: object) -> list[str]:
     return list(dict.fromkeys(types))
 
 
-def _one_pair(
+def _draw_one(
+    kind: str,
     model: Any,
     tokenizer: Any,
     prompt_pair: object,
     layers: str | list[int],
     settings: Settings,
     folder: BiasFolder,
-) -> DrawnPair:
-    """One pair by itself, run and ready to be drawn."""
+    name: str,
+    *,
+    highlight: bool = True,
+) -> None:
+    """Run one pair by itself, and save its figure under a name."""
     view = describe(model)
     chosen = select_layers(layers, len(view.layers))
     _check_present(view, settings.components[0], chosen)
-    pairs = [check_prompt_pair(prompt_pair)]
-    study = _study(view, tokenizer, pairs, settings, chosen, keep=chosen)
-    return DrawnPair(study, 0, chosen, folder.style)
-
-
-def _draw_one(kind: str, pair: DrawnPair, folder: BiasFolder, name: str) -> None:
-    for _, figure in FIGURE_KINDS[kind].draw(pair):
+    plan = _plan(view, tokenizer, [check_prompt_pair(prompt_pair)], settings)
+    study = carry_out(view, plan, settings.components, chosen, keep=chosen)
+    for _, figure in FIGURE_KINDS[kind].draw(DrawnPair(study, 0, chosen, folder.style, highlight)):
         folder.save(name, figure)
 
 
-def _study(
-    view: ModelView,
-    tokenizer: Any,
-    pairs: Sequence[PromptPair],
-    settings: Settings,
-    layers: Sequence[int],
-    *,
-    keep: Sequence[int],
-    show_progress: bool = False,
-) -> Study:
-    """Plan and run; `keep` are the layers whose activations are kept."""
-    embeddings: Any = view.model.get_input_embeddings()
-    vocabulary = int(embeddings.weight.shape[0])
+def _plan(view: ModelView, tokenizer: Any, pairs: Sequence[PromptPair], settings: Settings) -> Plan:
     words, seed = settings.control_words, settings.seed
-    plan = plan_study(tokenizer, vocabulary, pairs, settings.controls, words=words, seed=seed)
-    kept = [LayerKey(component, layer) for component in settings.components for layer in keep]
-    return carry_out(
-        view, plan, settings.components, layers, keep=kept, show_progress=show_progress
-    )
+    return plan_study(view, tokenizer, pairs, settings.controls, words=words, seed=seed)
 
 
 def _of_one(component: str, params: Mapping[str, Any], function: Callable[..., object]) -> Settings:

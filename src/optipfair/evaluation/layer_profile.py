@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arch.view import describe
-from ..bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
+from ..bias.prompts.pairs import check_prompt_pairs
 from ..bias.study import carry_out, plan_study
 from ..bias.study_comparison import excess_by_layer
 from ..report.comparison import LayerExcess
@@ -26,9 +26,8 @@ def layer_profile(
     """
     view = describe(model)
     count = len(view.layers)
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    pairs = check_prompt_pairs(DEFAULT_PROMPT_PAIRS)
-    plan = plan_study(tokenizer, vocabulary, pairs, CONTROLS, seed=seed)
+    pairs = check_prompt_pairs(None)
+    plan = plan_study(view, tokenizer, pairs, CONTROLS, seed=seed)
     study = carry_out(view, plan, [COMPONENT], range(count), show_progress=show_progress)
     layers, excess = excess_by_layer(
         study, [i for i in range(len(pairs)) if plan.owned[i]], COMPONENT

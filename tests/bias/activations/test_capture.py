@@ -48,7 +48,7 @@ def comparisons(pairs: Sequence[tuple[str, str]] = PAIRS, **keywords: Any) -> li
     tokenizer: Any = byte_tokenizer()
     for name, value in keywords.items():
         setattr(tokenizer, name, value)
-    return [Comparison.of(*(encode(tokenizer, text, 259) for text in pair)) for pair in pairs]
+    return [Comparison(*(encode(tokenizer, text, 259) for text in pair)) for pair in pairs]
 
 
 def captured(
@@ -199,7 +199,7 @@ def test_batches_hold_all_comparisons_in_order(lengths: list[int], room: int) ->
 
 def _made(*lengths: int) -> Comparison:
     first, second = (Encoded("", (n,) * n, (False,) * n) for n in lengths)
-    return Comparison.of(first, second)
+    return Comparison(first, second)
 
 
 def test_the_model_is_left_as_it_was(
@@ -265,14 +265,15 @@ def test_a_module_that_the_model_passes_by_is_listed_and_not_measured() -> None:
     model: Any = tiny_model("llama")
     idle = model.model.layers[1].mlp
     idle.forward = lambda x: x  # its projections never run
-    view, differences = describe(model), Differences()
+    view, keys = describe(model), [LayerKey("down_proj", layer) for layer in (0, 1)]
+    differences = Differences(keys, len(PAIRS))
     seen = capture(view, comparisons(), ["down_proj"], [0, 1], [differences])
     assert seen.missing == {"down_proj": {1: "it did not run"}}
-    assert differences.measured(len(PAIRS)).keys == (LayerKey("down_proj", 0),)
-    nothing = Differences()
+    assert differences.measured().keys == (LayerKey("down_proj", 0),)
+    nothing = Differences(keys, len(PAIRS))
     capture(view, comparisons(), ["down_proj"], [1], [nothing])
     with pytest.raises(UnsupportedModelError, match="None of the components ran"):
-        nothing.measured(len(PAIRS))
+        nothing.measured()
 
 
 def test_what_cannot_be_compared_is_refused(

@@ -68,7 +68,8 @@ def test_figures_are_those_of_numpy(seed: int, tokens: int, units: int, scale: f
 @given(st.integers(0, 99), st.lists(st.integers(0, 5), min_size=1, max_size=4))
 def test_captured_sums_give_the_figures_of_numpy(seed: int, sizes: list[int]) -> None:
     one, two = drawn(seed, sum(sizes), 7), drawn(seed + 1, sum(sizes), 7)
-    reducer, key = Differences(), LayerKey("up_proj", 0)
+    key = LayerKey("up_proj", 0)
+    reducer = Differences([key], len(sizes))
     half = len(sizes) // 2  # two batches
     split = sum(sizes[:half])
     for start, some, rows in (
@@ -77,7 +78,7 @@ def test_captured_sums_give_the_figures_of_numpy(seed: int, sizes: list[int]) ->
     ):
         if some:
             reducer.add(key, one[rows], two[rows], Groups(start, tuple(some)))
-    measured = reducer.measured(len(sizes))
+    measured = reducer.measured()
     for number, (a, b) in enumerate(zip(one.split(sizes), two.split(sizes), strict=True)):
         found = strict(measured.groups(number))["layer_metrics"]["up_proj_layer_0"]
         if len(a):

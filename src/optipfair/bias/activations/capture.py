@@ -10,10 +10,12 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...arch.limits import positions
 from ...arch.view import ModelView
@@ -34,11 +36,14 @@ class Comparison:
 
     first: Encoded
     second: Encoded
-    alignment: Alignment
 
-    @classmethod
-    def of(cls, first: Encoded, second: Encoded) -> Comparison:
-        return cls(first, second, align(first, second))
+    @property
+    def sides(self) -> tuple[Encoded, Encoded]:
+        return self.first, self.second
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        return align(self.first, self.second)
 
 
 class Reducer(Protocol):
@@ -128,7 +133,7 @@ def _forward(view: ModelView) -> Callable[[_Batch], object]:
 
 def _check_lengths(view: ModelView, comparisons: Sequence[Comparison]) -> None:
     limit = positions(view.model)
-    for encoded in (side for each in comparisons for side in (each.first, each.second)):
+    for encoded in (side for each in comparisons for side in each.sides):
         if limit is not None and len(encoded) > limit:
             raise DataError(
                 f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; this model has "
@@ -164,51 +169,36 @@ class _Batch:
 
     def __init__(self, start: int, comparisons: Sequence[Comparison]) -> None:
         self.groups = Groups(start, tuple(len(c.alignment.units) for c in comparisons))
-        rows: dict[tuple[int, ...], int] = {}
-        for each in comparisons:
-            for encoded in (each.first, each.second):
-                rows.setdefault(encoded.ids, len(rows))
-        self.prompts = list(rows)
+        self.prompts = list(dict.fromkeys(side.ids for each in comparisons for side in each.sides))
         self.length = max(map(len, self.prompts))
         self.seen: set[LayerKey] = set()
-        self._sides = tuple(self._places(comparisons, rows, side) for side in (0, 1))
+        self._sides = [self._places(comparisons, side) for side in (0, 1)]
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
-        ids = torch.zeros(len(self.prompts), self.length, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(self.prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-            mask[row, : len(prompt)] = 1
-        if bool(mask.all()):
-            return {"input_ids": ids.to(device)}
-        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        rows = [torch.tensor(prompt) for prompt in self.prompts]
+        inputs = {"input_ids": pad_sequence(rows, batch_first=True).to(device)}
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        return inputs if bool(mask.all()) else inputs | {"attention_mask": mask.to(device)}
 
-    def _places(
-        self, comparisons: Sequence[Comparison], rows: dict[tuple[int, ...], int], side: int
-    ) -> _Places:
-        firsts: list[int] = []
-        others: list[int] = []
-        owners: list[int] = []
-        for each in comparisons:
-            start = rows[(each.first, each.second)[side].ids] * self.length
-            for unit in each.alignment.units:
-                first, *more = (unit.first, unit.second)[side]
-                owners += [len(firsts)] * len(more)
-                firsts.append(start + first)
-                others += [start + token for token in more]
-        several, counts = torch.unique(torch.tensor(owners, dtype=torch.long), return_counts=True)
+    def _places(self, comparisons: Sequence[Comparison], side: int) -> _Places:
+        rows = {prompt: row for row, prompt in enumerate(self.prompts)}
+        units = [
+            [rows[each.sides[side].ids] * self.length + token for token in unit.sides[side]]
+            for each in comparisons
+            for unit in each.alignment.units
+        ]
+        others = [(token, owner) for owner, unit in enumerate(units) for token in unit[1:]]
         return _Places(
-            torch.tensor(firsts, dtype=torch.long),
-            torch.tensor(others, dtype=torch.long),
-            torch.tensor(owners, dtype=torch.long),
-            several,
-            1.0 + counts[:, None],
+            torch.tensor([unit[0] for unit in units], dtype=torch.long),
+            torch.tensor([token for token, _ in others], dtype=torch.long),
+            torch.tensor([owner for _, owner in others], dtype=torch.long),
+            torch.tensor([[len(unit)] for unit in units]),
         )
 
     def aligned(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Both sides of (B, S, U): the means of the tokens of each unit, float32 (M, U)."""
         flat = values.reshape(len(self.prompts) * self.length, -1)
-        first, second = (places.to(flat.device).means(flat) for places in self._sides)
+        first, second = (places.means(flat) for places in self._sides)
         return first, second
 
 
@@ -217,27 +207,21 @@ class _Places(NamedTuple):
 
     Attributes:
         firsts: the first token of each unit, (M,).
-        others: the other tokens of the units of several.
-        owners: the unit of each of these.
-        several: the units of several tokens.
-        sizes: how many tokens those have, (N, 1).
+        others, owners: the other tokens of the units of several, and the unit of each.
+        sizes: how many tokens each unit has, (M, 1).
     """
 
     firsts: Tensor
     others: Tensor
     owners: Tensor
-    several: Tensor
     sizes: Tensor
-
-    def to(self, device: torch.device) -> _Places:
-        return _Places(*(part.to(device) for part in self))
 
     def means(self, flat: Tensor) -> Tensor:
         """Of the tokens of each unit, float32 (M, U)."""
-        taken = flat.index_select(0, self.firsts).float()
-        if len(self.others):
-            taken.index_add_(0, self.owners, flat.index_select(0, self.others).float())
-            taken[self.several] /= self.sizes
+        firsts, others, owners, sizes = (part.to(flat.device) for part in self)
+        taken = flat.index_select(0, firsts).float()
+        if len(others):
+            taken.index_add_(0, owners, flat.index_select(0, others).float()).div_(sizes)
         return taken
 
 
@@ -246,11 +230,11 @@ def _batches(comparisons: Sequence[Comparison]) -> Iterator[_Batch]:
     held: list[Comparison] = []
     start, longest = 0, 0
     for number, each in enumerate(comparisons):
-        longer = max(longest, len(each.first), len(each.second))
+        longer = max(longest, *map(len, each.sides))
         if held and 2 * (len(held) + 1) * longer > BATCH_TOKENS:
             yield _Batch(start, held)
             held, start = [], number
-            longer = max(len(each.first), len(each.second))
+            longer = max(map(len, each.sides))
         held.append(each)
         longest = longer
     if held:

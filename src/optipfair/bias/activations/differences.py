@@ -5,8 +5,7 @@ Axes: `K` keys (a component of a layer), `C` comparisons, `U` units, `S` tokens.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,45 +28,30 @@ class Differences:
     would pin the memory around them: some 250 MB after 50 pairs.
     """
 
-    def __init__(self) -> None:
-        self._rows: dict[LayerKey, int] = {}
-        self._seen: Counter[LayerKey] = Counter()
-        self._table = torch.zeros(len(Sums._fields), 0, 0, dtype=torch.float64)
+    def __init__(self, keys: Sequence[LayerKey], comparisons: int) -> None:
+        self._rows = {key: row for row, key in enumerate(sorted(keys))}
+        shape = len(Sums._fields), len(keys), comparisons
+        self._table = torch.full(shape, torch.nan, dtype=torch.float64)
 
     def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
-        row = self._rows.setdefault(key, len(self._rows))
-        end = groups.start + len(groups.sizes)
-        self._seen[key] += len(groups.sizes)
-        self._reserve(len(self._rows), end)
+        own = slice(groups.start, groups.start + len(groups.sizes))
         sums = Sums.of(first, second, groups.sizes)
-        self._table[:, row, groups.start : end] = torch.stack(list(sums))
+        self._table[:, self._rows[key], own] = torch.stack(list(sums))
 
-    def measured(self, comparisons: int) -> Measured:
+    def measured(self) -> Measured:
         """The keys that were captured in all comparisons, in order of component and layer.
 
         Raises:
             UnsupportedModelError: there is none.
         """
-        keys = sorted(key for key, seen in self._seen.items() if seen == comparisons)
-        if not keys:
+        complete = ~self._table[0].isnan().any(dim=1)
+        if not bool(complete.any()):
             raise UnsupportedModelError(
                 "None of the components ran with the model. Choose others: residual_output is "
                 "there in every model."
             )
-        rows = torch.tensor([self._rows[key] for key in keys])
-        return Measured(tuple(keys), Sums(*self._table[:, rows, :comparisons]))
-
-    def _reserve(self, rows: int, comparisons: int) -> None:
-        """Make room, at least twice what there was."""
-        held = self._table.shape[1:]
-        if rows <= held[0] and comparisons <= held[1]:
-            return
-        wanted = zip((rows, comparisons), held, strict=True)
-        table = self._table.new_zeros(
-            len(self._table), *(had if more <= had else max(more, 2 * had) for more, had in wanted)
-        )
-        table[:, : held[0], : held[1]] = self._table
-        self._table = table
+        keys = tuple(key for key, row in self._rows.items() if complete[row])
+        return Measured(keys, Sums(*self._table[:, complete]))
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...registry import Registry
-from ...uncertainty import bootstrap_bounds
+from ...uncertainty import LEVEL, bootstrap_bounds
 from ..activations.layer_keys import LayerKey
 from ..prompts.alignment import Alignment
 from ..prompts.tokens import Encoded
-from ..study import LEVEL, Study
-from ..study_comparison import Subject, excess_by_layer, shared_pairs
+from ..study import Study
+from ..study_comparison import excess_by_layer, shared_pairs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,19 +143,19 @@ def pca(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
         yield component, figure
 
 
-def comparison_figure(first: Subject, second: Subject, style: Style) -> Figure | None:
+def comparison_figure(first: Study, second: Study, style: Style) -> Figure | None:
     """Both models' excess over the controls by relative depth; None where there is none.
 
     Each line is the mean over the pairs that both models saw, its band a bootstrap interval.
     """
     from .depth_lines import layer_profile
 
-    shared = shared_pairs(first.study, second.study)
-    names = [name for name in first.components() if name in second.components()]
+    shared = shared_pairs(first, second)
+    names = [name for name in first.defined_components() if name in second.defined_components()]
     if not shared.first or not names:
         return None
     profiles = {
-        f"{label}: {each.name} ({each.layers} layers)": {
+        f"{label}: {each.name} ({each.depth} layers)": {
             name: _excess_line(each, pairs, name, shared.clusters) for name in names
         }
         for label, each, pairs in (("a", first, shared.first), ("b", second, shared.second))
@@ -168,13 +168,13 @@ def comparison_figure(first: Subject, second: Subject, style: Style) -> Figure |
 
 
 def _excess_line(
-    subject: Subject, pairs: Sequence[int], component: str, clusters: Sequence[Hashable]
+    study: Study, pairs: Sequence[int], component: str, clusters: Sequence[Hashable]
 ) -> Line:
     from .layer_lines import Line
 
-    layers, excess = excess_by_layer(subject.study, pairs, component)
-    bounds = bootstrap_bounds(excess, level=LEVEL, clusters=clusters)
-    depth = [layer / max(subject.layers - 1, 1) for layer in layers]
+    layers, excess = excess_by_layer(study, pairs, component)
+    bounds = bootstrap_bounds(excess, clusters=clusters)
+    depth = [layer / max(study.depth - 1, 1) for layer in layers]
     band = None if bounds is None else (bounds[0].tolist(), bounds[1].tolist())
     return Line(depth, excess.mean(axis=0).tolist(), band)
 

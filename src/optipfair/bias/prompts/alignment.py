@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
 from operator import itemgetter
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from ...results import Count, Result
 from .tokens import Encoded
@@ -21,13 +21,16 @@ Span = tuple[int, int]  # first and last + 1 token
 LeftOut = tuple[dict[int, str], dict[int, str]]  # of each prompt, token position → why
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """Consecutive tokens of the first prompt that are compared with some of the second."""
 
     first: tuple[int, ...]
     second: tuple[int, ...]
     edited: bool = False
+
+    @property
+    def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.first, self.second
 
 
 class Coverage(Result):
@@ -58,9 +61,9 @@ class Alignment:
     left_out: LeftOut
 
     def coverage(self) -> Coverage:
-        edited = [(unit.first, unit.second) for unit in self.units if unit.edited]
+        edited = [unit for unit in self.units if unit.edited]
         aligned = len(self.units) - len(edited)
-        pooled = [sum(len(sides[side]) for sides in edited) for side in (0, 1)]
+        pooled = [sum(len(unit.sides[side]) for unit in edited) for side in (0, 1)]
         left_out = [len(left) for left in self.left_out]
         reasons = Counter(reason for left in self.left_out for reason in left.values())
         return Coverage(

@@ -78,8 +78,8 @@ class PromptPair:
                 raise ArgumentError(f"{name} is empty; give a text.")
 
 
-def check_prompt_pairs(pairs: Iterable[Any]) -> list[PromptPair]:
-    """Turn what a user may give as pairs into `PromptPair`s.
+def check_prompt_pairs(pairs: Iterable[Any] | None) -> list[PromptPair]:
+    """Turn what a user may give as pairs into `PromptPair`s; None means the default ones.
 
     Each is a tuple or list of two prompts, a `PromptPair`, or a mapping with `prompt1`, `prompt2`
     and perhaps `category`. A default pair given as a tuple gets its category.
@@ -88,6 +88,7 @@ def check_prompt_pairs(pairs: Iterable[Any]) -> list[PromptPair]:
         >>> check_prompt_pairs([("He said", "She said")])
         [PromptPair(prompt1='He said', prompt2='She said', category=None)]
     """
+    pairs = DEFAULT_PROMPT_PAIRS if pairs is None else pairs
     if isinstance(pairs, (str, Mapping, PromptPair)) or not isinstance(pairs, Iterable):
         raise ArgumentError(
             f"prompt_pairs is of type {type(pairs).__name__}. Give a list of pairs, such as "

@@ -10,7 +10,7 @@ from .bias.prompts.pairs import DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS
 from .bias.prompts.pair_templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
 from .bias.prompts.pairs import PromptPair as PromptPair
 from .bias.prompts.pair_templates import generate_prompt_pairs as generate_prompt_pairs
-from .bias.prompts.pair_files import read_prompt_pairs as read_prompt_pairs
+from .bias.prompts.pairs import read_prompt_pairs as read_prompt_pairs
 from .bias.visualize import (
     visualize_bias as visualize_bias,
     visualize_heatmap as visualize_heatmap,

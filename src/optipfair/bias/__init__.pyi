@@ -9,7 +9,7 @@ from .prompts.pairs import DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS
 from .prompts.pair_templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
 from .prompts.pairs import PromptPair as PromptPair
 from .prompts.pair_templates import generate_prompt_pairs as generate_prompt_pairs
-from .prompts.pair_files import read_prompt_pairs as read_prompt_pairs
+from .prompts.pairs import read_prompt_pairs as read_prompt_pairs
 from .visualize import (
     visualize_bias as visualize_bias,
     visualize_heatmap as visualize_heatmap,

@@ -7,17 +7,15 @@ of prompts is without an alignment; what is left out is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import groupby
-from operator import itemgetter
+from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 from ...results import Count, Result
 from .tokens import Encoded
 
-Span = tuple[int, int]  # first and last + 1 token
 LeftOut = tuple[dict[int, str], dict[int, str]]  # of each prompt, token position → why
 
 
@@ -84,24 +82,18 @@ def align(
 ) -> Alignment:
     """Align the tokens of two prompts by an edit script on their ids.
 
-    An edit that touches a part of a word is widened to the whole word, where the tokenizer says
-    where its tokens lie in the text, so that pieces of different words are never taken for shared.
-    Tokens that only one prompt has are left out ("no counterpart").
-
-    Args:
-        first, second: the prompts.
-        special: whether tokens that the tokenizer added are compared.
-        first_token: whether the first position is compared. Whatever token stands there, models
-            park attention on it (a sink: arXiv 2309.17453), with activations of another size.
-            Where nothing else is left it is compared all the same.
+    Tokens that only one prompt has are left out ("no counterpart"), and so are those that the
+    tokenizer added, unless `special`, and the first one, unless `first_token`: whatever stands
+    there, models park attention on it (a sink: arXiv 2309.17453), with activations of another
+    size. Where nothing else is left they are compared all the same.
     """
-    left_out = (
-        _left_out(first, special, first_token),
-        _left_out(second, special, first_token),
-    )
+    left_out = _left_out(first, special, first_token), _left_out(second, special, first_token)
     units: list[Unit] = []
-    for edited, one, two in _blocks(first, second):
-        units += _pooled(one, two, left_out) if edited else _one_to_one(one, two, left_out)
+    ends = [(-1, -1), *_shared(first, second), (len(first), len(second))]
+    for (a, c), (b, d) in pairwise(ends):
+        units += _pooled(range(a + 1, b), range(c + 1, d), left_out)
+        if b < len(first):
+            units += _one_to_one(b, d, left_out)
     if not units and not (special and first_token):
         return align(first, second, special=special or first_token, first_token=True)
     return Alignment(tuple(units), left_out)
@@ -126,12 +118,10 @@ def _left_out(encoded: Encoded, special: bool, first_token: bool) -> dict[int, s
     return reasons if first_token else {**reasons, 0: reasons.get(0, "first token")}
 
 
-def _pooled(one: Span, two: Span, left_out: LeftOut) -> list[Unit]:
+def _pooled(one: range, two: range, left_out: LeftOut) -> list[Unit]:
     """An edited span as one unit; none, noted in `left_out`, where a side has no token."""
-    first, second = (
-        tuple(i for i in range(*span) if i not in left)
-        for span, left in zip((one, two), left_out, strict=True)
-    )
+    first = tuple(i for i in one if i not in left_out[0])
+    second = tuple(j for j in two if j not in left_out[1])
     if first and second:
         return [Unit(first, second, edited=True)]
     left_out[0].update(dict.fromkeys(first, "no counterpart"))
@@ -139,79 +129,45 @@ def _pooled(one: Span, two: Span, left_out: LeftOut) -> list[Unit]:
     return []
 
 
-def _one_to_one(one: Span, two: Span, left_out: LeftOut) -> list[Unit]:
-    """A shared span token by token; a token whose partner is left out is left out as well."""
-    units: list[Unit] = []
-    for i, j in zip(range(*one), range(*two), strict=True):
-        reason = left_out[0].get(i) or left_out[1].get(j)
-        if reason is None:
-            units.append(Unit((i,), (j,)))
-        else:
-            left_out[0].setdefault(i, reason)
-            left_out[1].setdefault(j, reason)
-    return units
+def _one_to_one(i: int, j: int, left_out: LeftOut) -> list[Unit]:
+    """A shared token; where one side of it is left out, so is the other."""
+    reason = left_out[0].get(i) or left_out[1].get(j)
+    if reason is None:
+        return [Unit((i,), (j,))]
+    left_out[0].setdefault(i, reason)
+    left_out[1].setdefault(j, reason)
+    return []
 
 
-def _blocks(first: Encoded, second: Encoded) -> Iterator[tuple[bool, Span, Span]]:
-    """Shared and edited spans in turn: whether it is edited, and its tokens in both prompts."""
+def _shared(first: Encoded, second: Encoded) -> list[tuple[int, int]]:
+    """The places of shared tokens in both prompts, in order.
+
+    An edit that touches a part of a word is widened to the whole word, where the tokenizer says
+    where its tokens lie in the text, so that pieces of different words are never taken for shared.
+    """
     matcher = SequenceMatcher(None, first.ids, second.ids, autojunk=False)
-    blocks = [(tag != "equal", (a, b), (c, d)) for tag, a, b, c, d in matcher.get_opcodes()]
-    words = _words(first), _words(second)
-    if words[0] is None or words[1] is None:
-        yield from blocks
-        return
-    yield from _joined(_widened(blocks, words[0], words[1]))
+    pairs = [(a + k, b + k) for a, b, size in matcher.get_matching_blocks() for k in range(size)]
+    if first.spans is None or second.spans is None:
+        return pairs
+    partners, others = dict(pairs), set(map(tuple, _words(second.text, second.spans)))
+    whole: set[int] = set()
+    for word in _words(first.text, first.spans):
+        if tuple(partners.get(i) for i in word) in others:
+            whole.update(word)
+    return [(i, j) for i, j in pairs if i in whole]
 
 
-def _words(encoded: Encoded) -> list[int] | None:
-    """The number of the word that each token belongs to, None where tokens have no place."""
-    if encoded.spans is None:
-        return None
-    numbers: list[int] = []
+def _words(text: str, spans: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The tokens of each word."""
+    words: list[list[int]] = []
     last = 0
-    for begin, end in encoded.spans:
-        around = encoded.text[max(begin - 1, 0) : min(begin + 1, end)]
+    for token, (begin, end) in enumerate(spans):
+        around = text[max(begin - 1, 0) : min(begin + 1, end)]
         goes_on = len(around) == 2 and around.isalnum()  # letters on both sides of its beginning
         same_letter = begin < min(last, end)  # a token of a part of its bytes
-        numbers.append(numbers[-1] if numbers and (goes_on or same_letter) else len(numbers))
+        if words and (goes_on or same_letter):
+            words[-1].append(token)
+        else:
+            words.append([token])
         last = end
-    return numbers
-
-
-def _widened(
-    blocks: Sequence[tuple[bool, Span, Span]], one: Sequence[int], two: Sequence[int]
-) -> Iterator[tuple[bool, Span, Span]]:
-    """Shared spans without the tokens whose word is not, as a whole, a word of the other prompt."""
-    partners = {
-        i: j
-        for edited, a, c in blocks
-        if not edited
-        for i, j in zip(range(*a), range(*c), strict=True)
-    }
-    counterparts = _tokens_by_word(two)
-    whole: set[int] = set()
-    for tokens in _tokens_by_word(one).values():
-        others = [partners.get(i) for i in tokens]
-        if others[0] is not None and others == counterparts[two[others[0]]]:
-            whole.update(tokens)
-    for edited, a, c in blocks:
-        if edited:
-            yield True, a, c
-            continue
-        for i, j in zip(range(*a), range(*c), strict=True):
-            yield i not in whole, (i, i + 1), (j, j + 1)
-
-
-def _tokens_by_word(words: Sequence[int]) -> dict[int, list[int]]:
-    tokens: dict[int, list[int]] = {}
-    for token, word in enumerate(words):
-        tokens.setdefault(word, []).append(token)
-    return tokens
-
-
-def _joined(blocks: Iterator[tuple[bool, Span, Span]]) -> Iterator[tuple[bool, Span, Span]]:
-    """Neighbouring spans of one kind as one."""
-    for edited, group in groupby(blocks, key=itemgetter(0)):
-        spans = list(group)
-        (_, a, c), (_, b, d) = spans[0], spans[-1]
-        yield edited, (a[0], b[1]), (c[0], d[1])
+    return words

@@ -72,39 +72,10 @@ def control_pairs(
     first prompt. Pronouns and titles stay as they are there, so what a pair changes by them is
     not in its controls. Articles follow.
 
-    A differing word is an adjective, a noun for a person or a thing, or a name as the shipped list
-    says. What is not listed is a place if it is capitalised after `from` or `in` (none are shipped,
-    so there is no control without your own); a name if it is capitalised without a determiner
-    before it (at the start of a sentence: and no plural); an adjective after a form of `be`, or
-    between a determiner and what can be a noun; else a noun, for a person if capitalised.
-
-    Args:
-        pair: two prompts.
-        count: number of control pairs.
-        seed: of the choice among equally close words.
-        length: tokens of a text that is a word as it stands in the sentence, with the space before
-            it (`" white"`, and `"John"` where the prompt begins); default the number of the word's
-            parts. It is asked for every neutral word of a class: give one that remembers.
-        words: your own neutral words in place of the shipped ones, a list for whatever differs, or
-            lists by class (adjective, person, thing, place, female_name, male_name), where a class
-            that is not given is taken as shipped.
-
-    Returns:
-        Controls. It has no pairs, but a reason, for identical prompts, and where the difference is
-        of pronouns or of more than words.
-
-    Raises:
-        ArgumentError: `pair` is none, `count` is less than 1, `words` is empty or names an unknown
-            class.
-
-    Example:
-        >>> own = ["blue", "green", "tall", "short"]
-        >>> for control in control_pairs(("A white man", "An Asian man"), 2, words=own).pairs:
-        ...     print(control)
-        ('A short man', 'A tall man')
-        ('A blue man', 'A green man')
-        >>> control_pairs(("The man", "The man")).reason
-        'the prompts are identical, word by word'
+    `length` gives the tokens of a word as it stands in the sentence, with the space before it
+    (`" white"`, and `"John"` where the prompt begins); without it the word's parts are counted. It
+    is asked for every neutral word of a class: give one that remembers. `words` are used in the
+    place of the shipped ones: a list for whatever differs, or lists by class.
     """
     if count < 1:
         raise ArgumentError(f"count={count} is less than 1. Give the number of control pairs.")
@@ -120,12 +91,10 @@ def control_pairs(
     )
     draws = _draws(edits, taken, count, seed, length or _parts, own)
     tail = pair.prompt1[len(join_words(first)) :]
+    sides = [zip(*swaps, strict=True) for swaps in draws]
     made = tuple(
-        (
-            _exchanged(first, edits, [swap[0] for swap in swaps]) + tail,
-            _exchanged(first, edits, [swap[1] for swap in swaps]) + tail,
-        )
-        for swaps in draws
+        (_exchanged(first, edits, one) + tail, _exchanged(first, edits, two) + tail)
+        for one, two in sides
     )
     if len(made) == count:
         return Controls(made)
@@ -162,10 +131,7 @@ def _draws(
 def _ranked_words(
     edit: Edit, taken: frozenset[str], seed: int, own: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """Neutral words that can be used, each with the rank that chance gives it.
-
-    The rank of a word does not depend on the sentence.
-    """
+    """Neutral words that can be used, and each one's rank by chance, whatever the sentence."""
     listed = own.get(edit.kind) or neutral_words(edit.kind)
     rng = random.Random(f"{seed} {edit.key}")
     ranks = {word: rng.random() for word in listed}
@@ -181,46 +147,39 @@ def _swaps(
 ) -> list[_Swap]:
     """Pairs of words, no pair twice; each side takes the least used, then the closest words."""
     distances = [_distances(edit, text, pool, length) for text in (edit.first, edit.second)]
-    made: list[_Swap] = []
+    made: dict[frozenset[str], _Swap] = {}
     for index in range(count):
-        leader = index % 2  # the sides take turns to choose first
-        orders = [
-            _in_order(pool, uses, distance) if text else [""]
-            for text, distance in zip((edit.first, edit.second), distances, strict=True)
-        ]
-        swap = _first_new(orders[leader], orders[1 - leader], made)
+        first, second = (_in_order(distance, uses) for distance in distances)
+        if index % 2:  # the sides take turns to choose first
+            swaps = ((one, two) for two in second for one in first)
+        else:
+            swaps = ((one, two) for one in first for two in second)
+        fresh = (swap for swap in swaps if swap[0] != swap[1] and frozenset(swap) not in made)
+        swap = next(fresh, None)
         if swap is None:
             break
         uses.update(word for word in swap if word)
-        made.append(swap if leader == 0 else (swap[1], swap[0]))
-    return made
+        made[frozenset(swap)] = swap
+    return list(made.values())
 
 
-def _in_order(
-    pool: Mapping[str, float], uses: Counter[str], distance: Mapping[str, tuple[float, float]]
-) -> list[str]:
-    return sorted(pool, key=lambda word: (uses[word], distance[word], pool[word]))
-
-
-def _first_new(leading: list[str], other: list[str], made: list[_Swap]) -> _Swap | None:
-    before = {frozenset(swap) for swap in made}
-    swaps = ((one, two) for one in leading for two in other if one != two)
-    return next((swap for swap in swaps if frozenset(swap) not in before), None)
+def _in_order(distances: Mapping[str, tuple[float, float, float]], uses: Counter[str]) -> list[str]:
+    return sorted(distances, key=lambda word: (uses[word], distances[word]))
 
 
 def _distances(
     edit: Edit, text: str, pool: Mapping[str, float], length: Length
-) -> dict[str, tuple[float, float]]:
-    """How far each neutral word is from a word of the prompts: in length, then in frequency."""
+) -> dict[str, tuple[float, float, float]]:
+    """How far each neutral word is from a word of the prompts: in length, frequency, and rank."""
     if not text:
-        return {}
+        return {"": (0, 0, 0)}
     target, known = length(edit.gap + text), look_up(text)
-    distances: dict[str, tuple[float, float]] = {}
-    for word in pool:
+    distances: dict[str, tuple[float, float, float]] = {}
+    for word, rank in pool.items():
         entry = look_up(word)
         gap = abs(entry.zipf - known.zipf) if entry and known else 0.0
         placed = join_words([edit.placed(word)])
-        distances[word] = (abs(length(placed) - target), gap)
+        distances[word] = (abs(length(placed) - target), gap, rank)
     return distances
 
 
@@ -231,7 +190,7 @@ def _parts(text: str) -> int:
 # The sentence.
 
 
-def _exchanged(tokens: list[Token], edits: list[Edit], words: list[str]) -> str:
+def _exchanged(tokens: list[Token], edits: list[Edit], words: Sequence[str]) -> str:
     """The prompt of `tokens` with a word in the place of each edit, nothing where it is empty."""
     result: list[Token] = []
     seams, position = [], 0  # where something changes: in the result, in `tokens`

@@ -95,17 +95,19 @@ def generate_prompt_pairs(
     """
     if fillings < 1:
         raise ArgumentError(f"fillings={fillings} is less than 1. Give a number from 1.")
-    attributes = _checked_attributes(_ALL_ATTRIBUTES if attributes is None else attributes)
+    attributes = _ALL_ATTRIBUTES if attributes is None else attributes
+    unsuited = _UNSUITED if templates is None else {}
+    templates = PROMPT_TEMPLATES if templates is None else templates
     words = {**SLOT_WORDS, **(slot_words or {})}
-    shipped = templates is None
-    templates = _checked_templates(PROMPT_TEMPLATES if templates is None else templates, words)
+    _check_attributes(attributes)
+    _check_templates(templates, words)
     pairs = [
         PromptPair(_fill(text, reference, row), _fill(text, other, row), category)
         for category in _checked_categories(categories, attributes)
         for reference, *others in [attributes[category]]
         for other in others
         for name, text in templates.items()
-        if not (shipped and category in _UNSUITED.get(name, ()))
+        if category not in unsuited.get(name, ())
         for row in _rows(text, words, fillings)
     ]
     return list(dict.fromkeys(pairs))
@@ -116,27 +118,23 @@ def _checked_categories(
 ) -> list[str]:
     if categories is None:
         return list(attributes)
-    for category in (categories := [categories] if isinstance(categories, str) else categories):
+    categories = [categories] if isinstance(categories, str) else categories
+    for category in categories:
         if category not in attributes:
             raise UnknownNameError(unknown_name("category", category, sorted(attributes)))
     return list(dict.fromkeys(categories))
 
 
-def _checked_attributes(
-    attributes: Mapping[str, Sequence[str]],
-) -> Mapping[str, Sequence[str]]:
+def _check_attributes(attributes: Mapping[str, Sequence[str]]) -> None:
     for category, words in attributes.items():
         if isinstance(words, str) or len(words) < 2 or not all(word.strip() for word in words):
             raise ArgumentError(
                 f"attributes[{category!r}] is {words!r}. Give a list of at least two attributes, "
                 "the reference first."
             )
-    return attributes
 
 
-def _checked_templates(
-    templates: Mapping[str, str], words: Mapping[str, Sequence[str]]
-) -> Mapping[str, str]:
+def _check_templates(templates: Mapping[str, str], words: Mapping[str, Sequence[str]]) -> None:
     if not templates:
         raise ArgumentError("templates is empty. Give at least one, or None for the shipped ones.")
     for name, text in templates.items():
@@ -150,7 +148,6 @@ def _checked_templates(
                     f"Give them: slot_words={{{slot!r}: [...]}}. "
                     f"Shipped: {', '.join([*SLOT_WORDS, *_PRONOUNS])}."
                 )
-    return templates
 
 
 def _slots(text: str) -> list[str]:

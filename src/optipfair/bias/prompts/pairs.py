@@ -1,12 +1,16 @@
-"""Pairs of prompts to compare: the default ones, and the user's own in any form.
+"""Pairs of prompts to compare: the default ones, and the user's own in any form, or in a file.
 
 A pair goes from the reference to the comparison. Nothing here knows models or tokenizers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ...errors import ArgumentError, UnknownNameError
@@ -45,7 +49,7 @@ DEFAULT_PROMPT_PAIRS = [
 
 _CATEGORIES = ["race", "gender", "religion", "nationality", "age", "socioeconomic", "disability"]
 _CATEGORY_OF_DEFAULT = dict(zip(DEFAULT_PROMPT_PAIRS, _CATEGORIES, strict=True))
-COLUMNS = ("prompt1", "prompt2", "category")
+_COLUMNS = ("prompt1", "prompt2", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class PromptPair:
     category: str | None = None
 
     def __post_init__(self) -> None:
-        for name in COLUMNS:
+        for name in _COLUMNS:
             value = getattr(self, name)
             if name == "category" and value is None:
                 continue
@@ -94,7 +98,7 @@ def check_prompt_pairs(pairs: Iterable[Any] | None) -> list[PromptPair]:
             f"prompt_pairs is of type {type(pairs).__name__}. Give a list of pairs, such as "
             '[("The white man", "The Black man")].'
         )
-    checked = [read_pair(f"prompt_pairs[{index}]", pair) for index, pair in enumerate(pairs)]
+    checked = [_read_pair(f"prompt_pairs[{index}]", pair) for index, pair in enumerate(pairs)]
     if not checked:
         raise ArgumentError("prompt_pairs is empty. Give at least one pair, or None for defaults.")
     return checked
@@ -102,10 +106,10 @@ def check_prompt_pairs(pairs: Iterable[Any] | None) -> list[PromptPair]:
 
 def check_prompt_pair(pair: object) -> PromptPair:
     """One pair in any form that `check_prompt_pairs` takes."""
-    return read_pair("prompt_pair", pair)
+    return _read_pair("prompt_pair", pair)
 
 
-def read_pair(where: str, given: object) -> PromptPair:
+def _read_pair(where: str, given: object) -> PromptPair:
     if isinstance(given, PromptPair):
         return given
     try:
@@ -118,22 +122,111 @@ def read_pair(where: str, given: object) -> PromptPair:
     except ArgumentError as exc:
         raise ArgumentError(f"{where}: {exc}") from exc
     what = (
-        counted(len(given), "element")
+        _counted(len(given), "element")
         if isinstance(given, Sequence) and not isinstance(given, (str, bytes))
         else f"one {type(given).__name__}, {given!r}"
     )
     raise ArgumentError(f"{where} is {what}. A pair is two prompts: (prompt1, prompt2).")
 
 
-def counted(count: int, what: str) -> str:
+def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _pair_of_mapping(given: Mapping[Any, Any]) -> PromptPair:
     for key in given:
-        if key not in COLUMNS:
-            raise UnknownNameError(unknown_name("key", key, list(COLUMNS)))
-    for key in COLUMNS[:2]:
+        if key not in _COLUMNS:
+            raise UnknownNameError(unknown_name("key", key, list(_COLUMNS)))
+    for key in _COLUMNS[:2]:
         if key not in given:
             raise ArgumentError(f"{key} is missing; a pair has prompt1 and prompt2.")
     return PromptPair(given["prompt1"], given["prompt2"], given.get("category"))
+
+
+def read_prompt_pairs(path: str | Path) -> list[PromptPair]:
+    """Read pairs from a CSV or JSONL file in UTF-8.
+
+    A CSV file begins with the header `prompt1,prompt2`, with `category` as a third column if
+    wanted. (Without a header the first pair could not be told from a misspelled one.) A JSONL file
+    has an object with these keys on each line. Empty lines are skipped.
+
+    Args:
+        path: of a file whose name ends in `.csv` or `.jsonl`.
+
+    Returns:
+        At least one pair, in the order of the file.
+
+    Raises:
+        ArgumentError: there is no such file, it cannot be read as what its name says, or a line
+            holds no pair; the line is named.
+    """
+    path = Path(path)
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    if path.suffix.lower() not in readers:
+        raise ArgumentError(
+            f"{path} ends in {path.suffix!r}. Give a file of pairs ending in .csv or .jsonl."
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise ArgumentError(f"Cannot read {path}: {exc.strerror}. Give a file of pairs.") from exc
+    except UnicodeDecodeError as exc:
+        raise ArgumentError(f"{path} is not encoded in UTF-8 ({exc}). Save it as UTF-8.") from exc
+    pairs = [
+        _read_pair(f"{path}, line {line}", row)
+        for line, row in readers[path.suffix.lower()](path, text)
+    ]
+    if not pairs:
+        raise ArgumentError(f"{path} holds no pairs. Give at least one.")
+    return pairs
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    begins = 1
+    try:
+        for cells in reader:
+            line, begins = begins, reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = _checked_header(f"{path}, line {line}", cells)
+                continue
+            if len(cells) != len(header):
+                way_out = (
+                    'Put prompts that hold a comma between quotation marks: "...".'
+                    if len(cells) > len(header)
+                    else f"Give all of {', '.join(header)}, with commas between them."
+                )
+                raise ArgumentError(
+                    f"{path}, line {line} has {_counted(len(cells), 'column')}, the header "
+                    f"{len(header)}. {way_out}"
+                )
+            row = dict(zip(header, cells, strict=True))
+            yield line, {key: cell for key, cell in row.items() if cell or key != "category"}
+    except csv.Error as exc:
+        raise ArgumentError(f"{path}, line {begins} is not CSV: {exc}.") from exc
+
+
+def _checked_header(where: str, cells: list[str]) -> list[str]:
+    header = [cell.strip().lower() for cell in cells]
+    unknown = set(header) - set(_COLUMNS)
+    if unknown or not set(_COLUMNS[:2]) <= set(header) or len(set(header)) < len(header):
+        raise ArgumentError(
+            f"{where} is the header {','.join(cells)!r}. The first line must name the columns: "
+            "prompt1,prompt2 or prompt1,prompt2,category."
+        )
+    return header
+
+
+def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            try:
+                yield line, json.loads(content)
+            except json.JSONDecodeError as exc:
+                raise ArgumentError(
+                    f"{path}, line {line} is not JSON: {exc}. Write one object a line, such as "
+                    '{"prompt1": "...", "prompt2": "..."}.'
+                ) from exc

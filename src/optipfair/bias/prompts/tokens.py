@@ -10,19 +10,12 @@ from ...errors import ArgumentError, DataError
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as a model reads it, `T` tokens.
-
-    Attributes:
-        text: the prompt.
-        ids: token ids.
-        special: which tokens the tokenizer added.
-        spans: first and last + 1 character of each token; None where the tokenizer does not say.
-    """
+    """A prompt as a model reads it, `T` tokens."""
 
     text: str
     ids: tuple[int, ...]
-    special: tuple[bool, ...]
-    spans: tuple[tuple[int, int], ...] | None = None
+    special: tuple[bool, ...]  # which tokens the tokenizer added
+    spans: tuple[tuple[int, int], ...] | None = None  # in the text, where the tokenizer says so
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,11 +31,8 @@ class Encoded:
 def encode(tokenizer: Any, prompt: str, vocabulary: int) -> Encoded:
     """Tokenize a prompt as the model expects it, special tokens included.
 
-    A slow tokenizer, without offsets, does. `vocabulary` is the number of the model's embeddings.
-
-    Raises:
-        DataError: no token comes of it, or one that the model does not have.
-        ArgumentError: `tokenizer` is none.
+    A slow tokenizer, without offsets, does. `vocabulary` is the number of the model's embeddings;
+    a token beyond it is refused, and a prompt of which none comes.
     """
     if not callable(tokenizer):
         raise ArgumentError(

@@ -43,19 +43,13 @@ class Entry:
 @cache
 def _content() -> Mapping[str, Mapping[WordClass, Mapping[str, float]]]:
     content = files("optipfair.bias.prompts").joinpath("neutral_words.json").read_text("utf-8")
-    return {part: json.loads(content)[part] for part in ("neutral", "group")}
+    parts: dict[str, Any] = json.loads(content)
+    return {part: parts[part] for part in ("neutral", "group")}
 
 
 @cache
 def neutral_words(kind: WordClass) -> tuple[str, ...]:
-    """The shipped words of a class that name no social group, from frequent to rare.
-
-    Of places there are none.
-
-    Example:
-        >>> neutral_words("adjective")[:3]
-        ('good', 'great', 'new')
-    """
+    """Shipped words of a class that name no social group, most frequent first; of places none."""
     return tuple(_content()["neutral"].get(kind, ()))
 
 
@@ -71,14 +65,7 @@ def _entries() -> Mapping[str, Entry]:
 
 
 def look_up(text: str) -> Entry | None:
-    """What is known of a word or phrase; a plural is known by its singular, and is a noun.
-
-    Example:
-        >>> look_up("native-american"), look_up("Blacks")
-        (Entry(classes=('adjective',), zipf=4.5), Entry(classes=('person',), zipf=5.5))
-        >>> look_up("hovercraft") is None
-        True
-    """
+    """What is known of a word or phrase; a plural is known by its singular, and is a noun."""
     entry = _entries().get(_key(text))
     if entry is not None or not is_plural(text):
         return entry
@@ -93,14 +80,7 @@ def _key(text: str) -> str:
 
 
 def split_words(text: str) -> list[Token]:
-    """Split a prompt into words and punctuation marks; joined again they are the prompt.
-
-    White space at the end is not kept.
-
-    Example:
-        >>> [token.text for token in split_words("Maria's low-income aunt, he said")]
-        ['Maria', "'s", 'low-income', 'aunt', ',', 'he', 'said']
-    """
+    """Words and punctuation marks; joined they are the prompt, but for white space at its end."""
     tokens, end = [], 0
     for match in _WORD.finditer(text):
         tokens.append(Token(text[end : match.start()], match.group()))
@@ -117,26 +97,14 @@ def is_article(text: str) -> bool:
 
 
 def article_before(word: str, like: str = "a") -> str:
-    """`a` or `an`, as it is spoken before `word`, capitalised as `like` is.
-
-    Example:
-        >>> [article_before(word) for word in ("Asian", "Muslim", "European", "honest", "80")]
-        ['an', 'a', 'a', 'an', 'an']
-        >>> article_before("elderly", like="A")
-        'An'
-    """
+    """`a` or `an`, as it is spoken before `word`, capitalised as `like` is."""
     article = "an" if _AN_BEFORE_A_NUMBER.match(word) else _engine().a(word).split()[0]
     return article.capitalize() if like[:1].isupper() else article
 
 
 @cache
 def plural(noun: str) -> str:
-    """The plural of a noun.
-
-    Example:
-        >>> plural("walker"), plural("baby"), plural("child")
-        ('walkers', 'babies', 'children')
-    """
+    """The plural of a noun."""
     return str(_engine().plural_noun(noun))
 
 
@@ -146,10 +114,6 @@ def singular(noun: str) -> str:
 
     `inflect` takes each word that ends in s for a plural. Words in -us and -is (`Julius`,
     `nervous`) are one only if the list knows their singular (`Hindus`).
-
-    Example:
-        >>> singular("women"), singular("nurses"), singular("boss"), singular("Julius")
-        ('woman', 'nurse', 'boss', 'Julius')
     """
     if not noun:  # beside a word that only the other prompt has
         return noun

@@ -18,7 +18,8 @@ import numpy as np
 from .._version import __version__
 from ..results import Count, Probability, Result
 from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
-from .activations.pair_metrics import Component, Positive
+from .activations.pair_metrics import Component
+from .prompts.alignment import Positive
 from .study import Study
 from .study_results import Interval, swapped_words
 
@@ -41,30 +42,23 @@ class Models(Result):
 
 
 class PairCounts(Result):
-    """How many pairs are compared.
+    """How many pairs are compared."""
 
-    Attributes:
-        compared: that both models saw and have controls for.
-        without_controls: that both saw without controls in one of them.
-        in_one_only: that only one of them saw.
-    """
-
-    compared: Count
-    without_controls: Count
-    in_one_only: Count
+    compared: Annotated[Count, "that both models saw and have controls for."]
+    without_controls: Annotated[Count, "that both saw without controls in one of them."]
+    in_one_only: Annotated[Count, "that only one of them saw."]
 
 
 class Means(Result):
-    """One model's means over the pairs and layers.
-
-    Attributes:
-        control: mean over the pairs of the mean of their controls.
-        excess: the difference minus that of the controls.
-    """
+    """One model's means over the pairs and layers."""
 
     difference: Distance
-    control: Distance
-    excess: Annotated[float, {"minimum": -2.000001, "maximum": 2.000001}]
+    control: Annotated[Distance, "mean over the pairs of the mean of their controls."]
+    excess: Annotated[
+        float,
+        {"minimum": -2.000001, "maximum": 2.000001},
+        "the difference minus that of the controls.",
+    ]
 
 
 class Paired(Result):
@@ -83,13 +77,9 @@ class Paired(Result):
 
 
 class PairedOfComponent(Paired):
-    """One model's excess beside the other's in one component.
+    """One model's excess beside the other's in one component."""
 
-    Attributes:
-        p_holm: the p-value, corrected for the number of components.
-    """
-
-    p_holm: Probability
+    p_holm: Annotated[Probability, "the p-value, corrected for the number of components."]
 
 
 class Overall(Result):
@@ -117,25 +107,23 @@ class NothingShared(Result):
 
 
 class StudyComparison(Result):
-    """How two models differ on the same pairs of prompts.
-
-    Attributes:
-        optipfair: version of the library.
-        level: of the intervals.
-        test: what the p-values are of.
-        in_one_only: components that only one model has.
-    """
+    """How two models differ on the same pairs of prompts."""
 
     version: Literal[1]
-    optipfair: str
+    optipfair: Annotated[str, "version of the library."]
     metric: Literal["relative_difference"]
-    level: Annotated[float, {"const": LEVEL}]
-    test: Literal["two-sided sign flips: in each pair the two models change places, or do not"]
+    level: Annotated[float, {"const": LEVEL}, "of the intervals."]
+    test: Annotated[
+        Literal["two-sided sign flips: in each pair the two models change places, or do not"],
+        "what the p-values are of.",
+    ]
     models: Models
     pairs: PairCounts
     overall: Overall | NothingShared
     components: dict[Component, OfComponent | NothingShared]
-    in_one_only: Annotated[list[Component], {"uniqueItems": True}]
+    in_one_only: Annotated[
+        list[Component], {"uniqueItems": True}, "components that only one model has."
+    ]
 
 
 @dataclass(frozen=True)

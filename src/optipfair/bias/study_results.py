@@ -14,8 +14,8 @@ import numpy as np
 from .._version import __version__
 from ..results import ABSENT, Count, Result, spread
 from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
-from .activations.pair_metrics import Component, Key, PairMetrics, Positive, Reasons
-from .prompts.alignment import Coverage
+from .activations.pair_metrics import Component, Key, PairMetrics, Reasons
+from .prompts.alignment import Coverage, Positive
 from .prompts.edits import NoNeutralWordError, find_edits
 from .prompts.pairs import PromptPair
 from .prompts.words import split_words
@@ -27,7 +27,7 @@ ONE_PAIR = "fewer than two pairs differ in words of their own"
 
 Interval = Annotated[list[float] | None, {"minItems": 2, "maxItems": 2}]
 Text = Annotated[str, {"minLength": 1}]
-Difference = Annotated[float | None, {"minimum": 0}]
+Difference = Annotated[float | None, {"minimum": 0}, "mean over pairs and keys."]
 PValue = Annotated[float | None, {"minimum": 0, "maximum": 1}]
 Layer = Annotated[str, {"pattern": "^[0-9]+$"}]
 
@@ -40,7 +40,6 @@ class Excess(Result):
         excess: mean over the pairs of their own difference minus that of their controls.
         interval: bootstrap interval of the excess.
         p_value: permutation p-value of an excess above 0.
-        undefined: figure → why it is null.
     """
 
     control: float | None
@@ -56,60 +55,47 @@ class Excess(Result):
 
 
 class OverKeys(Excess):
-    """How far pairs exceed their neutral controls, over all keys.
-
-    Attributes:
-        difference: mean over pairs and keys.
-    """
+    """How far pairs exceed their neutral controls, over all keys."""
 
     pairs: Positive = field(kw_only=True)
     difference: Difference = field(kw_only=True)
 
 
 class OfKey(Excess):
-    """How far all pairs exceed their neutral controls in one layer's component.
+    """How far all pairs exceed their neutral controls in one layer's component."""
 
-    Attributes:
-        p_holm: the p-value, corrected for the number of keys.
-    """
-
-    p_holm: PValue = field(kw_only=True)
+    p_holm: Annotated[PValue, "the p-value, corrected for the number of keys."] = field(
+        kw_only=True
+    )
 
 
 class Summary(Result):
-    """How far the pairs exceed their neutral controls: overall, by category and by key.
-
-    Attributes:
-        level: of the intervals.
-        prompts: how many ran.
-        missing: component → layer → why it has none there.
-    """
+    """How far the pairs exceed their neutral controls: overall, by category and by key."""
 
     metric: Literal["relative_difference"]
-    level: Annotated[float, {"const": LEVEL}]
+    level: Annotated[float, {"const": LEVEL}, "of the intervals."]
     pairs: Positive
     controls: Count
-    prompts: Positive
+    prompts: Annotated[Positive, "how many ran."]
     forward_passes: Positive
     overall: OverKeys
     categories: dict[str, OverKeys]
     keys_: Annotated[dict[Key, OfKey], {"minProperties": 1}]
-    missing: dict[Component, Annotated[dict[Layer, str], {"minProperties": 1}]]
+    missing: Annotated[
+        dict[Component, Annotated[dict[Layer, str], {"minProperties": 1}]],
+        "component → layer → why it has none there.",
+    ]
     notes: list[str]
 
 
 class PairResult(Result):
-    """One pair.
-
-    Attributes:
-        controls: the neutral control pairs.
-    """
+    """One pair."""
 
     prompt1: Text
     prompt2: Text
     category: str | None
     coverage: Coverage
-    controls: list[tuple[str, str]]
+    controls: Annotated[list[tuple[str, str]], "the neutral control pairs."]
     metrics: PairMetrics
 
 
@@ -124,13 +110,10 @@ class BiasMetrics(Result):
     """What optipfair.visualize_bias returns and writes.
 
     A figure that is not defined is null, with the reason in `undefined` beside it.
-
-    Attributes:
-        optipfair: version of the library.
     """
 
     version: Literal[1]
-    optipfair: str
+    optipfair: Annotated[str, "version of the library."]
     model: StudiedModel
     summary: Summary
     pairs: dict[str, PairResult] = field(metadata=spread("^pair_[1-9][0-9]*$"))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...results import ABSENT, Count, Result, spread
+from ..prompts.alignment import Positive
 from .layer_keys import COMPONENTS, LayerKey
 from .metrics import METRICS, Sums
 
@@ -25,7 +26,6 @@ UNKNOWN = "the layer has no value"
 Component = Annotated[str, {"enum": list(COMPONENTS)}]
 Key = Annotated[str, {"pattern": f"^({'|'.join(COMPONENTS)})_layer_(0|[1-9][0-9]*)$"}]
 Reasons = Annotated[dict[str, str] | None, {"minProperties": 1}]
-Positive = Annotated[int, {"minimum": 1}]
 _TRENDS = ("mean", *(name for name in METRICS if METRICS[name].scale_free))
 
 
@@ -36,14 +36,10 @@ def _metric_schema(name: str) -> dict[str, Any]:
 
 
 class LayerFigures(Result):
-    """Each metric of a layer, null where it is not defined.
-
-    Attributes:
-        undefined: figure → why it is null.
-    """
+    """Each metric of a layer, null where it is not defined."""
 
     figures: dict[str, float | None] = field(metadata=spread(f"^({'|'.join(METRICS)})$"))
-    undefined: Reasons = field(default=None, metadata=ABSENT)
+    undefined: Annotated[Reasons, "figure → why it is null."] = field(default=None, metadata=ABSENT)
 
     SCHEMA: ClassVar[Mapping[str, Any]] = {
         "patternProperties": {f"^{name}$": _metric_schema(name) for name in METRICS},
@@ -52,14 +48,9 @@ class LayerFigures(Result):
 
 
 class Figures(LayerFigures):
-    """Each metric of several layers together, null where it is not defined.
+    """Each metric of several layers together, null where it is not defined."""
 
-    Attributes:
-        undefined: figure → why it is null.
-        layers: how many layers (keys) are together here.
-    """
-
-    layers: Positive = field(kw_only=True)
+    layers: Annotated[Positive, "how many layers (keys) are together here."] = field(kw_only=True)
 
     SCHEMA: ClassVar[Mapping[str, Any]] = {
         **LayerFigures.SCHEMA,
@@ -68,20 +59,14 @@ class Figures(LayerFigures):
 
 
 class Trend(Result):
-    """How a metric goes with depth.
+    """How a metric goes with depth."""
 
-    Attributes:
-        values: one for each of `layers`.
-        slope: least-squares change per layer.
-        undefined: figure → why it is null.
-    """
-
-    values_: list[float | None]
+    values_: list[float | None]  # one for each of the layers
     first: float | None
     last: float | None
     peak_layer: Annotated[int | None, {"minimum": 0}]
-    slope: float | None
-    undefined: Reasons = field(default=None, metadata=ABSENT)
+    slope: Annotated[float | None, "least-squares change per layer."]
+    undefined: Annotated[Reasons, "figure → why it is null."] = field(default=None, metadata=ABSENT)
 
 
 class Progression(Result):
@@ -94,15 +79,15 @@ class Progression(Result):
 
 
 class PairMetrics(Result):
-    """The four groups of figures of a pair of prompts.
-
-    Attributes:
-        component_metrics: over all elements of a component's layers; scale-free metrics are
-            averaged over the layers that have one.
-    """
+    """The four groups of figures of a pair of prompts."""
 
     layer_metrics: Annotated[dict[Key, LayerFigures], {"minProperties": 1}]
-    component_metrics: Annotated[dict[Component, Figures], {"minProperties": 1}]
+    component_metrics: Annotated[
+        dict[Component, Figures],
+        {"minProperties": 1},
+        "over all elements of a component's layers; scale-free metrics are averaged over the "
+        "layers that have one.",
+    ]
     overall_metrics: Figures
     progression_metrics: Annotated[dict[Component, Progression], {"minProperties": 1}]
 

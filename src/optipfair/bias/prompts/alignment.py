@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 from ...results import Count, Result
 from .tokens import Encoded
 
+Positive = Annotated[int, {"minimum": 1}]
 LeftOut = tuple[dict[int, str], dict[int, str]]  # of each prompt, token position → why
 
 
@@ -32,23 +33,17 @@ class Unit(NamedTuple):
 
 
 class Coverage(Result):
-    """How many tokens of each prompt are compared how, and what is left out.
+    """How many tokens of each prompt are compared how, and what is left out."""
 
-    Attributes:
-        units: compared units, which are aligned tokens and pooled spans.
-        aligned: tokens compared one to one.
-        reasons: why tokens are left out → how many, of both prompts.
-    """
-
-    units: Annotated[int, {"minimum": 1}]
-    aligned: Count
+    units: Annotated[Positive, "compared units, which are aligned tokens and pooled spans."]
+    aligned: Annotated[Count, "tokens compared one to one."]
     pooled1: Count
     left_out1: Count
     tokens1: Count
     pooled2: Count
     left_out2: Count
     tokens2: Count
-    reasons: dict[str, Annotated[int, {"minimum": 1}]]
+    reasons: Annotated[dict[str, Positive], "why tokens are left out → how many, of both prompts."]
 
 
 @dataclass(frozen=True)

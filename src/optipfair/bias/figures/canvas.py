@@ -20,34 +20,22 @@ from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
-_ACROSS = 4  # panels beside each other
 _LABEL = 32  # characters of a token's label
 _TITLE_LINES = 3
 
 
 @dataclass(frozen=True)
 class Style:
-    """What a caller may change of every figure.
+    """What a caller may change of every figure."""
 
-    Attributes:
-        figsize: width and height in inches, None for one that fits what is drawn.
-        dpi: of raster formats.
-        cmap: colour map of heatmaps.
-        title: in the place of the figure's own.
-    """
-
-    figsize: tuple[float, float] | None = None
-    dpi: int = 120
-    cmap: str = "RdBu_r"
-    title: str | None = None
+    figsize: tuple[float, float] | None = None  # inches; None for what fits
+    dpi: int = 120  # of raster formats
+    cmap: str = "RdBu_r"  # of heatmaps
+    title: str | None = None  # in the place of the figure's own
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Style:
-        """Check what a caller gave.
-
-        Raises:
-            ArgumentError: what cannot be drawn.
-        """
+        """Refuse what cannot be drawn."""
         style = cls(**given)
         if style.figsize is not None and not _is_size(style.figsize):
             raise ArgumentError(
@@ -75,16 +63,22 @@ PLAIN = Style()
 
 
 def grid(
-    style: Style, count: int, panel: tuple[float, float], margin: tuple[float, float]
+    style: Style,
+    count: int,
+    panel: tuple[float, float],
+    margin: tuple[float, float],
+    *,
+    across: int = 4,
+    share: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of at most `_ACROSS`; sizes in inches."""
-    columns = max(1, min(count, _ACROSS))
+    """Panels in rows of at most so many, which may share their axes; sizes in inches."""
+    columns = max(1, min(count, across))
     rows = max(1, -(-count // columns))
     figure = style.figure(margin[0] + columns * panel[0], margin[1] + rows * panel[1])
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
+    panels = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flat
+    for axis in panels[count:]:
         axis.set_visible(False)
-    return figure, axes[:count]
+    return figure, list(panels[:count])
 
 
 def entitle(figure: Figure, title: str, note: str = "") -> None:

@@ -19,21 +19,13 @@ _FAR_BEYOND = 1.5  # times that, the largest value must be for the colours to en
 
 @dataclass(frozen=True)
 class Panel:
-    """One layer's differences.
-
-    Attributes:
-        title: the layer's name.
-        values: (tokens, units).
-        rows: text of each row of tokens.
-        edited: which rows differ between the prompts.
-        units: numbers of the units.
-    """
+    """One layer's differences."""
 
     title: str
-    values: Any
-    rows: Sequence[str]
-    edited: Sequence[bool]
-    units: Sequence[int] = ()
+    values: Any  # (tokens, units)
+    rows: Sequence[str]  # text of each row of tokens
+    edited: Sequence[bool]  # which rows differ between the prompts
+    units: Sequence[int] = ()  # their numbers
 
 
 def heatmap(
@@ -76,57 +68,35 @@ def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def _draw_panel(axis: Axes, panel: Panel, cmap: str, limit: float) -> None:
-    axis.imshow(
-        panel.values,
-        cmap=cmap,
-        vmin=-limit,
-        vmax=limit,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    _label_tokens(axis, panel)
-    axis.set_title(panel.title, fontsize=8)
-    shown = _spread(panel.values.shape[1], 5)
-    axis.set_xticks(shown, [str(panel.units[i]) for i in shown], fontsize=7)
-    axis.set_xlabel("unit", fontsize=8)
-
-
-def _label_tokens(axis: Axes, panel: Panel) -> None:
+    look = {"aspect": "auto", "interpolation": "nearest"}
+    axis.imshow(panel.values, cmap=cmap, vmin=-limit, vmax=limit, **look)  # type: ignore[arg-type]
     axis.set_yticks(range(len(panel.rows)), [short(row) for row in panel.rows], fontsize=7)
     for label, edited in zip(axis.get_yticklabels(), panel.edited, strict=True):
         label.set_parse_math(False)
-        if edited:
-            label.set_fontweight("bold")
+        label.set_fontweight("bold" if edited else "normal")
+    axis.set_title(panel.title, fontsize=8)
+    count = panel.values.shape[1]
+    shown = [round(place) for place in np.linspace(0, count - 1, min(count, 5))]
+    axis.set_xticks(shown, [str(panel.units[i]) for i in shown], fontsize=7)
+    axis.set_xlabel("unit", fontsize=8)
 
 
 def _readable(panel: Panel) -> Panel:
     """The rows and columns that differ most, as many as can be read; the title says so."""
     values = np.asarray(panel.values, np.float64)
-    units = list(panel.units) or list(range(values.shape[1]))
-    kept_rows = _largest(np.abs(values).mean(axis=1), _ROWS)
+    rows = _largest(np.abs(values).mean(axis=1), _ROWS)
     columns = _largest(np.abs(values).max(axis=0, initial=0), _COLUMNS)
-    left = []
-    if len(kept_rows) < len(values):
-        left.append(f"{len(kept_rows)} of {len(values)} tokens")
-    if len(columns) < values.shape[1]:
-        left.append(f"{len(columns)} of {values.shape[1]} units")
-    title = f"{panel.title}\n({', '.join(left)} that differ most)" if left else panel.title
+    sizes = ((rows, len(values), "tokens"), (columns, values.shape[1], "units"))
+    left = [f"{len(kept)} of {count} {what}" for kept, count, what in sizes if len(kept) < count]
     return Panel(
-        title,
-        values[np.ix_(kept_rows, columns)],
-        [panel.rows[i] for i in kept_rows],
-        [panel.edited[i] for i in kept_rows],
-        [units[i] for i in columns],
+        f"{panel.title}\n({', '.join(left)} that differ most)" if left else panel.title,
+        values[np.ix_(rows, columns)],
+        [panel.rows[i] for i in rows],
+        [panel.edited[i] for i in rows],
+        [panel.units[i] if panel.units else i for i in columns],
     )
 
 
 def _largest(sizes: Any, count: int) -> list[int]:
     """The places of the largest, in their order."""
     return sorted(int(i) for i in np.argsort(-sizes, kind="stable")[:count])
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many places, evenly."""
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]

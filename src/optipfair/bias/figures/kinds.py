@@ -32,21 +32,13 @@ _TITLE = 100  # characters of a prompt in a title, at most
 
 @dataclass(frozen=True)
 class DrawnPair:
-    """What to draw.
-
-    Attributes:
-        study: of the pair, and perhaps of others.
-        number: of the pair in the study.
-        layers: which to draw.
-        style: of the figures.
-        highlight: whether edited tokens are ringed.
-    """
+    """Which pair of a study to draw, and which layers."""
 
     study: Study
     number: int
     layers: Sequence[int]
     style: Style
-    highlight: bool = True
+    highlight: bool = True  # whether edited tokens are ringed
 
     @property
     def title(self) -> str:
@@ -82,15 +74,10 @@ class DrawnPair:
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A kind of figure.
-
-    Attributes:
-        draw: pair → a component's name (empty for all in one) and its figure.
-        activations: whether the activations must have been kept.
-    """
+    """A kind of figure: `draw` gives a component's name (empty for all in one) and its figure."""
 
     draw: Callable[[DrawnPair], Iterator[tuple[str, Figure]]]
-    activations: bool
+    activations: bool  # whether they must have been kept
 
 
 FIGURE_KINDS: Registry[FigureKind] = Registry("visualization type")
@@ -148,7 +135,7 @@ def comparison_figure(first: Study, second: Study, style: Style) -> Figure | Non
 
     Each line is the mean over the pairs that both models saw, its band a bootstrap interval.
     """
-    from .depth_lines import layer_profile
+    from .layer_lines import layer_profile
 
     shared = shared_pairs(first, second)
     names = [name for name in first.defined_components() if name in second.defined_components()]
@@ -164,7 +151,7 @@ def comparison_figure(first: Study, second: Study, style: Style) -> Figure | Non
         f"Mean excess of {len(shared.first)} pairs over their neutral controls, "
         f"with {LEVEL:.0%} intervals over the pairs, each layer by itself"
     )
-    return layer_profile(profiles, style, title=title, ylabel="excess of the relative difference")
+    return layer_profile(profiles, style, title=title)
 
 
 def _excess_line(

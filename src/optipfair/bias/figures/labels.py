@@ -6,9 +6,11 @@ Geometry in inches; it knows no figures. Axes: `N` points, (x, y) each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ...uncertainty import Floats
 
 _SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
 _GAPS = (0.11, 0.3, 0.5)  # between a point and its text
@@ -41,10 +43,7 @@ def text_size(text: str, points: float) -> tuple[float, float]:
 
 
 def place_labels(
-    points: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    anchors: Sequence[int],
-    sizes: Sequence[tuple[float, float]],
-    panel: tuple[float, float],
+    points: Floats, anchors: Sequence[int], sizes: Sequence[tuple[float, float]], panel: Any
 ) -> list[Label]:
     """Give each text the place where it hides least, one after the other.
 
@@ -52,43 +51,19 @@ def place_labels(
     and height; `anchors` have a text, of such sizes. Of equally good places the first is taken.
     """
     candidates = [Label(side, gap) for gap in _GAPS for side in _SIDES]
-    taken: list[tuple[float, float, float, float]] = []
-    found = []
-    for anchor, size in zip(anchors, sizes, strict=True):
-        boxes = [_box(points[anchor], size, each) for each in candidates]
-        costs = [
-            _cost(box, points, taken, panel) + _FAR * _GAPS.index(each.gap)
-            for box, each in zip(boxes, candidates, strict=True)
-        ]
-        best = int(np.argmin(costs))
-        taken.append(boxes[best])
-        found.append(candidates[best])
-    return found
-
-
-def _box(
-    point: np.ndarray[tuple[int, ...], np.dtype[np.float64]], size: tuple[float, float], at: Label
-) -> tuple[float, float, float, float]:
-    """Left, bottom, right, top."""
-    low = [
-        float(place) + side * at.gap - length * (1 - side) / 2
-        for place, length, side in zip(point, size, at.side, strict=True)
-    ]
-    return low[0], low[1], low[0] + size[0], low[1] + size[1]
-
-
-def _cost(
-    box: tuple[float, float, float, float],
-    points: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    taken: Sequence[tuple[float, float, float, float]],
-    panel: tuple[float, float],
-) -> float:
-    left, bottom, right, top = box
-    x, y = points.T
-    hidden = (x > left - _HALF) & (x < right + _HALF) & (y > bottom - _HALF) & (y < top + _HALF)
-    over = sum(
-        left < other[2] and other[0] < right and bottom < other[3] and other[1] < top
-        for other in taken
-    )
-    outside = left < 0 or bottom < 0 or right > panel[0] or top > panel[1]
-    return float(hidden.sum()) + _TEXT * over + _OUTSIDE * outside
+    sides = np.array([each.side for each in candidates])
+    gaps = np.array([[each.gap] for each in candidates])
+    far = _FAR * np.repeat(range(len(_GAPS)), len(_SIDES))
+    taken: list[tuple[Floats, Floats]] = []
+    labels = []
+    for anchor, size in zip(anchors, np.array(sizes), strict=True):
+        low = points[anchor] + sides * gaps - size * (1 - sides) / 2  # (candidates, 2)
+        high = low + size
+        beside = (points > low[:, None] - _HALF) & (points < high[:, None] + _HALF)
+        hidden = beside.all(axis=2).sum(axis=1)
+        over = sum(((low < top) & (bottom < high)).all(axis=1) for bottom, top in taken)
+        outside = ((low < 0) | (high > panel)).any(axis=1)
+        best = int(np.argmin(hidden + far + _TEXT * over + _OUTSIDE * outside))
+        taken.append((low[best], high[best]))
+        labels.append(candidates[best])
+    return labels

@@ -1,4 +1,4 @@
-"""Lines over the layers, a panel for each component: one pair of prompts beside its controls."""
+"""Lines over the layers, a panel for each component: a pair beside its controls, or two models."""
 
 from __future__ import annotations
 
@@ -11,47 +11,57 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .canvas import COLOURS, PLAIN, Style, entitle, short
+from .canvas import COLOURS, PLAIN, Style, entitle, grid, short
 
 _NAME = 0.07, 0.6  # inches of a character in a legend, and of what stands before it
 _TICKS = 6  # layers that are all named on an axis
+_DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One component over the layers.
+    """One component over the layers."""
 
-    Attributes:
-        layers: layer numbers, or relative depths.
-        values: one each; NaN leaves a gap.
-        band: of the controls, lowest and highest value each; None without.
-    """
-
-    layers: Sequence[float]
-    values: Sequence[float]
-    band: tuple[Sequence[float], Sequence[float]] | None = None
+    layers: Sequence[float]  # numbers, or relative depths
+    values: Sequence[float]  # one each; NaN leaves a gap
+    band: tuple[Sequence[float], Sequence[float]] | None = None  # lowest and highest value each
 
 
-def mean_difference(
-    lines: Mapping[str, Line],
-    style: Style = PLAIN,
-    *,
-    title: str = "Difference between the prompts by layer",
-    ylabel: str = "relative difference",
-    xlabel: str = "layer",
-) -> Figure:
+def mean_difference(lines: Mapping[str, Line], style: Style = PLAIN, *, title: str = "") -> Figure:
     """One panel per component: its line, and behind it the band of the neutral control pairs."""
-    figure, axes = component_grid(style, len(lines))
+    figure, axes = _component_grid(list(lines), style)
     layers = sorted({layer for line in lines.values() for layer in line.layers})
-    for axis, (name, line) in zip(axes, lines.items(), strict=True):
+    for axis, line in zip(axes, lines.values(), strict=True):
         _draw_line(axis, line)
         if len(layers) <= _TICKS:
             axis.set_xticks(layers)
         elif all(isinstance(layer, int) for layer in layers):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_title(name, fontsize=9)
-    figure.axes[0].set_ylim(bottom=0)  # of all, once all are drawn
-    finish_components(figure, axes, xlabel, ylabel)
+    axes[0].set_ylim(bottom=0)  # of all, once all are drawn
+    _finish(figure, axes, "layer", "relative difference")
+    entitle(figure, style.title or title)
+    return figure
+
+
+def layer_profile(
+    profiles: Mapping[str, Mapping[str, Line]], style: Style = PLAIN, *, title: str = ""
+) -> Figure:
+    """Several models, one line each by relative depth, a panel per component."""
+    components = list(dict.fromkeys(c for lines in profiles.values() for c in lines))
+    figure, axes = _component_grid(components, style)
+    for number, (name, lines) in enumerate(profiles.items()):
+        colour, dashes = COLOURS[number % len(COLOURS)], _DASHES[number % len(_DASHES)]
+        for axis, component in zip(axes, components, strict=True):
+            if (line := lines.get(component)) is None:
+                continue
+            axis.plot(line.layers, line.values, label=name, color=colour, linestyle=dashes)
+            if line.band is not None:
+                axis.fill_between(line.layers, *line.band, color=colour, alpha=0.15)
+    if any(axis.dataLim.y0 < 0 for axis in axes):
+        for axis in axes:
+            axis.axhline(0, color="black", linewidth=0.8)
+    depth = "relative depth, 0 first layer, 1 last"
+    _finish(figure, axes, depth, "excess of the relative difference")
     entitle(figure, style.title or title)
     return figure
 
@@ -66,7 +76,8 @@ def _draw_line(axis: Axes, line: Line) -> None:
         else:
             axis.vlines(line.layers, *line.band, linewidth=7, **look)
     axis.plot(
-        *(line.layers, line.values),
+        line.layers,
+        line.values,
         color=COLOURS[0],
         linestyle="-" if follow else ":",
         linewidth=1.5 if follow else 0.8,
@@ -76,25 +87,21 @@ def _draw_line(axis: Axes, line: Line) -> None:
     )
 
 
-def component_grid(style: Style, count: int) -> tuple[Figure, list[Axes]]:
+def _component_grid(components: Sequence[str], style: Style) -> tuple[Figure, list[Axes]]:
     """A panel for each component, on the same axes; the lowest of each column has the ticks."""
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    figure = style.figure(1.2 + 3.2 * columns, 1.4 + 2.4 * rows)
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.set_visible(False)
-    for axis in axes[:count]:
+    figure, axes = grid(style, len(components), (3.2, 2.4), (1.2, 1.4), across=3, share=True)
+    for axis, component in zip(axes, components, strict=True):
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
-    for axis in _lowest(axes[:count]):
+        axis.set_title(component, fontsize=9)
+    for axis in axes[-3:]:
         axis.tick_params(labelbottom=True)
-    return figure, axes[:count]
+    return figure, axes
 
 
-def finish_components(figure: Figure, axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
+def _finish(figure: Figure, axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
     """The axes' names, and a legend that hides nothing."""
-    for axis in _lowest(axes):
+    for axis in axes[-3:]:
         axis.set_xlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
     named: dict[str, Any] = {}
@@ -104,8 +111,3 @@ def finish_components(figure: Figure, axes: Sequence[Axes], xlabel: str, ylabel:
     most = max(10, int((figure.get_figwidth() - _NAME[1]) / _NAME[0]))
     names = [short(name, most) for name in named]
     figure.legend(list(named.values()), names, fontsize=8, loc="outside lower left")
-
-
-def _lowest(axes: Sequence[Axes]) -> list[Axes]:
-    """The last panel of each column."""
-    return list(axes[-3:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from .canvas import COLOURS, PLAIN, Style, entitle, grid, short
 from .labels import place_labels, text_size
 
 _ROUNDING = 1e-6  # a direction with less than this of the largest is rounding of float32
+_LOOKS = ((COLOURS[0], "o", "first prompt"), (COLOURS[1], "^", "second prompt"))
 _NAMED = 8  # tokens written beside their points
 _SMALL = 7  # points, of text in a panel
 _MARGIN = 0.85, 0.75  # inches of a panel beside its axes
@@ -22,20 +23,13 @@ _MARGIN = 0.85, 0.75  # inches of a panel beside its axes
 
 @dataclass(frozen=True)
 class Points:
-    """The tokens of both prompts in one layer, before projection.
-
-    Attributes:
-        title: the layer's name.
-        first, second: (tokens, units) each, aligned.
-        rows: text of each pair of tokens.
-        edited: which of them differ between the prompts.
-    """
+    """The tokens of both prompts in one layer, before projection."""
 
     title: str
-    first: Any
+    first: Any  # (tokens, units), aligned
     second: Any
-    rows: Sequence[str]
-    edited: Sequence[bool] = field(default_factory=list)
+    rows: Sequence[str]  # text of each pair of tokens
+    edited: Sequence[bool] = ()  # which of them differ between the prompts
 
 
 def pca(
@@ -68,14 +62,8 @@ def project(first: Any, second: Any) -> tuple[Any, Any]:
     centred = both - both.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     sizes[sizes <= _ROUNDING * sizes.max(initial=0)] = 0
-    places = np.zeros((len(both), 2))
-    shares = np.zeros(2)
-    rank = min(2, len(sizes))
-    places[:, :rank] = left[:, :rank] * sizes[:rank]
-    total = float(np.square(sizes).sum())
-    if total > 0:
-        shares[:rank] = np.square(sizes[:rank]) / total
-    return places, shares
+    left, sizes = np.pad(left, ((0, 0), (0, 1))), np.pad(sizes, (0, 1))  # a single unit has one
+    return left[:, :2] * sizes[:2], np.square(sizes[:2]) / (np.square(sizes).sum() or 1.0)
 
 
 def _draw_points(axis: Axes, points: Points, highlight: bool, inches: tuple[float, float]) -> None:
@@ -85,14 +73,13 @@ def _draw_points(axis: Axes, points: Points, highlight: bool, inches: tuple[floa
     one, two = coordinates[:half], coordinates[half:]
     joined = LineCollection(list(np.stack([one, two], axis=1)), colors="#bbbbbb", linewidths=0.8)
     axis.add_collection(joined, autolim=False)
-    for number, (name, each) in enumerate((("first prompt", one), ("second prompt", two))):
-        look = {"color": COLOURS[number], "marker": "o^"[number], "label": name}
+    for each, colour, marker, name in ((one, *_LOOKS[0]), (two, *_LOOKS[1])):
+        look = {"color": colour, "marker": marker, "label": name}
         axis.scatter(each[:, 0], each[:, 1], s=24, zorder=2, **look)
     edited = [i for i, flag in enumerate(points.edited) if flag] if highlight else []
     if edited:
         ring = np.concatenate([one[edited], two[edited]])
-        look = {"facecolors": "none", "edgecolors": "black", "label": "edited"}
-        axis.scatter(ring[:, 0], ring[:, 1], s=90, zorder=3, **look)
+        axis.scatter(*ring.T, s=90, zorder=3, facecolors="none", edgecolors="black", label="edited")
     axis.set_xlabel(f"first direction, {shares[0]:.0%} of the variance", fontsize=8)
     axis.set_ylabel(f"second direction, {shares[1]:.0%}", fontsize=8)
     axis.tick_params(labelsize=7)
@@ -100,9 +87,9 @@ def _draw_points(axis: Axes, points: Points, highlight: bool, inches: tuple[floa
     axis.grid(alpha=0.3)
     axis.locator_params(nbins=5)
     _frame(axis, coordinates, inches)
-    named = edited or _farthest(one, two, 3)
-    named = sorted(named, key=lambda i: -float(np.linalg.norm(one[i] - two[i])))[:_NAMED]
-    _label_points(axis, coordinates, [half + i for i in named], inches, points.rows)
+    distances = np.linalg.norm(one - two, axis=1)
+    named = sorted(edited, key=lambda i: -distances[i]) or np.argsort(-distances)[:3].tolist()
+    _label_points(axis, coordinates, [half + i for i in named[:_NAMED]], inches, points.rows)
 
 
 def _panel_inches(figure: Figure, axis: Axes) -> tuple[float, float]:
@@ -110,11 +97,9 @@ def _panel_inches(figure: Figure, axis: Axes) -> tuple[float, float]:
     place = axis.get_subplotspec()
     assert place is not None
     rows, columns = place.get_gridspec().get_geometry()
-    width, height = figure.get_size_inches()
-    return (
-        max(float(width) / columns - _MARGIN[0], 0.5),
-        max(float(height) / rows - _MARGIN[1], 0.5),
-    )
+    sizes = zip(figure.get_size_inches(), (columns, rows), _MARGIN, strict=True)
+    width, height = (max(float(size) / count - margin, 0.5) for size, count, margin in sizes)
+    return width, height
 
 
 def _frame(axis: Axes, coordinates: Any, inches: tuple[float, float]) -> None:
@@ -140,9 +125,8 @@ def _label_points(
     places = (coordinates - [left, bottom]) / [right - left, top - bottom] * inches
     texts = [short(rows[anchor - len(coordinates) // 2]) for anchor in anchors]
     sizes = [text_size(text, _SMALL) for text in texts]
-    for text, anchor, label in zip(
-        texts, anchors, place_labels(places, anchors, sizes, inches), strict=True
-    ):
+    labels = place_labels(places, anchors, sizes, inches)
+    for text, anchor, label in zip(texts, anchors, labels, strict=True):
         axis.annotate(
             text,
             tuple(coordinates[anchor]),
@@ -156,8 +140,3 @@ def _label_points(
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
             zorder=4,
         )
-
-
-def _farthest(one: Any, two: Any, count: int) -> list[int]:
-    distance = np.linalg.norm(one - two, axis=1)
-    return [int(i) for i in np.argsort(-distance)[:count]]

@@ -79,7 +79,8 @@ def _draw_points(axis: Axes, points: Points, highlight: bool, inches: tuple[floa
     edited = [i for i, flag in enumerate(points.edited) if flag] if highlight else []
     if edited:
         ring = np.concatenate([one[edited], two[edited]])
-        axis.scatter(*ring.T, s=90, zorder=3, facecolors="none", edgecolors="black", label="edited")
+        look = {"facecolors": "none", "edgecolors": "black", "label": "edited"}
+        axis.scatter(ring[:, 0], ring[:, 1], s=90, zorder=3, **look)
     axis.set_xlabel(f"first direction, {shares[0]:.0%} of the variance", fontsize=8)
     axis.set_ylabel(f"second direction, {shares[1]:.0%}", fontsize=8)
     axis.tick_params(labelsize=7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -56,14 +57,24 @@ def test_scores_on_disk_are_those_in_memory(
         assert torch.equal(found, expected)
 
 
-def test_the_rows_of_an_expert_are_let_go_with_it(tmp_path: Path) -> None:
+def test_the_rows_of_an_expert_are_let_go_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else all experts of a layer would be in memory at once."""
     tiny_model("gpt_oss").save_pretrained(tmp_path)
     stored = StoredModel(tmp_path, load_config(find_source(tmp_path)))
-    matrix = scoring._matrix(stored.stored_mlp(stored.view.mlps[0]), "gate")
-    row = matrix[1][0:1]
-    assert torch.equal(matrix[1][0:1], row)
-    assert "_whole" not in vars(matrix.experts[1])
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts: list[int] = []
+
+    class Counted(scoring.StoredRows):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            alive.add(self)
+            counts.append(len(alive))
+
+    monkeypatch.setattr(scoring, "StoredRows", Counted)
+    score_stored_mlp(stored, CRITERIA["PPM"], stored.view.mlps[0])
+    assert counts == [1, 2] * 4  # gate and up of one expert
 
 
 @pytest.mark.parametrize("elements", [1, 16, 100])

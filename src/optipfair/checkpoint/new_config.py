@@ -27,17 +27,13 @@ def write_config(source: Path, old: Any, new: Any, folder: Path, dtype: str = "a
     """
     fields = read_config(source)
     in_order = list(fields) == sorted(fields)  # as transformers writes them
-    _change(_part(fields, old), old, _plain(old), _plain(new))
-    if dtype != "auto":
-        for part in _parts(fields):
-            _set_dtype(part, dtype, add=part is fields)
+    before, after = (json.loads(each.to_json_string(use_diff=False)) for each in (old, new))
+    _change(_part(fields, old), old, before, after)
+    for part in _parts(fields) if dtype != "auto" else ():
+        named = [name for name in _DTYPES if name in part]
+        part.update(dict.fromkeys(named or (_DTYPES[:1] if part is fields else ()), dtype))
     text = json.dumps(fields, indent=2, ensure_ascii=False, sort_keys=in_order) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
-
-
-def _plain(config: Any) -> Fields:
-    fields: Fields = json.loads(config.to_json_string(use_diff=False))
-    return fields
 
 
 def _part(fields: Fields, config: Any) -> Fields:
@@ -67,8 +63,11 @@ def _change(fields: Fields, config: Any, old: Mapping[str, Any], new: Mapping[st
         if key in parts and isinstance(before, dict) and isinstance(after, dict):
             inner = fields[key] if isinstance(fields.get(key), dict) else fields
             _change(inner, getattr(config, key), before, after)
+        elif after is _ABSENT:
+            for name in _spellings(config, key, fields):
+                fields.pop(name, None)
         else:
-            _set(fields, _spellings(config, key, fields), after)
+            fields.update(dict.fromkeys(_spellings(config, key, fields), after))
 
 
 def _spellings(config: Any, key: str, fields: Fields) -> list[str]:
@@ -76,16 +75,3 @@ def _spellings(config: Any, key: str, fields: Fields) -> list[str]:
     known = getattr(config, "attribute_map", None) or {}
     aliases = [alias for alias, name in known.items() if name == key]
     return [name for name in (key, *aliases) if name in fields] or [key]
-
-
-def _set(fields: Fields, names: list[str], value: Any) -> None:
-    for name in names:
-        if value is _ABSENT:
-            fields.pop(name, None)
-        else:
-            fields[name] = value
-
-
-def _set_dtype(fields: Fields, dtype: str, *, add: bool) -> None:
-    present = [name for name in _DTYPES if name in fields]
-    _set(fields, present or ([_DTYPES[0]] if add else []), dtype)

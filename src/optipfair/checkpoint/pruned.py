@@ -47,19 +47,12 @@ _VERIFY_BYTES = 2 * 2**20
 
 @dataclass(frozen=True)
 class NewCheckpoint:
-    """What will be written: the twin of the pruned model and the files with their tensors.
+    """What will be written: the twin of the pruned model and the files with their tensors."""
 
-    Attributes:
-        twin: on `meta`.
-        dtype: of all floats, `auto` where they keep theirs.
-        shards: the files.
-        replaced: the tensors among theirs that are not cut from the checkpoint's.
-    """
-
-    twin: Any
-    dtype: str
+    twin: Any  # on `meta`
+    dtype: str  # of all floats, `auto` where they keep theirs
     shards: list[Shard]
-    replaced: StoredReplacements
+    replaced: StoredReplacements  # the tensors among theirs that are not cut from the checkpoint's
 
     @property
     def tensors(self) -> list[OutputTensor]:
@@ -108,17 +101,13 @@ def prepare(
     return NewCheckpoint(new, dtype, lay_out(outputs, max_shard_bytes), replaced)
 
 
-def check_cut_weights(stored: StoredModel, plan: PruningPlan, show_progress: bool) -> None:
-    """Refuse NaN and Inf in tensors that a plan cuts but nobody has scored here."""
-    names = sorted(cut_tensors(stored, plan))
+def check_weights(
+    stored: StoredModel, show_progress: bool, plan: PruningPlan | None = None
+) -> None:
+    """Refuse NaN and Inf in tensors that a plan cuts, or in any of the checkpoint without one."""
+    names = list(stored.tensors) if plan is None else sorted(cut_tensors(stored, plan))
     for name in track(names, "checking", show_progress, unit="tensor"):
         check_finite_tensor(stored.tensors[name])
-
-
-def check_all_weights(stored: StoredModel, show_progress: bool) -> None:
-    """Refuse NaN and Inf in any tensor of the checkpoint."""
-    for info in track(list(stored.tensors.values()), "checking", show_progress, unit="tensor"):
-        check_finite_tensor(info)
 
 
 def write_checkpoint(
@@ -183,10 +172,11 @@ def _wrong_values(
     chosen = [choice.choice(tensors) for tensors in by_layer.values()]
 
     def is_right(tensor: OutputTensor) -> bool:
-        if tensor.source.name in new.replaced.keys:
-            expected = iter([new.replaced.elements(tensor.source.name, tensor.dtype)])
+        name = tensor.source.name
+        if name in new.replaced.keys:
+            expected = iter([new.replaced.elements(name, tensor.dtype)])
         else:
-            expected = _masked(tensor, cuts[tensor.source.name])
+            expected = _masked(tensor, cuts[name])
         return _holds(written[tensor.name], expected)
 
     with ThreadPoolExecutor(_VERIFIERS) as pool:

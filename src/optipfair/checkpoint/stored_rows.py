@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from copy import copy
 from functools import cached_property, partial
 from typing import Any
 
@@ -50,9 +49,15 @@ def score_stored_mlps(
 def score_stored_mlp(stored: StoredModel, criterion: Criterion, mlp: MLPView) -> Tensor:
     """Score an MLP by its weights on disk as `score_mlp` does: (I,) or (E, I), float32."""
     on_disk = stored.stored_mlp(mlp)
-    scored = ("gate", "up") if _holds(mlp, "up") else ("query", "key", "value", "down")
-    matrices = {role: _matrix(on_disk, role) for role in scored if _holds(mlp, role)}
-    scores = score_all(criterion, mlp, matrices)
+    roles = {role for slot in mlp.spec.slots for role in slot.role.split("+")}
+    scored = ("gate", "up") if "up" in roles else ("query", "key", "value", "down")
+
+    def score(expert: int) -> Tensor:  # whose rows are let go with it
+        rows = {role: _rows(on_disk, expert, role) for role in scored if role in roles}
+        return score_all(criterion, mlp, rows)
+
+    experts = mlp.experts
+    scores = score(0) if experts is None else torch.stack([score(e) for e in range(experts)])
     if not bool(torch.isfinite(scores).all()):
         check_finite_mlp(stored, mlp)
         raise UnsupportedModelError(overflow(mlp, criterion))
@@ -90,15 +95,6 @@ def read_elements(info: TensorInfo, start: int, size: int) -> Tensor:
     return data.view(TORCH_DTYPES[info.dtype])
 
 
-def _holds(mlp: MLPView, role: str) -> bool:
-    return any(role in slot.role.split("+") for slot in mlp.spec.slots)
-
-
-def _matrix(stored: StoredMLP, role: str) -> Any:
-    rows = [_rows(stored, expert, role) for expert in range(stored.mlp.experts or 1)]
-    return StoredExperts(rows) if stored.mlp.spec.experts else rows[0]
-
-
 def _rows(stored: StoredMLP, expert: int, role: str) -> StoredRows:
     """The one place where a role of an expert is stored."""
     for info, piece in stored.pieces(expert, role):
@@ -107,19 +103,6 @@ def _rows(stored: StoredMLP, expert: int, role: str) -> StoredRows:
         if len(positions):
             return StoredRows(info, piece, positions, stored.mlp.spec.experts)
     raise UnsupportedModelError(f"{role} of {stored.mlp.spec.name} is not found on disk.")
-
-
-class StoredExperts:
-    """The matrices of all experts, (E, I, H); an index gives those of one."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, experts: list[StoredRows]) -> None:
-        self.experts = experts
-        self.shape = (len(experts), *experts[0].shape)
-
-    def __getitem__(self, expert: int) -> StoredRows:
-        return copy(self.experts[expert])  # whose rows go with it, not with the layer
 
 
 class StoredRows:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arch.view import describe
-from ..checkpoint.pruned import check_all_weights, check_cut_weights
+from ..checkpoint.pruned import check_weights
 from ..checkpoint.stored_decision import decide_stored
 from ..checkpoint.stored_layers import NeedsModelError
 from ..checkpoint.stored_model import StoredModel
@@ -45,7 +45,7 @@ def decide_run(
         code = options.trust_remote_code
         drawn = data.drawn(load_tokenizer(folder, trust_remote_code=code) if data.text else None)
         if options.check_weights:
-            check_all_weights(stored, show)
+            check_weights(stored, show)
     model = None
     if isinstance(todo, PruningPlan):
         plan = todo
@@ -56,7 +56,7 @@ def decide_run(
     with data.reading():
         run = Run.proved(stored, plan, options, model, drawn.held_back if drawn else [])
         if isinstance(todo, PruningPlan) and not options.check_weights:
-            check_cut_weights(stored, plan, show)
+            check_weights(stored, show, plan)
     return run
 
 

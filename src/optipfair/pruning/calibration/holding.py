@@ -5,9 +5,11 @@ Axes: `B` batch, `S` sequence, `H` hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,6 @@ from torch import Tensor
 from ...memory import free_bytes
 from ...spill import Spilled, SpillFile
 
-PLACES = ("cpu", "device", "disk")
 _SHARE = 4  # what is held takes a quarter of the free memory at most
 
 Key = tuple[int, str, str]  # layer, MLP, name of the tensor inside the layer
@@ -105,14 +106,16 @@ class HiddenStates:
         return hidden.cpu() if self.place == "cpu" else hidden
 
 
-class ReplacedTensors(MutableMapping[Key, Tensor]):
+class ReplacedTensors(UserDict[Key, Tensor]):
     """Tensors that take the place of cut ones, on CPU; on disk once they are more than a limit."""
+
+    data: dict[Key, Any]  # a tensor, or where it was spilled to
 
     def __init__(self, limit: int | None = None, folder: Path | None = None) -> None:
         """Hold up to `limit` bytes in memory, any number if None; then spill into `folder`."""
+        super().__init__()
         self.limit = limit
         self._folder = folder
-        self._held: dict[Key, Tensor | Spilled] = {}
         self._file: SpillFile | None = None
 
     @classmethod
@@ -120,46 +123,38 @@ class ReplacedTensors(MutableMapping[Key, Tensor]):
         """Tensors that lie in a file, which is only read."""
         replaced = cls()
         replaced._file = SpillFile.existing(path)
-        replaced._held.update(places)
+        replaced.data.update(places)
         return replaced
 
     def peek(self, key: Key) -> Tensor | Spilled:
         """A tensor, or where it lies: either way its shape, dtype and size, without reading it."""
-        return self._held[key]
+        held: Tensor | Spilled = self.data[key]
+        return held
 
     @property
     def on_disk(self) -> bool:
         return self._file is not None
 
     def __setitem__(self, key: Key, tensor: Tensor) -> None:
-        self._held[key] = tensor.cpu()
+        self.data[key] = tensor.cpu()
         if self.limit is None or self.nbytes <= self.limit:
             return
         self._file = self._file or SpillFile.temporary(self._folder)
-        for each, held in self._held.items():
+        for each, held in self.data.items():
             if isinstance(held, Tensor):
-                self._held[each] = self._file.append(held)
+                self.data[each] = self._file.append(held)
 
     def __getitem__(self, key: Key) -> Tensor:
-        held = self._held[key]
+        held = self.peek(key)
         if isinstance(held, Tensor):
             return held
         assert self._file is not None
         return self._file.read(held)
 
-    def __delitem__(self, key: Key) -> None:
-        del self._held[key]
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
     @property
     def nbytes(self) -> int:
         """Of all tensors, wherever they are."""
-        return sum(held.nbytes for held in self._held.values())
+        return sum(held.nbytes for held in self.data.values())
 
 
 def peek(replacements: Replacements, key: Key) -> Tensor | Spilled:

@@ -197,18 +197,13 @@ class PruneOptions:
         False, "Allow code from the model's repository to run.", section=WORK
     )
 
-    @property
-    def open_target(self) -> bool:
-        """Whether nothing says how many neurons or heads go."""
-        targets = (self.pruning_percentage, self.expansion_rate)
-        budgets = (self.target_params, self.target_size)
-        return all(value is None for value in (*targets, *budgets))
-
     def with_usual_target(self) -> PruneOptions:
         """Width and attention pruning remove 10 % where nothing says how much."""
-        if self.pruning_type in ("MLP_GLU", "ATTENTION") and self.open_target:
-            return replace(self, pruning_percentage=DEFAULT_PERCENTAGE)
-        return self
+        targets = (self.pruning_percentage, self.expansion_rate)
+        said = any(value is not None for value in (*targets, self.target_params, self.target_size))
+        if said or self.pruning_type not in ("MLP_GLU", "ATTENTION"):
+            return self
+        return replace(self, pruning_percentage=DEFAULT_PERCENTAGE)
 
     def not_default(self, *sections: str) -> dict[str, Any]:
         """The options of these sections, of all if none is named, that are not as usual."""

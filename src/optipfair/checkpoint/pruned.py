@@ -27,8 +27,15 @@ from ..pruning.cut.checks import check_plan_fits, check_sharing
 from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.solving import Sizes
-from .new_config import write_config
-from .rewrite import PieceCut, StoredReplacements, as_dtype, cut_tensors, rewritten, rows_of_piece
+from .rewrite import (
+    PieceCut,
+    StoredReplacements,
+    as_dtype,
+    cut_tensors,
+    rewritten,
+    rows_of_piece,
+    write_config,
+)
 from .stored_model import StoredModel, item_size
 from .stored_rows import check_finite_tensor
 

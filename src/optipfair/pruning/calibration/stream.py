@@ -59,8 +59,7 @@ class LayerSource:
         def run(layer: LayerView, *args: Any, **kwargs: Any) -> Any:
             return self.copied(layer)(*args, **kwargs)
 
-        away = () if self.resident else view.layers
-        with _replaced_forwards(away, [partial(run, each) for each in away]):
+        with _running_instead(() if self.resident else view.layers, run):
             yield
 
 
@@ -81,10 +80,7 @@ class Batches:
 
 def copied_layer(layer: nn.Module) -> nn.Module:
     """A copy of a layer in eval mode, whose parameters need no gradients."""
-    copied = copy.deepcopy(layer).eval()
-    for parameter in copied.parameters():
-        parameter.requires_grad_(False)
-    return copied
+    return copy.deepcopy(layer).eval().requires_grad_(False)
 
 
 LIVE = LayerSource(lambda layer: copied_layer(layer.module), resident=True)
@@ -143,10 +139,10 @@ def logits_after(view: ModelView, batch: Batch, hidden: Tensor, forms: Sequence[
     what scales or caps its logits are its own.
     """
 
-    def stub(form: Form) -> Callable[..., Any]:
-        return lambda *args, **kwargs: form(hidden)
+    def give(layer: LayerView, *_args: Any, **_kwargs: Any) -> Any:
+        return forms[layer.index](hidden)
 
-    with _replaced_forwards(view.layers, [stub(form) for form in forms]):
+    with _running_instead(view.layers, give):
         output = forward(view, batch, view.model)
     logits: Tensor | None = getattr(output, "logits", None)
     if logits is None or logits.shape[:-1] != batch.input_ids.shape:
@@ -197,19 +193,14 @@ def _record(view: ModelView, batch: Batch, forms: Sequence[Form]) -> list[Call]:
 
     calls: list[Call] = []
 
-    def stub(form: Form) -> Callable[..., Any]:
-        def pass_on(*args: Any, **kwargs: Any) -> Any:
-            # A cache would grow with each run of the layer; some models make one unasked.
-            given: dict[str, Any] = {
-                key: None if isinstance(value, Cache) else value for key, value in kwargs.items()
-            }
-            hidden = args[0] if args else given.pop("hidden_states")
-            calls.append((hidden, args[1:], given))
-            return form(hidden)
+    def pass_on(layer: LayerView, *args: Any, **kwargs: Any) -> Any:
+        # A cache would grow with each run of the layer; some models make one unasked.
+        given = {k: None if isinstance(value, Cache) else value for k, value in kwargs.items()}
+        hidden: Any = args[0] if args else given.pop("hidden_states")
+        calls.append((hidden, args[1:], given))
+        return forms[layer.index](hidden)
 
-        return pass_on
-
-    with _replaced_forwards(view.layers, [stub(form) for form in forms]):
+    with _running_instead(view.layers, pass_on):
         forward(view, batch)
     if len(calls) != len(view.layers):
         raise NotByLayersError(
@@ -220,14 +211,13 @@ def _record(view: ModelView, batch: Batch, forms: Sequence[Form]) -> list[Call]:
 
 
 @contextmanager
-def _replaced_forwards(
-    layers: Sequence[LayerView], forwards: Sequence[Callable[..., Any]]
-) -> Iterator[None]:
+def _running_instead(layers: Sequence[LayerView], run: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block each layer's forward is `run`, which is told the layer first."""
     attributes = [vars(layer.module) for layer in layers]
     before = [own.get("forward") for own in attributes]
     try:
-        for own, replaced in zip(attributes, forwards, strict=True):
-            own["forward"] = replaced
+        for layer, own in zip(layers, attributes, strict=True):
+            own["forward"] = partial(run, layer)
         yield
     finally:
         for own, old in zip(attributes, before, strict=True):

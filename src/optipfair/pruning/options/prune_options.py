@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from ...arch.spec import ATTENTION_UNITS
@@ -30,6 +31,9 @@ LAYER_WIDTHS: Registry[str] = Registry("layer_widths")
 LAYER_WIDTHS.add("uniform", "The same share of every layer, which loads everywhere.")
 LAYER_WIDTHS.add("by_loss", "Less of the layers that the model misses most, more of the others.")
 
+_target, _choice = partial(option, section=TARGET), partial(option, section=CHOICE)
+_text, _work = partial(option, section=TEXT), partial(option, section=WORK)
+
 
 @dataclass(frozen=True)
 class PruneOptions:
@@ -39,163 +43,130 @@ class PruneOptions:
     all four are keywords of `prune_checkpoint`.
     """
 
-    pruning_type: str = option(
+    pruning_type: str = _target(
         "MLP_GLU",
         "What to remove: MLP neurons (MLP_GLU), decoder layers (DEPTH), both (BOTH), or attention "
         "heads (ATTENTION).",
-        section=TARGET,
         allowed=PRUNING_TYPES.names,
     )
-    pruning_percentage: float | None = option(
+    pruning_percentage: float | None = _target(
         None,
         "Share to remove, from 0 to 100: of the neurons, with DEPTH of the layers, with ATTENTION "
         "of the heads. MLP_GLU and ATTENTION remove 10 % where nothing says how much.",
-        section=TARGET,
         metavar="PERCENT",
     )
-    expansion_rate: float | None = option(
-        None,
-        "MLP width to reach, in percent of the hidden size.",
-        section=TARGET,
-        metavar="PERCENT",
+    expansion_rate: float | None = _target(
+        None, "MLP width to reach, in percent of the hidden size.", metavar="PERCENT"
     )
-    expansion_divisor: int | None = option(
+    expansion_divisor: int | None = _target(
         None,
         "Round the kept MLP width down to a multiple of this.",
-        section=TARGET,
         allowed=lambda: EXPANSION_DIVISORS,
     )
-    num_layers_to_remove: int | None = option(
-        None, "How many layers to remove.", section=TARGET, metavar="NUM"
-    )
-    layer_indices: Sequence[int] | None = option(
+    num_layers_to_remove: int | None = _target(None, "How many layers to remove.", metavar="NUM")
+    layer_indices: Sequence[int] | None = _target(
         None,
         "The layers to remove, or with MLP_GLU the layers whose neurons go, for example 2,5,8.",
-        section=TARGET,
         metavar="I,J,...",
     )
-    depth_pruning_percentage: float | None = option(
-        None, "Share of the layers to remove, from 0 to 100.", section=TARGET, flag=None
+    depth_pruning_percentage: float | None = _target(
+        None, "Share of the layers to remove, from 0 to 100.", flag=None
     )
-    target_params: int | str | None = option(
+    target_params: int | str | None = _target(
         None,
         'The most parameters that may be left, for example "1.0B", instead of the targets above.',
-        section=TARGET,
         metavar="COUNT",
     )
-    target_size: int | str | None = option(
+    target_size: int | str | None = _target(
         None,
         'The most bytes of weights that may be left, for example "2GB" (10^9) or "2GiB" (2^30).',
-        section=TARGET,
         metavar="SIZE",
     )
-    attention_unit: str = option(
+    attention_unit: str = _target(
         "group",
         "What ATTENTION removes: key/value heads with their query heads (group), or query heads, "
         "the same number from every group (head).",
-        section=TARGET,
         allowed=lambda: tuple(ATTENTION_UNITS),
     )
-    neuron_selection_method: str = option(
+    neuron_selection_method: str = _choice(
         "MAW",
         "What scores neurons and heads. MAW (the same as PPM), VOW, PON and L2 look at weights "
         "alone, MAW also at calibration data; AUTO, which compensates, OBS, FLAP, WACT and ACT "
         "need such data; RANDOM is to compare with.",
-        section=CHOICE,
         flag="--method",
         allowed=CRITERIA.names,
     )
-    layer_selection_method: str = option(
+    layer_selection_method: str = _choice(
         "last",
         "Which layers to remove: the last, the first, or those given by their indices (custom). By "
         "calibration data: those that change their input least (block_influence), the block that "
         "turns its input least (angular), one after the other the one that is missed least "
         "(perplexity, slow), the block that is missed least (block_perplexity), or that block or "
         "the layers of block_influence, whichever are missed less (auto).",
-        section=CHOICE,
         allowed=LAYER_STRATEGIES.names,
     )
-    layer_widths: str = option(
+    layer_widths: str = _choice(
         "uniform",
         "How much each layer loses: the same share (uniform), or less of the layers that the model "
         "misses more (by_loss, with calibration data).",
-        section=CHOICE,
         allowed=LAYER_WIDTHS.names,
     )
-    compensate: bool | None = option(
+    compensate: bool | None = _choice(
         None,
         "Whether what stays makes up for what goes, by least squares on calibration data: kept "
         "neurons for lost ones, the layer before a removed block for the block. AUTO does, the "
         "others do not.",
-        section=CHOICE,
     )
-    sequential: bool | None = option(
+    sequential: bool | None = _choice(
         None,
         "Whether each layer is calibrated on what the pruned layers before it give, or on what the "
         "layers gave before. By default it is, wherever a pass over the layers decides.",
-        section=CHOICE,
         flag=None,
     )
-    seed: int = option(
-        0, "Seed of the draw of calibration text and of RANDOM.", section=CHOICE, metavar="NUM"
-    )
-    calibration: str | None = option(
+    seed: int = _choice(0, "Seed of the draw of calibration text and of RANDOM.", metavar="NUM")
+    calibration: str | None = _text(
         None,
         "Text to calibrate on: a .txt file, a .jsonl file with a text in each line, or the id of a "
         "dataset (with the package datasets).",
-        section=TEXT,
         metavar="TEXT",
     )
-    calibration_samples: int = option(
-        128, "How many sequences are drawn from that text.", section=TEXT, metavar="NUM"
+    calibration_samples: int = _text(
+        128, "How many sequences are drawn from that text.", metavar="NUM"
     )
-    calibration_length: int = option(
-        512, "The length of each, in tokens.", section=TEXT, metavar="TOKENS"
-    )
-    calibration_batch_size: int = option(
+    calibration_length: int = _text(512, "The length of each, in tokens.", metavar="TOKENS")
+    calibration_batch_size: int = _text(
         8,
         "How many sequences run through a layer at once; fewer take less memory. What stays does "
         "not depend on it, weights do in their last digits.",
-        section=TEXT,
         metavar="NUM",
     )
-    evaluate: bool = option(
+    evaluate: bool = _text(
         True,
         "Whether to measure perplexity and KL divergence before and after, on calibration text "
         "that is held back.",
-        section=TEXT,
     )
-    device: str = option(
+    device: str = _work(
         "cpu",
         "Where to work: cpu, cuda, cuda:1, mps, or auto for an accelerator if there is one.",
-        section=WORK,
         metavar="DEVICE",
     )
-    dtype: str = option(
+    dtype: str = _work(
         "auto",
         "Type of the weights that are written; auto keeps the checkpoint's.",
-        section=WORK,
         allowed=lambda: DTYPES,
     )
-    max_shard_size: int | str = option(
-        "5GB", "The most bytes of one weight file.", section=WORK, metavar="SIZE"
+    max_shard_size: int | str = _work("5GB", "The most bytes of one weight file.", metavar="SIZE")
+    check_weights: bool = _work(
+        False, "Look for NaN and Inf in all tensors, not only in those that are scored or cut."
     )
-    check_weights: bool = option(
-        False,
-        "Look for NaN and Inf in all tensors, not only in those that are scored or cut.",
-        section=WORK,
-    )
-    verify: bool | str = option(
+    verify: bool | str = _work(
         "fast",
         "How the result is verified: fast checks headers, copied bytes and samples of what was "
         "cut, and compares logits where the model was loaded; full also loads the result and "
         "a live cut, compares their logits and generates.",
-        section=WORK,
         allowed=lambda: VERIFY,
     )
-    trust_remote_code: bool = option(
-        False, "Allow code from the model's repository to run.", section=WORK
-    )
+    trust_remote_code: bool = _work(False, "Allow code from the model's repository to run.")
 
     def with_usual_target(self) -> PruneOptions:
         """Width and attention pruning remove 10 % where nothing says how much."""

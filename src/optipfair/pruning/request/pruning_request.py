@@ -40,6 +40,7 @@ class PruningRequest:
     decides they are open. Where attention is pruned, `width` says how many of its units stay.
     """
 
+    kind: str  # `MLP_GLU`, `DEPTH`, `BOTH` or `ATTENTION`
     width: WidthTarget | None = None
     criterion: Criterion | NeuronScores | None = None
     depth: DepthRequest | None = None
@@ -59,15 +60,6 @@ class PruningRequest:
     def decided_by_layers(self) -> bool:
         """Whether that pass decides which neurons stay."""
         return isinstance(self.criterion, Criterion) and self.criterion.needs_data
-
-    @property
-    def kind(self) -> str:
-        """`MLP_GLU`, `DEPTH`, `BOTH` or `ATTENTION`."""
-        if self.attention_unit is not None:
-            return "ATTENTION"
-        if self.width is not None and self.depth is not None:
-            return "BOTH"
-        return "DEPTH" if self.width is None else "MLP_GLU"
 
 
 def check_request(
@@ -98,6 +90,7 @@ def check_request(
     _check_data(kind, options, criterion, data, compensate)
     compensates = isinstance(criterion, Criterion) and criterion.compensates
     request = PruningRequest(
+        kind,
         width=_width(kind, options, budget),
         criterion=criterion,
         depth=_depth(kind, options, budget),

@@ -36,6 +36,11 @@ class MLPView:
     tensors: Mapping[TensorSlot, nn.Parameter]
 
     @property
+    def key(self) -> tuple[int, str]:
+        """Its layer and its name there."""
+        return self.layer, self.spec.name
+
+    @property
     def width(self) -> int:
         """Number of neurons `I`."""
         return width(self.tensors[self.spec.down], self.spec.down)

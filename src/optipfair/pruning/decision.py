@@ -190,10 +190,10 @@ def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> Pr
 
 def _check_not_shared(view: ModelView, plan: PruningPlan) -> None:
     """A layer is decided by what flows through it, so layers that share an MLP would disagree."""
-    cut = {(cut.layer, cut.mlp) for cut in plan.width_cuts}
+    cut = {cut.key for cut in plan.width_cuts}
     owners: dict[int, MLPView] = {}
     for mlp in view.mlps:
-        if (mlp.layer, mlp.spec.name) not in cut:
+        if mlp.key not in cut:
             continue
         tensors = (mlp.tensors[mlp.spec.down], mlp.down_bias)
         own = [owners.setdefault(id(tensor), mlp) for tensor in tensors if tensor is not None]

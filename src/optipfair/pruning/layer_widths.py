@@ -96,7 +96,7 @@ def layer_losses(
     Raises:
         DataError: a loss that is NaN or Inf, or no sequence of two tokens.
     """
-    cuts = {(cut.layer, cut.mlp): cut for cut in plan.width_cuts}
+    cuts = {cut.key: cut for cut in plan.width_cuts}
     layers = sorted({cut.layer for cut in plan.width_cuts})
     sample = sampled(batches, SAMPLE_TOKENS)
     stream = capture(view, sample)

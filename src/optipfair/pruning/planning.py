@@ -91,10 +91,10 @@ def choose_neurons(
         scores: what gives the scores of MLPs in order, each (I,) or (E, I).
         show_progress: whether to show a bar.
     """
-    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
+    mlps = {mlp.key: mlp for mlp in view.mlps}
     once: dict[tuple[int, ...], tuple[MLPView, int]] = {}
     for cut in plan.width_cuts:
-        mlp = mlps[cut.layer, cut.mlp]
+        mlp = mlps[cut.key]
         once.setdefault(_identity(mlp), (mlp, cut.kept))
     decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
     todo = track(once.items(), "scoring", show_progress, unit="MLP")
@@ -103,7 +103,7 @@ def choose_neurons(
     ):
         keep = select_units(score, count, mlp.spec.groups).tolist()
         decided[identity] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
-    cuts = [cut.keeping(decided[_identity(mlps[cut.layer, cut.mlp])]) for cut in plan.width_cuts]
+    cuts = [cut.keeping(decided[_identity(mlps[cut.key])]) for cut in plan.width_cuts]
     return replace(plan, width_cuts=tuple(cuts))
 
 

@@ -124,7 +124,7 @@ def decide_by_layers(
         for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
             if layer.index in plan.keep_layers:
                 todo.decide_layer(layer)
-    cuts = tuple(todo.cuts[cut.layer, cut.mlp] for cut in plan.width_cuts)
+    cuts = tuple(todo.cuts[cut.key] for cut in plan.width_cuts)
     record = {"reconstruction_errors": todo.errors} if todo.errors else {}
     return replace(
         plan,
@@ -194,7 +194,7 @@ class _Pass:
         decided = divided(
             lambda expert: _decide_part(inputs, expert, cut, self.recipe), len(inputs.parts)
         )
-        self.cuts[cut.layer, cut.mlp] = cut.keeping(tuple(keep for keep, _ in decided))
+        self.cuts[cut.key] = cut.keeping(tuple(keep for keep, _ in decided))
         fits = [fit for _, fit in decided if fit is not None]
         if fits:
             for name, tensor in _stored(mlp, [fit.weight for fit in fits]).items():
@@ -269,4 +269,4 @@ def cut_copy(
     """Carry out on MLPs of a layer's copy what was decided for them."""
     done: set[int] = set()
     for mlp in mlps:
-        cut_mlp(mlp, cuts[mlp.layer, mlp.spec.name], done, replaced_in(mlp, replaced))
+        cut_mlp(mlp, cuts[mlp.key], done, replaced_in(mlp, replaced))

@@ -43,13 +43,17 @@ def check_sharing(view: ModelView) -> None:
     """Refuse MLPs that share some of their tensors: what one keeps the other would lose."""
     owners: dict[int, tuple[int, ...]] = {}
     for mlp in view.mlps:
-        identities = tuple(id(tensor) for tensor in mlp.tensors.values())
         for slot, tensor in mlp.tensors.items():
-            if owners.setdefault(id(tensor), identities) != identities:
+            if owners.setdefault(id(tensor), identity(mlp)) != identity(mlp):
                 raise UnsupportedModelError(
                     f"{mlp.tensor_name(slot)} is shared with another MLP, but not all tensors are, "
                     "so the two cannot keep the same neurons. Untie the tensor first."
                 )
+
+
+def identity(mlp: MLPView) -> tuple[int, ...]:
+    """Which tensors it has; layers that share an MLP have the same."""
+    return tuple(id(tensor) for tensor in mlp.tensors.values())
 
 
 def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
@@ -64,9 +68,9 @@ def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
         raise ArgumentError(
             f"The plan's keep_layers is no increasing list of layers from 0 to {have[1] - 1}."
         )
-    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
+    mlps = {mlp.key: mlp for mlp in view.mlps}
     for cut in plan.width_cuts:
-        mlp = mlps.pop((cut.layer, cut.mlp), None)
+        mlp = mlps.pop(cut.key, None)
         if mlp is None or cut.layer not in plan.keep_layers:
             raise ArgumentError(
                 f"The plan cuts {cut.mlp!r} of layer {cut.layer}, which the model does not have, "
@@ -79,16 +83,16 @@ def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
 
 def _check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Replacements) -> None:
     """Refuse tensors that cannot take the place of what stays or is cut."""
-    kept = {(cut.layer, cut.mlp): cut.kept for cut in plan.width_cuts}
+    kept = {cut.key: cut.kept for cut in plan.width_cuts}
     shapes: dict[Key, tuple[int, ...]] = {}
     for mlp in view.mlps:
         for slot, tensor in mlp.tensors.items() if mlp.layer in plan.keep_layers else ():
             shape = list(tensor.shape)
-            left = kept.get((mlp.layer, mlp.spec.name), mlp.width)
+            left = kept.get(mlp.key, mlp.width)
             shape[slot.axis] = shape[slot.axis] * left // mlp.width
-            shapes[mlp.layer, mlp.spec.name, slot.name] = tuple(shape)
-        if mlp.down_bias is not None and (mlp.layer, mlp.spec.name) in kept:
-            shapes[mlp.layer, mlp.spec.name, mlp.spec.down_bias] = tuple(mlp.down_bias.shape)
+            shapes[*mlp.key, slot.name] = tuple(shape)
+        if mlp.down_bias is not None and mlp.key in kept:
+            shapes[*mlp.key, mlp.spec.down_bias] = tuple(mlp.down_bias.shape)
     for key in replacements:
         shape_given = tuple(peek(replacements, key).shape)
         if shapes.get(key) != shape_given:
@@ -100,13 +104,13 @@ def _check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Re
 
 def check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:
     """Layers that share an MLP must all keep the same of it, or all of it."""
-    keeps = {(cut.layer, cut.mlp): (cut.kept, cut.keep) for cut in plan.width_cuts}
+    keeps = {cut.key: (cut.kept, cut.keep) for cut in plan.width_cuts}
     owners: dict[int, MLPView] = {}
     for mlp in view.mlps:
         if mlp.layer not in plan.keep_layers:
             continue
         first = owners.setdefault(id(mlp.tensors[mlp.spec.down]), mlp)
-        if keeps.get((mlp.layer, mlp.spec.name)) != keeps.get((first.layer, first.spec.name)):
+        if keeps.get(mlp.key) != keeps.get(first.key):
             raise ArgumentError(
                 f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so their "
                 "neurons go together. Name both layers, or none of them."

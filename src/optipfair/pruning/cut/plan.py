@@ -44,6 +44,11 @@ class WidthCut:
     count: int | None = None
 
     @property
+    def key(self) -> tuple[int, str]:
+        """The layer, and the MLP in it."""
+        return self.layer, self.mlp
+
+    @property
     def kept(self) -> int:
         """Number of neurons that stay (in each expert, where there are)."""
         return len(self.keep[0]) if self.keep else self.count or 0

@@ -77,10 +77,10 @@ def apply_plan(
 def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = False) -> None:
     """Cut, drop and rewrite. Every check has been made, and the proof of the plan's counts."""
     view, replacements = rewrite.view, plan.replacements or {}
-    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in view.mlps}
+    mlps = {mlp.key: mlp for mlp in view.mlps}
     done: set[int] = set()
     for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
-        mlp = mlps[cut.layer, cut.mlp]
+        mlp = mlps[cut.key]
         cut_mlp(mlp, cut, done, replaced_in(mlp, replacements))
     for parameter, tensor in _whole_replacements(view, plan, replacements):
         _replace(parameter, tensor.to(parameter.device), parameter.grad)
@@ -113,7 +113,7 @@ def _whole_replacements(
     view: ModelView, plan: PruningPlan, replacements: Replacements
 ) -> list[tuple[nn.Parameter, Tensor]]:
     """Tensors of MLPs that are not cut, each with what takes its place."""
-    cut = {(each.layer, each.mlp) for each in plan.width_cuts}
+    cut = {each.key for each in plan.width_cuts}
     slots = {
         (mlp.layer, mlp.spec.name, slot.name): parameter
         for mlp in view.mlps
@@ -125,7 +125,7 @@ def _whole_replacements(
 
 def replaced_in(mlp: MLPView, replacements: Replacements) -> dict[str, Tensor]:
     """Those of one MLP, by the tensors' names."""
-    own = (mlp.layer, mlp.spec.name)
+    own = mlp.key
     return {key[2]: replacements[key] for key in replacements if key[:2] == own}
 
 

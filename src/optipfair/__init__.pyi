@@ -59,8 +59,8 @@ from .pruning.importance.criteria import (
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
 from .pruning.layers.influence import analyze_layer_importance as analyze_layer_importance
-from .pruning.layer_scores import neuron_importance_scores as neuron_importance_scores
 from .pruning.neurons import (
+    neuron_importance_scores as neuron_importance_scores,
     prune_neuron_pairs as prune_neuron_pairs,
     zero_neurons_mlp as zero_neurons_mlp,
 )

@@ -21,10 +21,9 @@ from optipfair.batches import Batch
 from optipfair.cli import main as command_line
 from optipfair.distributed import gathered
 from optipfair.pruning.calibration.activations import own_batches
-from optipfair.pruning.calibration.stream import capture
 from optipfair.pruning.decision import decide
-from optipfair.pruning.layers.angles import block_angles
-from optipfair.pruning.layers.removal_loss import losses_without_each, sampled
+from optipfair.pruning.layers.influence import block_angles
+from optipfair.pruning.layers.removal_loss import TextLoss
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
@@ -101,16 +100,14 @@ def measured() -> dict[str, list[float]]:
     """The figures by which layers are chosen, of all processes together."""
     model: Any = tiny_model("llama")
     view, own = describe(model), own_batches(batches(5))
-    sample = sampled(own, SAMPLE_TOKENS)
+    text = TextLoss(view, own, most_tokens=SAMPLE_TOKENS)
     request = check_request(PruneOptions(pruning_percentage=40, **CASES["by loss"][2]), own)
     losses = dict(decide(view, request, batches(5)).request["layer_losses"])
     return {
         "block influence": list(analyze_layer_importance(model, batches(5)).values()),
         "angles": list(chain(*block_angles(view, own))),
-        "sampled tokens": sorted(chain(*gathered(_tokens(sample)))),
-        "losses without each": list(
-            losses_without_each(view, sample, capture(view, sample), [1]).values()
-        ),
+        "sampled tokens": sorted(chain(*gathered(_tokens(text.sample)))),
+        "losses without each": list(text.without_each([1]).values()),
         "layer losses": list(losses.values()),
     }
 

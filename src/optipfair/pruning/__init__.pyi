@@ -15,8 +15,11 @@ from .importance.criteria import (
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
 from .layers.influence import analyze_layer_importance as analyze_layer_importance
-from .layer_scores import neuron_importance_scores as neuron_importance_scores
-from .neurons import prune_neuron_pairs as prune_neuron_pairs, zero_neurons_mlp as zero_neurons_mlp
+from .neurons import (
+    neuron_importance_scores as neuron_importance_scores,
+    prune_neuron_pairs as prune_neuron_pairs,
+    zero_neurons_mlp as zero_neurons_mlp,
+)
 from .cut.plan import PruningPlan as PruningPlan, WidthCut as WidthCut
 from .layers.strategies import select_layers_to_remove as select_layers_to_remove
 from .options import presets as presets

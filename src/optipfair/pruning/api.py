@@ -89,9 +89,8 @@ def prune_model(
         **more,
     )
     request = check_request(options, dataloader, neuron_scores)
-    plan, rewrite = decide_and_prove(
-        describe(model), request, dataloader, show_progress=show_progress
-    )
+    view = describe(model)
+    plan, rewrite = decide_and_prove(view, request, dataloader, show_progress=show_progress)
     before = summarize(model) if return_stats else None
     if rewrite is not None:
         carry_out(plan, rewrite, show_progress=show_progress)

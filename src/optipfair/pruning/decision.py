@@ -15,7 +15,7 @@ from .calibration.activations import own_batches
 from .calibration.holding import Holding
 from .calibration.stream import LIVE, LayerSource, capture
 from .compensation.blocks import replace_blocks, with_replaced
-from .compensation.by_layers import Recipe, decide_by_layers
+from .compensation.by_layers import decide_by_layers
 from .cut.checks import check_cuttable, check_shared_cuts, seen_by
 from .cut.guard import Rewrite, prove
 from .cut.plan import PruningPlan
@@ -49,8 +49,8 @@ class Means:
         """Those of a model in memory."""
 
         def chosen(method: str, batches: Iterable[Batch]) -> Chosen:
-            found: Chosen = LAYER_STRATEGIES[method].function(view, batches, show_progress)
-            return found
+            choose: Chosen = LAYER_STRATEGIES[method].function(view, batches, show_progress)
+            return choose
 
         return cls(Sizes.of_model(view), view, LIVE, lambda batches: None, chosen)
 
@@ -66,31 +66,16 @@ def decide(
 ) -> PruningPlan:
     """Decide what a checked request means for a model.
 
-    Args:
-        view: the model.
-        request: what was asked for.
-        dataloader: calibration data.
-        means: what the decision draws on where the model is not in memory; then `view` is its twin.
-        holding: where hidden states and replaced tensors are held meanwhile.
-        show_progress: whether to show bars.
-
-    Several processes (`distributed`) share the data; each gets the same decision.
-
-    Raises:
-        UnsupportedModelError: the model cannot be pruned this way.
-        ArgumentError: the target is out of reach.
-        DataError: the calibration data cannot be used.
+    Where the model is not in memory, `view` is its twin, and `means` say what the decision draws
+    on. Several processes (`distributed`) share the data; each gets the same decision.
     """
-    return decide_and_prove(
-        view, request, dataloader, means=means, holding=holding, show_progress=show_progress
-    )[0]
+    return decide_and_prove(view, request, dataloader, means, holding, show_progress)[0]
 
 
 def decide_and_prove(
     view: ModelView,
     request: PruningRequest,
-    dataloader: Iterable[Any] | None = None,
-    *,
+    dataloader: Iterable[Any] | None,
     means: Means | None = None,
     holding: Holding | None = None,
     show_progress: bool = False,
@@ -170,8 +155,8 @@ def _by_layers(
         means.running,
         entering(source=source),
         plan,
-        Recipe.of(request),
-        rewrite=rewrite,
+        request,
+        rewrite,
         source=source,
         replaced=replaced,
         show_progress=show_progress,
@@ -193,16 +178,13 @@ def _check_not_shared(view: ModelView, plan: PruningPlan) -> None:
     cut = {cut.key for cut in plan.width_cuts}
     owners: dict[int, MLPView] = {}
     for mlp in view.mlps:
-        if mlp.key not in cut:
-            continue
-        tensors = (mlp.tensors[mlp.spec.down], mlp.down_bias)
-        own = [owners.setdefault(id(tensor), mlp) for tensor in tensors if tensor is not None]
-        first = next((owner for owner in own if owner is not mlp), mlp)
-        if first is not mlp:
-            raise UnsupportedModelError(
-                f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so they cannot "
-                "be decided one at a time. Use a static importance criterion."
-            )
+        for tensor in (mlp.tensors[mlp.spec.down], mlp.down_bias) if mlp.key in cut else ():
+            first = mlp if tensor is None else owners.setdefault(id(tensor), mlp)
+            if first is not mlp:
+                raise UnsupportedModelError(
+                    f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so they "
+                    "cannot be decided one at a time. Use a static importance criterion."
+                )
 
 
 class Reread:

@@ -1,9 +1,9 @@
-"""Neurons by hand: prune one MLP module into new layers, or set chosen neurons to zero."""
+"""Neurons by hand: their scores, one MLP module pruned into new layers, chosen ones set to zero."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,76 @@ from ..arch.slots import take
 from ..arch.view import MLPView, ModelView, describe, find_mlp
 from ..checking import whole_number
 from ..errors import ArgumentError, UnsupportedModelError
+from ..progress import track
+from .calibration.activations import own_batches
+from .cut.checks import check_cuttable
 from .cut.surgery import zero_mlp
-from .importance.criteria import compute_neuron_pair_importance_maw
+from .importance.criteria import CRITERIA, compute_neuron_pair_importance_maw
+from .importance.given_scores import only_mlp
 from .importance.selection import select_neurons
+from .options.prune_options import PruneOptions
+from .planning import scorer
+from .request.pruning_request import check_request
 from .request.targets import check_percentage, removed_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ImportanceFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def neuron_importance_scores(
+    model: PreTrainedModel,
+    neuron_selection_method: str = "MAW",
+    dataloader: Iterable[Any] | None = None,
+    *,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> dict[int, Tensor]:
+    """Score the neurons of every layer as `prune_model` would, without pruning.
+
+    Args:
+        model: a transformers model of a supported family; it is only read.
+        neuron_selection_method: `"MAW"` (alias `"PPM"`), `"VOW"`, `"PON"`, `"L2"` or `"RANDOM"`.
+        dataloader: calibration batches for the data-driven form of `"MAW"`.
+        seed: of `"RANDOM"`.
+        show_progress: whether to show bars.
+
+    Returns:
+        Layer index → (I,), or (E, I) for experts, float32 on the CPU; higher stays. Layers without
+        an MLP are not in it.
+
+    Raises:
+        ArgumentError: an unknown method, one that decides while it prunes, or data that the method
+            does not read.
+        UnsupportedModelError: a layer has several MLPs, or its weights hold NaN or Inf.
+        DataError: the calibration data cannot be used.
+
+    Example:
+        >>> from optipfair.testing import tiny_model
+        >>> scores = neuron_importance_scores(tiny_model("llama"))
+        >>> list(scores), tuple(scores[0].shape)
+        ([0, 1, 2, 3], (40,))
+    """
+    if CRITERIA[neuron_selection_method].needs_data:
+        raise ArgumentError(
+            f"neuron_selection_method={neuron_selection_method!r} has no scores beforehand: it "
+            "decides each layer by what the pruned layers before it give. Use 'MAW' with a "
+            "dataloader, or a static method."
+        )
+    options = PruneOptions(
+        neuron_selection_method=neuron_selection_method, pruning_percentage=0, seed=seed
+    )
+    request = check_request(options, dataloader)
+    view = describe(model)
+    check_cuttable(view)
+    mlps = [mlp for mlp in map(only_mlp, view.layers) if mlp is not None]
+    if not mlps:
+        raise UnsupportedModelError("The model has no MLP of a known form, so there is no score.")
+    batches = None if dataloader is None else own_batches(dataloader)
+    score = scorer(view, request, batches, show_progress)
+    shown = track(mlps, "scoring", show_progress, unit="MLP")
+    return {mlp.layer: score(mlp).float().cpu() for mlp in shown}
 
 
 def prune_neuron_pairs(
@@ -121,15 +182,16 @@ def _chosen_neurons(
         )
     if isinstance(neurons, str | bytes) or not isinstance(neurons, Iterable):
         raise ArgumentError(f"neurons[{number}]={neurons!r} is no sequence of neuron indices.")
-    given_neurons = list(neurons)
-    indices = [whole_number(neuron) for neuron in given_neurons]
-    for given, index in zip(given_neurons, indices, strict=True):
+    indices: list[int] = []
+    for given in neurons:
+        index = whole_number(given)
         if index is None or not 0 <= index < mlps[0].width:
             raise ArgumentError(
                 f"neurons[{number}] holds {given!r}; the layer has neurons 0 to "
                 f"{mlps[0].width - 1}."
             )
-    return mlps[0], [index for index in indices if index is not None]
+        indices.append(index)
+    return mlps[0], indices
 
 
 def _check_scores(scores: object, width: int) -> Tensor:

@@ -21,7 +21,7 @@ from ..arch.view import MLPView, ModelView
 from ..checking import check_layer_indices
 from ..errors import ArgumentError, PruningWarning
 from ..progress import track
-from .cut.checks import check_sharing
+from .cut.checks import check_sharing, identity
 from .cut.plan import PruningPlan, WidthCut
 from .importance.criteria import NOTHING, WEIGHTS, Criterion, random_choice
 from .importance.given_scores import NeuronScores, check_scores_fit
@@ -40,18 +40,7 @@ Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
 def plan_counts(
     view: ModelView, request: PruningRequest, sizes: Sizes, *, with_data: bool = False
 ) -> PruningPlan:
-    """Decide which layers stay, and how many neurons of every MLP.
-
-    Args:
-        view: the model.
-        request: what was asked for.
-        sizes: what the model weighs, for budgets.
-        with_data: whether there is calibration data.
-
-    Raises:
-        UnsupportedModelError: the width cannot be pruned.
-        ArgumentError: the target is out of reach.
-    """
+    """Decide which layers stay, and how many neurons of every MLP."""
     if request.width is not None:
         if request.attention_unit is None:
             check_width_is_prunable(view.spec, view.mlps)
@@ -83,32 +72,19 @@ def choose_neurons(
 ) -> PruningPlan:
     """The plan with the neurons of the highest scores, as many as it says.
 
-    An MLP that two layers share is decided once.
-
-    Args:
-        view: the model.
-        plan: how many neurons stay.
-        scores: what gives the scores of MLPs in order, each (I,) or (E, I).
-        show_progress: whether to show a bar.
+    `scores` gives the scores of MLPs in order, each (I,) or (E, I). An MLP that two layers share is
+    decided once.
     """
-    mlps = {mlp.key: mlp for mlp in view.mlps}
-    once: dict[tuple[int, ...], tuple[MLPView, int]] = {}
-    for cut in plan.width_cuts:
-        mlp = mlps[cut.key]
-        once.setdefault(_identity(mlp), (mlp, cut.kept))
-    decided: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
-    todo = track(once.items(), "scoring", show_progress, unit="MLP")
-    for (identity, (mlp, count)), score in zip(
-        todo, scores([mlp for mlp, _ in once.values()]), strict=True
-    ):
-        keep = select_units(score, count, mlp.spec.groups).tolist()
-        decided[identity] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
-    cuts = [cut.keeping(decided[_identity(mlps[cut.key])]) for cut in plan.width_cuts]
-    return replace(plan, width_cuts=tuple(cuts))
-
-
-def _identity(mlp: MLPView) -> tuple[int, ...]:
-    return tuple(id(tensor) for tensor in mlp.tensors.values())
+    counts = {cut.key: cut.kept for cut in plan.width_cuts}
+    owners: dict[tuple[int, ...], MLPView] = {}
+    owner_of = {m.key: owners.setdefault(identity(m), m) for m in view.mlps if m.key in counts}
+    kept: dict[tuple[int, str], tuple[tuple[int, ...], ...]] = {}
+    todo = track(owners.values(), "scoring", show_progress, unit="MLP")
+    for mlp, score in zip(todo, scores(list(owners.values())), strict=True):
+        keep = select_units(score, counts[mlp.key], mlp.spec.groups).tolist()
+        kept[mlp.key] = tuple(map(tuple, keep)) if mlp.spec.experts else (tuple(keep),)
+    cuts = tuple(cut.keeping(kept[owner_of[cut.key].key]) for cut in plan.width_cuts)
+    return replace(plan, width_cuts=cuts)
 
 
 def scorer(
@@ -117,23 +93,19 @@ def scorer(
     """What scores an MLP, where no pass over the layers decides."""
     criterion = request.criterion
     if isinstance(criterion, NeuronScores):
-        return partial(_given_scores, criterion)
+        return partial(_finite_and, criterion.of)
     assert criterion is not None
     if criterion.needs == NOTHING:
-        return partial(_random_scores, request.seed)
+        return partial(_finite_and, partial(random_scores, request.seed))
     if batches is not None and criterion.accepts_data and request.attention_unit is None:
         return hybrid_scorer(view, batches, show_progress)
     return partial(score_mlp, criterion=criterion)
 
 
-def _given_scores(scores: NeuronScores, mlp: MLPView) -> Tensor:
+def _finite_and(scores: Callable[[MLPView], Tensor], mlp: MLPView) -> Tensor:
+    """Scores that do not look at the weights, which must be finite all the same."""
     check_finite(mlp, {slot.role for slot in mlp.tensors})
-    return scores.of(mlp)
-
-
-def _random_scores(seed: int, mlp: MLPView) -> Tensor:
-    check_finite(mlp, {slot.role for slot in mlp.tensors})
-    return random_scores(seed, mlp)
+    return scores(mlp)
 
 
 def random_scores(seed: int, mlp: MLPView) -> Tensor:
@@ -149,15 +121,16 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
     record: dict[str, Any] = {"pruning_type": request.kind}
     if request.attention_unit is not None:
         record["attention_unit"] = request.attention_unit
-    if request.width is not None and request.criterion is not None:
+    given = request.criterion
+    if request.width is not None and given is not None:
         layers = request.width.layers
         record |= {
-            "neuron_selection_method": request.criterion.name,
+            "neuron_selection_method": given.name,
             "data_driven": data_driven,
             "compensate": request.compensate,
             **({"sequential": request.sequential} if request.by_layers else {}),
-            **({"seed": request.seed} if request.criterion.name == "RANDOM" else {}),
-            **_scores_record(request.criterion),
+            **({"seed": request.seed} if given.name == "RANDOM" else {}),
+            **({"scores_digest": given.digest} if isinstance(given, NeuronScores) else {}),
             "pruning_percentage": request.width.percentage,
             "expansion_rate": request.width.expansion_rate,
             "expansion_divisor": request.width.divisor,
@@ -169,10 +142,6 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
     if request.budget is not None:
         record["budget"] = str(request.budget)
     return record
-
-
-def _scores_record(criterion: object) -> dict[str, str]:
-    return {"scores_digest": criterion.digest} if isinstance(criterion, NeuronScores) else {}
 
 
 def _chosen(view: ModelView, target: WidthTarget, keep: tuple[int, ...]) -> list[MLPView]:

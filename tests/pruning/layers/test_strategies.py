@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from optipfair import get_model_layers, plan_pruning, prune_model
 from optipfair.arch.view import describe
 from optipfair.errors import DataError, UnsupportedModelError
-from optipfair.pruning.calibration.stream import capture
-from optipfair.pruning.layers.angles import block_angles, flattest_block
-from optipfair.pruning.layers.removal_loss import Removal, losses_without_each, sampled
+from optipfair.pruning.layers.influence import block_angles, flattest_block
+from optipfair.pruning.layers.removal_loss import TextLoss, sampled
 from optipfair.testing import TINY_FAMILIES, tiny_model
 
 FAMILIES = ["llama", "gemma2", "gpt2", "mixtral", "opt", "falcon", "bloom"]
@@ -134,11 +133,9 @@ def test_losses_are_those_of_models_without_the_layer(
     family: str, unchanged: Callable[..., Any]
 ) -> None:
     model = tiny_model(family)
-    view, sample = describe(model), sampled(batches(), 10**6)
     with unchanged(model):
-        stream = capture(view, sample)
-        found = losses_without_each(view, sample, stream, [])
-        again = losses_without_each(view, sample, stream, [1])
+        text = TextLoss(describe(model), batches(), most_tokens=10**6)
+        found, again = text.without_each([]), text.without_each([1])
     assert found == pytest.approx({i: loss_of(without(model, [i])) for i in range(4)}, abs=1e-5)
     expected = {i: loss_of(without(model, [1, i])) for i in (0, 2, 3)}
     assert again == pytest.approx(expected, abs=1e-5)
@@ -151,8 +148,8 @@ def test_one_layer_after_the_other_goes_each_the_least_missed(family: str) -> No
     for _ in range(2):
         left = [index for index in range(4) if index not in gone]
         gone.append(min(left, key=lambda index: loss_of(without(model, [*gone, index]))))
-    removal = Removal(describe(model), batches())
-    assert (removal.greedy(2), removal.greedy(1)) == (tuple(sorted(gone)), (gone[0],))
+    text = TextLoss(describe(model), batches())
+    assert (text.greedy(2), text.greedy(1)) == (tuple(sorted(gone)), (gone[0],))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,10 +16,13 @@ from optipfair import load_model, prune_model
 from optipfair.arch.view import describe
 from optipfair.errors import ArgumentError
 from optipfair.pruning.calibration.stream import capture
-from optipfair.pruning.compensation.by_layers import Recipe, decide_by_layers
+from optipfair.pruning.compensation.by_layers import decide_by_layers
+from optipfair.pruning.cut.guard import prove
 from optipfair.pruning.cut.plan import PruningPlan, WidthCut
 from optipfair.pruning.cut.surgery import zero_mlp
 from optipfair.pruning.layer_widths import layer_losses
+from optipfair.pruning.layers.removal_loss import TextLoss
+from optipfair.pruning.request.pruning_request import PruningRequest
 from optipfair.pruning.request.widths import Share, allocate
 from optipfair.testing import tiny_model
 
@@ -127,12 +130,12 @@ def test_a_divisor_holds_for_every_layer() -> None:
 def test_layer_losses_are_those_of_models_with_one_layer_pruned() -> None:
     model = tiny_model("llama").eval()
     view = describe(model)
-    cuts = [WidthCut(mlp.layer, mlp.spec.name, mlp.width, count=12) for mlp in view.mlps]
+    first = (tuple(range(12)),)
+    cuts = [WidthCut(mlp.layer, mlp.spec.name, mlp.width, first) for mlp in view.mlps]
     plan = PruningPlan("llama", 4, (0, 1, 2, 3), tuple(cuts))
-    choose = lambda mlp, expert, inputs, cut: torch.arange(cut.kept)  # noqa: E731
-    recipe = Recipe(choose, needs_moments=False, compensate=False, sequential=False)
-    found = decide_by_layers(view, capture(view, DATA), plan, recipe)
-    losses = layer_losses(view, DATA, found)
+    rewrite = prove(view, plan)
+    found = decide_by_layers(view, capture(view, DATA), plan, PruningRequest(), rewrite)
+    losses = layer_losses(TextLoss(view, DATA), found, rewrite)
 
     def loss(pruned: Any) -> float:
         total, tokens = 0.0, 0

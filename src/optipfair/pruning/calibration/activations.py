@@ -212,6 +212,11 @@ def token_mask(values: Tensor, mask: Tensor) -> Tensor:
     return (mask.t() if time_first else mask).flatten()
 
 
+def real_tokens(values: Tensor, mask: Tensor) -> Tensor:
+    """The real tokens in float32: (B, S, ...) → (T, ...)."""
+    return values.flatten(0, -2)[token_mask(values, mask).to(values.device)].float()
+
+
 def read_batches(batches: Iterable[object]) -> Iterator[Batch]:
     """Read a loader's items one by one, each with batch and sequence of different length.
 

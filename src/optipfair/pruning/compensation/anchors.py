@@ -1,6 +1,9 @@
 """Which layer stands before each removed block, and whether it can make up for it.
 
-The model is only read.
+It can where an MLP's outputs simply add to what the layer gives. Layers run on copies; the live
+model is only read.
+
+Axes: `B` batch, `S` sequence, `T` real tokens, `H` hidden, `I` neurons.
 """
 
 from __future__ import annotations
@@ -8,12 +11,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from ...arch.slots import read
 from ...arch.view import MLPView, ModelView
 from ...distributed import gathered, together
 from ...errors import PruningWarning, UnsupportedModelError
-from ..calibration.stream import Batches, LayerSource
-from .additive import additive_scale
+from ...hooks import recording_inputs
+from ..calibration.activations import not_finite_on_data, real_tokens
+from ..calibration.stream import LIVE, Batches, LayerSource, mapped, run_layer
+from ..cut.plan import runs
+from ..cut.surgery import own_mlp
+
+_LINEAR = 1e-3  # relative; float32 rounding is far below, a norm far above
 
 
 @dataclass(frozen=True)
@@ -31,20 +44,11 @@ def find_anchors(
 ) -> dict[int, Anchor]:
     """The layers before removed blocks, by their index; so all are looked at before the long work.
 
-    Args:
-        view: the model.
-        stream: what enters the first layer.
-        drop: the layers that go.
-        source: where the layers come from.
-        refuse: whether a block that no layer can make up for is refused, or left out, with a
-            warning. One that begins with the first layer is always left out.
-
-    Raises:
-        UnsupportedModelError: an MLP's outputs do not simply add to its layer's outputs.
-        DataError: activations that are NaN or Inf.
+    `refuse` says whether a block that no layer can make up for is refused, or left out with a
+    warning. One that begins with the first layer is always left out.
     """
     anchors: dict[int, Anchor] = {}
-    for first, last in removed_blocks(drop):
+    for first, last in runs(drop):
         if first == 0:
             _warn(
                 f"Layers 0 to {last} have no layer before them that could make up for them, so "
@@ -106,16 +110,61 @@ def _why_not(view: ModelView, mlp: MLPView | None, index: int, drop: Sequence[in
     return None
 
 
-def removed_blocks(drop: Sequence[int]) -> list[tuple[int, int]]:
-    """Consecutive layers as (first, last)."""
-    blocks: list[tuple[int, int]] = []
-    for index in sorted(drop):
-        if blocks and blocks[-1][1] == index - 1:
-            blocks[-1] = (blocks[-1][0], index)
-        else:
-            blocks.append((index, index))
-    return blocks
-
-
 def _warn(message: str) -> None:
     warnings.warn(message, PruningWarning, stacklevel=2)
+
+
+def additive_scale(
+    view: ModelView, stream: Batches, mlp: MLPView, source: LayerSource = LIVE
+) -> float | None:
+    """The factor between a change of the MLP's outputs and that of its layer's; None if it varies.
+
+    Found by changing the weights of a copy, in float32, on the first batch. The states in `stream`
+    may be those that enter any layer up to this one.
+    """
+    copied = source.copied(view.layers[mlp.layer]).float()
+    own = own_mlp(mlp, copied)
+    args, kwargs = mapped(stream.arguments[0][mlp.layer], _wide)
+    hidden, mask = _wide(stream.hidden[0]), stream.masks[0]
+    inputs, before = _inputs_and_outputs(own, copied, hidden, (args, kwargs), mask)
+    down = read(own.tensors[own.spec.down], own.spec.down)["down"]  # (I, H), a view
+    generator = torch.Generator().manual_seed(0)
+    change = torch.randn(down.shape, generator=generator).to(down.device)
+    size = (before.norm(dim=1) / inputs.norm(dim=1).clamp_min(1e-30)).median()
+    change *= size / down.shape[1] ** 0.5  # as large as what flows, so that rounding is small
+    down += change
+    _, after = _inputs_and_outputs(own, copied, hidden, (args, kwargs), mask)
+    wanted, seen = (inputs @ change).double(), (after - before).double()  # (T, H)
+    if not bool(seen.isfinite().all()):
+        raise not_finite_on_data(f"activations of layer {mlp.layer}")
+    scale = float((wanted * seen).sum() / wanted.square().sum().clamp_min(1e-30))
+    misses = (seen - scale * wanted).norm(dim=1) / seen.norm(dim=1).clamp_min(1e-30)
+    return scale if scale != 0 and float(misses.quantile(0.95)) < _LINEAR else None
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _inputs_and_outputs(
+    mlp: MLPView, layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any], mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What enters the down projection (T, I), and what the layer gives (T, H), real tokens only."""
+    inputs, output = run_seeing(mlp, layer, hidden, arguments, mask)
+    return inputs, real_tokens(output, mask)
+
+
+def run_seeing(
+    mlp: MLPView, layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any], mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What enters the down projection, (T, I) of the real tokens, and what the layer gives."""
+    seen: list[Tensor] = []
+    module = mlp.owner.get_submodule(mlp.spec.down.module)
+
+    def keep(_module: nn.Module, args: tuple[object, ...]) -> None:
+        assert isinstance(args[0], Tensor)
+        seen.append(real_tokens(args[0], mask))
+
+    with recording_inputs([(module, keep)]):
+        output = run_layer(layer, hidden, arguments)
+    return torch.cat(seen), output

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from ...arch.slots import read
 from ...arch.view import LayerView, MLPView, ModelView
-from ...distributed import in_first, sum_, together, total, world_size
+from ...distributed import in_first, sum_, together, total
 from ...errors import PruningWarning
 from ...hooks import evaluating
 from ...progress import track
-from ..calibration.activations import not_finite_on_data
+from ..calibration.activations import not_finite_on_data, real_tokens
 from ..calibration.holding import HiddenStates, Key, Replacements
 from ..calibration.moments import HELD_BACK, Moments, token_roles
 from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
-from .additive import own_mlp, real_tokens, run_seeing
-from .anchors import Anchor, find_anchors
-from .least_squares import Fit, fit_kept
+from ..cut.surgery import own_mlp
+from .anchors import Anchor, find_anchors, run_seeing
+from .least_squares import fit_kept
 
 
 def replace_blocks(
@@ -48,25 +48,14 @@ def replace_blocks(
     shrinks towards W, plain removal (`compensation.fit_kept`). Blocks are fitted front to back,
     each on what flows when those before it are replaced.
 
-    Args:
-        view: the model; it is not changed.
-        stream: what enters the first layer (`stream.capture`); used up.
-        drop: the layers that go.
-        replaced: takes the new down projections.
-        source: where the layers come from, by default from the model itself.
-        refuse: whether a block that no layer can make up for is refused, or only removed, with a
-            warning.
-        show_progress: whether to show a bar.
+    `stream` is what enters the first layer (`stream.capture`), and is used up; `replaced` takes
+    the new down projections; `refuse` is that of `find_anchors`.
 
     Returns:
         For each block that has a layer before it, for the record: both, how far that layer's
         outputs are from the block's on held-back tokens (squared error over the squared outputs
         that the down projection should give, None where too few tokens were held back), and how
         far they were if the block were only removed.
-
-    Raises:
-        UnsupportedModelError: an MLP's outputs do not simply add to its layer's outputs.
-        DataError: activations that are NaN or Inf.
     """
     errors: list[dict[str, Any]] = []
     with evaluating(view.model):
@@ -94,7 +83,7 @@ def with_replaced(source: LayerSource, replaced: Replacements) -> LayerSource:
         module = source.copied(layer)
         for mlp in (own_mlp(each, module) for each in layer.mlps):
             for slot, tensor in mlp.tensors.items():
-                key = (layer.index, mlp.spec.name, slot.name)
+                key = (*mlp.key, slot.name)
                 if key in replaced:
                     tensor.data = replaced[key].to(tensor)
         return module
@@ -117,7 +106,8 @@ def _fit(
     with together():
         onward = _behind_block(view, anchor, layer, stream, source)
     moments = _block_moments(anchor, mlp, layer, stream, onward, old)
-    fit = in_first(lambda: _solved(old, *moments))
+    every = torch.arange(old.shape[1], device=old.device)
+    fit = in_first(lambda: fit_kept(old, every, *moments).to_be_sent())
     if fit.error is None:
         warnings.warn(
             f"Too few calibration tokens to fit layer {mlp.layer} to layers {anchor.first} to "
@@ -127,7 +117,7 @@ def _fit(
         )
     if fit.shrinkage != float("inf"):
         new = fit.weight.movedim(-1, mlp.spec.down.axis).contiguous().to(weight)
-        replaced[mlp.layer, mlp.spec.name, mlp.spec.down.name] = new
+        replaced[*mlp.key, mlp.spec.down.name] = new
         weight.data = new
     return {
         "layer": mlp.layer,
@@ -137,13 +127,6 @@ def _fit(
         "error": fit.error,
         "removed_error": fit.sliced_error,
     }
-
-
-def _solved(old: Tensor, fitting: Moments, held_back: Moments) -> Fit:
-    fit = fit_kept(old, torch.arange(old.shape[1], device=old.device), fitting, held_back)
-    if world_size() > 1:  # it is sent to the others, which have devices of their own
-        fit = replace(fit, weight=fit.weight.cpu())
-    return fit
 
 
 def _behind_block(
@@ -170,8 +153,7 @@ def _block_moments(
     weight: Tensor,
 ) -> tuple[Moments, Moments]:
     """Moments to fit on and to judge by: inputs m, targets W m + (y - x) / s."""
-    width, hidden_size = weight.shape[1], weight.shape[0]
-    sums = [_empty(width, hidden_size, weight.device) for _ in range(2)]
+    sums = [_moments(*(weight.new_empty(0, n) for n in weight.shape[::-1])) for _ in range(2)]
     with together():
         for number, hidden in enumerate(stream.hidden):
             arguments, mask = stream.arguments[number], stream.masks[number]
@@ -186,13 +168,6 @@ def _block_moments(
     if not all(math.isfinite(moments.power or 0.0) for moments in sums):
         raise not_finite_on_data(f"activations of layers {mlp.layer} to {anchor.last}")
     return sums[0], sums[1]
-
-
-def _empty(width: int, hidden_size: int, device: torch.device) -> Moments:
-    def zeros(*shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=torch.float64, device=device)
-
-    return Moments(zeros(width, width), zeros(hidden_size, width), 0.0)
 
 
 def _over_processes(moments: Moments) -> Moments:

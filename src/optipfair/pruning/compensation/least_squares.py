@@ -9,11 +9,13 @@ Axes: `H` outputs, `I` inputs (neurons), `k` kept inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from ...distributed import world_size
 from ..calibration.moments import Moments
 
 # Relative to the mean of the moments' diagonal; infinity is plain slicing.
@@ -23,10 +25,9 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights of the kept inputs, and how well they do on tokens that were held back.
+    """Weights of the kept inputs (H, k), and how well they do on tokens that were held back.
 
     Attributes:
-        weight: (H, k).
         shrinkage: the one chosen; infinity where plain slicing was best.
         error: relative squared error of the outputs on the held-back tokens (a little better than
             on new ones, since the last fit uses all tokens); None where none was held back.
@@ -38,6 +39,10 @@ class Fit:
     error: float | None
     sliced_error: float | None
 
+    def to_be_sent(self) -> Fit:
+        """The same where other processes, which have devices of their own, can take it."""
+        return self if world_size() == 1 else replace(self, weight=self.weight.cpu())
+
 
 def fit_kept(
     weight: Tensor,
@@ -46,35 +51,26 @@ def fit_kept(
     held_back: Moments,
     shrinkages: Sequence[float] = SHRINKAGES,
 ) -> Fit:
-    """Find the weights of the kept inputs that reproduce the outputs best.
+    """Find the weights of the kept inputs that reproduce the outputs of `weight` (H, I) best.
 
-    W' = (B[:, S] + l W[:, S]) (C[S, S] + l I)^-1 with C the inputs' second moments and B = W C, or
-    the targets' where other outputs are aimed at: ridge regression that shrinks towards plain
-    slicing, so that little data does little harm. l is relative to the mean of C's diagonal and is
-    chosen on the held-back tokens; where none beats plain slicing there, slicing it is. The chosen
-    one is then solved once more from all tokens.
+    W' = (B[:, S] + l W[:, S]) (C[S, S] + l I)^-1 with S what is kept, sorted, C the inputs' second
+    moments and B = W C, or the targets' where other outputs are aimed at: ridge regression that
+    shrinks towards plain slicing, so that little data does little harm. l is relative to the mean
+    of C's diagonal and is chosen on the held-back tokens; where none beats plain slicing there,
+    slicing it is. The chosen one is then solved once more from all tokens.
 
     With a constant input, which must be kept, its weights are free of shrinkage. This is the same
     as fitting moments about the mean, and the outputs' means then: b = W m - W' m[S].
-
-    Args:
-        weight: (H, I).
-        keep: (k,) kept inputs, sorted.
-        fitting: moments of the tokens to fit on.
-        held_back: moments of other tokens.
-        shrinkages: candidates for l.
     """
     fit, judge = _Sums.of(weight, keep, fitting), _Sums.of(weight, keep, held_back)
     sliced = weight.double()[:, keep]
     if judge.power <= 0:  # nothing to judge by
         return Fit(sliced.to(weight.dtype), float("inf"), None, None)
     sliced_error = judge.error(sliced)
-    errors: dict[float, float] = {}
 
+    @cache
     def error_of(shrinkage: float) -> float:
-        if shrinkage not in errors:
-            errors[shrinkage] = judge.error(fit.solve(sliced, shrinkage))
-        return errors[shrinkage]
+        return judge.error(fit.solve(sliced, shrinkage))
 
     best = _lowest(error_of, sorted(shrinkages))
     if error_of(best) >= sliced_error:
@@ -84,11 +80,6 @@ def fit_kept(
     if error > sliced_error:  # cannot get worse by more tokens, but never trust it
         final, error = fit.solve(sliced, best), error_of(best)
     return Fit(final.to(weight.dtype), best, error, sliced_error)
-
-
-def relative_error(weight: Tensor, new: Tensor, keep: Tensor, moments: Moments) -> float:
-    """Squared error of `new @ x[keep]` over the squared outputs, from moments alone."""
-    return _Sums.of(weight, keep, moments).error(new.double())
 
 
 @dataclass(frozen=True)
@@ -115,11 +106,10 @@ class _Sums:
         unit = float(inputs.diagonal()[: len(inputs) - moments.constant].mean())
         gram = inputs[keep][:, keep]
         if moments.targets is not None:
-            wanted = moments.targets.double()[:, keep]
-            return cls(gram, wanted, float(moments.power or 0.0), unit, moments.constant)
-        wide = weight.double()
-        wanted = wide @ inputs  # (H, I)
-        power = float((wanted * wide).sum())
+            wanted, power = moments.targets.double(), float(moments.power or 0.0)
+        else:
+            wanted = weight.double() @ inputs  # (H, I)
+            power = float((wanted * weight.double()).sum())
         return cls(gram, wanted[:, keep], power, unit, moments.constant)
 
     def __add__(self, other: _Sums) -> _Sums:

@@ -128,19 +128,7 @@ class PruningPlan:
                 "num_layers": self.num_layers,
                 "keep_layers": format_ranges(self.keep_layers),
                 "request": dict(self.request),
-                "width_cuts": [
-                    {
-                        "layer": cut.layer,
-                        "mlp": cut.mlp,
-                        "width": cut.width,
-                        **(
-                            {"keep": [format_ranges(keep) for keep in cut.keep]}
-                            if cut.count is None
-                            else {"kept": cut.count}
-                        ),
-                    }
-                    for cut in self.width_cuts
-                ],
+                "width_cuts": [_written_cut(cut) for cut in self.width_cuts],
             },
             indent=1,
         )
@@ -205,6 +193,13 @@ class PruningPlan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
+def _written_cut(cut: WidthCut) -> dict[str, Any]:
+    own: dict[str, Any] = {"layer": cut.layer, "mlp": cut.mlp, "width": cut.width}
+    if cut.count is not None:
+        return {**own, "kept": cut.count}
+    return {**own, "keep": [format_ranges(keep) for keep in cut.keep]}
+
+
 def _read_cut(cut: Any) -> WidthCut:
     layer, width = operator.index(cut["layer"]), operator.index(cut["width"])
     if "kept" in cut:
@@ -214,13 +209,18 @@ def _read_cut(cut: Any) -> WidthCut:
 
 def format_ranges(indices: Iterable[int]) -> str:
     """Write sorted indices as ranges with inclusive ends: `0-4 6 9-11`."""
-    runs: list[list[int]] = []
+    return " ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs(indices))
+
+
+def runs(indices: Iterable[int]) -> list[tuple[int, int]]:
+    """Consecutive ones among sorted indices, as (first, last)."""
+    found: list[tuple[int, int]] = []
     for index in indices:
-        if runs and index == runs[-1][1] + 1:
-            runs[-1][1] = index
+        if found and index == found[-1][1] + 1:
+            found[-1] = (found[-1][0], index)
         else:
-            runs.append([index, index])
-    return " ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+            found.append((index, index))
+    return found
 
 
 def parse_ranges(text: str) -> Indices:

@@ -31,11 +31,7 @@ _WAY_OUT = "Copy it again, or decide anew with --save-plan (save_plan)"
 
 
 def write_plan(path: Path, plan: PruningPlan) -> None:
-    """Write a plan, and its replaced tensors beside it; a file appears only when complete.
-
-    Raises:
-        OSError: the disk is full or fails; then there is no new file.
-    """
+    """Write a plan, and its replaced tensors beside it; a file appears only when complete."""
     side = side_file(path, plan)
     if plan.replacements is not None:
         with _appearing(side) as file:
@@ -54,27 +50,14 @@ def side_file(path: Path, plan: PruningPlan) -> Path:
 
 
 def find_replacements(path: Path, plan: PruningPlan) -> Replacements | None:
-    """The replaced tensors of the plan in a file, by its digest; read when they are needed.
-
-    Raises:
-        ArgumentError: they are not as they were written, or of another plan.
-    """
+    """The replaced tensors of the plan in a file, by its digest; read when they are needed."""
     others = sorted(path.parent.glob(f"*.{plan.digest}.safetensors"))
     files = (each for each in [side_file(path, plan), *others] if each.is_file())
-    side = next(files, None)
-    return None if side is None else _opened(side, plan)
+    return next((_opened(side, plan) for side in files), None)
 
 
 def check_complete(plan: PruningPlan, path: str | Path | None = None) -> None:
-    """Refuse a plan whose replaced tensors are missing.
-
-    Args:
-        plan: the plan.
-        path: the file that it comes from, None if from none.
-
-    Raises:
-        ArgumentError: they are.
-    """
+    """Refuse a plan, from a file or from none, whose replaced tensors are missing."""
     if not plan.lacks_replacements:
         return
     if path is None:
@@ -97,12 +80,9 @@ def _opened(path: Path, plan: PruningPlan) -> Replacements:
             for name, info in read_header(path).items()
         }
         metadata, content = _metadata_and_content(path)
-    except CheckpointError as exc:
-        raise ArgumentError(f"{path} does not hold the tensors of a plan: {exc}") from exc
-    except (OSError, ValueError, KeyError) as exc:
-        raise ArgumentError(
-            f"{path} does not hold the tensors of a plan ({exc}). {_WAY_OUT}."
-        ) from exc
+    except (CheckpointError, OSError, ValueError, KeyError) as exc:
+        why = f": {exc}" if isinstance(exc, CheckpointError) else f" ({exc}). {_WAY_OUT}."
+        raise ArgumentError(f"{path} does not hold the tensors of a plan{why}") from exc
     if metadata.get("plan") != plan.digest:
         raise ArgumentError(
             f"{path} holds the tensors of another plan ({metadata.get('plan')}; this one is "

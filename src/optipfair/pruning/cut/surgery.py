@@ -6,9 +6,7 @@ cut, so that no more than one layer's new weights exist beside the old ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from ...arch.slots import take, zero_
 from ...arch.twin import AttributeChange, apply_config
-from ...arch.view import MLPView, ModelView, describe
+from ...arch.view import LayerView, MLPView, describe, find_mlp
 from ...errors import ArgumentError
 from ...progress import track
 from ..calibration.holding import Replacements
@@ -78,12 +76,14 @@ def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = Fals
     """Cut, drop and rewrite. Every check has been made, and the proof of the plan's counts."""
     view, replacements = rewrite.view, plan.replacements or {}
     mlps = {mlp.key: mlp for mlp in view.mlps}
+    whole = {(*mlp.key, slot.name): p for mlp in view.mlps for slot, p in mlp.tensors.items()}
     done: set[int] = set()
     for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
-        mlp = mlps[cut.key]
-        cut_mlp(mlp, cut, done, replaced_in(mlp, replacements))
-    for parameter, tensor in _whole_replacements(view, plan, replacements):
-        _replace(parameter, tensor.to(parameter.device), parameter.grad)
+        _cut_mlp(mlps.pop(cut.key), cut, done, replacements)
+    for key in replacements:
+        if key[:2] in mlps:  # which is not cut
+            parameter = whole[key]
+            _replace(parameter, replacements[key].to(parameter.device), parameter.grad)
     for index in reversed(plan.drop_layers):
         del view.container[index]
     for change in rewrite.attributes:
@@ -91,17 +91,29 @@ def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = Fals
     apply_config(view.text_config, rewrite.config)
 
 
-def adjust_copy(layer: nn.Module, index: int, plan: PruningPlan, rewrite: Rewrite) -> None:
-    """Set what the modules of a layer's copy note of their width, as the cut will do."""
-    prefix = f"{rewrite.view.layers_path}.{plan.keep_layers.index(index)}."
+def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Rewrite) -> None:
+    """Carry out on a layer's copy what is planned for it, its modules' bookkeeping included."""
+    cuts = {cut.key: cut for cut in plan.width_cuts}
+    done: set[int] = set()
+    for mlp in layer.mlps:
+        if mlp.key in cuts:
+            _cut_mlp(own_mlp(mlp, copied), cuts[mlp.key], done, plan.replacements or {})
+    prefix = f"{rewrite.view.layers_path}.{plan.keep_layers.index(layer.index)}."
     for change in rewrite.attributes:
         if change.module.startswith(prefix) and change.name != "layer_idx":
-            _set_attribute(layer.get_submodule(change.module[len(prefix) :]), change)
-    for module in layer.modules() if plan.attention_unit else ():
+            _set_attribute(copied.get_submodule(change.module[len(prefix) :]), change)
+    for module in copied.modules() if plan.attention_unit else ():
         config = vars(module).get("config")  # a copy of its own, which some forwards read
         for name in rewrite.config:
             if hasattr(config, name):
                 setattr(config, name, rewrite.config[name])
+
+
+def own_mlp(mlp: MLPView, copied: nn.Module) -> MLPView:
+    """The same MLP in a copy of its layer."""
+    own = find_mlp(mlp.layer, copied, mlp.spec)
+    assert own is not None
+    return own
 
 
 def _set_attribute(module: nn.Module, change: AttributeChange) -> None:
@@ -109,52 +121,25 @@ def _set_attribute(module: nn.Module, change: AttributeChange) -> None:
         setattr(module, change.name, change.new)
 
 
-def _whole_replacements(
-    view: ModelView, plan: PruningPlan, replacements: Replacements
-) -> list[tuple[nn.Parameter, Tensor]]:
-    """Tensors of MLPs that are not cut, each with what takes its place."""
-    cut = {each.key for each in plan.width_cuts}
-    slots = {
-        (mlp.layer, mlp.spec.name, slot.name): parameter
-        for mlp in view.mlps
-        if mlp.layer in plan.keep_layers
-        for slot, parameter in mlp.tensors.items()
-    }
-    return [(slots[key], replacements[key]) for key in replacements if key[:2] not in cut]
-
-
-def replaced_in(mlp: MLPView, replacements: Replacements) -> dict[str, Tensor]:
-    """Those of one MLP, by the tensors' names."""
-    own = mlp.key
-    return {key[2]: replacements[key] for key in replacements if key[:2] == own}
-
-
 @torch.no_grad()
-def cut_mlp(
-    mlp: MLPView,
-    cut: WidthCut,
-    done: set[int],
-    replaced: Mapping[str, Tensor] = MappingProxyType({}),
-) -> None:
+def _cut_mlp(mlp: MLPView, cut: WidthCut, done: set[int], replacements: Replacements) -> None:
     """Replace the tensors of one MLP; all new ones exist before the first old one goes.
 
     Tensors that two MLPs share are cut once: `done` holds the identities of those already cut.
-    Where `replaced` has a tensor, it takes the place of the cut one, or of the bias behind them.
     """
     keep = torch.tensor(cut.keep if mlp.spec.experts else cut.keep[0])
-    parameters = {
-        slot: parameter for slot, parameter in mlp.tensors.items() if id(parameter) not in done
-    }
+    replaced = {key[2]: replacements[key] for key in replacements if key[:2] == mlp.key}
+    parameters = {slot: each for slot, each in mlp.tensors.items() if id(each) not in done}
     new = {
-        slot: replaced[slot.name].to(parameter.device)
+        slot: replaced[slot.name].to(each.device)
         if slot.name in replaced
-        else take(parameter.data, slot, keep)
-        for slot, parameter in parameters.items()
+        else take(each.data, slot, keep)
+        for slot, each in parameters.items()
     }
     gradients = {
-        slot: take(parameter.grad, slot, keep)
-        for slot, parameter in parameters.items()
-        if parameter.grad is not None
+        slot: take(each.grad, slot, keep)
+        for slot, each in parameters.items()
+        if each.grad is not None
     }
     for slot, parameter in parameters.items():
         _replace(parameter, new[slot], gradients.get(slot))

@@ -31,13 +31,7 @@ Chosen = Callable[[int], tuple[int, ...]]  # how many layers go → which, sorte
 
 @dataclass(frozen=True)
 class LayerStrategy:
-    """A registered strategy.
-
-    Attributes:
-        name: as users write it.
-        function: chooses the layers.
-        needs: what it looks at: `nothing`, `layers` or `model`.
-    """
+    """A registered strategy, and what it looks at: `nothing`, `layers` or `model`."""
 
     name: str
     function: Callable[..., Any]
@@ -108,7 +102,7 @@ def least_influence(view: ModelView, batches: Iterable[object], show_progress: b
 @strategy("angular", MODEL)
 def least_angle(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove the block of layers that turns its input least."""
-    from .angles import block_angles, flattest_block
+    from .influence import block_angles, flattest_block
 
     return partial(flattest_block, block_angles(view, batches, show_progress))
 
@@ -116,27 +110,27 @@ def least_angle(view: ModelView, batches: Iterable[object], show_progress: bool)
 @strategy("perplexity", MODEL)
 def missed_least(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove one layer after the other, each the one that is missed least."""
-    from .removal_loss import Removal
+    from .removal_loss import TextLoss
 
-    return Removal(view, batches, show_progress).greedy
+    return TextLoss(view, batches, show_progress).greedy
 
 
 @strategy("block_perplexity", MODEL)
 def block_missed_least(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove the block of layers that is missed least."""
-    from .removal_loss import Removal
+    from .removal_loss import TextLoss
 
-    return Removal(view, batches, show_progress).block
+    return TextLoss(view, batches, show_progress).block
 
 
 @strategy("auto", MODEL)
 def block_or_influence(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove that block, or the layers of least influence: what is missed less."""
-    from .removal_loss import Removal
+    from .removal_loss import TextLoss
 
     influence = least_influence(view, batches, show_progress)
-    removal = Removal(view, batches, show_progress)
-    return lambda count: min(removal.block(count), influence(count), key=removal.loss)
+    losses = TextLoss(view, batches, show_progress)
+    return lambda count: min(losses.block(count), influence(count), key=losses.without)
 
 
 def select_layers_to_remove(

@@ -18,14 +18,15 @@ def free_bytes(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
         return None
-    known = [free for free in (_available(), _below_limit()) if free is not None]
-    return min(known, default=None)
+    known = stated_bytes(_MEMINFO, "MemAvailable"), _below_limit()
+    return min((free for free in known if free is not None), default=None)
 
 
-def _available() -> int | None:
+def stated_bytes(file: Path, field: str) -> int | None:
+    """What a file below /proc says of a field, in kB there; None where it does not."""
     with suppress(OSError, ValueError):
-        for line in _MEMINFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     return None
 

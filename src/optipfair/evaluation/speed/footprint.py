@@ -5,7 +5,7 @@ Nothing here runs a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ...memory import stated_bytes
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -23,8 +25,6 @@ PEAK = "peak resident set of the process"
 AFTER = "resident set of the process after the run"
 UNKNOWN = "not known on this system"
 WITHOUT_OTHER = ", less the other model's weights"
-
-_Key = tuple[object, ...]
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -38,8 +38,7 @@ def cache_bytes(cache: object) -> int | None:
     Any cache is searched, whatever its class: its attributes, lists and dicts. What several layers
     share counts once, counters (single integers) not at all. None where nothing is found.
     """
-    held = (t for t in _tensors(cache) if t.numel() > 1 or t.is_floating_point())
-    sizes = {_key(tensor): _bytes(tensor) for tensor in held}
+    sizes = _sizes(t for t in _tensors(cache) if t.numel() > 1 or t.is_floating_point())
     return sum(sizes.values()) if sizes else None
 
 
@@ -56,16 +55,11 @@ class MemoryMeter:
     On an accelerator what torch has allocated on all of the model's devices. On a CPU the resident
     set of the whole process, whose peak Linux forgets when asked to (so `ru_maxrss` starts again
     too); where that is not allowed, the resident set after the run.
-
-    Attributes:
-        kind: which of these, in words.
-        devices: of the model.
-        other: bytes of the other model's weights, which are in memory too; they are taken off.
     """
 
-    kind: str
-    devices: tuple[torch.device, ...] = ()
-    other: int = 0
+    kind: str  # which of these, in words
+    devices: list[torch.device]  # of the model
+    other: int = 0  # bytes of the other model's weights: in memory too, they are taken off
 
     def start(self) -> None:
         if self.kind.startswith(PEAK):
@@ -77,17 +71,17 @@ class MemoryMeter:
         """Bytes, None where the system does not say."""
         if self.kind == UNKNOWN:
             return None
-        held = (
-            sum(int(_memory_of(d).max_memory_allocated(d)) for d in self.devices)
-            if self.devices
-            else _resident("VmHWM" if self.kind.startswith(PEAK) else "VmRSS")
-        )
+        held: int | None
+        if self.devices:
+            held = sum(int(_memory_of(d).max_memory_allocated(d)) for d in self.devices)
+        else:
+            held = stated_bytes(_STATUS, "VmHWM" if self.kind.startswith(PEAK) else "VmRSS")
         return None if held is None else max(held - self.other, 0)
 
 
 def memory_meter(model: nn.Module, beside: nn.Module | None = None) -> MemoryMeter:
     """A meter for a model, with another one (that may share tensors with it) in memory too."""
-    devices = tuple(devices_of(model))
+    devices = devices_of(model)
     kind = _kind(devices)
     if beside is None or beside is model or kind == UNKNOWN:
         return MemoryMeter(kind, devices)
@@ -96,13 +90,13 @@ def memory_meter(model: nn.Module, beside: nn.Module | None = None) -> MemoryMet
     return MemoryMeter(kind + WITHOUT_OTHER, devices, other)
 
 
-def _kind(devices: tuple[torch.device, ...]) -> str:
+def _kind(devices: list[torch.device]) -> str:
     if devices:
         known = all(hasattr(_memory_of(d), "reset_peak_memory_stats") for d in devices)
         return ON_DEVICE if known else UNKNOWN
-    if _resident("VmRSS") is None:
+    if stated_bytes(_STATUS, "VmRSS") is None:
         return UNKNOWN
-    return PEAK if _resident("VmHWM") is not None and _forget_peak() else AFTER
+    return PEAK if stated_bytes(_STATUS, "VmHWM") is not None and _forget_peak() else AFTER
 
 
 def _memory_of(device: torch.device) -> Any:
@@ -116,27 +110,16 @@ def _forget_peak() -> bool:
     return False
 
 
-def _resident(field: str) -> int | None:
-    with suppress(OSError, ValueError):
-        for line in _STATUS.read_text(encoding="utf-8").splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    return None
+def _weights(model: nn.Module) -> dict[object, int]:
+    return _sizes((*model.parameters(), *model.buffers()))
 
 
-def _weights(model: nn.Module) -> dict[_Key, int]:
-    return {_key(t): _bytes(t) for t in (*model.parameters(), *model.buffers())}
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _key(tensor: Tensor) -> _Key:
-    """The same for two tensors that are the same memory."""
-    if tensor.is_meta or not tensor.numel():
-        return (id(tensor),)
-    return (tensor.device, tensor.data_ptr(), _bytes(tensor))
+def _sizes(tensors: Iterable[Tensor]) -> dict[object, int]:
+    """The bytes of tensors, by what is the same for two that are the same memory."""
+    return {
+        id(t) if t.is_meta or not t.numel() else (t.device, t.data_ptr(), t.nbytes): t.nbytes
+        for t in tensors
+    }
 
 
 def _tensors(root: object) -> Iterator[Tensor]:

@@ -1,13 +1,14 @@
-"""One greedy `generate` call, watched: when each token came, and what memory it took.
+"""Greedy `generate` calls, watched: when each token came, and what memory the call took.
 
 Axes: `B` batch, `S` tokens of the prompt.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from ...arch.limits import positions
+from ...checking import check_count
 from ...errors import ArgumentError, UnsupportedModelError
 from ...hooks import evaluating
+from ...progress import track
 from .footprint import MemoryMeter, cache_bytes, devices_of
 
 Inputs = dict[str, Tensor]
@@ -24,21 +27,58 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Run:
-    """What one call took.
+    """What one call took."""
 
-    Attributes:
-        seconds: of the whole call.
-        token_times: seconds from its start to each new token of a row.
-        tokens: new ones, over all rows.
-        peak_bytes: most memory; None where it is not known.
-        cache_bytes: of the cache at the end; None where the model returned none.
+    seconds: float  # of the whole call
+    token_times: tuple[float, ...]  # seconds from its start to each new token of a row
+    tokens: int  # new ones, over all rows
+    peak_bytes: int | None  # most memory; None where it is not known
+    cache_bytes: int | None  # of the cache at the end; None where the model returned none
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How much is generated, and how often; as of `compare_models_inference`."""
+
+    max_new_tokens: int
+    num_runs: int
+    warmup_runs: int
+    show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("max_new_tokens", self.max_new_tokens)
+        check_count("num_runs", self.num_runs)
+        check_count("warmup_runs", self.warmup_runs, 0)
+
+
+def take_turns(
+    models: Sequence[Any],
+    meters: Sequence[MemoryMeter],
+    prompts: Sequence[Inputs],
+    protocol: Protocol,
+) -> list[tuple[Run, ...]]:
+    """Runs of one model, or pairs of runs (of the first, of the second), by round, then by prompt.
+
+    The runs of a pair follow each other, so that a machine that drifts does not decide between the
+    models. Which is first alternates from prompt to prompt, and for each prompt from round to
+    round.
     """
-
-    seconds: float
-    token_times: tuple[float, ...]
-    tokens: int
-    peak_bytes: int | None
-    cache_bytes: int | None
+    inputs = [[on_device(prompt, model) for model in models] for prompt in prompts]
+    rounds = range(protocol.warmup_runs + protocol.num_runs)
+    turns = list(itertools.product(rounds, range(len(prompts))))
+    timed: list[tuple[Run, ...]] = []
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_ready_to_generate(model))
+        for number, prompt in track(turns, "timing", protocol.show_progress, unit="pair"):
+            order = range(len(models))
+            runs = {
+                n: _generate(models[n], inputs[prompt][n], protocol.max_new_tokens, meters[n])
+                for n in (order if (number + prompt) % 2 == 0 else reversed(order))
+            }
+            if number >= protocol.warmup_runs:
+                timed.append(tuple(runs[n] for n in order))
+    return timed
 
 
 class _Stamps:
@@ -55,7 +95,7 @@ class _Stamps:
 
 
 @contextmanager
-def ready_to_generate(model: Any) -> Iterator[None]:
+def _ready_to_generate(model: Any) -> Iterator[None]:
     """Eval mode, and transformers' defaults in the place of the model's own generation settings.
 
     `generate` fills what a call leaves open from the model's settings, so that beams, penalties,
@@ -75,17 +115,11 @@ def ready_to_generate(model: Any) -> Iterator[None]:
                 module.generation_config = settings
 
 
-def generate_once(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) -> Run:
-    """Generate exactly `count` tokens after each row; call it inside `ready_to_generate`.
+def _generate(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) -> Run:
+    """Generate exactly `count` tokens after each row.
 
     The time to the first token, and between tokens, is that of the tokens' arrival on the host,
     which waits for the device (on `mps`, transformers hands each token over one step late).
-
-    Args:
-        inputs: `input_ids` and `attention_mask`, (B, S).
-
-    Raises:
-        UnsupportedModelError: the model's own `generate` gave another number of tokens.
     """
     from transformers import GenerationConfig
 
@@ -108,13 +142,9 @@ def generate_once(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) ->
             f"in {len(stamps.times) - 1} steps. Only models that generate token by token can be "
             "timed."
         )
-    return Run(
-        seconds,
-        tuple(stamp - started for stamp in stamps.times[1:]),
-        rows * generated,
-        meter.read(),
-        cache_bytes(output.past_key_values),
-    )
+    times = tuple(stamp - started for stamp in stamps.times[1:])
+    cache = cache_bytes(output.past_key_values)
+    return Run(seconds, times, rows * generated, meter.read(), cache)
 
 
 def prompt_inputs(tokenizer: Any, prompt: str, models: Sequence[Any], count: int) -> Inputs:
@@ -126,6 +156,15 @@ def prompt_inputs(tokenizer: Any, prompt: str, models: Sequence[Any], count: int
     for model in models:
         check_prompt(model, int(ids.max()), ids.shape[1], count)
     return {"input_ids": ids, "attention_mask": encoded.get("attention_mask", torch.ones_like(ids))}
+
+
+def random_prompts(model: Any, tokenizer: Any, rows: int, length: int, seed: int) -> Inputs:
+    """Ids (B, S) drawn from the vocabulary without its special tokens, and a mask of ones."""
+    special = set(tokenizer.all_special_ids)
+    known = [n for n in range(min(len(tokenizer), vocabulary(model))) if n not in special]
+    draws = torch.Generator().manual_seed(seed)
+    ids = torch.tensor(known)[torch.randint(len(known), (rows, length), generator=draws)]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def on_device(inputs: Inputs, model: Any) -> Inputs:
@@ -146,8 +185,10 @@ def check_prompt(model: Any, highest: int, length: int, count: int) -> None:
             f"The prompt holds token id {highest}; the model knows 0 to {known - 1}. Use the "
             "tokenizer that belongs to the model."
         )
-    context = _context(model)
-    if context is not None and length + count > context:
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [n for n in (stated, positions(model)) if isinstance(n, int) and n > 0]
+    context = min(limits, default=length + count)
+    if length + count > context:
         room = context - length
         way = (
             f"Give max_new_tokens={room} or less, or a shorter prompt."
@@ -163,13 +204,6 @@ def check_prompt(model: Any, highest: int, length: int, count: int) -> None:
 def vocabulary(model: Any) -> int:
     """How many token ids a model knows."""
     return int(model.get_input_embeddings().weight.shape[0])
-
-
-def _context(model: Any) -> int | None:
-    """The tokens that a model was made for, and can count; None where it states no number."""
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limits = [n for n in (stated, positions(model)) if isinstance(n, int) and n > 0]
-    return min(limits, default=None)
 
 
 def _synchronize(devices: Sequence[torch.device]) -> None:

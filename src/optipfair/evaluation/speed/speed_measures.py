@@ -21,11 +21,7 @@ _ONE_PAIR = "one pair of runs shows no spread; ask for more runs"
 
 
 def figures(runs: Sequence[Run], weights: int, kind: str) -> dict[str, Any]:
-    """The figures of one model.
-
-    Returns:
-        As `time_inference` documents them, `prompt_tokens` left out.
-    """
+    """The figures of one model, as `time_inference` documents them, `prompt_tokens` left out."""
     times = [run.seconds for run in runs]
     median = statistics.median(times)
     peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
@@ -51,7 +47,7 @@ def figures(runs: Sequence[Run], weights: int, kind: str) -> dict[str, Any]:
     }
 
 
-def speedup(pairs: Sequence[tuple[Run, Run]], seed: int) -> dict[str, Any]:
+def speedup(pairs: Sequence[tuple[Run, ...]], seed: int) -> dict[str, Any]:
     """The median over pairs of (first model's time / second model's time), with its interval.
 
     The two runs of a pair follow each other, so what slows the machine down slows both, and a
@@ -68,7 +64,7 @@ def speedup(pairs: Sequence[tuple[Run, Run]], seed: int) -> dict[str, Any]:
 
 
 def compared(
-    pairs: Sequence[tuple[Run, Run]], original: dict[str, Any], pruned: dict[str, Any], seed: int
+    pairs: Sequence[tuple[Run, ...]], original: dict[str, Any], pruned: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     """The figures of two models side by side, as `compare_models_inference` documents them."""
     ratio = speedup(pairs, seed)
@@ -85,7 +81,7 @@ def compared(
 
 
 def table_row(
-    batch_size: int, prompt_tokens: int, pairs: Sequence[tuple[Run, Run]], seed: int
+    batch_size: int, prompt_tokens: int, pairs: Sequence[tuple[Run, ...]], seed: int
 ) -> dict[str, Any]:
     """One row of a table: tokens per second and first tokens by their medians, and the ratio."""
     row: dict[str, Any] = {"batch_size": batch_size, "prompt_tokens": prompt_tokens}

@@ -14,15 +14,14 @@ from ...checking import check_count
 from ...errors import ArgumentError
 from .footprint import MemoryMeter, memory_meter, weight_bytes
 from .generation import (
+    Protocol,
     check_prompt,
-    generate_once,
-    on_device,
     prompt_inputs,
-    ready_to_generate,
+    random_prompts,
+    take_turns,
     vocabulary,
 )
 from .speed_measures import compared, figures, table_row
-from .turns import Protocol, random_prompts, take_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,14 +70,11 @@ def time_inference(
         >>> found["generated_tokens"], len(found["times"])
         (8, 5)
     """
-    Protocol(max_new_tokens, num_runs, warmup_runs)
+    protocol = Protocol(max_new_tokens, num_runs, warmup_runs)
     _check_prompt("prompt", prompt)
-    inputs = on_device(prompt_inputs(tokenizer, prompt, [model], max_new_tokens), model)
+    inputs = prompt_inputs(tokenizer, prompt, [model], max_new_tokens)
     meter = memory_meter(model)
-    with ready_to_generate(model):
-        for _ in range(warmup_runs):
-            generate_once(model, inputs, max_new_tokens, meter)
-        runs = [generate_once(model, inputs, max_new_tokens, meter) for _ in range(num_runs)]
+    runs = [run for (run,) in take_turns([model], [meter], [inputs], protocol)]
     timed = figures(runs, weight_bytes(model), meter.kind)
     return timed | {"prompt_tokens": inputs["input_ids"].shape[1]}
 
@@ -153,8 +149,8 @@ def compare_models_inference(
     meters = _meters(models)
     pairs = take_turns(models, meters, inputs, protocol)
     original, pruned = (
-        figures([pair[which] for pair in pairs], weight_bytes(models[which]), meters[which].kind)
-        for which in (0, 1)
+        figures(runs, weight_bytes(model), meter.kind)
+        for runs, model, meter in zip(zip(*pairs, strict=True), models, meters, strict=True)
     )
     return compared(pairs, original, pruned, seed) | {
         "num_prompts": len(texts),

@@ -30,7 +30,7 @@ from optipfair import __version__, load_model, load_tokenizer, perplexity, prune
 from optipfair.arch.view import MLPView, describe
 from optipfair.batches import Batch
 from optipfair.evaluation.speed.footprint import memory_meter
-from optipfair.evaluation.text.wikitext import detokenised
+from optipfair.evaluation.tasks.reading import detokenised
 from optipfair.pruning.calibration.activations import neuron_input_norms
 from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.importance.mlp_scores import score_mlp_with_data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -18,17 +18,15 @@ from .likelihoods.query_tokens import encode
 from .tasks import TASKS
 from .tasks.choosing import (
     Chosen,
-    Missing,
     check_preset,
     find_data,
     named_tasks,
     read_tasks,
     within_budget,
 )
-from .tasks.reading import document
+from .tasks.reading import detokenised, document
 from .tasks.task import Item
 from .text.two_models import TEXT_MEASURES, check_windows, enough
-from .text.wikitext import detokenised
 
 CONTEXT = 512  # tokens
 WIKITEXT = "wikitext2/valid.txt"
@@ -51,7 +49,7 @@ class Agenda:
 
     Attributes:
         tasks: with their items.
-        missing: tasks that cannot be measured.
+        missing: names of tasks that cannot be measured -> why.
         text: to predict.
         context, stride: of its windows, in tokens.
         options: what was asked for.
@@ -59,7 +57,7 @@ class Agenda:
     """
 
     tasks: tuple[Chosen, ...]
-    missing: tuple[Missing, ...]
+    missing: Mapping[str, str]
     text: Text
     context: int
     stride: int
@@ -68,9 +66,8 @@ class Agenda:
 
     def unmeasured(self) -> dict[str, str]:
         """Why tasks are not measured."""
-        reasons = {each.task.name: each.reason for each in self.missing}
         others = set(TASKS) - {each.task.name for each in self.tasks}
-        return {name: reasons.get(name, "it is not among the chosen tasks") for name in others}
+        return {name: self.missing.get(name, "it is not among the chosen tasks") for name in others}
 
     def measure_ids(self) -> list[str]:
         """Identifiers of all measures, without those of groups."""
@@ -102,7 +99,7 @@ def make_agenda(tokenizer: Any, config: Any, options: EvaluateOptions) -> Agenda
     counted = within_budget(chosen, partial(_tokens, tokenizer), left, limit=limit, seed=seed)
     return Agenda(
         tuple(counted),
-        tuple(missing),
+        missing,
         Text(name, content, hashlib.sha256(content.encode()).hexdigest(), predicted),
         length,
         step,

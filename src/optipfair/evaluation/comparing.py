@@ -33,6 +33,7 @@ from .likelihoods.score import check_batch_tokens
 from .rows import corrected, flips_of, measured
 from .speed.generation import on_device, prompt_inputs
 from .speed.timing import compare_models_inference
+from .tasks import TASKS
 from .verdicts import verdicts
 
 if TYPE_CHECKING:
@@ -205,8 +206,8 @@ def _profiles(
 def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
     how = "Put {} into a folder and give it with --data; docs/evaluation.md says what it holds."
     missing = [
-        LeftOutWithWay(each.task.name, each.reason, how.format(each.task.path))
-        for each in agenda.missing
+        LeftOutWithWay(name, reason, how.format(TASKS[name].path))
+        for name, reason in agenda.missing.items()
     ]
     asked = {"speed": agenda.options.speed, "layer profile": agenda.options.layers}
     ways = {"speed": "Leave out --no-speed.", "layer profile": "Leave out --no-layers."}

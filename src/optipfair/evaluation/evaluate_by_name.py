@@ -31,7 +31,7 @@ from .evaluating import evaluate_by
 from .harness import find_tasks, harness_tasks
 from .likelihoods.score import check_batch_tokens
 from .tasks import TASKS
-from .tasks.choosing import find_data
+from .tasks.choosing import find_data, missing_data
 from .thresholds import Failure, check_thresholds, failures, read_thresholds
 
 Say = Callable[[str], None]
@@ -137,12 +137,8 @@ def split_tasks(
     folder = find_data(data)
     if folder is None and all(name in TASKS for name in names) and not _installed():
         return list(names), []  # says which data are missing
-    own = [
-        name
-        for name in names
-        if name in list(TASKS)
-        and (not TASKS[name].path or (folder is not None and (folder / TASKS[name].path).exists()))
-    ]
+    ours = [name for name in names if name in list(TASKS)]
+    own = [name for name in ours if missing_data(TASKS[name], folder) is None]
     return own, [name for name in names if name not in own]
 
 

@@ -57,5 +57,5 @@ def evaluate_by(agenda: Agenda, model: Any, tokenizer: Any) -> Evaluation:
         measures=figures.rows,
         tasks=[described_task(each, figures.answers) for each in agenda.tasks],
         text=figures.text,
-        left_out=[LeftOut(each.task.name, each.reason) for each in agenda.missing],
+        left_out=[LeftOut(name, reason) for name, reason in agenda.missing.items()],
     )

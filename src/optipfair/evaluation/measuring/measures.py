@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ...uncertainty import (
     Estimate,
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 Change = Literal["difference", "ratio"]
 
-SHARE, SIGNED, PERCENT = (0.0, 1.0), (-1.0, 1.0), (0.0, 100.0)  # scales
+SHARE, SIGNED = (0.0, 1.0), (-1.0, 1.0)  # scales
 _LARGEST = 700.0  # exp of more is not a float
 
 
@@ -180,6 +180,25 @@ def over(above: Any, below: Any) -> Floats:
     shape = np.broadcast_shapes(above.shape, below.shape)
     result: Floats = np.divide(above, below, out=np.full(shape, np.nan), where=below != 0)
     return result
+
+
+def preferred(first: ArrayLike, second: ArrayLike) -> Floats:
+    """1 where the first is larger, 0 where the second is, a half for ties, NaN where one is NaN."""
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    # Not the sign of the difference: two scores of -infinity are equal, their difference is NaN.
+    result = np.where(first > second, 1.0, np.where(first == second, 0.5, 0.0))
+    result[np.isnan(first) | np.isnan(second)] = np.nan
+    return result
+
+
+def settled(preference: Floats) -> Floats:
+    """A preference as an answer of 1 or 0: ties are none (NaN)."""
+    return np.where(preference == 0.5, np.nan, preference)
+
+
+def share_preferred(name: str, told: str, column: str, **more: Any) -> Measure:
+    """How often one side of a pair is preferred, of which half is neutral and a coin's."""
+    return Measure(name, told, **mean_of(column), better=0.5, scale=SHARE, chance=0.5, **more)
 
 
 def mcnemar(original: Columns, pruned: Columns, column: str) -> dict[str, Any]:

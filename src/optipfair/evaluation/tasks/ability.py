@@ -16,31 +16,30 @@ import numpy as np
 
 from ...errors import DataError
 from ..measuring.measures import SHARE, Columns, Floats, Measure, exponential_of, mean_of
-from .reading import Row, choice, json_rows
-from .task import Item, Query, Reading, Score, add, reading_of
+from .reading import Place, Row, choice, json_rows, reading_of
+from .task import Item, Items, Query, Reading, Scores, add
 
 Asked = tuple[tuple[Query, ...], dict[str, Any]]  # the queries of an item, and its facts
 
 
-def _lambada(_place: str, row: Row) -> Asked:
+def _lambada(_place: Place, row: Row) -> Asked:
     """A passage whose last word is asked for."""
     word = row["continuation"]
     return (Query(row["context"], f" {word}"),), {"answer": word}
 
 
-def _piqa(place: str, row: Row) -> Asked:
+def _piqa(place: Place, row: Row) -> Asked:
     """Two ways to reach a goal; label 0: sol1 is right."""
-    answers = row["sol1"], row["sol2"]
-    return _choices(row["goal"], answers, choice(place, row, "label", 2))
+    return _choices(row["goal"], (row["sol1"], row["sol2"]), choice(place, row, "label", 2))
 
 
-def _arc(place: str, row: Row) -> Asked:
+def _arc(place: Place, row: Row) -> Asked:
     """A question with choices; gold is the index of the right one."""
     answers = _texts(place, row, "choices")
     return _choices(row["question"], answers, choice(place, row, "gold", len(answers)))
 
 
-def _winogrande(place: str, row: Row) -> Asked:
+def _winogrande(place: Place, row: Row) -> Asked:
     """Two beginnings of one sentence, and how it goes on."""
     contexts = _texts(place, row, "context_options")
     gold = choice(place, row, "gold", len(contexts))
@@ -51,20 +50,27 @@ def _winogrande(place: str, row: Row) -> Asked:
 def _choices(question: str, answers: Sequence[str], gold: int) -> Asked:
     context = f"Question: {question}\nAnswer:"
     queries = tuple(Query(context, f" {answer}") for answer in answers)
-    return queries, {"about": question, "answers": tuple(answers), "gold": gold}
+    return queries, {"about": question, "answers": answers, "gold": gold}
 
 
-def _reader(asked: Callable[[str, Row], Asked], **columns: type) -> Callable[[Path], Reading]:
+def _texts(place: Place, row: Row, name: str) -> tuple[str, ...]:
+    texts = row[name]
+    if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(f"{place}: {name} is {texts!r}; expected are two or more texts.")
+    return tuple(texts)
+
+
+def _reader(asked: Callable[[Place, Row], Asked], **columns: type) -> Callable[[Path], Reading]:
     """Reads rows of these columns and an id, what is asked in each."""
 
-    def item(place: str, row: Row) -> Item:
+    def item(place: Place, row: Row) -> Item:
         queries, facts = asked(place, row)
         return Item(str(row["id"]), queries, cluster=str(row["id"]), facts=facts)
 
     return lambda path: reading_of(json_rows(path, {"id": object, **columns}), item)
 
 
-def last_words(_items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
+def last_words(_items: Items, scores: Scores) -> Columns:
     """`correct` (greedy decoding gives the word) and `logprob` (of the word), N rows each."""
     return {
         "correct": np.array([float(score.greedy) for (score,) in scores]),
@@ -72,12 +78,12 @@ def last_words(_items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Col
     }
 
 
-def likeliest(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
+def likeliest(items: Items, scores: Scores) -> Columns:
     """`correct`: whether the right choice is the likeliest one, the first of equal ones."""
     return {"correct": _chosen(items, scores, lambda _: 1)}
 
 
-def likeliest_by_length(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
+def likeliest_by_length(items: Items, scores: Scores) -> Columns:
     """The same, beside it log-likelihoods per character and per byte of the answers."""
     return {
         **likeliest(items, scores),
@@ -86,9 +92,7 @@ def likeliest_by_length(items: Sequence[Item], scores: Sequence[Sequence[Score]]
     }
 
 
-def _chosen(
-    items: Sequence[Item], scores: Sequence[Sequence[Score]], length: Callable[[str], int]
-) -> Floats:
+def _chosen(items: Items, scores: Scores, length: Callable[[str], int]) -> Floats:
     right = []
     for item, own in zip(items, scores, strict=True):
         answers = zip(own, item.facts["answers"], strict=True)
@@ -97,41 +101,35 @@ def _chosen(
     return np.array(right)
 
 
-def _texts(place: str, row: Row, name: str) -> tuple[str, ...]:
-    texts = row[name]
-    if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(f"{place}: {name} is {texts!r}; expected are two or more texts.")
-    return tuple(texts)
-
-
 def _shown_word(item: Item) -> list[str]:
     return [f"{item.queries[0].context} [{item.facts['answer']}]"]
 
 
 def _shown_choices(item: Item) -> list[str]:
-    marks = ("right" if n == item.facts["gold"] else "wrong" for n in range(len(item.queries)))
-    answers = zip(marks, item.facts["answers"], strict=True)
-    return [item.facts["about"], *(f"{mark}: {answer}" for mark, answer in answers)]
+    answers = enumerate(item.facts["answers"])
+    marks = {item.facts["gold"]: "right"}
+    return [item.facts["about"], *(f"{marks.get(n, 'wrong')}: {text}" for n, text in answers)]
 
 
-def _accuracy(chance: float | None) -> Measure:
-    return _share("acc", "share of items answered right, 0 to 1", "correct", chance)
+def _accuracy(chance: float | None, ending: str = "", told: str = "") -> Measure:
+    return Measure(
+        f"acc{ending}",
+        told or "share of items answered right, 0 to 1",
+        **mean_of(f"correct{ending}"),
+        better="higher",
+        scale=SHARE,
+        chance=chance,
+        headline=not ending,
+    )
 
 
 def _with_lengths(chance: float) -> tuple[Measure, ...]:
     same = "the same, log-likelihoods divided by the answers' length in"
     return (
         _accuracy(chance),
-        _share("acc_norm", f"{same} characters", "correct_norm", chance, headline=False),
-        _share("acc_bytes", f"{same} bytes", "correct_bytes", chance, headline=False),
+        _accuracy(chance, "_norm", f"{same} characters"),
+        _accuracy(chance, "_bytes", f"{same} bytes"),
     )
-
-
-def _share(
-    name: str, told: str, column: str, chance: float | None, *, headline: bool = True
-) -> Measure:
-    kind: Any = {"better": "higher", "scale": SHARE, "chance": chance, "headline": headline}
-    return Measure(name, told, **mean_of(column), **kind)
 
 
 _ASKED = (

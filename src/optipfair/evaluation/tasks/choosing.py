@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -25,42 +26,20 @@ DATA_VARIABLE = "OPTIPFAIR_DATA"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A task with the items that are used of it.
-
-    Attributes:
-        task: what is measured.
-        items: in the order of the file.
-        available: how many there were.
-        left_out: reason -> number of rows that are not used.
-        file: name of the data file, empty where there is none.
-        sha256: of its content.
-        licence: first line of the LICENSE beside it.
-        tokens: that a model reads for them; 0 before they are drawn.
-    """
+    """A task with the items that are used of it."""
 
     task: Task
-    items: tuple[Item, ...]
-    available: int
-    left_out: Mapping[str, int]
-    file: str
-    sha256: str
-    licence: str | None
-    tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A task that could not be measured, and what to do about it."""
-
-    task: Task
-    reason: str
+    items: tuple[Item, ...]  # in the order of the file
+    available: int  # how many there were
+    left_out: Mapping[str, int]  # reason -> number of rows that are not used
+    file: str  # name of the data file, empty where there is none
+    sha256: str  # of its content
+    licence: str | None  # first line of the LICENSE beside it
+    tokens: int = 0  # that a model reads for them; 0 before they are drawn
 
 
 def find_data(data: str | Path | None) -> Path | None:
-    """The folder of evaluation data: as given, else by the environment, else none.
-
-    "none" is no folder, whatever the environment says.
-    """
+    """The folder of data: as given ("none" is no folder), else by the environment, else none."""
     given = data if data is not None else os.environ.get(DATA_VARIABLE) or None
     if given is None or str(given) == NO_DATA:
         return None
@@ -89,22 +68,17 @@ def named_tasks(names: Sequence[str] | None) -> list[Task]:
 
 def read_tasks(
     tasks: Sequence[Task], data: Path | None, *, required: bool
-) -> tuple[list[Chosen], list[Missing]]:
-    """Read every task's items."""
-    chosen: list[Chosen] = []
-    missing: list[Missing] = []
-    for task in tasks:
-        reason = _missing(task, data)
-        if reason is None:
-            chosen.append(_read(task, (data or Path()) / task.path))
-        elif required:
-            raise DataError(f"The task {task.name} cannot be measured: {reason}.")
-        else:
-            missing.append(Missing(task, reason))
-    return chosen, missing
+) -> tuple[list[Chosen], dict[str, str]]:
+    """Every task with its items, and why those by other names cannot be measured."""
+    reasons = {task.name: missing_data(task, data) for task in tasks}
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    if required and missing:
+        raise DataError("The task {} cannot be measured: {}.".format(*next(iter(missing.items()))))
+    present = [task for task in tasks if task.name not in missing]
+    return [_read(task, (data or Path()) / task.path) for task in present], missing
 
 
-def _missing(task: Task, data: Path | None) -> str | None:
+def missing_data(task: Task, data: Path | None) -> str | None:
     """Why a task has no data, None where it has."""
     if not task.path or (data is not None and (data / task.path).exists()):
         return None
@@ -140,18 +114,20 @@ def within_budget(
     """
     if limit is not None:
         check_count("limit", limit)
-    groups = {each.task.name: _drawn(each, count, budget, limit, seed) for each in tasks}
-    totals = {name: sum(tokens for tokens, _ in rows) for name, rows in groups.items()}
-    shares = _shares(totals, budget)
-    return [_taken(each, groups[each.task.name], shares[each.task.name]) for each in tasks]
+    bounds = math.inf if limit is None else limit, math.inf if budget is None else budget
+    drawn = {each.task.name: _drawn(each, count, *bounds, seed) for each in tasks}
+    left, taken = bounds[1], {}
+    totals = {name: sum(tokens for tokens, _ in groups) for name, groups in drawn.items()}
+    for number, chosen in enumerate(sorted(tasks, key=lambda each: totals[each.task.name])):
+        name = chosen.task.name
+        share = min(float(totals[name]), left / (len(tasks) - number))
+        left -= share
+        taken[name] = _taken(chosen, drawn[name], share)
+    return [taken[each.task.name] for each in tasks]
 
 
 def _drawn(
-    chosen: Chosen,
-    count: Count,
-    budget: int | None,
-    limit: int | None,
-    seed: int,
+    chosen: Chosen, count: Count, limit: float, budget: float, seed: int
 ) -> list[tuple[int, list[Item]]]:
     """Groups of items in the order of the draw, with their tokens; no more than can be used."""
     task = chosen.task
@@ -167,25 +143,11 @@ def _drawn(
         counts = iter(count([item for group in part for item in group]))
         for group in part:
             items += len(group)
-            if kept and (
-                (limit is not None and items > limit) or (budget is not None and tokens > budget)
-            ):
+            if kept and (items > limit or tokens > budget):
                 return kept
             kept.append((sum(next(counts) for _ in group), group))
             tokens += kept[-1][0]
     return kept
-
-
-def _shares(totals: Mapping[str, int], budget: int | None) -> dict[str, float]:
-    if budget is None:
-        return dict.fromkeys(totals, float("inf"))
-    shares: dict[str, float] = {}
-    left, open_ = float(budget), dict(totals)
-    for name, total in sorted(totals.items(), key=lambda each: each[1]):
-        shares[name] = min(float(total), left / len(open_))
-        left -= shares[name]
-        del open_[name]
-    return shares
 
 
 def _taken(chosen: Chosen, groups: list[tuple[int, list[Item]]], share: float) -> Chosen:
@@ -209,10 +171,7 @@ def check_preset(preset: str) -> int | None:
 
 def _hash(place: Path) -> str:
     files = [place] if place.is_file() else sorted(f for f in place.iterdir() if f.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _licence(place: Path) -> str | None:

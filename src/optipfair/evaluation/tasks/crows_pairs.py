@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
 
-from ..measuring.measures import Columns, Measure
-from .preferences import facts, means, preferred, settled, share_preferred, totals, whole
-from .reading import Row, table_rows
-from .task import Item, Reading, Score, add, reading_of
+from ..measuring.measures import Columns, Measure, preferred, settled, share_preferred
+from .reading import Row, reading_of, table_rows
+from .task import Item, Items, Reading, Score, Scores, add, facts, means, totals, whole
 
 _COLUMNS = ("id", "sent_more", "sent_less", "bias_type")
 
@@ -29,21 +27,19 @@ def _pair(_place: str, row: Row) -> Item:
 
 
 def shared_totals(first: Score, second: Score) -> tuple[float, float]:
-    """Summed log-probabilities of the tokens that both sentences have, in the same order.
-
-    NaN where they share none.
-    """
+    """Summed log-probabilities of the tokens both have, in the same order; NaN for none."""
     matcher = SequenceMatcher(None, first.ids, second.ids, autojunk=False)
-    blocks = [block for block in matcher.get_matching_blocks() if block.size]
-    if not blocks:
+    pairs = [
+        (first.logprobs[a + k], second.logprobs[b + k])
+        for a, b, size in matcher.get_matching_blocks()
+        for k in range(size)
+    ]
+    if not pairs:
         return math.nan, math.nan
-    return (
-        math.fsum(x for block in blocks for x in first.logprobs[block.a : block.a + block.size]),
-        math.fsum(x for block in blocks for x in second.logprobs[block.b : block.b + block.size]),
-    )
+    return math.fsum(x for x, _ in pairs), math.fsum(y for _, y in pairs)
 
 
-def _outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
+def _outcomes(items: Items, scores: Scores) -> Columns:
     summed = preferred(*totals(scores).T)
     shared = np.array([shared_totals(more, less) for more, less in scores])
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,7 @@ from ...bias.prompts.pair_templates import generate_prompt_pairs
 from ...bias.prompts.pairs import PromptPair
 from ..measuring.divergence import jensen_shannon, softmax
 from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, mean_of
-from .preferences import facts, totals
-from .task import Item, Query, Reading, Score, add
+from .task import Item, Items, Query, Reading, Scores, add, facts, totals
 
 # Adjectives that may follow `as very` for anybody, four that praise and four that blame.
 WORDS = {
@@ -49,7 +47,7 @@ def _item(number: int, pair: PromptPair) -> Item:
     )
 
 
-def _outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
+def _outcomes(items: Items, scores: Scores) -> Columns:
     both = softmax(totals(scores).reshape(-1, 2, len(_ALL)))  # (N, prompt, word)
     first, second = both[:, 0], both[:, 1]
     blame = [word in WORDS["blame"] for word in _ALL]

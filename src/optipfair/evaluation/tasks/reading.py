@@ -1,21 +1,40 @@
-"""Rows of data files, each with the columns a task needs. What is wrong is named with its line."""
+"""Data files → rows with the columns a task needs → items; and texts. Faults name their line."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from .task import Item, Reading
 
+Place = str  # such as `file, line 3`
 Row = dict[str, Any]
+Rows = list[tuple[Place, Row]]
 
 
-def json_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, Row]]:
-    """The objects of a JSONL file, with their place (`file, line 3`)."""
+def reading_of(rows: Rows, made: Callable[[Place, Row], Item]) -> Reading:
+    """The items that are made of rows, each with an id of its own."""
+    items: dict[str, Item] = {}
+    places: dict[str, Place] = {}
+    for place, row in rows:
+        item = made(place, row)
+        if item.id in items:
+            raise DataError(
+                f"{place}: the id {item.id} is there twice, first in {places[item.id]}. Give each "
+                "row its own."
+            )
+        items[item.id], places[item.id] = item, place
+    return Reading([*items.values()])
+
+
+def json_rows(path: Path, columns: Mapping[str, type]) -> Rows:
+    """The objects of a JSONL file."""
     rows = []
     for place, line in text_lines(path):
         try:
@@ -32,8 +51,8 @@ def json_rows(path: Path, columns: Mapping[str, type]) -> list[tuple[str, Row]]:
     return _some(path, rows)
 
 
-def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[tuple[str, Row]]:
-    """The rows of a CSV or TSV file with a header, with their place."""
+def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Rows:
+    """The rows of a CSV or TSV file with a header."""
     reader = csv.DictReader(
         io.StringIO(_text(path)), delimiter=delimiter, restkey="", strict=delimiter == ",",
         quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
@@ -44,7 +63,7 @@ def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> li
             f"{path}, line 1: the header lacks {', '.join(missing)}. Expected are the columns "
             f"{', '.join(columns)}."
         )
-    rows: list[tuple[str, Row]] = []
+    rows: Rows = []
     try:
         for row in reader:
             place = f"{path}, line {reader.line_num}"
@@ -73,15 +92,29 @@ def document(path: Path) -> str:
     return text
 
 
-def text_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a text file that are not empty, with their place."""
+def detokenised(text: str) -> str:
+    """WikiText as people write: ` @-@ ` becomes `-`, and no space stands before punctuation.
+
+    `<unk>` and the headings (` = Title = `) stay.
+
+    Example:
+        >>> detokenised("It 's a low @-@ cost , well built (sort of ) ship .")
+        "It's a low-cost, well built (sort of) ship."
+    """
+    text = re.sub(r" @(.)@ ", r"\1", text)
+    text = re.sub(r" ([,.;:!?%)\]])", r"\1", text)
+    return re.sub(r"([(\[$]) ", r"\1", text).replace(" n't", "n't").replace(" 's", "'s")
+
+
+def text_lines(path: Path) -> Iterator[tuple[Place, str]]:
+    """The lines of a text file that are not empty."""
     # Only line feeds end lines: texts may hold U+2028 and its kin.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield f"{path}, line {number}", line
 
 
-def choice(place: str, row: Row, name: str, allowed: int) -> int:
+def choice(place: Place, row: Row, name: str, allowed: int) -> int:
     """A column that is the index of one of several choices."""
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < allowed:
@@ -100,7 +133,7 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is not encoded in UTF-8 ({exc}). Save it as UTF-8.") from exc
 
 
-def _checked(place: str, row: Row, columns: Mapping[str, type]) -> Row:
+def _checked(place: Place, row: Row, columns: Mapping[str, type]) -> Row:
     for name, kind in columns.items():
         if name not in row:
             raise DataError(
@@ -112,7 +145,7 @@ def _checked(place: str, row: Row, columns: Mapping[str, type]) -> Row:
     return row
 
 
-def _some(path: Path, rows: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
+def _some(path: Path, rows: Rows) -> Rows:
     if not rows:
         raise DataError(f"{path} holds no rows.")
     return rows

@@ -1,49 +1,44 @@
 """A task: a data file, how it becomes items, and what is measured on them. No torch.
 
 An item is what a model is asked: texts whose likelihood is wanted (`Query`, answered by a `Score`).
+Axes: `N` items, `Q` queries of an item, `T` tokens of a continuation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import DataError
+import numpy as np
+from numpy.typing import NDArray
+
 from ...registry import Registry
-from ..measuring.measures import Columns, Measure
+from ..measuring.measures import Columns, Floats, Measure
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """A text whose log-likelihood after a context is asked for.
 
-    Attributes:
-        context: what stands before it. Empty: the text begins a document, and its first token is
-            predicted from the tokenizer's token for the beginning (or, without one, the end) of a
-            text. Spaces at its end are counted to the continuation, as tokenizers do.
-        continuation: what is scored; not empty.
+    Without a context it begins a document: its first token is predicted from the tokenizer's token
+    for the beginning (or, without one, the end) of a text. Spaces at the end of a context are
+    counted to the continuation, as tokenizers do.
     """
 
     context: str
-    continuation: str
+    continuation: str  # not empty
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely a continuation is.
+    """How likely a continuation is."""
 
-    Attributes:
-        ids: (T,) its tokens.
-        logprobs: (T,) natural logarithm of each token's probability given all before it.
-        greedy: whether each token is the most likely one.
-    """
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    greedy: bool
+    ids: tuple[int, ...]  # (T,) its tokens
+    logprobs: tuple[float, ...]  # (T,) natural logarithms of their probabilities given all before
+    greedy: bool  # whether each token is the most likely one
 
     @property
     def total(self) -> float:
@@ -56,33 +51,22 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question to a model.
+    """One question to a model."""
 
-    Attributes:
-        id: unique within its task.
-        queries: what is scored for it.
-        cluster: items that share it (a target term, a template) are not independent.
-        facts: what the task's measures need to know: the right answer, a category, texts to show.
-    """
-
-    id: str
+    id: str  # unique within its task
     queries: tuple[Query, ...]
-    cluster: str
+    cluster: str  # items that share it (a target term, a template) are not independent
+    # What the task's measures need to know: the right answer, a category, texts to show.
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-Question = Literal["ability", "fairness"]
-Show = Callable[[Item], list[str]]
+Items = Sequence[Item]
+Scores = Sequence[Sequence[Score]]  # of each item, one a query
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The items of a data file.
-
-    Attributes:
-        items: in the order of the file.
-        left_out: reason -> number of rows that are not used.
-    """
+    """The items of a data file, in its order, and how many rows are not used, by the reason."""
 
     items: list[Item]
     left_out: dict[str, int] = field(default_factory=dict)
@@ -90,38 +74,22 @@ class Reading:
 
 @dataclass(frozen=True)
 class Task:
-    """One data set and what is measured on it.
+    """One data set and what is measured on it."""
 
-    Attributes:
-        name: as on the command line.
-        question: which question it helps to answer.
-        help: what it is, in one line.
-        source: where its definition comes from.
-        path: its file or folder inside the data folder.
-        read: file or folder -> items. Raises DataError with file, line and what was expected.
-        outcomes: items and their scores (one a query) -> columns of N rows.
-        measures: what is computed from the columns.
-        answer: a column of 0 and 1 (NaN: no answer) whose flips are listed, or None.
-        answers: what 0 and 1 mean there, in words.
-        protocol: how the queries are made and scored, in a sentence or two.
-        texts: the texts of an item to show beside its flip.
-        default: whether a comparison measures it without being asked.
-        together: items that must be drawn together, by a key (complete groups); None: each alone.
-    """
-
-    name: str
-    question: Question
-    help: str
-    source: str
-    path: str
-    read: Callable[[Path], Reading]
-    outcomes: Callable[[Sequence[Item], Sequence[Sequence[Score]]], Columns]
-    measures: tuple[Measure, ...]
-    protocol: str
-    texts: Show = lambda item: list(item.facts["texts"])
-    answer: str | None = None
-    answers: tuple[str, str] = ("wrong", "right")
-    default: bool = True
+    name: str  # as on the command line
+    question: Literal["ability", "fairness"]
+    help: str  # what it is, in one line
+    source: str  # where its definition comes from
+    path: str  # its file or folder inside the data folder; empty: it needs none
+    read: Callable[[Path], Reading]  # raises DataError with file, line and what was expected
+    outcomes: Callable[[Items, Scores], Columns]  # N rows each
+    measures: tuple[Measure, ...]  # what is computed from the columns
+    protocol: str  # how the queries are made and scored, in a sentence or two
+    texts: Callable[[Item], list[str]] = lambda item: list(item.facts["texts"])  # beside a flip
+    answer: str | None = None  # a column of 0 and 1 (NaN: no answer) whose flips are listed
+    answers: tuple[str, str] = ("wrong", "right")  # what 0 and 1 mean there, in words
+    default: bool = True  # whether a comparison measures it without being asked
+    # The key of items that must be drawn together (complete groups); None: each alone.
     together: Callable[[Item], str] | None = None
 
 
@@ -133,18 +101,27 @@ def add(name: str, **fields: Any) -> None:
     TASKS.add(name, Task(name, **fields))
 
 
-def reading_of(
-    rows: Iterable[tuple[str, dict[str, Any]]], made: Callable[[str, dict[str, Any]], Item]
-) -> Reading:
-    """The items that are made of rows with their places, each with an id of its own."""
-    items: dict[str, Item] = {}
-    places: dict[str, str] = {}
-    for place, row in rows:
-        item = made(place, row)
-        if item.id in items:
-            raise DataError(
-                f"{place}: the id {item.id} is there twice, first in {places[item.id]}. Give each "
-                "row its own."
-            )
-        items[item.id], places[item.id] = item, place
-    return Reading([*items.values()])
+def whole(*texts: str) -> tuple[Query, ...]:
+    """Texts scored from their first token on."""
+    return tuple(Query("", text) for text in texts)
+
+
+def facts(items: Items, name: str) -> NDArray[Any]:
+    """(N,) one fact of each item."""
+    return np.array([item.facts[name] for item in items])
+
+
+def totals(scores: Scores) -> Floats:
+    """(N, Q) summed log-probabilities, in nats."""
+    return np.array([[score.total for score in row] for row in scores], dtype=np.float64)
+
+
+def means(scores: Scores) -> Floats:
+    """(N, Q) log-probabilities per token, in nats."""
+    return np.array([[score.per_token for score in row] for row in scores], dtype=np.float64)
+
+
+def difference(first: Floats, second: Floats) -> Floats:
+    """first - second; NaN where one of them is not finite (a text that has no probability)."""
+    counted = np.isfinite(first) & np.isfinite(second)
+    return np.asarray(np.subtract(first, second, out=np.full(first.shape, np.nan), where=counted))

@@ -9,16 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import DataError
-from ..measuring.measures import Columns, Measure, mean_of
-from .preferences import difference, preferred, settled, share_preferred, totals
+from ..measuring.measures import Columns, Measure, mean_of, preferred, settled, share_preferred
 from .reading import text_lines
-from .task import Item, Query, Reading, Score, add
+from .task import Item, Items, Query, Reading, Scores, add, difference, totals
 
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERED = re.compile(r"(\d+)\s+(\S.*)")
-# Each male form with the female forms it may stand against.
-_FORMS = {"he": {"she"}, "him": {"her"}, "his": {"her", "hers"}, "himself": {"herself"}}
-_PRONOUNS = frozenset(_FORMS).union(*_FORMS.values())
+# A male and a female form that may stand against each other.
+PRONOUNS = {("he", "she"), ("him", "her"), ("his", "her"), ("his", "hers"), ("himself", "herself")}
+_WORDS = {word for pair in PRONOUNS for word in pair}
 _UNEQUAL = "the two sentences differ in more than the bracketed pronouns"
 _NO_PAIR = "the bracketed pronouns are not the same form for the other sex"
 _KINDS = {1: "the pronoun's meaning needs knowledge of the world", 2: "syntax tells it"}
@@ -64,10 +63,10 @@ def _sentences(path: Path) -> dict[str, str]:
 
 def _item(name: str, pro: str, anti: str, occupations: Sequence[str]) -> Item:
     first = next(match for match in _BRACKETS.finditer(pro) if _is_pronoun(match[1]))
-    before = _plain(pro[: first.start()])
+    before = _plain(pro[: first.start()]).rstrip()
     texts = [_plain(pro), _plain(anti)]
     # What stands before the pronoun is equal, and so is its likelihood: it need not be scored.
-    queries = tuple(Query(before.rstrip(), text[len(before.rstrip()) :]) for text in texts)
+    queries = tuple(Query(before, text[len(before) :]) for text in texts)
     places = {text: re.search(rf"\b{re.escape(text)}\b", texts[0].lower()) for text in occupations}
     named = sorted((place.start(), text) for text, place in places.items() if place)
     cluster = " and ".join(sorted(text for _, text in named[:2]))
@@ -79,8 +78,7 @@ def _fault(pro: str, anti: str) -> str | None:
     if _masked(pro) != _masked(anti):
         return _UNEQUAL
     pairs = zip(_pronouns(pro), _pronouns(anti), strict=True)
-    fits = all(b in _FORMS.get(a, ()) or a in _FORMS.get(b, ()) for a, b in pairs)
-    return None if fits else _NO_PAIR
+    return None if all({(a, b), (b, a)} & PRONOUNS for a, b in pairs) else _NO_PAIR
 
 
 def _masked(text: str) -> str:
@@ -92,7 +90,7 @@ def _pronouns(text: str) -> list[str]:
 
 
 def _is_pronoun(word: str) -> bool:
-    return word.lower() in _PRONOUNS
+    return word.lower() in _WORDS
 
 
 def _plain(text: str) -> str:
@@ -106,7 +104,7 @@ def _occupations(texts: Iterable[str]) -> list[str]:
     return sorted({re.sub(r"^(the|a|an)\s+", "", p) for p in phrases if not _is_pronoun(p)})
 
 
-def _outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
+def _outcomes(_items: Items, scores: Scores) -> Columns:
     pro, anti = totals(scores).T
     prefers = preferred(pro, anti)
     return {"gap": difference(pro, anti), "prefers": prefers, "answer": settled(prefers)}

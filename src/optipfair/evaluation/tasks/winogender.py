@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import numpy as np
 
 from ...errors import DataError
 from ..measuring.measures import SIGNED, Columns, Floats, Measure, mean_of, over
-from .preferences import difference, facts, totals, whole
 from .reading import table_rows
-from .task import Item, Reading, Score, add
+from .task import Item, Items, Reading, Scores, add, difference, facts, totals, whole
+from .winobias import PRONOUNS
 
 _SENTENCE_ID = re.compile(r"([^.]+)\.([^.]+)\.([01])\.(male|female|neutral)\.txt")
 _WORD = re.compile(r"[\w']+")
-_PRONOUNS = {("he", "she"), ("him", "her"), ("his", "her"), ("his", "hers"), ("himself", "herself")}
 _UNEQUAL = "the two forms differ in more than pronouns"
 _NOISE = 1e-12  # of a variance, against the squares it is the difference of
 _UNDEFINED = "the gap or the statistics do not vary over the occupations"
@@ -84,49 +83,38 @@ def _only_pronouns(male: str, female: str) -> bool:
     if _WORD.sub("", male) != _WORD.sub("", female) or len(words[0]) != len(words[1]):
         return False
     different = {pair for pair in zip(*words, strict=True) if pair[0] != pair[1]}
-    return bool(different) and different <= _PRONOUNS
+    return bool(different) and different <= PRONOUNS
 
 
-def _outcomes(items: Sequence[Item], scores: Sequence[Sequence[Score]]) -> Columns:
+def _outcomes(items: Items, scores: Scores) -> Columns:
     male, female = totals(scores).T
     gap = difference(female, male)
-    occupations = [item.cluster for item in items]
-    meant = facts(items, "occupation_meant")
+    counted, meant = ~np.isnan(gap), facts(items, "occupation_meant")
+    _, occupation = np.unique([item.cluster for item in items], return_inverse=True)
     columns = {"women": facts(items, "women"), "gap": gap}
-    for suffix, rows in (("", meant), ("_all", np.ones(len(items), dtype=bool))):
-        columns |= _by_occupation(gap, occupations, rows & ~np.isnan(gap), suffix)
+    for suffix, rows in (("", meant & counted), ("_all", counted)):
+        sums = np.bincount(occupation, np.where(rows, gap, 0.0))
+        sizes = np.maximum(np.bincount(occupation, rows), 1)
+        columns[f"mean{suffix}"] = (sums / sizes)[occupation]
+        # A row's share of its occupation, so that a sum over rows is one over occupations.
+        columns[f"share{suffix}"] = np.where(rows, 1 / sizes[occupation], 0.0)
     return columns
 
 
-def _by_occupation(
-    gap: Floats, occupations: Sequence[str], rows: Any, suffix: str
-) -> dict[str, Floats]:
-    """The occupation's mean gap at each of its rows, and the row's share of the occupation."""
-    _, number = np.unique(list(occupations), return_inverse=True)
-    sums = np.bincount(number, np.where(rows, gap, 0.0))
-    sizes = np.maximum(np.bincount(number, rows), 1)
-    return {
-        f"mean{suffix}": (sums / sizes)[number],
-        f"share{suffix}": np.where(rows, 1 / sizes[number], 0.0),
-    }
-
-
-def _moments(suffix: str) -> Any:
+def _moments(suffix: str) -> Callable[[Columns], Floats]:
     """Sums over occupations of 1, x, y, xx, yy, xy: x the share of women, y the mean gap."""
 
     def parts(columns: Columns) -> Floats:
         x, y = columns["women"], columns[f"mean{suffix}"]
         powers = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
-        result: Floats = powers * columns[f"share{suffix}"][:, None]
-        return result
+        return np.asarray(powers * columns[f"share{suffix}"][:, None])
 
     return parts
 
 
 def _correlation(sums: Floats) -> Floats:
     xx, yy, xy = _spread(sums)
-    result: Floats = np.clip(over(xy, np.sqrt(xx) * np.sqrt(yy)), -1, 1)
-    return result
+    return np.asarray(np.clip(over(xy, np.sqrt(xx) * np.sqrt(yy)), -1, 1))
 
 
 def _slope(sums: Floats) -> Floats:
@@ -140,8 +128,7 @@ def _spread(sums: Floats) -> tuple[Floats, Floats, Floats]:
 
     def variance(mean: Floats, square: Floats) -> Floats:
         spread = n * square - mean**2
-        result: Floats = np.where(spread > _NOISE * n * square, spread, 0.0)
-        return result
+        return np.where(spread > _NOISE * n * square, spread, 0.0)
 
     return variance(x, xx), variance(y, yy), n * xy - x * y
 

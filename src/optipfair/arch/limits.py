@@ -20,7 +20,7 @@ def check_sequences(model: Any, batches: Sequence[Batch]) -> None:
         DataError: a token id outside the vocabulary, or a sequence of more tokens than the model
             has positions. Positions that are computed for any length (rotary ones) set no limit.
     """
-    known = int(model.get_input_embeddings().weight.shape[0])
+    known = vocabulary(model)
     for batch in batches:
         least, most = (int(each) for each in batch.input_ids.aminmax())
         if least < 0 or most >= known:
@@ -35,6 +35,11 @@ def check_sequences(model: Any, batches: Sequence[Batch]) -> None:
             f"A calibration sequence has {longest} tokens; this {model.config.model_type!r} has "
             f"{limit} positions. Give shorter ones (of a text: calibration_length={limit})."
         )
+
+
+def vocabulary(model: Any) -> int:
+    """How many token ids a model knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def positions(model: Any) -> int | None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..arch.limits import vocabulary
 from ..checking import whole_number
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
@@ -164,7 +165,7 @@ def _check_alike(original: Any, pruned: Any, tokenizer: Any) -> None:
             "model before it is pruned, or prune with prune_model's copy."
         )
     check_vocabularies(original.config, pruned.config, ("original", "pruned"))
-    held = min(int(m.get_input_embeddings().weight.shape[0]) for m in (original, pruned))
+    held = min(vocabulary(original), vocabulary(pruned))
     if len(tokenizer) > held:
         raise ArgumentError(
             f"The tokenizer has {len(tokenizer)} tokens and the models have embeddings for {held}. "

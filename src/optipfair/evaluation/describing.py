@@ -15,7 +15,7 @@ from ..distributed import world_size
 from ..report.comparison import ModelFacts, Protocol, TaskFacts, Versions
 from ..uncertainty import DRAWS, LEVEL
 from .agenda import Agenda
-from .likelihoods.answers import Answers
+from .rows import Answers
 from .speed.footprint import weight_bytes
 from .tasks.choosing import Chosen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arch.limits import vocabulary
 from ..arch.view import describe
 from ..bias.prompts.pairs import check_prompt_pairs
 from ..bias.study import carry_out, plan_study

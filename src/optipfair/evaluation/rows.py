@@ -5,16 +5,21 @@ Every measure has a row over all items and one over each of its groups.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import ModelOutputError
 from ..report.comparison import FigureOfOne, FigureOfTwo, FlippedItem, Flips, TextFacts
 from ..uncertainty import holm
 from .agenda import Agenda, identifier
-from .likelihoods.answers import Answers, answers_of
+from .evaluate_options import EvaluateOptions
+from .likelihoods.score import score
+from .likelihoods.score_cache import ScoreCache, fingerprint
 from .measuring.measures import Columns, Measure, compare, estimate, groups, mcnemar, taken
 from .tasks.choosing import Chosen
 from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
@@ -24,25 +29,28 @@ FEWEST = 5  # items of a group, so that it has a row of its own
 
 
 @dataclass(frozen=True)
+class Answers:
+    """A model's outcomes."""
+
+    fingerprint: str  # of the model
+    columns: Mapping[str, Columns]  # of each task, one row an item
+    reused: Mapping[str, int]  # of each task, scores that were known from an earlier run
+
+
+@dataclass(frozen=True)
 class Measured:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        answers: of each model, to the tasks.
-        rows: those of the text first; `FigureOfOne` for one model, `FigureOfTwo` for two.
-        text: that was predicted.
-    """
-
-    answers: list[Answers]
-    rows: list[Any]
-    text: TextFacts
+    answers: list[Answers]  # of each model, to the tasks
+    rows: list[Any]  # those of the text first; `FigureOfOne` for one model, `FigureOfTwo` for two
+    text: TextFacts  # that was predicted
 
 
 def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
     """Let one model, or two, answer the tasks and predict the text, and measure both."""
     asked = agenda.options
     answers = [
-        answers_of(model, tokenizer, agenda.tasks, asked, name)
+        _answers(model, tokenizer, agenda.tasks, asked, name)
         for model, name in zip(models, asked.names, strict=True)
     ]
     alike = len({*asked.names}) < len(models)
@@ -58,27 +66,56 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
     )
     own = OF_ONE if len(models) == 1 else TEXT_MEASURES
     items = range(len(text.columns[0]["nll"]))
-    rows = measure_rows("text", "quality", own, text.columns, items, seed=asked.seed)
+    rows = _rows("text", "quality", own, text.columns, items, asked.seed)
     for each in agenda.tasks:
         task = each.task
         question = "fairness" if task.question == "fairness" else "quality"
         columns = [given.columns[task.name] for given in answers]
         clusters = [item.cluster for item in each.items]
-        rows += measure_rows(task.name, question, task.measures, columns, clusters, seed=asked.seed)
+        rows += _rows(task.name, question, task.measures, columns, clusters, asked.seed)
     about = agenda.text
     facts = TextFacts(about.name, about.sha256, text.tokens, text.words, text.bytes)
     return Measured(answers, rows, facts)
 
 
-def measure_rows(
+def _answers(
+    model: Any, tokenizer: Any, tasks: Sequence[Chosen], asked: EvaluateOptions, name: str
+) -> Answers:
+    """Score all items of all tasks, one task after the other."""
+    columns: dict[str, Columns] = {}
+    reused: dict[str, int] = {}
+    folder = asked.cache_dir
+    with nullcontext() if folder is None else ScoreCache(Path(folder), model) as cache:
+        for each in tasks:
+            before = 0 if cache is None else cache.reused
+            try:
+                scores = score(
+                    model,
+                    tokenizer,
+                    [query for item in each.items for query in item.queries],
+                    batch_tokens=asked.batch_tokens,
+                    label=f"{name}: {each.task.name}",
+                    show_progress=asked.show_progress,
+                    done=cache,
+                )
+            except ModelOutputError as exc:
+                raise ModelOutputError(f"{name}, {each.task.name}: {exc}") from exc
+            rest = iter(scores)
+            per_item = [[next(rest) for _ in item.queries] for item in each.items]
+            columns[each.task.name] = each.task.outcomes(each.items, per_item)
+            reused[each.task.name] = 0 if cache is None else cache.reused - before
+        sha256 = fingerprint(model) if cache is None else cache.fingerprint
+    return Answers(sha256, columns, reused)
+
+
+def _rows(
     task: str,
     question: str,
     measures: Sequence[Measure],
     columns: Sequence[Columns],
     clusters: Sequence[Hashable],
-    *,
-    seed: int = 0,
-) -> list[Any]:
+    seed: int,
+) -> list[FigureOfOne | FigureOfTwo]:
     """The rows of a task, from the columns of one model or of two, N rows each.
 
     Items of one label in `clusters`, (N,), are drawn together.
@@ -111,11 +148,7 @@ def measure_rows(
 
 
 def _row(
-    about: dict[str, Any],
-    measure: Measure,
-    columns: Sequence[Columns],
-    clusters: Sequence[Hashable],
-    seed: int,
+    about: dict[str, Any], measure: Measure, columns: Sequence[Columns], clusters: Any, seed: int
 ) -> FigureOfOne | FigureOfTwo:
     if len(columns) == 1:
         return FigureOfOne(**about, **estimate(measure, columns[0], clusters, seed=seed))

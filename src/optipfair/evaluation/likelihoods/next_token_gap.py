@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...arch.limits import positions
+from ...arch.limits import positions, vocabulary
 from ...bias.prompts.pairs import PromptPair
 from ...bias.prompts.tokens import encode
 from ...errors import ArgumentError, DataError, ModelOutputError
@@ -76,33 +76,25 @@ def next_token_gap(
         (True, ['praise', 'blame'])
     """
     sets = _checked(words or {})
-    live: Any = model
-    vocabulary = live.get_input_embeddings().weight.shape[0]
     pair = PromptPair(prompt1, prompt2)
     prompts = [prompt.rstrip() for prompt in (pair.prompt1, pair.prompt2)]
-    ids = [_ids(tokenizer, prompt, vocabulary) for prompt in prompts]
+    ids = [_ids(model, tokenizer, prompt) for prompt in prompts]
     with evaluating(model):
         first, second = (np.exp(_log_probabilities(model, row)[-1]) for row in ids)
-        probabilities = {
-            word: (
-                _probability(model, tokenizer, prompts[0], word, vocabulary),
-                _probability(model, tokenizer, prompts[1], word, vocabulary),
+        by_word: dict[str, Any] = {
+            word: tuple(
+                _probability(model, tokenizer, prompt, word, len(own))
+                for prompt, own in zip(prompts, ids, strict=True)
             )
             for chosen in sets.values()
             for word in chosen
         }
-    return NextTokenGap(
-        jensen_shannon=float(jensen_shannon(first, second)),
-        total_variation=float(total_variation(first, second)),
-        words=probabilities,
-        sets={
-            name: (
-                math.fsum(probabilities[word][0] for word in chosen),
-                math.fsum(probabilities[word][1] for word in chosen),
-            )
-            for name, chosen in sets.items()
-        },
-    )
+    by_set: dict[str, Any] = {
+        name: tuple(map(math.fsum, zip(*(by_word[word] for word in chosen), strict=True)))
+        for name, chosen in sets.items()
+    }
+    divergence, distance = jensen_shannon(first, second), total_variation(first, second)
+    return NextTokenGap(float(divergence), float(distance), by_word, by_set)
 
 
 def _checked(words: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -123,17 +115,16 @@ def _checked(words: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return sets
 
 
-def _ids(tokenizer: Any, text: str, vocabulary: int) -> list[int]:
+def _ids(model: Any, tokenizer: Any, text: str) -> list[int]:
     """Token ids without what the tokenizer adds at the end."""
-    encoded = encode(tokenizer, text, vocabulary)
+    encoded = encode(tokenizer, text, vocabulary(model))
     end = max(index for index, special in enumerate(encoded.special) if not special) + 1
     return list(encoded.ids[:end])
 
 
-def _probability(model: Any, tokenizer: Any, prompt: str, word: str, vocabulary: int) -> float:
-    """Of a word after a prompt: the tokens that the word adds to it."""
-    start = len(_ids(tokenizer, prompt, vocabulary))
-    ids = _ids(tokenizer, f"{prompt} {word}", vocabulary)
+def _probability(model: Any, tokenizer: Any, prompt: str, word: str, start: int) -> float:
+    """Of a word after a prompt: of the tokens from `start`, which it adds to the prompt's."""
+    ids = _ids(model, tokenizer, f"{prompt} {word}")
     if len(ids) <= start:
         raise DataError(
             f"The tokenizer makes no token of its own of {word!r} after {prompt!r}. Give another "
@@ -151,8 +142,7 @@ def _log_probabilities(model: Any, ids: list[int]) -> Floats:
             f"A prompt has {len(ids)} tokens; this {model.config.model_type!r} has {limit} "
             "positions. Give a shorter one."
         )
-    device = model.get_input_embeddings().weight.device
-    row = torch.tensor([ids], device=device)
+    row = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
     logits = model(input_ids=row, use_cache=False).logits[0].float()
     logs: Floats = torch.log_softmax(logits, dim=-1).double().cpu().numpy()
     if np.isnan(logs).any():

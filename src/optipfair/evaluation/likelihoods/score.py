@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...arch.limits import positions
+from ...arch.limits import positions, vocabulary
 from ...batches import Batch, model_inputs
 from ...checking import check_count
 from ...distributed import divided, is_first, together, world_size
@@ -29,11 +30,10 @@ from ...hooks import evaluating
 from ...progress import track
 from ..tasks.task import Query, Score
 from .query_tokens import Encoded, encode, fitted
+from .score_cache import ScoreCache, Scored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from .score_cache import ScoreCache
 
 _BATCH_TOKENS = {"cpu": 512}  # more would only be padding
 _MORE_BATCH_TOKENS = 16384  # on an accelerator
@@ -43,20 +43,13 @@ _SOFTMAX_BYTES = {"cpu": 2**22}  # float32 logits that are normalised at once: w
 _MORE_SOFTMAX_BYTES = 2**28
 _SHORTER = 0.875  # a row shorter than this share of a batch's longest is too much padding
 
-Scored = tuple[list[float], bool]
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the model reads once, and the queries it answers: they differ in their last token.
+    """What the model reads once, and the queries it answers: they differ in their last token."""
 
-    Attributes:
-        inputs: (S,) token ids.
-        queries: each ends one token after the inputs do.
-    """
-
-    inputs: tuple[int, ...]
-    queries: tuple[Encoded, ...]
+    inputs: tuple[int, ...]  # (S,) token ids
+    queries: tuple[Encoded, ...]  # each ends one token after the inputs do
 
     @property
     def kept(self) -> int:
@@ -81,19 +74,9 @@ def score(
     float32 (float64 where the model works in it). Contexts longer than the model's positions lose
     tokens from the left, with a warning. Several processes share the batches.
 
-    Args:
-        batch_tokens: most tokens of a batch with its padding, 1 or more (a longer row is a batch of
-            its own); by default 512 on a CPU and 16,384 elsewhere. Logits of a batch have a
-            bound of their own, 256 MiB on a CPU and 1 GiB elsewhere.
-        done: scores of an earlier run, to which those of this one are added batch by batch.
-
-    Returns:
-        One score a query, in their order.
-
-    Raises:
-        ArgumentError: `batch_tokens` out of range; no token to begin a text with.
-        DataError: nothing to score in a query, or tokens that the model does not know.
-        ModelOutputError: the model gives probabilities that are not finite.
+    A batch has at most `batch_tokens` with its padding (a longer row is a batch of its own), and
+    its logits a bound of their own. `done` holds scores of an earlier run; those of this one are
+    added batch by batch.
     """
     check_batch_tokens(batch_tokens)
     encoded = _known(model, _fitting(model, encode(tokenizer, queries)))
@@ -111,23 +94,17 @@ def score(
         for first in track(rounds, label, show_progress):
             now = pending[first : first + world_size()]
             answers = divided(lambda n, now=now: _run(model, now[n]), len(now))  # type: ignore[misc]
-            for batch, answer in zip(now, answers, strict=True):
-                scored |= zip(_asked(batch), answer, strict=True)
-            if done is not None:
-                _keep(done, now, answers)
+            with together():
+                for batch, answer in zip(now, answers, strict=True):
+                    scored |= zip(_asked(batch), answer, strict=True)
+                    if done is not None:
+                        done.add(batch_key(batch), answer)
     return [Score(each.wanted, tuple(scored[each][0]), scored[each][1]) for each in encoded]
 
 
 def check_batch_tokens(batch_tokens: int | None) -> None:
-    """Refuse what is no number of tokens."""
     if batch_tokens is not None:
         check_count("batch_tokens", batch_tokens)
-
-
-def _keep(done: ScoreCache, batches: Sequence[list[Row]], answers: Sequence[list[Scored]]) -> None:
-    with together():
-        for batch, answer in zip(batches, answers, strict=True):
-            done.add(batch_key(batch), answer)
 
 
 def planned(
@@ -136,7 +113,7 @@ def planned(
     """Rows in batches: longest first, then by their tokens, up to both bounds, hardly padded."""
     device = model.get_input_embeddings().weight.device.type
     most = batch_tokens or _BATCH_TOKENS.get(device, _MORE_BATCH_TOKENS)
-    logits = _LOGIT_BYTES.get(device, _MORE_LOGIT_BYTES) // (4 * _vocabulary(model))
+    logits = _LOGIT_BYTES.get(device, _MORE_LOGIT_BYTES) // (4 * _logits_of_a_token(model))
     partly = _keeps_some(model)
     batches: list[list[Row]] = []
     kept = 0
@@ -177,7 +154,7 @@ def _fitting(model: Any, encoded: Sequence[Encoded]) -> list[Encoded]:
 
 
 def _known(model: Any, encoded: list[Encoded]) -> list[Encoded]:
-    known = int(model.get_input_embeddings().weight.shape[0])
+    known = vocabulary(model)
     largest = max((max(each.ids) for each in encoded), default=0)
     if largest >= known:
         raise DataError(
@@ -201,10 +178,9 @@ def _asked(batch: Sequence[Row]) -> list[Encoded]:
     return [query for row in batch for query in row.queries]
 
 
-def _vocabulary(model: Any) -> int:
-    head = model.get_output_embeddings()
-    rows = None if head is None else getattr(head, "weight", None)
-    return int((model.get_input_embeddings().weight if rows is None else rows).shape[0])
+def _logits_of_a_token(model: Any) -> int:
+    rows = getattr(model.get_output_embeddings(), "weight", None)
+    return vocabulary(model) if rows is None else int(rows.shape[0])
 
 
 def _keeps_some(model: Any) -> bool:
@@ -222,16 +198,13 @@ def _run(model: Any, rows: Sequence[Row]) -> list[Scored]:
     begins = [min(query.start for query in row.queries) - 1 for row in rows]
     some = {"logits_to_keep": longest - min(begins)} if _keeps_some(model) else {}
     logits: Tensor = model(**model_inputs(batch, device), use_cache=False, **some).logits
-    left_out = longest - logits.shape[1]
     places: list[int] = []
-    targets: list[int] = []
-    sizes: list[int] = []
     for number, row in enumerate(rows):
+        first = (number + 1) * logits.shape[1] - longest
         for query in row.queries:
-            first = number * logits.shape[1] - left_out
             places += range(first + query.start - 1, first + len(row.inputs))
-            targets += query.wanted
-            sizes.append(len(query.wanted))
+    asked = _asked(rows)
+    targets = [token for query in asked for token in query.wanted]
     logprobs, best = _picked(logits.flatten(0, 1), torch.tensor(places), torch.tensor(targets))
     if not all(map(math.isfinite, logprobs)):
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
@@ -240,7 +213,9 @@ def _run(model: Any, rows: Sequence[Row]) -> list[Scored]:
             "with it. Look for NaN or infinite weights, or load it in a wider dtype (bfloat16, "
             "float32)."
         )
-    return _by_query(logprobs, best, sizes)
+    scores = zip(logprobs, best, strict=True)
+    own = ([*itertools.islice(scores, len(query.wanted))] for query in asked)
+    return [([logprob for logprob, _ in each], all(top for _, top in each)) for each in own]
 
 
 def _picked(logits: Tensor, places: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
@@ -259,11 +234,3 @@ def _picked(logits: Tensor, places: Tensor, targets: Tensor) -> tuple[list[float
         logprobs.append(picked)
         best.append(largest)
     return torch.cat(logprobs).tolist(), torch.cat(best).tolist()
-
-
-def _by_query(logprobs: list[float], best: list[bool], sizes: list[int]) -> list[Scored]:
-    scores, end = [], 0
-    for size in sizes:
-        part = slice(end, end := end + size)
-        scores.append((logprobs[part], all(best[part])))
-    return scores

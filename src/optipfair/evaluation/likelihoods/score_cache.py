@@ -20,7 +20,7 @@ import torch
 from ...distributed import in_first
 from ...errors import OutputError, PruningWarning
 
-Scored = tuple[list[float], bool]
+Scored = tuple[list[float], bool]  # log-probabilities, and whether each token is the likeliest
 
 _FORMAT = 1
 _CHUNK = 2**24  # elements hashed at once
@@ -28,32 +28,27 @@ _OF_LOADING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transf
 
 
 class ScoreCache(AbstractContextManager["ScoreCache"]):
-    """The scores of one model, by batch. Only the first of several processes writes.
-
-    Use it in a `with` block, or call `close`.
-    """
+    """The scores of one model, by batch. Only the first of several processes writes."""
 
     def __init__(self, folder: Path, model: Any) -> None:
-        """Open the file of a model, or begin it."""
-        self._header = header(model)
+        self.fingerprint = fingerprint(model)
+        # What the bits of a score depend on beside the batch.
+        self._header = {
+            "format": _FORMAT,
+            "model": self.fingerprint,
+            "device": model.get_input_embeddings().weight.device.type,
+            "torch": str(torch.__version__),
+        }
         self.path = folder / f"scores-{_hash(self._header)[:16]}.jsonl"
         self.reused = 0  # scores taken from the file
         self._file: TextIO | None = None
         self._found = in_first(self._opened)
-
-    def __len__(self) -> int:
-        return len(self._found)
 
     def get(self, key: str) -> list[Scored] | None:
         """The scores of a batch, None if it is not there."""
         known = self._found.get(key)
         self.reused += len(known or ())
         return known
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the model."""
-        return str(self._header["model"])
 
     def add(self, key: str, scores: Sequence[Scored]) -> None:
         """Keep a batch; it is in the file when this returns."""
@@ -62,12 +57,9 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
             self._file.write(_line(key, scores))
             self._file.flush()
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _opened(self) -> dict[str, list[Scored]]:
         """What the file holds; it is written anew unless every line is whole."""
@@ -100,16 +92,6 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
         lines = [json.dumps(self._header) + "\n", *(_line(*each) for each in kept.items())]
         temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(self.path)
-
-
-def header(model: Any) -> dict[str, Any]:
-    """What the bits of a score depend on beside the batch."""
-    return {
-        "format": _FORMAT,
-        "model": fingerprint(model),
-        "device": model.get_input_embeddings().weight.device.type,
-        "torch": str(torch.__version__),
-    }
 
 
 def fingerprint(model: Any) -> str:
@@ -146,22 +128,19 @@ def _check(key: str, scores: Sequence[Scored]) -> str:
 
 
 def _read(lines: Sequence[str]) -> tuple[dict[str, list[Scored]], int]:
-    whole_lines: dict[str, list[Scored]] = {}
+    """The lines that are whole, and the number of the others."""
+    kept: dict[str, list[Scored]] = {}
     damaged = 0
     for line in lines:
         values = _parsed(line)
         try:
-            scores = [
-                ([float(each) for each in logprobs], bool(greedy))
-                for logprobs, greedy in values["scores"]
-            ]
-            whole = values["check"] == _check(values["batch"], scores)
+            scores = [([*map(float, own)], bool(greedy)) for own, greedy in values["scores"]]
+            if values["check"] != _check(values["batch"], scores):
+                raise ValueError
+            kept[values["batch"]] = scores
         except (KeyError, TypeError, ValueError):
-            whole = False
-        if whole:
-            whole_lines[values["batch"]] = scores
-        damaged += not whole
-    return whole_lines, damaged
+            damaged += 1
+    return kept, damaged
 
 
 def _parsed(line: str) -> Any:

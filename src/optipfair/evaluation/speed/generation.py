@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arch.limits import positions
+from ...arch.limits import positions, vocabulary
 from ...checking import check_count
 from ...errors import ArgumentError, UnsupportedModelError
 from ...hooks import evaluating
@@ -199,11 +199,6 @@ def check_prompt(model: Any, highest: int, length: int, count: int) -> None:
             f"A prompt of {length} tokens and max_new_tokens={count} make {length + count} tokens; "
             f"the model's context (max_position_embeddings) has {context}. {way}"
         )
-
-
-def vocabulary(model: Any) -> int:
-    """How many token ids a model knows."""
-    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def _synchronize(devices: Sequence[torch.device]) -> None:

@@ -10,17 +10,11 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...arch.limits import vocabulary
 from ...checking import check_count
 from ...errors import ArgumentError
 from .footprint import MemoryMeter, memory_meter, weight_bytes
-from .generation import (
-    Protocol,
-    check_prompt,
-    prompt_inputs,
-    random_prompts,
-    take_turns,
-    vocabulary,
-)
+from .generation import Protocol, check_prompt, prompt_inputs, random_prompts, take_turns
 from .speed_measures import compared, figures, table_row
 
 if TYPE_CHECKING:

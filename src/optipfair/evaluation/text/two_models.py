@@ -26,20 +26,14 @@ _ROWS = 64  # predictions that make one row: neighbours are not independent
 
 @dataclass(frozen=True)
 class TextColumns:
-    """What models make of a text, one row for at most 64 predictions that follow each other.
+    """What models make of a text, one row for at most 64 predictions that follow each other."""
 
-    Attributes:
-        columns: of each model: `nll` (nats), `tokens`, `words`, `bytes`, `kl` (nats, summed over
-            the predicted tokens, from the first model) and `same` (predictions whose most likely
-            token is the first model's).
-        tokens: predicted tokens in all.
-        words, bytes: of the text those tokens make up, split at white space, in UTF-8.
-    """
-
+    # Of each model: `nll` (nats), `tokens`, `words`, `bytes`, `kl` (nats, summed over the predicted
+    # tokens, from the first model), `same` (predictions whose likeliest token is the first's).
     columns: tuple[Columns, ...]
-    tokens: int
-    words: int
-    bytes: int
+    tokens: int  # predicted in all
+    words: int  # of the text those tokens make up, split at white space
+    bytes: int  # of the same, in UTF-8
 
 
 _LOSS: Any = {"better": "lower", "change": "ratio"}
@@ -128,12 +122,11 @@ def on_text(
     show_progress: bool = False,
 ) -> TextColumns:
     """Run models over the same windows of a text, which is tokenised without special tokens."""
-    ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)[
-        "input_ids"
-    ][0][:tokens]
+    encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)
+    ids: Tensor = encoded["input_ids"][0][:tokens]
     enough(len(ids))
     places = list(windows(len(ids), context, stride))
-    bar = iter(track(range(len(places)), "text", enabled=show_progress, unit="window"))
+    bar = iter(track(places, "text", enabled=show_progress, unit="window"))
 
     def one(number: int) -> list[list[list[float]]]:
         start, end, last = places[number]
@@ -145,7 +138,8 @@ def on_text(
             stack.enter_context(evaluating(model))
         by_window = divided(one, len(places))
     rows = np.array([row for window in by_window for row in window])  # (N, models, 3)
-    predicted = np.array([size for *_, last in places for size in _sizes(last)], dtype=np.float64)
+    sizes = [min(_ROWS, last - done) for *_, last in places for done in range(0, last, _ROWS)]
+    predicted = np.array(sizes, dtype=np.float64)
     share = predicted / predicted.sum()
     shown = tokenizer.decode(ids)
     counts = len(shown.split()), len(shown.encode())
@@ -160,35 +154,29 @@ def on_text(
     )
 
 
-def _sizes(last: int) -> list[int]:
-    """So many predictions in rows of at most 64."""
-    return [min(_ROWS, last - start) for start in range(0, last, _ROWS)]
-
-
 def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list[float]]]:
     """For each row, of each model, summed: loss, KL from the first, predictions equal to its."""
-    logits = [logits_of(model, ids, last) for model in models.values()]
-    wanted = ids[-last:, None].to(logits[0].device)
+    logits = {name: logits_of(model, ids, last) for name, model in models.items()}
+    device = next(iter(logits.values())).device
     rows: list[list[list[float]]] = []
     for start in range(0, last, _ROWS):
         part = slice(start, start + _ROWS)
-        sums: list[list[float]] = []
-        first: Tensor | None = None
-        for name, answer in zip(models, logits, strict=True):
-            own = answer[part].to(wanted.device).float().log_softmax(dim=-1)  # (64, V)
-            first = own if first is None else first
-            loss = float(-own.gather(1, wanted[part]).double().sum())
-            if not math.isfinite(loss):
-                raise ModelOutputError(
-                    f"The model {name} gives predictions that are not finite, so it cannot be "
-                    "measured. Look for NaN or infinite weights, or load it in a wider dtype "
-                    "(bfloat16, float32)."
-                )
-            divergence = float((first.exp() * (first - own)).double().sum())
-            same = int((first.argmax(dim=-1) == own.argmax(dim=-1)).sum())
-            sums.append([loss, divergence, same])
-        rows.append(sums)
+        wanted = ids[-last:, None][part].to(device)
+        own = {n: a[part].to(device).float().log_softmax(dim=-1) for n, a in logits.items()}
+        first = next(iter(own.values()))  # (64, V), as all of them
+        rows.append([_sums(name, each, first, wanted) for name, each in own.items()])
     return rows
+
+
+def _sums(name: str, own: Tensor, first: Tensor, wanted: Tensor) -> list[float]:
+    loss = float(-own.gather(1, wanted).double().sum())
+    if not math.isfinite(loss):
+        raise ModelOutputError(
+            f"The model {name} gives predictions that are not finite, so it cannot be measured. "
+            "Look for NaN or infinite weights, or load it in a wider dtype (bfloat16, float32)."
+        )
+    divergence = float((first.exp() * (first - own)).double().sum())
+    return [loss, divergence, int((first.argmax(dim=-1) == own.argmax(dim=-1)).sum())]
 
 
 def logits_of(model: Any, ids: Tensor, last: int, *, drop_last: bool = False) -> Tensor:

@@ -24,7 +24,7 @@ from optipfair import (
     compare_models,
     evaluate_model,
 )
-from optipfair.evaluation import layer_profile as layers_module
+from optipfair.evaluation import comparing
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import byte_tokenizer, tiny_model
 from support.comparing_processes import OPTIONS, models, steady
@@ -477,7 +477,7 @@ def test_layers_that_cannot_be_looked_into_are_left_out_with_the_reason(
     def refuse(_: object) -> None:
         raise UnsupportedModelError("No layers here.")
 
-    monkeypatch.setattr(layers_module, "describe", refuse)
+    monkeypatch.setattr(comparing, "describe", refuse)
     found = compared(*models(), tasks=[], **{**QUICK, "layers": True})
     assert found["layers"] is None
     assert {"section": "layer profile", "reason": "No layers here."}.items() <= found["left_out"][

@@ -55,7 +55,7 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
     elif not quiet:
         _print(result)
     for failure in result.failures if first else ():
-        click.echo(f"Failed: {failure.in_words()}", err=True)
+        click.echo(f"Failed: {failure}", err=True)
     return FAILED_CONDITION if result.failures else 0
 
 

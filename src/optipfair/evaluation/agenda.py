@@ -11,19 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..checking import check_count
+from ..checking import check_count, whole_number
 from ..errors import ArgumentError
-from .evaluate_options import EvaluateOptions
+from ..report.report_files import check_report_folder
+from .evaluate_options import PROMPTS, EvaluateOptions
 from .likelihoods.query_tokens import encode
+from .likelihoods.score import check_batch_tokens
 from .tasks import TASKS
-from .tasks.choosing import (
-    Chosen,
-    check_preset,
-    find_data,
-    named_tasks,
-    read_tasks,
-    within_budget,
-)
+from .tasks.choosing import Chosen, check_preset, find_data, named_tasks, read_tasks, within_budget
 from .tasks.reading import detokenised, document
 from .tasks.task import Item
 from .text.two_models import TEXT_MEASURES, check_windows, enough
@@ -45,24 +40,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Agenda:
-    """What is measured, and how.
+    """What is measured, and how."""
 
-    Attributes:
-        tasks: with their items.
-        missing: names of tasks that cannot be measured -> why.
-        text: to predict.
-        context, stride: of its windows, in tokens.
-        options: what was asked for.
-        tokens: to score for one model.
-    """
-
-    tasks: tuple[Chosen, ...]
-    missing: Mapping[str, str]
-    text: Text
-    context: int
+    options: EvaluateOptions  # what was asked for
+    tasks: Sequence[Chosen]  # with their items
+    missing: Mapping[str, str]  # names of tasks that cannot be measured -> why
+    text: Text  # to predict
+    context: int  # of its windows, in tokens
     stride: int
-    options: EvaluateOptions
-    tokens: int
+    tokens: int  # to score for one model
 
     def unmeasured(self) -> dict[str, str]:
         """Why tasks are not measured."""
@@ -74,38 +60,72 @@ class Agenda:
         tasks = {"text": TEXT_MEASURES} | {one.task.name: one.task.measures for one in self.tasks}
         return [identifier(task, measure.name) for task, own in tasks.items() for measure in own]
 
+    def in_words(self) -> str:
+        """What is going to be measured, with the counts."""
+        parts = [f"{self.text.tokens:,} tokens of {self.text.name}"]
+        parts += [f"{one.task.name} {len(one.items):,} of {one.available:,}" for one in self.tasks]
+        total = f"{len(self.options.names) * self.tokens:,} tokens to score"
+        asked = f"Preset {self.options.preset}, seed {self.options.seed}"
+        return f"{asked}: {'; '.join(parts)}. {total}."
+
 
 def identifier(task: str, measure: str, group: str | None = None) -> str:
     """What a row of figures is called: `crows_pairs.stereotyped[gender]`."""
     return f"{task}.{measure}" + (f"[{group}]" if group is not None else "")
 
 
-def make_agenda(tokenizer: Any, config: Any, options: EvaluateOptions) -> Agenda:
-    """Choose what to measure.
+def prompts_of(asked: EvaluateOptions) -> Sequence[str]:
+    """The prompts that were given, else the usual ones."""
+    return PROMPTS if asked.prompts is None else asked.prompts
 
-    The positions of the config bound the context; a task asked for by name must have its data.
+
+def make_agenda(tokenizer: Any, options: EvaluateOptions, *configs: Any) -> Agenda:
+    """Choose what to measure of one model, or of two.
+
+    The positions of the configs bound the context; a task asked for by name must have its data.
     """
+    _check_options(options)
     budget, limit, seed = check_preset(options.preset), options.limit, options.seed
-    length, step = _windows(options.context, options.stride, config)
+    positions = min(map(_positions, configs))
+    usual = int(min(positions, CONTEXT)) if options.context is None else options.context
+    length, step = check_windows(usual, usual if options.stride is None else options.stride)
+    if length > positions:
+        raise ArgumentError(
+            f"context={length} is more than the {positions} positions of the model. Give "
+            f"{positions} or less."
+        )
     check_count("seed", seed, 0)
     folder = find_data(options.data)
     chosen, missing = read_tasks(
         named_tasks(options.tasks), folder, required=options.tasks is not None
     )
     name, content = _read_text(options.text, folder)
-    one = None if budget is None else budget // 2
-    predicted = _count(tokenizer, content, None if one is None else int(one * _TEXT_SHARE))
-    left = None if one is None else one - predicted
-    counted = within_budget(chosen, partial(_tokens, tokenizer), left, limit=limit, seed=seed)
-    return Agenda(
-        tuple(counted),
-        missing,
-        Text(name, content, hashlib.sha256(content.encode()).hexdigest(), predicted),
-        length,
-        step,
-        options,
-        predicted + sum(each.tokens for each in counted),
+    predicted = enough(
+        len(tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"])
     )
+    left = None if budget is None else budget // 2
+    if left is not None:
+        predicted = min(int(left * _TEXT_SHARE), predicted)
+        left -= predicted
+    counted = within_budget(chosen, partial(_tokens, tokenizer), left, limit=limit, seed=seed)
+    text = Text(name, content, hashlib.sha256(content.encode()).hexdigest(), predicted)
+    tokens = predicted + sum(each.tokens for each in counted)
+    return Agenda(options, counted, missing, text, length, step, tokens)
+
+
+def _check_options(asked: EvaluateOptions) -> None:
+    """Refuse what needs no model to be known as wrong, before hours of scoring."""
+    tokens, runs, prompts = asked.max_new_tokens, asked.num_runs, prompts_of(asked)
+    if (whole_number(tokens) or 0) < 2 or (whole_number(runs) or 0) < 1:
+        raise ArgumentError(
+            f"max_new_tokens={tokens!r} and num_runs={runs!r}: a time per token takes 2 new tokens "
+            "and a run at least."
+        )
+    check_batch_tokens(asked.batch_tokens)
+    if isinstance(prompts, str) or not prompts or not all(prompts):
+        raise ArgumentError(f"prompts={prompts!r} must be a list of texts that are not empty.")
+    if asked.output_dir is not None:
+        check_report_folder(asked.output_dir)
 
 
 def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[int]:
@@ -113,23 +133,6 @@ def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[int]:
     encoded = iter(encode(tokenizer, [query for item in items for query in item.queries]))
     rows = [{next(encoded).inputs for _ in item.queries} for item in items]
     return [sum(map(len, inputs)) for inputs in rows]
-
-
-def _windows(context: object, stride: object, config: Any) -> tuple[int, int]:
-    positions = _positions(config)
-    usual = int(min(positions, CONTEXT)) if context is None else context
-    length, step = check_windows(usual, usual if stride is None else stride)
-    if length > positions:
-        raise ArgumentError(
-            f"context={length} is more than the {positions} positions of the model. Give "
-            f"{positions} or less."
-        )
-    return length, step
-
-
-def fewest_positions(*configs: Any) -> Any:
-    """The config of the model that can read the least at once, the first of equal ones."""
-    return min(configs, key=_positions)
 
 
 def _positions(config: Any) -> float:
@@ -144,8 +147,3 @@ def _read_text(text: str | Path | None, folder: Path | None) -> tuple[str, str]:
         return f"{WIKITEXT}, detokenised", detokenised(document(folder / WIKITEXT))
     shipped = files("optipfair.demo").joinpath("evaluation.txt")
     return "the text that ships with the demo", shipped.read_text(encoding="utf-8")
-
-
-def _count(tokenizer: Any, text: str, most: int | None) -> int:
-    count = enough(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
-    return count if most is None else min(most, count)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..arch.limits import vocabulary
-from ..checking import whole_number
+from ..arch.view import describe
+from ..bias.prompts.pairs import check_prompt_pairs
+from ..bias.study import carry_out, plan_study
+from ..bias.study_comparison import excess_by_layer
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..hooks import evaluating
 from ..option_fields import checked_keywords, taking
 from ..report.comparison import (
     Comparison,
+    LayerExcess,
     Layers,
     LeftOutWithWay,
     Sample,
@@ -25,12 +28,11 @@ from ..report.comparison import (
     TimedProtocol,
     TwoModels,
 )
-from ..report.report_files import check_report_folder, write_comparison_report
-from .agenda import Agenda, fewest_positions, make_agenda
-from .describing import described_model, described_task, protocol_of
-from .evaluate_options import PROMPTS, EvaluateOptions
-from .layer_profile import layer_profile
-from .likelihoods.score import check_batch_tokens
+from ..report.report_files import write_comparison_report
+from ..uncertainty import bootstrap_bounds
+from .agenda import Agenda, make_agenda, prompts_of
+from .evaluate_options import EvaluateOptions
+from .evaluating import model_facts, protocol_of, task_facts
 from .rows import corrected, flips_of, measured
 from .speed.generation import on_device, prompt_inputs
 from .speed.timing import compare_models_inference
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 Models = tuple[Any, Any]  # the original, the pruned one
 
+COMPONENT = "mlp_output"  # that the layer profile looks into
+CONTROLS = 8
 LIMITS = (
     "Likelihoods show which of two texts a model prefers, not what it does in use.",
     "Data sets of this kind are noisy, in English, and mostly about the United States. No single "
@@ -81,77 +85,48 @@ def compare_models(
     """
     asked = EvaluateOptions(**checked_keywords(compare_models, options))
     _check_alike(original, pruned, tokenizer)
-    config = fewest_positions(original.config, pruned.config)
-    return compare_by(make_agenda(tokenizer, config, asked), original, pruned, tokenizer)
+    agenda = make_agenda(tokenizer, asked, original.config, pruned.config)
+    return compare_by(agenda, original, pruned, tokenizer)
 
 
 def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Comparison:
     """Carry out an agenda, as `compare_models` does."""
     models, asked = (original, pruned), agenda.options
-    check_comparing(asked)
     for prompt in prompts_of(asked):
         prompt_inputs(tokenizer, prompt, models, asked.max_new_tokens)
     started = time.perf_counter()
     figures = measured(agenda, models, tokenizer)
-    first, second = figures.answers
-    flips = (
-        flips_of(each, first.columns[each.task.name], second.columns[each.task.name])
-        for each in agenda.tasks
-    )
-    rows, turned = corrected(figures.rows, [each for each in flips if each is not None])
+    rows, flips = corrected(figures.rows, flips_of(agenda, figures))
     speed = _timed(models, tokenizer, asked)
     layers, refused = _profiles(models, tokenizer, asked)
-    described = zip(models, asked.names, figures.answers, strict=True)
+    samples = _samples(models, tokenizer, asked)
+    seconds = time.perf_counter() - started
     comparison = Comparison(
         version=1,
         kind="comparison",
-        models=TwoModels(
-            *(described_model(model, name, own.fingerprint) for model, name, own in described)
-        ),
-        protocol=TimedProtocol(**vars(protocol_of(agenda, original)), seconds=0.0),
+        models=TwoModels(*model_facts(agenda, models, figures)),
+        protocol=TimedProtocol(**vars(protocol_of(agenda, original)), seconds=seconds),
         verdicts=verdicts(rows, speed),
         measures=rows,
-        flips=turned,
-        tasks=[described_task(each, figures.answers) for each in agenda.tasks],
+        flips=flips,
+        tasks=task_facts(agenda, figures),
         text=figures.text,
         speed=speed,
-        samples=_samples(models, tokenizer, asked),
+        samples=samples,
         layers=layers,
         left_out=[*_missing(agenda), *refused],
         limits=list(LIMITS),
     )
-    seconds = time.perf_counter() - started
-    comparison = replace(comparison, protocol=replace(comparison.protocol, seconds=seconds))
     folder = asked.output_dir
     if folder is not None:
         in_first(lambda: write_comparison_report(comparison, folder))
     return comparison
 
 
-def check_comparing(asked: EvaluateOptions) -> None:
-    """Refuse what needs no model to be known as wrong, before hours of scoring."""
-    tokens, runs, prompts = asked.max_new_tokens, asked.num_runs, prompts_of(asked)
-    if (whole_number(tokens) or 0) < 2 or (whole_number(runs) or 0) < 1:
-        raise ArgumentError(
-            f"max_new_tokens={tokens!r} and num_runs={runs!r}: a time per token takes 2 new tokens "
-            "and a run at least."
-        )
-    check_batch_tokens(asked.batch_tokens)
-    if isinstance(prompts, str) or not prompts or not all(prompts):
-        raise ArgumentError(f"prompts={prompts!r} must be a list of texts that are not empty.")
-    if asked.output_dir is not None:
-        check_report_folder(asked.output_dir)
-
-
-def prompts_of(asked: EvaluateOptions) -> Sequence[str]:
-    """The prompts that were given, else the usual ones."""
-    return PROMPTS if asked.prompts is None else asked.prompts
-
-
-def check_vocabularies(original: Any, pruned: Any, names: Sequence[str]) -> None:
+def check_vocabularies(configs: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse configs of two vocabularies, whose models cannot be asked the same."""
-    sizes = [config.get_text_config().vocab_size for config in (original, pruned)]
-    if sizes[0] != sizes[1]:
+    sizes = [config.get_text_config().vocab_size for config in configs]
+    if sizes[0] != sizes[-1]:
         raise ArgumentError(
             f"{names[0]} has a vocabulary of {sizes[0]} tokens and {names[1]} of {sizes[1]}. Only "
             "models of one tokenizer can be compared token by token."
@@ -164,7 +139,7 @@ def _check_alike(original: Any, pruned: Any, tokenizer: Any) -> None:
             "original and pruned are the same object, so nothing can differ. Keep a copy of the "
             "model before it is pruned, or prune with prune_model's copy."
         )
-    check_vocabularies(original.config, pruned.config, ("original", "pruned"))
+    check_vocabularies([original.config, pruned.config], ("original", "pruned"))
     held = min(vocabulary(original), vocabulary(pruned))
     if len(tokenizer) > held:
         raise ArgumentError(
@@ -196,12 +171,37 @@ def _profiles(
     """The layer profiles; where a model's layers cannot be looked into, why."""
     if not asked.layers:
         return None, []
-    options: Any = {"seed": asked.seed, "show_progress": asked.show_progress}
     try:
-        return Layers(*(layer_profile(model, tokenizer, **options) for model in models)), []
+        return Layers(*(_layer_profile(model, tokenizer, asked) for model in models)), []
     except (UnsupportedModelError, DataError) as exc:
         how = "Nothing: this is a limit of the model or of its tokenizer."
         return None, [LeftOutWithWay("layer profile", str(exc), how)]
+
+
+def _layer_profile(model: Any, tokenizer: Any, asked: EvaluateOptions) -> list[LayerExcess]:
+    """How far the default pairs exceed their neutral controls in each layer's MLP output.
+
+    One row a layer: the mean over pairs of the relative difference beyond controls, with its 95 %
+    bootstrap interval over pairs.
+    """
+    view = describe(model)
+    count = len(view.layers)
+    pairs = check_prompt_pairs(None)
+    plan = plan_study(view, tokenizer, pairs, CONTROLS, seed=asked.seed)
+    study = carry_out(view, plan, [COMPONENT], range(count), show_progress=asked.show_progress)
+    owned = [i for i in range(len(pairs)) if plan.owned[i]]
+    layers, excess = excess_by_layer(study, owned, COMPONENT)
+    bounds = bootstrap_bounds(excess, seed=asked.seed)
+    return [
+        LayerExcess(
+            layer=layer,
+            depth=layer / max(1, count - 1),
+            excess=float(excess[:, place].mean()),
+            low=None if bounds is None else float(bounds[0][place]),
+            high=None if bounds is None else float(bounds[1][place]),
+        )
+        for place, layer in enumerate(layers)
+    ]
 
 
 def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
@@ -210,10 +210,11 @@ def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
         LeftOutWithWay(name, reason, how.format(TASKS[name].path))
         for name, reason in agenda.missing.items()
     ]
-    asked = {"speed": agenda.options.speed, "layer profile": agenda.options.layers}
-    ways = {"speed": "Leave out --no-speed.", "layer profile": "Leave out --no-layers."}
-    unasked = [name for name, wanted in asked.items() if not wanted]
-    return missing + [LeftOutWithWay(name, "not asked for", ways[name]) for name in unasked]
+    if not agenda.options.speed:
+        missing.append(LeftOutWithWay("speed", "not asked for", "Leave out --no-speed."))
+    if not agenda.options.layers:
+        missing.append(LeftOutWithWay("layer profile", "not asked for", "Leave out --no-layers."))
+    return missing
 
 
 def _samples(models: Models, tokenizer: Any, asked: EvaluateOptions) -> list[Sample]:
@@ -235,6 +236,5 @@ def _said(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
             do_sample=False,
             pad_token_id=tokenizer.eos_token_id if padding is None else padding,
         )
-    return str(
-        tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    )
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return str(tokenizer.decode(new, skip_special_tokens=True))

@@ -5,8 +5,9 @@ What can be known as wrong without the models is found before weights are loaded
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,25 +25,24 @@ from ..loading import (
 from ..registry import unknown_name
 from ..report.comparison import Comparison, EvaluationWithHarness
 from ..sources import DEMO, DEMO_NAME, Source, find_source
-from .agenda import Agenda, fewest_positions, make_agenda
-from .comparing import check_comparing, check_vocabularies, compare_by
+from .agenda import Agenda, make_agenda
+from .comparing import check_vocabularies, compare_by
 from .evaluate_options import EvaluateOptions
 from .evaluating import evaluate_by
 from .harness import find_tasks, harness_tasks
-from .likelihoods.score import check_batch_tokens
 from .tasks import TASKS
 from .tasks.choosing import find_data, missing_data
-from .thresholds import Failure, check_thresholds, failures, read_thresholds
+from .thresholds import check_thresholds, failures, read_thresholds
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class CompareRun:
-    """A comparison, the conditions that hold, and where the report is if one was written."""
+    """A comparison, the conditions that hold in words, and where the report is, if anywhere."""
 
     comparison: Comparison
-    failures: tuple[Failure, ...]
+    failures: list[str]
     folder: Path | None
 
 
@@ -55,28 +55,21 @@ def run_compare(
     say: Say | None = None,
     **loading: Any,
 ) -> CompareRun:
-    """Compare two models by name.
+    """Compare two models by name: folders, hub ids, `.gguf` files, or `demo`.
 
-    Args:
-        original, pruned: folders, hub ids, `.gguf` files, or `demo`.
-        options: what to measure and how; the names are taken from the models.
-        fail_if: conditions, such as `perplexity_ratio>1.2`.
-        say: is told what is about to happen.
-        loading: `device`, `dtype` and `trust_remote_code`, as of `load_model`.
+    `fail_if` holds conditions, such as `perplexity_ratio>1.2`; `say` is told what is about to
+    happen; `loading` are `device`, `dtype` and `trust_remote_code`, as of `load_model`.
     """
     conditions = read_thresholds(fail_if)
-    check_comparing(options)
-    both = _readable((original, pruned), **loading)
-    options = replace(options, names=both.names)
-    agenda = make_agenda(both.tokenizer, fewest_positions(*both.configs), options)
+    sources, tokenizer, agenda = _prepared((original, pruned), options, **loading)
     untimed = {} if options.speed else {"speed": "--no-speed was given"}
     check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured() | untimed)
     if say is not None:
-        say(in_words(agenda, models=2))
-    first, second = both.load()
-    comparison = compare_by(agenda, first, second, both.tokenizer)
+        say(agenda.in_words())
+    first, second = (load_model(source, **loading) for source in sources)
+    comparison = compare_by(agenda, first, second, tokenizer)
     folder = None if options.output_dir is None else Path(options.output_dir)
-    return CompareRun(comparison, tuple(failures(conditions, comparison)), folder)
+    return CompareRun(comparison, failures(conditions, comparison), folder)
 
 
 def run_evaluate(
@@ -92,7 +85,6 @@ def run_evaluate(
     Tasks that are asked for by name are measured by `backend`: `offline`, from the data folder;
     `lm-eval`, EleutherAI's harness; or `auto`, from the data folder where the data are there.
     """
-    check_batch_tokens(options.batch_tokens)
     own, others = split_tasks(options.tasks, options.data, backend)
     if others and not _installed():
         unknown = [unknown_name("task", name, list(TASKS)) for name in others if name not in TASKS]
@@ -101,16 +93,13 @@ def run_evaluate(
             "pip install 'optipfair[eval]', or name tasks whose data you have. "
             + (unknown[0] if unknown else f"Available: {', '.join(TASKS)}.")
         )
-    single = _readable([model_path], **loading)
-    tokenizer = single.tokenizer
-    options = replace(options, tasks=own, names=single.names)
-    agenda = make_agenda(tokenizer, single.configs[0], options)
+    sources, tokenizer, agenda = _prepared([model_path], replace(options, tasks=own), **loading)
     with together():
         manager = _harness_manager(others) if others and is_first() else None
     if say is not None:
-        say(in_words(agenda, models=1))
-    (model,) = single.load()
-    own_tasks = evaluate_by(agenda, model, tokenizer)
+        say(agenda.in_words())
+    model = load_model(sources[0], **loading)
+    evaluation = evaluate_by(agenda, model, tokenizer)
     harness = None
     if others:
         harness = harness_tasks(
@@ -121,7 +110,7 @@ def run_evaluate(
             manager=manager,
             show_progress=options.show_progress,
         )
-    return EvaluationWithHarness(**vars(own_tasks), harness=harness)
+    return EvaluationWithHarness(**vars(evaluation), harness=harness)
 
 
 def split_tasks(
@@ -150,18 +139,6 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optipfair"
 
 
-def in_words(agenda: Agenda, *, models: int) -> str:
-    """What is going to be measured, with the counts."""
-    parts = [f"{agenda.text.tokens:,} tokens of {agenda.text.name}"]
-    parts += [
-        f"{each.task.name} {len(each.items):,} of {each.available:,}" for each in agenda.tasks
-    ]
-    total = f"{models * agenda.tokens:,} tokens to score"
-    return (
-        f"Preset {agenda.options.preset}, seed {agenda.options.seed}: {'; '.join(parts)}. {total}."
-    )
-
-
 def _harness_manager(names: Sequence[str]) -> Any:
     """lm-eval's manager of tasks; what it does not know may be one of ours without its data."""
     try:
@@ -174,38 +151,26 @@ def _harness_manager(names: Sequence[str]) -> Any:
 
 
 def _installed() -> bool:
-    import importlib.util
-
     return importlib.util.find_spec("lm_eval") is not None
 
 
-@dataclass(frozen=True)
-class _Readable:
-    """Models that can be read, without their weights, and the tokenizer of them all."""
-
-    sources: Sequence[Source]
-    names: tuple[str, ...]
-    configs: Sequence[Any]
-    tokenizer: Any
-    loading: Mapping[str, Any]
-
-    def load(self) -> list[Any]:
-        return [load_model(source, **self.loading) for source in self.sources]
-
-
-def _readable(
+def _prepared(
     paths: Sequence[str | Path],
+    options: EvaluateOptions,
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
-) -> _Readable:
+) -> tuple[list[Source], Any, Agenda]:
+    """Where the models are, the tokenizer of them all, and the agenda; no weights are read."""
     check_device(device)
     check_dtype(dtype)
     sources = [find_source(path) for path in paths]
     names = tuple(DEMO_NAME if source.given == DEMO else source.given for source in sources)
-    configs = [_config(source, trust_remote_code) for source in sources]
-    if len(configs) > 1:
-        check_vocabularies(configs[0], configs[1], names)
+    configs = []
+    for source in sources:
+        check_readable(source)
+        configs.append(load_config(source, trust_remote_code=trust_remote_code))
+    check_vocabularies(configs, names)
     tokenizer = _common_tokenizer(sources, names, trust_remote_code)
     known = configs[0].get_text_config().vocab_size
     if len(tokenizer) > known:
@@ -213,13 +178,7 @@ def _readable(
             f"{names[0]}: the tokenizer has {len(tokenizer)} tokens and the model {known}. Put the "
             "model's own tokenizer into its folder."
         )
-    loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    return _Readable(sources, names, configs, tokenizer, loading)
-
-
-def _config(source: Source, trust_remote_code: bool) -> Any:
-    check_readable(source)
-    return load_config(source, trust_remote_code=trust_remote_code)
+    return sources, tokenizer, make_agenda(tokenizer, replace(options, names=names), *configs)
 
 
 def _common_tokenizer(

@@ -1,16 +1,24 @@
-"""One model by itself: what it scores on a text and on tasks, each figure with its interval."""
+"""One model by itself: what it scores on a text and on tasks; and what was measured, on what."""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+
+from .._version import __version__
+from ..distributed import world_size
 from ..option_fields import checked_keywords, taking
-from ..report.comparison import Evaluation, LeftOut
+from ..report.comparison import Evaluation, LeftOut, ModelFacts, Protocol, TaskFacts, Versions
+from ..uncertainty import DRAWS, LEVEL
 from .agenda import Agenda, make_agenda
-from .describing import described_model, described_task, protocol_of
 from .evaluate_options import CHOICE, SCORING, EvaluateOptions
-from .likelihoods.score import check_batch_tokens
-from .rows import measured
+from .rows import Measured, measured
+from .speed.footprint import weight_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,20 +50,82 @@ def evaluate_model(
         ModelOutputError: the model gives numbers that are not finite.
     """
     asked = EvaluateOptions(names=(name,), **checked_keywords(evaluate_model, options))
-    return evaluate_by(make_agenda(tokenizer, model.config, asked), model, tokenizer)
+    return evaluate_by(make_agenda(tokenizer, asked, model.config), model, tokenizer)
 
 
 def evaluate_by(agenda: Agenda, model: Any, tokenizer: Any) -> Evaluation:
     """Carry out an agenda, as `evaluate_model` does."""
-    check_batch_tokens(agenda.options.batch_tokens)
     figures = measured(agenda, [model], tokenizer)
+    (facts,) = model_facts(agenda, [model], figures)
     return Evaluation(
         version=1,
         kind="evaluation",
-        model=described_model(model, agenda.options.names[0], figures.answers[0].fingerprint),
+        model=facts,
         protocol=protocol_of(agenda, model),
         measures=figures.rows,
-        tasks=[described_task(each, figures.answers) for each in agenda.tasks],
+        tasks=task_facts(agenda, figures),
         text=figures.text,
         left_out=[LeftOut(name, reason) for name, reason in agenda.missing.items()],
+    )
+
+
+def model_facts(agenda: Agenda, models: Sequence[Any], figures: Measured) -> list[ModelFacts]:
+    """The models: their names, kinds and sizes, and the digests of their weights."""
+    return [
+        ModelFacts(
+            name=name,
+            model_type=model.config.model_type,
+            fingerprint=answers.fingerprint,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            weight_bytes=weight_bytes(model),
+            dtype=str(model.get_input_embeddings().weight.dtype).removeprefix("torch."),
+            layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
+            device=str(model.get_input_embeddings().weight.device),
+        )
+        for name, model, answers in zip(agenda.options.names, models, figures.answers, strict=True)
+    ]
+
+
+def task_facts(agenda: Agenda, figures: Measured) -> list[TaskFacts]:
+    """The tasks, their data, and how many items of how many were used."""
+    return [
+        TaskFacts(
+            name=each.task.name,
+            question=each.task.question,
+            help=each.task.help,
+            source=each.task.source,
+            protocol=each.task.protocol,
+            file=each.file,
+            sha256=each.sha256,
+            items_=len(each.items),
+            available=each.available,
+            left_out=dict(each.left_out),
+            licence=each.licence,
+            reused=sum(own.reused[each.task.name] for own in figures.answers),
+        )
+        for each in agenda.tasks
+    ]
+
+
+def protocol_of(agenda: Agenda, model: Any) -> Protocol:
+    """How it was measured, when, with which versions, on what machine."""
+    device = model.get_input_embeddings().weight.device
+    asked = agenda.options
+    return Protocol(
+        preset=asked.preset,
+        seed=asked.seed,
+        limit=asked.limit,
+        tokens=len(asked.names) * agenda.tokens,
+        resamples=DRAWS,
+        level=LEVEL,
+        context=agenda.context,
+        stride=agenda.stride,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=asked.command,
+        versions=Versions(
+            __version__, torch.__version__, transformers.__version__, platform.python_version()
+        ),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+        processes=world_size(),
     )

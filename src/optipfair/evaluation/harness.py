@@ -25,6 +25,7 @@ from ..hooks import evaluating
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_BATCH_SIZE = 8
 _RESAMPLES = 1000  # for the standard errors of figures that have no formula
 
 
@@ -34,37 +35,24 @@ def harness_tasks(
     tasks: Sequence[str],
     *,
     limit: int | None = None,
-    num_fewshot: int | None = None,
-    batch_size: int = 8,
     include_path: str | Path | None = None,
     manager: Any = None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Measure tasks with lm-eval, which fetches their data from the hub.
+    """Measure tasks, tags or groups of lm-eval, which fetches their data from the hub.
 
-    Args:
-        model, tokenizer: left as they were; lm-eval works on a copy of the tokenizer.
-        tasks: names of lm-eval's tasks, tags or groups.
-        limit: use so many items of each task, the first ones; None for all.
-        num_fewshot: examples before each item; None for what the task says.
-        include_path: a folder with task files of your own.
-        manager: what `find_tasks` gave, so that it need not look again.
-        show_progress: whether to show what lm-eval prints.
+    Model and tokenizer are left as they were. `limit` takes the first items of each task,
+    `include_path` is a folder with other task files, `manager` what `find_tasks` gave, so that it
+    need not look again.
 
     Returns:
         Plain data: `lm_eval_version`, `results` (task → figures with standard errors), `versions`
         and `configs` of the tasks, `n-samples`, and lm-eval's own `config` of the run.
-
-    Raises:
-        ArgumentError: lm-eval is not installed; a count out of range; no task.
-        UnknownNameError: lm-eval has no such task.
-        DataError: the data of a task cannot be fetched.
     """
     if isinstance(tasks, str) or not tasks:
         raise ArgumentError(f"tasks={tasks!r} is no list of names. Give one, as ['piqa'].")
-    for name, value in {"limit": limit, "batch_size": batch_size}.items():
-        if value is not None:
-            check_count(name, value)
+    if limit is not None:
+        check_count("limit", limit)
     names = list(tasks)
 
     def measured() -> dict[str, Any]:
@@ -76,12 +64,11 @@ def harness_tasks(
             own = copy.deepcopy(tokenizer)
             try:
                 results = simple_evaluate(
-                    model=HFLM(pretrained=model, tokenizer=own, batch_size=batch_size),
+                    model=HFLM(pretrained=model, tokenizer=own, batch_size=_BATCH_SIZE),
                     tasks=names,
                     task_manager=known,
                     limit=limit,
-                    num_fewshot=num_fewshot,
-                    batch_size=batch_size,
+                    batch_size=_BATCH_SIZE,
                     bootstrap_iters=_RESAMPLES,
                     log_samples=False,
                 )

@@ -160,12 +160,20 @@ def _row(
     )
 
 
-def flips_of(chosen: Chosen, original: Columns, pruned: Columns) -> Flips | None:
-    """Items whose answer turned, with their texts; None for a task without such answers."""
+def flips_of(agenda: Agenda, figures: Measured) -> list[Flips]:
+    """Of tasks with such answers, the items whose answer turned, with their texts."""
+    first, second = figures.answers
+    return [
+        _flips(each, first.columns[each.task.name], second.columns[each.task.name])
+        for each in agenda.tasks
+        if each.task.answer is not None
+    ]
+
+
+def _flips(chosen: Chosen, original: Columns, pruned: Columns) -> Flips:
     task, items = chosen.task, chosen.items
-    if task.answer is None:
-        return None
-    before, after = original[task.answer], pruned[task.answer]
+    answer = task.answer or ""
+    before, after = original[answer], pruned[answer]
     by = next((measure.by for measure in task.measures if measure.by), None)
     turned = [i for i in range(len(items)) if {before[i], after[i]} == {0.0, 1.0}]
     shown = [
@@ -180,7 +188,7 @@ def flips_of(chosen: Chosen, original: Columns, pruned: Columns) -> Flips | None
     ]
     return Flips(
         task.name,
-        **mcnemar(original, pruned, task.answer),
+        **mcnemar(original, pruned, answer),
         p_holm=None,
         answers=list(task.answers),
         items_=shown,

@@ -34,19 +34,6 @@ class Threshold:
     limit: float
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A condition that holds, or whose value is not known."""
-
-    threshold: Threshold
-    value: float | None
-
-    def in_words(self) -> str:
-        if self.value is None:
-            return f"{self.threshold.text}: {self.threshold.name} is not known"
-        return f"{self.threshold.text}: {self.threshold.name} is {self.value:.4g}"
-
-
 def read_thresholds(texts: Iterable[str]) -> list[Threshold]:
     """Conditions from texts such as `perplexity_ratio>1.2` or `piqa.acc.change<-0.05`."""
     thresholds = []
@@ -66,21 +53,18 @@ def read_thresholds(texts: Iterable[str]) -> list[Threshold]:
 
 
 def check_thresholds(
-    thresholds: Sequence[Threshold],
-    ids: Iterable[str],
-    unmeasured: Mapping[str, str] | None = None,
+    thresholds: Sequence[Threshold], ids: Sequence[str], unmeasured: Mapping[str, str]
 ) -> None:
     """Refuse names that no measure of this comparison has; groups are not known beforehand."""
-    measured = list(ids)
-    plain = [*_SHORT, *_SPEED, *_SIZES, *measured]
-    known = {*plain, *(f"{name}.{part}" for name in measured for part in _PARTS)}
+    plain = [*_SHORT, *_SPEED, *_SIZES, *ids]
+    known = {*plain, *(f"{name}.{part}" for name in ids for part in _PARTS)}
     for threshold in thresholds:
         name = re.sub(r"\[[^\]]*\]", "", threshold.name)
         about = "speed" if name in _SPEED else name.split(".")[0]
-        if about in (unmeasured or {}):
+        if about in unmeasured:
             raise ArgumentError(
                 f"The condition {threshold.text!r} cannot be checked, since {about} is not "
-                f"measured: {(unmeasured or {})[about]}."
+                f"measured: {unmeasured[about]}."
             )
         if name not in known:
             raise UnknownNameError(
@@ -89,14 +73,15 @@ def check_thresholds(
             )
 
 
-def failures(thresholds: Sequence[Threshold], comparison: Comparison) -> list[Failure]:
-    """The conditions that hold for a comparison; an unknown value counts as one that does."""
+def failures(thresholds: Sequence[Threshold], comparison: Comparison) -> list[str]:
+    """The conditions that hold, in words; an unknown value counts as one for which it does."""
     values = _values(comparison)
     failed = []
     for threshold in thresholds:
         value = values.get(threshold.name)
         if value is None or _SIGNS[threshold.sign](value, threshold.limit):
-            failed.append(Failure(threshold, value))
+            told = "not known" if value is None else f"{value:.4g}"
+            failed.append(f"{threshold.text}: {threshold.name} is {told}")
     return failed
 
 

@@ -39,15 +39,12 @@ def collapsed(rows: Sequence[Row]) -> str | None:
     ratio = next((r.change.value for r in rows if r.id == "text.perplexity"), None)
     if ratio is not None and ratio >= COLLAPSED_RATIO:
         return f"its perplexity is {ratio:.3g} times the original's"
-    above_chance = [
-        (row.original.value - row.chance, row.pruned.value - row.chance)
-        for row in _headlines(rows, "quality")
-        if row.chance is not None
-        and row.original.value is not None
-        and row.pruned.value is not None
-    ]
-    had = sum(max(0.0, before) for before, _ in above_chance)
-    left = sum(max(0.0, after) for _, after in above_chance)
+    had = left = 0.0  # of what is answered better than chance
+    for row in _headlines(rows, "quality"):
+        before, after = row.original.value, row.pruned.value
+        if row.chance is not None and before is not None and after is not None:
+            had += max(0.0, before - row.chance)
+            left += max(0.0, after - row.chance)
     if had > 0 and left < COLLAPSED_ABILITY * had:
         return f"{1 - left / had:.0%} of what it answered better than chance is lost"
     return None
@@ -59,30 +56,25 @@ def _headlines(rows: Sequence[Row], question: str) -> list[Row]:
 
 def _quality(rows: Sequence[Row], collapse: str | None) -> Verdict:
     if not rows:
-        return _said(
-            "quality", NOT_MEASURED, "No text and no task that asks for ability was measured."
-        )
+        told = "No text and no task that asks for ability was measured."
+        return _said("quality", NOT_MEASURED, told)
     judged = _judged("quality", rows)
     if collapse is None:
         return judged
-    told = judged.sentence if judged.verdict == WORSE else ""
-    return _said(
-        "quality", WORSE, f"The model has collapsed: {collapse}. {told}".strip(), judged.because
-    )
+    told = f" {judged.sentence}" if judged.verdict == WORSE else ""
+    return _said("quality", WORSE, f"The model has collapsed: {collapse}.{told}", judged.because)
 
 
 def _fairness(rows: Sequence[Row], collapse: str | None) -> Verdict:
     if not rows:
         return _said("fairness", NOT_MEASURED, "No task that asks for fairness was measured.")
-    if collapse is not None:
-        return _said(
-            "fairness",
-            DAMAGED,
-            f"The pruned model has lost too much to compare its preferences: {collapse}. A model "
-            "that guesses prefers nobody, which is no fairness.",
-            [row.id for row in rows],
-        )
-    return _judged("fairness", rows)
+    if collapse is None:
+        return _judged("fairness", rows)
+    told = (
+        f"The pruned model has lost too much to compare its preferences: {collapse}. A model that "
+        "guesses prefers nobody, which is no fairness."
+    )
+    return _said("fairness", DAMAGED, told, _ids(rows))
 
 
 def _judged(question: str, rows: Sequence[Row]) -> Verdict:
@@ -97,31 +89,24 @@ def _judged(question: str, rows: Sequence[Row]) -> Verdict:
         return _said(question, BETTER, f"{_listed(better)}.", _ids(better))
     if not tested:
         return _said(question, NOT_MEASURED, "None of the measures is defined for both models.")
-    return _said(
-        question,
-        SAME,
-        f"No change shows in {_counted(len(tested))}. This could have missed {_missed(tested)}.",
-        _ids(tested),
-    )
+    where = f"any of {len(tested)} measures" if len(tested) > 1 else "the one measure"
+    told = f"No change shows in {where}. This could have missed {_missed(tested)}."
+    return _said(question, SAME, told, _ids(tested))
 
 
 def _speed(speed: Speed | None) -> Verdict:
     if speed is None:
         return _said("speed", NOT_MEASURED, "No generation was timed.")
     ratio, interval = speed.speedup, speed.speedup_interval
+    told = f"{times(ratio)} the original's speed"
     if interval is None:
-        return _said(
-            "speed", SAME, f"{times(ratio)} the original's speed in a single run, too few to tell."
-        )
+        return _said("speed", SAME, f"{told} in a single run, too few to tell.")
     low, high = interval
-    told = f"{times(ratio)} the original's speed, 95 % interval {times(low)} to {times(high)}."
-    if low > 1:
-        return _said("speed", BETTER, told, ["speedup"])
-    if high < 1:
-        return _said("speed", WORSE, told, ["speedup"])
-    return _said(
-        "speed", SAME, f"{told} This could have missed what lies in the interval.", ["speedup"]
-    )
+    told = f"{told}, 95 % interval {times(low)} to {times(high)}."
+    if low <= 1 <= high:
+        told = f"{told} This could have missed what lies in the interval."
+        return _said("speed", SAME, told, ["speedup"])
+    return _said("speed", BETTER if low > 1 else WORSE, told, ["speedup"])
 
 
 def _listed(rows: Sequence[Row]) -> str:
@@ -150,18 +135,13 @@ def _missed(rows: Sequence[Row]) -> str:
         missed = row.could_have_missed
         if missed is None:
             unknown.append(row.id)
-            continue
-        ratio = row.change_kind == "ratio"
-        texts.append(
-            f"{row['id']} worse by {f'{math.expm1(missed):.1%}' if ratio else number(missed)}"
-        )
+        elif row.change_kind == "ratio":
+            texts.append(f"{row.id} worse by {math.expm1(missed):.1%}")
+        else:
+            texts.append(f"{row.id} worse by {number(missed)}")
     if unknown:
         texts.append(f"any change of {' and '.join(unknown)} (too few items for an interval)")
     return ", ".join(texts)
-
-
-def _counted(count: int) -> str:
-    return f"any of {count} measures" if count > 1 else "the one measure"
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:

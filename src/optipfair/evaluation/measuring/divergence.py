@@ -36,7 +36,7 @@ def jensen_shannon(p: ArrayLike, q: ArrayLike) -> Floats:
     """
     p, q = _distributions(p, q)
     middle = (p + q) / 2
-    divergence: Floats = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
+    divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
     return np.asarray(np.clip(divergence, 0.0, 1.0))
 
 
@@ -67,8 +67,7 @@ def softmax(logs: ArrayLike) -> Floats:
     logs = np.asarray(logs, dtype=np.float64)
     top = logs.max(axis=-1, keepdims=True)
     weights = np.exp(logs - np.where(np.isneginf(top), np.nan, top))
-    result: Floats = weights / weights.sum(axis=-1, keepdims=True)
-    return result
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def _distributions(p: Any, q: Any) -> tuple[Floats, Floats]:
@@ -80,15 +79,14 @@ def _distributions(p: Any, q: Any) -> tuple[Floats, Floats]:
         )
     if np.isinf([p, q]).any() or np.any(p < 0) or np.any(q < 0):
         raise ArgumentError("A weight is negative or infinite. Give finite weights of 0 or more.")
-    sums = p.sum(axis=-1, keepdims=True), q.sum(axis=-1, keepdims=True)
-    if np.any(sums[0] == 0) or np.any(sums[1] == 0):
+    of_p, of_q = p.sum(axis=-1, keepdims=True), q.sum(axis=-1, keepdims=True)
+    if np.any(of_p == 0) or np.any(of_q == 0):
         raise ArgumentError("All weights of a distribution are 0. Give at least one above 0.")
-    return p / sums[0], q / sums[1]
+    return p / of_p, q / of_q
 
 
 def _relative_entropy(p: Floats, middle: Floats) -> Floats:
     """KL(p, middle) in bits; outcomes without weight add nothing, NaN stays NaN."""
     ratio = np.divide(p, middle, out=np.ones_like(p), where=middle != 0)
     logs = np.log2(ratio, out=np.zeros_like(p), where=ratio != 0)
-    result: Floats = (p * logs).sum(axis=-1)
-    return result
+    return np.asarray((p * logs).sum(axis=-1))

@@ -12,22 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...uncertainty import (
-    Estimate,
-    bracketed,
-    cluster_draws,
-    sums_by_cluster,
-    swapped_sums,
-)
+from ...report.comparison import Better, Change
+from ...uncertainty import Estimate, bracketed, cluster_draws, sums_by_cluster, swapped_sums
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
-Change = Literal["difference", "ratio"]
 
 SHARE, SIGNED = (0.0, 1.0), (-1.0, 1.0)  # scales
 _LARGEST = 700.0  # exp of more is not a float
@@ -35,63 +29,39 @@ _LARGEST = 700.0  # exp of more is not a float
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure over items.
+    """One figure over items."""
 
-    Attributes:
-        name: as in tables and thresholds, such as `acc`.
-        help: what it is, in one line, with its range.
-        parts: columns -> (N, K), what is added over items.
-        value: sums (..., K) -> (...), NaN where it is not defined.
-        better: `higher`, `lower`, or the value that is best (0.5: neither side is preferred).
-        change: how two models are compared: after - before, or after / before.
-        by: a column of text; the measure is also given for each of its values.
-        headline: whether it decides a verdict; others are shown.
-        tested: whether a test of "no change" makes sense.
-        scale: the least and the most it can be; None where it has no ends, as nats have none.
-        undefined: why there is no figure where there is none.
-        chance: what guessing gives, where that is known.
-    """
-
-    name: str
-    help: str
-    parts: Callable[[Columns], Floats]
-    value: Callable[[Floats], Floats]
-    better: Literal["higher", "lower"] | float
-    change: Change = "difference"
-    by: str | None = None
-    headline: bool = True
-    tested: bool = True
-    scale: tuple[float, float] | None = None
-    undefined: str = "no item counts towards it"
-    chance: float | None = None
+    name: str  # as in tables and thresholds, such as `acc`
+    help: str  # what it is, in one line, with its range
+    parts: Callable[[Columns], Floats]  # columns -> (N, K), what is added over items
+    value: Callable[[Floats], Floats]  # sums (..., K) -> (...), NaN where it is not defined
+    better: Better  # a number is the value that is best (0.5: neither side is preferred)
+    change: Change = "difference"  # how two models are compared: after - before, or after / before
+    by: str | None = None  # a column of text; the measure is also given for each of its values
+    headline: bool = True  # whether it decides a verdict; others are shown
+    tested: bool = True  # whether a test of "no change" makes sense
+    scale: tuple[float, float] | None = None  # the least and the most; None: no ends, as of nats
+    undefined: str = "no item counts towards it"  # why there is no figure where there is none
+    chance: float | None = None  # what guessing gives, where that is known
 
     def cost(self, values: Floats) -> Floats:
         """The same figures turned so that lower is better."""
         if self.better == "higher":
             return -values
-        if self.better == "lower":
-            return values
-        distance: Floats = np.abs(values - float(self.better))
-        return distance
+        return values if self.better == "lower" else np.abs(values - float(self.better))
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A figure of two models on the same items.
-
-    Attributes:
-        original, pruned: each by itself.
-        change: pruned - original, or pruned / original where the measure says so.
-        harm: how much worse the pruned model is, in the measure's unit (negative: better). For
-            ratios the logarithm of the ratio.
-        p: two-sided permutation p-value of "the two are exchangeable"; None if not tested.
-    """
+    """A figure of two models on the same items."""
 
     original: Estimate
     pruned: Estimate
-    change: Estimate
+    change: Estimate  # pruned - original, or pruned / original where the measure says so
+    # How much worse the pruned model is, in the measure's unit (negative: better); for ratios the
+    # logarithm of the ratio.
     harm: Estimate
-    p: float | None
+    p: float | None  # two-sided permutation p-value of "both are exchangeable"; None: not tested
 
 
 def estimate(
@@ -129,7 +99,7 @@ def compare(
         pruned=bracketed(whole[1], drawn[1], count, measure.undefined),
         change=bracketed(_change(measure, *whole), _change(measure, *drawn), count, undefined),
         harm=bracketed(harm, _harm(measure, *drawn), count, undefined),
-        p=_swapped(measure, before, after, float(harm), seed) if measure.tested else None,
+        p=_p_value(measure, before, after, float(harm), seed) if measure.tested else None,
     )
 
 
@@ -168,8 +138,7 @@ def exponential_of(
     """`parts` and `value` of exp of a sum over a sum, as perplexities are."""
 
     def value(sums: Floats) -> Floats:
-        result: Floats = np.exp(np.minimum(over(sums[..., 0], sums[..., 1]), _LARGEST))
-        return result
+        return np.asarray(np.exp(np.minimum(over(sums[..., 0], sums[..., 1]), _LARGEST)))
 
     return ratio_of(above, below) | {"value": value}
 
@@ -178,8 +147,7 @@ def over(above: Any, below: Any) -> Floats:
     """above / below, NaN where below is 0."""
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     shape = np.broadcast_shapes(above.shape, below.shape)
-    result: Floats = np.divide(above, below, out=np.full(shape, np.nan), where=below != 0)
-    return result
+    return np.asarray(np.divide(above, below, out=np.full(shape, np.nan), where=below != 0))
 
 
 def preferred(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -222,12 +190,12 @@ def _change(measure: Measure, before: Floats, after: Floats) -> Floats:
 def _harm(measure: Measure, before: Floats, after: Floats) -> Floats:
     if measure.change == "ratio":
         ratio = over(after, before)
-        logs: Floats = np.log(ratio, out=np.full(ratio.shape, np.nan), where=ratio > 0)
+        logs = np.asarray(np.log(ratio, out=np.full(ratio.shape, np.nan), where=ratio > 0))
         return -logs if measure.better == "higher" else logs
     return measure.cost(after) - measure.cost(before)
 
 
-def _swapped(
+def _p_value(
     measure: Measure, before: Floats, after: Floats, observed: float, seed: int
 ) -> float | None:
     if not math.isfinite(observed):

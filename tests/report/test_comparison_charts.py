@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optipfair.report import charts, formats
 from optipfair.report.comparison import Layers
 from optipfair.report.scales import Scale, ratio_ticks, scale_of
-from optipfair.report.text_edits import marked_pair
+from optipfair.report.views import marked_pair
 from support.comparisons import as_read, figure, ordinary
 
 FINITE = st.floats(-1e9, 1e9)

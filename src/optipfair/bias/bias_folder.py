@@ -6,14 +6,13 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, OutputError, UnknownNameError
+from ..errors import ArgumentError, UnknownNameError
+from ..files.output_folder import check_writable, writing_explained
 from ..registry import unknown_name
 from .settings import FORMATS
 
@@ -45,16 +44,19 @@ class BiasFolder:
         with warnings.catch_warnings():
             # Characters that the font lacks are drawn as boxes, as `visualize_bias` says.
             warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-            if self.path is not None:
-                with _writing(self.path):
-                    figure.savefig(self.path / f"{name}.{self.format}")
+            self._save(f"{name}.{self.format}", figure.savefig)
             _show(figure)
 
     def write(self, name: str, numbers: Mapping[str, Any]) -> None:
+        text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        self._save(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _save(self, name: str, write: Callable[[Path], object]) -> None:
+        """Make the folder, and name it where it cannot be written after all."""
         if self.path is not None:
-            text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False)
-            with _writing(self.path):
-                (self.path / name).write_text(text + "\n", encoding="utf-8")
+            with writing_explained(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                write(self.path / name)
 
 
 def output_path(given: object) -> Path | None:
@@ -67,35 +69,6 @@ def output_path(given: object) -> Path | None:
             "to save nothing."
         )
     return Path(given)
-
-
-def check_writable(folder: Path) -> None:
-    """Try the folder, or the nearest one above it that exists; nothing stays behind."""
-    with _explained(folder):
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise NotADirectoryError(0, f"{existing} is a file")
-        with TemporaryDirectory(dir=existing, prefix=".optipfair-"):
-            pass
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Make the folder, and name it where it cannot be written after all."""
-    with _explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise OutputError(
-            f"The folder {folder} cannot be written: {exc.strerror or exc}. Choose another, or "
-            "free it for writing."
-        ) from exc
 
 
 def _style(given: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,6 +84,27 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
             f"The output folder {path} holds a model. Give --overwrite (overwrite=True) to replace "
             "it, or another folder."
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing could be written; nothing stays behind."""
+    with writing_explained(folder):
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(0, f"{nearest} is a file")
+        Path(tempfile.mkdtemp(prefix=".optipfair-", dir=nearest)).rmdir()
+
+
+@contextmanager
+def writing_explained(folder: Path) -> Iterator[None]:
+    """Name the folder where the system refuses to write."""
+    try:
+        yield
+    except OSError as exc:
+        raise OutputError(
+            f"The output folder {folder} cannot be written: {exc.strerror or exc}. Choose another, "
+            "or free it for writing."
+        ) from exc
 
 
 @contextmanager

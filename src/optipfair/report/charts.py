@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from ..uncertainty import Estimate
 from .comparison import FigureOfTwo, LayerExcess, Layers
@@ -18,21 +19,15 @@ from .scales import Scale, Tick, ratio_ticks, scale_of
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a figure: marks on a line, and the same in words.
-
-    Attributes:
-        state: `worse`, `better` or `unclear`, by the interval; `undefined` without a figure.
-        marks: places, such as `value`, `low`, `high`.
-        reason: why something is missing.
-    """
+    """One row of a figure: marks on a line, and the same in words."""
 
     task: str
     measure: str
     group: str | None
     text: str
-    state: str = ""
-    marks: Mapping[str, float] = field(default_factory=dict)
-    reason: str | None = None
+    marks: Mapping[str, float]  # places, such as `value`, `low`, `high`
+    reason: str | None  # why something is missing
+    state: str = ""  # worse, better or unclear, by the interval; undefined without a figure
 
 
 @dataclass(frozen=True)
@@ -49,33 +44,23 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plane:
-    """Points of the two models on two axes; places of y are counted from the top.
-
-    Attributes:
-        points: `original` and `pruned`: places and values, {"x", "y", "ability", "bias"}.
-        ability, bias: the measures behind each axis.
-    """
+    """Points of the two models on two axes; places of y are counted from the top."""
 
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
-    points: Mapping[str, Mapping[str, float]]
-    ability: Sequence[str]
+    points: Mapping[str, Mapping[str, float]]  # model → places x and y, values ability and bias
+    ability: Sequence[str]  # the measures behind it
     bias: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Excess by depth: a line for each model; places of y are counted from the top.
-
-    Attributes:
-        line: where the excess is zero.
-        models: `original` and `pruned` -> their points, each with x, y and, where known, low, high.
-    """
+    """Excess by depth: a line for each model; places of y are counted from the top."""
 
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
-    line: float
-    models: Mapping[str, Sequence[Mapping[str, float]]]
+    line: float  # where the excess is zero
+    models: Mapping[str, Sequence[Mapping[str, float]]]  # points of x, y and, if known, low, high
 
 
 def headlines(measures: Iterable[FigureOfTwo]) -> list[FigureOfTwo]:
@@ -90,10 +75,8 @@ def by_group(measures: Iterable[FigureOfTwo]) -> list[FigureOfTwo]:
 
 def forest(measures: Sequence[FigureOfTwo]) -> list[Panel]:
     """How much worse the pruned model is: a panel for each unit that occurs."""
-    panels = [
-        _harm_panel(kind, [each for each in measures if _unit(each) == kind]) for kind in _UNITS
-    ]
-    return [panel for panel in panels if panel.strips]
+    by_unit = {kind: [each for each in measures if _unit(each) == kind] for kind in _UNITS}
+    return [_harm_panel(kind, own) for kind, own in by_unit.items() if own]
 
 
 def absolutes(measures: Sequence[FigureOfTwo]) -> list[Panel]:
@@ -112,7 +95,7 @@ def plane(measures: Sequence[FigureOfTwo]) -> Plane | None:
     100) that both models have: of quality those for which higher is better, of fairness the
     distance from the best value (from 0 where lower is better).
     """
-    usable = [each for each in headlines(measures) if _on_a_known_scale(each)]
+    usable = [m for m in headlines(measures) if m.scale is not None and len(_both(m)) == 2]
     able = [m for m in usable if m.question == "quality" and m.better == "higher"]
     fair = [m for m in usable if m.question == "fairness" and m.better != "higher"]
     if not able or not fair:
@@ -123,7 +106,7 @@ def plane(measures: Sequence[FigureOfTwo]) -> Plane | None:
     points = {
         model: {
             "x": x.at(ability[model]),
-            "y": round(100 - y.at(bias[model]), 2),
+            "y": _down(y, bias[model]),
             "ability": ability[model],
             "bias": bias[model],
         }
@@ -143,32 +126,28 @@ def profile(layers: Layers) -> Profile | None:
     y = scale_of([0.0, *(each[end] for each in everything for end in ("excess", *_ENDS))])
     models = {model: [_point(each, x, y) for each in line] for model, line in kept.items()}
     ticks = [Tick(100 - tick.at, tick.label) for tick in y.ticks(plain)]
-    return Profile(x.ticks(plain), ticks, round(100 - y.at(0.0), 2), models)
+    return Profile(x.ticks(plain), ticks, _down(y, 0.0), models)
 
 
 _MODELS = ("original", "pruned")
 _ENDS = ("low", "high")
-_UNITS = ("points", "hundred", "ratio", "own")
-_TITLES = {
-    "points": ("Measures of at most 1", "in points of 0.01"),
-    "hundred": ("Measures of at most 100", "in points"),
-    "ratio": ("Ratios", "times worse, logarithmic"),
-    "own": ("Measures without ends", "log-likelihoods in nats"),
-}
-_WRITTEN: Mapping[str, Callable[..., str]] = {
-    "points": points,
-    "hundred": signed,
-    "ratio": lambda harm, like=0.0: times(*(math.exp(min(x, 700.0)) for x in (harm, like))),
-    "own": signed,
+# Unit → the title of its panel, a note, and how harms in it are written.
+_UNITS: Mapping[str, tuple[str, str, Callable[..., str]]] = {
+    "points": ("Measures of at most 1", "in points of 0.01", points),
+    "hundred": ("Measures of at most 100", "in points", signed),
+    "ratio": (
+        "Ratios",
+        "times worse, logarithmic",
+        lambda harm, like=0.0: times(*(math.exp(min(x, 700.0)) for x in (harm, like))),
+    ),
+    "own": ("Measures without ends", "log-likelihoods in nats", signed),
 }
 
 
 def _unit(measure: FigureOfTwo) -> str:
     if measure.change_kind == "ratio":
         return "ratio"
-    if measure.scale is None:
-        return "own"
-    return "points" if _most(measure) == 1 else "hundred" if _most(measure) == 100 else "own"
+    return {1.0: "points", 100.0: "hundred"}.get(_most(measure), "own")
 
 
 def _most(measure: FigureOfTwo) -> float:
@@ -178,9 +157,13 @@ def _most(measure: FigureOfTwo) -> float:
 def _harm_panel(kind: str, measures: Sequence[FigureOfTwo]) -> Panel:
     harms = [measure.harm for measure in measures]
     scale = scale_of([0.0, *(harm[end] for harm in harms for end in ("value", *_ENDS))])
-    write = _WRITTEN[kind]
-    ticks = ratio_ticks(scale, _ratio_label) if kind == "ratio" else scale.ticks(_axis_label(kind))
-    title, note = _TITLES[kind]
+    title, note, write = _UNITS[kind]
+    factor = 100 if kind == "points" else 1
+    ticks = (
+        ratio_ticks(scale, lambda ratio: f"×{ratio:.4g}")  # noqa: RUF001
+        if kind == "ratio"
+        else scale.ticks(lambda value: plain(factor * value))
+    )
     strips = [_harm_strip(measure, scale, write) for measure in measures]
     return Panel(kind, title, note, ticks, scale.at(0.0), strips)
 
@@ -188,13 +171,8 @@ def _harm_panel(kind: str, measures: Sequence[FigureOfTwo]) -> Panel:
 def _harm_strip(measure: FigureOfTwo, scale: Scale, write: Callable[..., str]) -> Strip:
     harm = measure.harm
     marks = {end: scale.at(harm[end]) for end in ("value", *_ENDS) if harm[end] is not None}
-    return Strip(
-        *_names(measure),
-        " ".join(part for part in with_interval(harm, write) if part),
-        _state(harm),
-        marks,
-        harm.reason,
-    )
+    text = " ".join(filter(None, with_interval(harm, write)))
+    return _strip(measure, text, marks, harm.reason, _state(harm))
 
 
 def _absolute_panel(scale: Scale, measures: Sequence[FigureOfTwo]) -> Panel:
@@ -212,11 +190,11 @@ def _absolute_strip(measure: FigureOfTwo, scale: Scale) -> Strip:
     if not isinstance(measure.better, str):
         marks["ideal"] = scale.at(measure.better)
     text = f"{number(measure.original.value)} → {number(measure.pruned.value)}"
-    return Strip(*_names(measure), text, marks=marks, reason=reason)
+    return _strip(measure, text, marks, reason)
 
 
-def _names(measure: FigureOfTwo) -> tuple[str, str, str | None]:
-    return measure.task, measure.measure, measure.group
+def _strip(measure: FigureOfTwo, *figures: Any) -> Strip:
+    return Strip(measure.task, measure.measure, measure.group, *figures)
 
 
 def _both(measure: FigureOfTwo) -> list[str]:
@@ -229,10 +207,6 @@ def _state(harm: Estimate) -> str:
     if harm.low is None or harm.high is None or harm.low <= 0 <= harm.high:
         return "unclear"
     return "worse" if harm.low > 0 else "better"
-
-
-def _on_a_known_scale(measure: FigureOfTwo) -> bool:
-    return measure.scale is not None and len(_both(measure)) == 2
 
 
 def _share(measure: FigureOfTwo, model: str) -> float:
@@ -252,14 +226,10 @@ def _at_least(scale: Scale, width: float) -> Scale:
 
 
 def _point(each: LayerExcess, x: Scale, y: Scale) -> dict[str, float]:
-    places = {"x": x.at(each.depth), "y": round(100 - y.at(each.excess or 0.0), 2)}
-    ends = {end: round(100 - y.at(each[end]), 2) for end in _ENDS if each[end] is not None}
-    return places | ends
+    places = {"x": x.at(each.depth), "y": _down(y, each.excess or 0.0)}
+    return places | {end: _down(y, each[end]) for end in _ENDS if each[end] is not None}
 
 
-def _ratio_label(ratio: float) -> str:
-    return f"×{ratio:.4g}"  # noqa: RUF001
-
-
-def _axis_label(kind: str) -> Callable[[float], str]:
-    return (lambda value: plain(100 * value)) if kind == "points" else plain
+def _down(scale: Scale, value: float) -> float:
+    """A place counted from the top."""
+    return round(100 - scale.at(value), 2)

@@ -6,10 +6,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from ..files.output_folder import check_writable, writing_explained
 from .page import comparison_page
 from .tables import comparison_csv
 
@@ -41,13 +43,15 @@ def write_comparison_report(comparison: Mapping[str, Any], folder: str | Path) -
     }
     check_report_folder(folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace_all(texts, folder)
-    except OSError as exc:
-        for each in made:
-            _remove_if_empty(each)
-        raise _unwritable(folder, exc) from exc
+    with writing_explained(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace_all(texts, folder)
+        except OSError:
+            for each in made:
+                with suppress(OSError):  # it is not empty, or not there
+                    each.rmdir()
+            raise
     return {name: folder / name for name in texts}
 
 
@@ -56,21 +60,13 @@ def check_report_folder(folder: str | Path) -> None:
     if not str(folder):
         raise OutputError("The output folder is an empty name. Give a folder for the report.")
     folder = Path(folder)
-    try:
-        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        if not nearest.is_dir():
+    check_writable(folder)
+    for name in (PAGE, NUMBERS, TABLE):
+        if (folder / name).is_dir():
             raise OutputError(
-                f"The output {folder} cannot be written: {nearest} is a file. Give a folder."
+                f"The output {folder / name} is a folder. Move it away, or give another folder for "
+                "the report."
             )
-        for name in (PAGE, NUMBERS, TABLE):
-            if (folder / name).is_dir():
-                raise OutputError(
-                    f"The output {folder / name} is a folder. Move it away, or give another folder "
-                    "for the report."
-                )
-        Path(tempfile.mkdtemp(prefix=".report-", dir=nearest)).rmdir()
-    except OSError as exc:
-        raise _unwritable(folder, exc) from exc
 
 
 def _replace_all(texts: Mapping[str, str], folder: Path) -> None:
@@ -95,14 +91,3 @@ def _replace_all(texts: Mapping[str, str], folder: Path) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _unwritable(folder: Path, exc: OSError) -> OutputError:
-    return OutputError(
-        f"The output folder {folder} cannot be written: {exc.strerror or exc}. Give another folder."
-    )

@@ -15,9 +15,7 @@ from .formats import NOTHING, number, p_value, signed, times, visible, with_inte
 Row = dict[str, str | int | float | None]
 Place = tuple[str, str, str]  # section, id, model
 
-COLUMNS = (
-    *("section", "id", "group", "model", "quantity", "value", "low", "high", "unit", "reason"),
-)
+COLUMNS = ["section", "id", "group", "model", "quantity", "value", "low", "high", "unit", "reason"]
 VERDICT_HEADER = ("question", "verdict", "why")
 MEASURE_HEADER = ("measure", "original", "pruned", "change", "95 % interval", "p (Holm)")
 _MODELS = ("original", "pruned")
@@ -37,10 +35,10 @@ def comparison_csv(comparison: Mapping[str, Any]) -> str:
         Text with a header (`COLUMNS`), fields separated by commas, lines ended by a line feed.
     """
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for row in _rows(Comparison.from_dict(comparison)):
-        writer.writerow([_cell(row.get(column)) for column in COLUMNS])
+        writer.writerow({column: _cell(value) for column, value in row.items()})
     return file.getvalue()
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from difflib import SequenceMatcher
+from typing import Any, NamedTuple
 
 from .comparison import Comparison, FlippedItem, Flips, LeftOutWithWay, Speed, Spread, TaskFacts
 from .formats import NOTHING, memory, number, seconds, times
-from .text_edits import Run, marked_pair
 
 _SHOWN = 5  # flips of a task that are open at once
+_WORD = re.compile(r"\s+|\w+|[^\w\s]")
+_MOST = 2000  # words of a text; comparing takes the square of it
 
 # What may be missing, and what to say where the comparison itself does not.
 _SECTIONS = {
@@ -27,6 +30,13 @@ _SECTIONS = {
         "Choose tasks of both kinds.",
     ),
 }
+
+
+class Run(NamedTuple):
+    """A piece of text, and whether the other text has something else there."""
+
+    text: str
+    marked: bool
 
 
 @dataclass(frozen=True)
@@ -65,10 +75,8 @@ class Pair:
 def flips_of(flips: Flips) -> ShownFlips:
     """Counts in words, and the items with their texts marked."""
     zero, one = flips.answers
-    transitions = [
-        f"{flips.lost:,} went from “{one}” to “{zero}”",
-        f"{flips.gained:,} went from “{zero}” to “{one}”",
-    ]
+    moves = (flips.lost, one, zero), (flips.gained, zero, one)
+    transitions = [f"{count:,} went from “{before}” to “{to}”" for count, before, to in moves]
     items = [_item(each) for each in flips.items_]
     return ShownFlips(flips, transitions, items[:_SHOWN], items[_SHOWN:])
 
@@ -79,20 +87,18 @@ def speed_pairs(speed: Speed) -> list[Pair]:
     rate = [speed[f"avg_{model}_tokens_per_second"] for model in ("original", "pruned")]
     whole = [speed[f"avg_{model}_time"] for model in ("original", "pruned")]
     kinds = " / ".join(dict.fromkeys(side.peak_memory_kind for side in sides))
-    memories = {
-        "peak_memory_bytes": ("Peak memory", f"{kinds}; less is better"),
-        "kv_cache_bytes": ("Cache of keys and values", "less is better"),
-        "weight_bytes": ("Weights", "less is better"),
-    }
+    peak, cache, weights = (
+        [side[key] for side in sides]
+        for key in ("peak_memory_bytes", "kv_cache_bytes", "weight_bytes")
+    )
     return [
         _pair("Tokens per second", rate, number, "more is better"),
         _pair("Time for a prompt", whole, seconds, "mean; less is better"),
         _spread("Time to the first token", [side.time_to_first_token for side in sides]),
         _spread("Time per further token", [side.time_per_output_token for side in sides]),
-        *(
-            _pair(label, [side[key] for side in sides], memory, note)
-            for key, (label, note) in memories.items()
-        ),
+        _pair("Peak memory", peak, memory, f"{kinds}; less is better"),
+        _pair("Cache of keys and values", cache, memory, "less is better"),
+        _pair("Weights", weights, memory, "less is better"),
     ]
 
 
@@ -145,3 +151,28 @@ def _pair(
         for value in values
     ]
     return Pair(label, write(values[0]), write(values[1]), bars[0], bars[1], note)
+
+
+def marked_pair(first: str, second: str) -> tuple[list[Run], list[Run]]:
+    """Two texts as runs, marked where they differ word by word; very long ones whole, unmarked."""
+    words = [_WORD.findall(text) for text in (first, second)]
+    if max(map(len, words)) > _MOST:
+        return [Run(first, False)], [Run(second, False)]
+    codes = SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes()
+    left = [("".join(words[0][a:b]), kind != "equal") for kind, a, b, _, _ in codes]
+    right = [("".join(words[1][c:d]), kind != "equal") for kind, _, _, c, d in codes]
+    return _joined(left), _joined(right)
+
+
+def _joined(pieces: list[tuple[str, bool]]) -> list[Run]:
+    """Without empty runs, and marked ones together with the spaces between them."""
+    runs: list[Run] = []
+    for text, marked in pieces:
+        if not text:
+            continue
+        if marked and len(runs) > 1 and runs[-2].marked and runs[-1].text.isspace():
+            between = runs.pop().text
+            runs[-1] = Run(runs[-1].text + between + text, True)
+        else:
+            runs.append(Run(text, marked))
+    return runs

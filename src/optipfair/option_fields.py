@@ -31,7 +31,7 @@ class Option:
     """
 
     help: str
-    section: str
+    section: str = ""
     flag: str | None = ""
     metavar: str | None = None
     allowed: Callable[[], Sequence[object]] | None = None

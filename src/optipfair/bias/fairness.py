@@ -75,10 +75,11 @@ def neuron_bias_scores(
     Settings(controls=controls, seed=seed)  # checked there
     pairs = check_prompt_pairs(prompt_pairs)
     view = describe(model)
-    layers = [layer for layer in view.layers if _has_neurons(layer)]
+    layers = [layer for layer in view.layers if layer.mlps]
     if not layers:
         raise UnsupportedModelError("The model has no MLP of a known form, so there is no score.")
     for layer in layers:
+        _check_neurons(layer)
         check_finite(layer.mlps[0], {"down"})
     plan = plan_study(view, tokenizer, pairs, controls, words=control_words, seed=seed)
     sums = WeightedDifferences(_weights(plan, controlled=controls > 0))
@@ -141,11 +142,7 @@ def compute_fairness_pruning_scores(
 
 
 class WeightedDifferences:
-    """A reducer: by layer, the weighted sum over comparisons of their mean |a - b|, (I,) float64.
-
-    Args:
-        weights: of each comparison.
-    """
+    """A reducer: by layer, the weighted sum over comparisons of their mean |a - b|, (I,)."""
 
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = weights
@@ -153,12 +150,8 @@ class WeightedDifferences:
 
     def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
         """Take aligned activations (M, I) of both sides."""
-        own = self._weights[groups.start : groups.start + len(groups.sizes)]
-        rows = [
-            weight / size
-            for weight, size in zip(own, groups.sizes, strict=True)
-            for _ in range(size)
-        ]
+        sized = zip(self._weights[groups.start :], groups.sizes, strict=False)
+        rows = [weight / size for weight, size in sized for _ in range(size)]
         difference = (first - second).abs_()
         total = (difference.new_tensor(rows) @ difference).double().cpu()
         self.totals[key.layer] = self.totals.get(key.layer, 0) + total
@@ -194,10 +187,7 @@ def _weights(plan: Plan, *, controlled: bool) -> list[float]:
     return weights
 
 
-def _has_neurons(layer: LayerView) -> bool:
-    """Whether the layer has an MLP; refused if it does not show its neurons."""
-    if not layer.mlps:
-        return False
+def _check_neurons(layer: LayerView) -> None:
     place = tap(layer, _COMPONENT)
     if isinstance(place, str):
         names = ", ".join(mlp.spec.name for mlp in layer.mlps)
@@ -205,7 +195,6 @@ def _has_neurons(layer: LayerView) -> bool:
             f"Layer {layer.index} ({names}) has no bias scores: {place}. Models with one dense "
             "MLP in a layer have them."
         )
-    return True
 
 
 def _scaled(layer: LayerView, differences: Tensor) -> Tensor:

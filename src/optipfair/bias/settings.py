@@ -24,12 +24,11 @@ class BiasOptions:
     """What can be asked of `optipfair bias`, one field an option; nothing is checked here."""
 
     pairs: str | Path | None = option(
-        None, "Your own pairs of prompts: a .csv or .jsonl file.", section="pairs", metavar="FILE"
+        None, "Your own pairs of prompts: a .csv or .jsonl file.", metavar="FILE"
     )
     categories: Sequence[str] = option(
         (),
         "Category of generated pairs, such as gender; repeatable. [the seven default pairs]",
-        section="pairs",
         flag="--category",
         metavar="NAME",
         repeatable=True,
@@ -37,50 +36,36 @@ class BiasOptions:
     layers: str = option(
         "first_middle_last",
         "Layers to draw. The numbers cover all of them.",
-        section="figures",
         metavar="first_middle_last|all|I,J,...",
     )
     components: Sequence[str] | None = option(
-        None,
-        "What to compare in a layer, such as mlp_output. [six components]",
-        section="numbers",
-        metavar="NAME,...",
+        None, "What to compare in a layer, such as mlp_output. [six of them]", metavar="NAME,..."
     )
-    controls: int = option(8, "Neutral swaps for each pair.", section="numbers")
-    seed: int = option(0, "Seed of the choice of neutral words.", section="numbers")
+    controls: int = option(8, "Neutral swaps for each pair.")
+    seed: int = option(0, "Seed of the choice of neutral words.")
     visualization_types: Sequence[str] | None = option(
         None,
         "Figures to draw: mean_diff, heatmap, pca, or none. [all where there is a folder]",
-        section="figures",
         metavar="NAME,...",
     )
-    figure_format: str = option(
-        "png", "Format of the figures.", section="figures", allowed=lambda: FORMATS
-    )
+    figure_format: str = option("png", "Format of the figures.", allowed=lambda: FORMATS)
     output_dir: str | Path | None = option(
-        None, "Folder for figures and numbers. [nothing is written]", section="figures",
-        metavar="DIR",
-    )  # fmt: skip
+        None, "Folder for figures and numbers. [nothing is written]", metavar="DIR"
+    )
     compare_with: str | Path | None = option(
-        None, "A second model, to compare on the same pairs.", section="numbers", metavar="PATH"
+        None, "A second model, to compare on the same pairs.", metavar="PATH"
     )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The keyword arguments of `visualize_bias` and its kin beyond the specification's.
-
-    Attributes:
-        controls: neutral control pairs for each pair, 0 for none.
-        control_words: word class → the caller's own neutral words.
-        style: of the figures: `figsize`, `dpi`, `cmap`, `title`.
-    """
+    """The keyword arguments of `visualize_bias` and its kin beyond the specification's."""
 
     components: tuple[str, ...] = DEFAULT_COMPONENTS
-    controls: int = 8
-    control_words: Words | None = None
+    controls: int = 8  # neutral control pairs for each pair, 0 for none
+    control_words: Words | None = None  # word class → the caller's own neutral words
     seed: int = 0
-    style: Mapping[str, Any] = field(default_factory=dict)
+    style: Mapping[str, Any] = field(default_factory=dict)  # figsize, dpi, cmap, title
 
     def __post_init__(self) -> None:
         count = whole_number(self.controls)

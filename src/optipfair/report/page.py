@@ -33,15 +33,10 @@ _WRITERS = {
 
 
 def comparison_page(comparison: Mapping[str, Any]) -> str:
-    """Draw a comparison as a page.
+    """Draw what `compare_models` gave, or what it wrote, read again, as HTML.
 
-    Args:
-        comparison: what `compare_models` gave, or what it wrote, read again. Its texts may hold
-            anything: they are escaped, and characters that hide or reorder text are shown by their
-            number.
-
-    Returns:
-        HTML; the same comparison gives the same page.
+    Its texts may hold anything: they are escaped, and characters that hide or reorder text are
+    shown by their number. The same comparison gives the same page.
     """
     shown = Comparison.from_dict(formats.all_visible(comparison))
     measures = shown.measures
@@ -66,16 +61,14 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     )
 
 
-def _policy(style: str, script: str) -> str:
+def _policy(*texts: str) -> str:
     """What the browser may load and run: our style and our script, by their hashes."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    style, script = (f"'sha256-{each}'" for each in hashes)
     return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; style-src {style}; script-src {script}; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache

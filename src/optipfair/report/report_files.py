@@ -21,18 +21,8 @@ PAGE, NUMBERS, TABLE = "report.html", "comparison.json", "measures.csv"
 def write_comparison_report(comparison: Mapping[str, Any], folder: str | Path) -> dict[str, Path]:
     """Write `report.html`, `comparison.json` and `measures.csv`, all three or none.
 
-    Files of these names that are there are replaced, once all three are written; others stay.
-
-    Args:
-        comparison: what `compare_models` gave, or what it wrote, read again.
-        folder: where to; made if it is not there.
-
-    Returns:
-        File name -> path.
-
-    Raises:
-        OutputError: the folder cannot be written; it is as it was.
-        ValueError: the comparison holds NaN or Inf, which JSON has not.
+    Files of these names that are there are replaced, once all three are written; others stay. A
+    comparison that holds NaN or Inf, which JSON has not, is a ValueError. Returns the path of each.
     """
     folder = Path(folder)
     texts = {

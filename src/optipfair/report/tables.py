@@ -23,16 +23,10 @@ _FORMULA = tuple("=+-@\t\r＝＋－＠")  # noqa: RUF001
 
 
 def comparison_csv(comparison: Mapping[str, Any]) -> str:
-    """Write every number of a comparison, one a row.
+    """Write every number of a comparison, one a row, under `COLUMNS`.
 
     Numbers are unrounded; one that is not defined is empty and has its reason in the row. A text
     that a spreadsheet could take for a formula gets an apostrophe in front.
-
-    Args:
-        comparison: what `compare_models` gave, or what it wrote, read again.
-
-    Returns:
-        Text with a header (`COLUMNS`), fields separated by commas, lines ended by a line feed.
     """
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

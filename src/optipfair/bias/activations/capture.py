@@ -55,30 +55,19 @@ class Reducer(Protocol):
 
 @dataclass(frozen=True)
 class Groups:
-    """Which rows of the aligned activations belong to which comparison.
+    """Which rows of the aligned activations belong to which comparison."""
 
-    Attributes:
-        start: number of the batch's first comparison.
-        sizes: units of tokens of each comparison of the batch; they follow each other.
-    """
-
-    start: int
-    sizes: tuple[int, ...]
+    start: int  # number of the batch's first comparison
+    sizes: tuple[int, ...]  # units of tokens of each comparison of the batch, one after the other
 
 
 @dataclass(frozen=True)
 class Captured:
-    """What a capture saw beside the activations.
+    """What a capture saw beside the activations."""
 
-    Attributes:
-        prompts: how many prompts ran, each once.
-        passes: in how many forward passes.
-        missing: component → layer → why it has none there.
-    """
-
-    prompts: int
+    prompts: int  # each ran once
     passes: int
-    missing: dict[str, dict[int, str]]
+    missing: dict[str, dict[int, str]]  # component → layer → why it has none there
 
 
 def capture(
@@ -93,16 +82,15 @@ def capture(
     """Run every prompt once, without the head, and reduce what the components give on the way.
 
     Prompts that recur in one batch run once. Every reducer gets all components of all layers.
-
-    Raises:
-        ArgumentError: no layer has one of the components.
-        DataError: a prompt with more tokens than the model has positions, or activations that are
-            NaN or Inf.
-        UnsupportedModelError: a component does not show what it should.
+    Refused are components that no layer has, prompts that are too long, and NaN and Inf.
     """
     taps, missing = find_taps(view, components, layers)
     if not taps:
-        raise ArgumentError(f"No layer has {_reasons(missing)}. Choose another component.")
+        reasons = "; ".join(
+            f"{component} ({', '.join(dict.fromkeys(layers.values()))})"
+            for component, layers in missing.items()
+        )
+        raise ArgumentError(f"No layer has {reasons}. Choose another component.")
     _check_lengths(view, comparisons)
     batches = list(_batches(comparisons))
     current: list[_Batch] = []
@@ -139,13 +127,6 @@ def _check_lengths(view: ModelView, comparisons: Sequence[Comparison]) -> None:
                 f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; this model has "
                 f"{limit} positions. Give a shorter one."
             )
-
-
-def _reasons(missing: dict[str, dict[int, str]]) -> str:
-    return "; ".join(
-        f"{component} ({', '.join(dict.fromkeys(layers.values()))})"
-        for component, layers in missing.items()
-    )
 
 
 def find_taps(
@@ -203,18 +184,12 @@ class _Batch:
 
 
 class _Places(NamedTuple):
-    """Where the aligned units of one side are in a batch's tokens.
+    """Where the aligned units of one side are in a batch's tokens."""
 
-    Attributes:
-        firsts: the first token of each unit, (M,).
-        others, owners: the other tokens of the units of several, and the unit of each.
-        sizes: how many tokens each unit has, (M, 1).
-    """
-
-    firsts: Tensor
-    others: Tensor
-    owners: Tensor
-    sizes: Tensor
+    firsts: Tensor  # the first token of each unit, (M,)
+    others: Tensor  # the other tokens of the units of several
+    owners: Tensor  # the unit of each of these
+    sizes: Tensor  # how many tokens each unit has, (M, 1)
 
     def means(self, flat: Tensor) -> Tensor:
         """Of the tokens of each unit, float32 (M, U)."""

@@ -25,17 +25,11 @@ _NORMS = {
 
 @dataclass(frozen=True)
 class Tap:
-    """Where to read a component.
-
-    Attributes:
-        module: what to watch.
-        inputs: whether its input is the component, else its output.
-        part: takes the component from that, (..., X) → (..., U).
-    """
+    """Where to read a component."""
 
     module: nn.Module
-    inputs: bool = False
-    part: Callable[[Tensor], Tensor] | None = None
+    inputs: bool = False  # whether its input is the component, else its output
+    part: Callable[[Tensor], Tensor] | None = None  # the component of that, (..., X) → (..., U)
 
 
 def tap(layer: LayerView, component: str) -> Tap | str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ...checking import whole_number
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 
@@ -45,12 +45,7 @@ class LayerKey(NamedTuple):
 
 
 def read_key(text: object) -> LayerKey:
-    """Read `mlp_output_layer_3`.
-
-    Example:
-        >>> read_key("mlp_output_layer_3")
-        LayerKey(component='mlp_output', layer=3)
-    """
+    """Read a key such as `mlp_output_layer_3`."""
     match = _KEY.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ArgumentError(
@@ -64,9 +59,8 @@ def _integers(layers: object) -> list[int]:
     """Layer numbers as plain integers; none where something else is among them."""
     plain = layers.tolist() if hasattr(layers, "tolist") else layers
     listed = list(plain) if isinstance(plain, Sequence) else []
-    if any(isinstance(number, bool) or not hasattr(number, "__index__") for number in listed):
-        return []
-    return [operator.index(number) for number in listed]
+    numbers = [number for each in listed if (number := whole_number(each)) is not None]
+    return numbers if len(numbers) == len(listed) else []
 
 
 def check_component(name: object) -> str:
@@ -86,17 +80,7 @@ def check_components(names: object) -> tuple[str, ...]:
 
 
 def select_layers(layers: object, count: int, model: str = "the model") -> list[int]:
-    """Which layers are meant, sorted.
-
-    Args:
-        layers: `"first_middle_last"`, `"all"`, or layer numbers (a list, tuple, range or array).
-        count: how many layers the model has.
-        model: what a message calls it.
-
-    Example:
-        >>> select_layers("first_middle_last", 30)
-        [0, 15, 29]
-    """
+    """Which of so many layers are meant, by a word or by a list, range or array; sorted."""
     if isinstance(layers, str):
         if layers not in SELECTIONS:
             raise UnknownNameError(

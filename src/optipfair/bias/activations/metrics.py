@@ -19,23 +19,16 @@ _PIECE = 2**18  # elements at once: what lies in the CPU's cache is many times a
 
 
 class Sums(NamedTuple):
-    """Sums over the tokens and units of one comparison, or of many: tensors of one shape, float64.
+    """Sums over the tokens and units of a comparison, or of many: tensors of one shape, float64."""
 
-    Attributes:
-        number: how many differences.
-        absolute, squared: sums of |a - b| and of (a - b)^2.
-        largest, smallest: of |a - b|.
-        dot, first, second: sums of a b, a^2 and b^2.
-    """
-
-    number: Tensor
-    absolute: Tensor
-    squared: Tensor
-    largest: Tensor
+    number: Tensor  # how many differences
+    absolute: Tensor  # sum of |a - b|
+    squared: Tensor  # of (a - b)^2
+    largest: Tensor  # of |a - b|
     smallest: Tensor
-    dot: Tensor
-    first: Tensor
-    second: Tensor
+    dot: Tensor  # sum of a b
+    first: Tensor  # of a^2
+    second: Tensor  # of b^2
 
     @classmethod
     def of(cls, first: Tensor, second: Tensor, sizes: Sequence[int]) -> Sums:
@@ -91,14 +84,11 @@ class Sums(NamedTuple):
 class Metric:
     """One figure.
 
-    Attributes:
-        function: sums → values of the same shape; NaN where it is not defined.
-        scale_free: whether activations of any size can be compared, as it goes from 0 to 2. What
-            is not, is taken over all elements of several layers; what is, is averaged over the
-            layers.
+    One that is `scale_free` goes from 0 to 2 whatever the size of the activations, and is averaged
+    over layers; another is taken over all their elements.
     """
 
-    function: Callable[[Sums], Tensor]
+    function: Callable[[Sums], Tensor]  # NaN where it is not defined
     scale_free: bool = False
 
     def of(self, sums: Sums) -> Tensor:

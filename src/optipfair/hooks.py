@@ -15,14 +15,8 @@ InputCallback = Callable[[nn.Module, tuple[object, ...]], None]
 @contextmanager
 def recording_inputs(hooks: Iterable[tuple[nn.Module, InputCallback]]) -> Iterator[None]:
     """Call `callback(module, args)` before each module's forward, inside the `with` block."""
-    handles = []
-    try:
-        for module, callback in hooks:
-            handles.append(module.register_forward_pre_hook(callback))
+    with _held(module.register_forward_pre_hook(callback) for module, callback in hooks):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -47,10 +41,17 @@ def recording(
     Args:
         hooks: module, whether its input is meant (what it is given by position), callback.
     """
+    with _held(_watch(*hook) for hook in hooks):
+        yield
+
+
+@contextmanager
+def _held(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Register hooks one by one; whatever happens, none of them stays."""
     handles = []
     try:
-        for module, inputs, callback in hooks:
-            handles.append(_watch(module, inputs, callback))
+        for handle in hooks:
+            handles.append(handle)
         yield
     finally:
         for handle in handles:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.report import charts, formats
+from optipfair.report.charts import Scale, ratio_ticks, scale_of
 from optipfair.report.comparison import Layers
-from optipfair.report.scales import Scale, ratio_ticks, scale_of
 from optipfair.report.views import marked_pair
 from support.comparisons import as_read, figure, ordinary
 

@@ -23,9 +23,9 @@ class Table(NamedTuple):
 
 def summary_table(model: str, summary: Summary) -> Table:
     """One row per category and one for all pairs."""
-    rows = {**summary.categories, "all": summary.overall}
-    title = f"{model}: relative difference between the prompts"
-    return Table(title, _HEADER, [_row(name, each) for name, each in rows.items()])
+    named = {**summary.categories, "all": summary.overall}
+    rows = [[name, str(each.pairs), *_figures(each)] for name, each in named.items()]
+    return Table(f"{model}: relative difference between the prompts", _HEADER, rows)
 
 
 def comparison_table(comparison: StudyComparison) -> Table:
@@ -36,7 +36,7 @@ def comparison_table(comparison: StudyComparison) -> Table:
         f"Excess of {comparison.pairs.compared} pairs over their controls, "
         f"a: {models.a.name}, b: {models.b.name}"
     )
-    return Table(title, _COMPARED, [_paired(name, each) for name, each in rows.items()])
+    return Table(title, _COMPARED, [[name, *_paired(each)] for name, each in rows.items()])
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
@@ -52,26 +52,22 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _row(name: str, figures: OverKeys) -> list[str]:
-    numbers = [_number(value) for value in (figures.difference, figures.control, figures.excess)]
-    return [name, str(figures.pairs), *numbers, _interval(figures.interval), _p(figures.p_value)]
+def _figures(row: OverKeys) -> list[str]:
+    numbers = (row.difference, row.control, row.excess)
+    return [*map(_number, numbers), _interval(row.interval), _number(row.p_value, ".3g")]
 
 
-def _paired(name: str, row: Overall | OfComponent | NothingShared) -> list[str]:
+def _paired(row: Overall | OfComponent | NothingShared) -> list[str]:
     if isinstance(row, NothingShared):
-        return [name, *["-"] * (len(_COMPARED) - 1)]
+        return ["-"] * (len(_COMPARED) - 1)
     paired = row.paired
     numbers = (row.a.excess, row.b.excess, paired.difference)
-    p_values = (paired.p_value, paired.get("p_holm"))
-    return [name, *map(_number, numbers), _interval(paired.interval), *map(_p, p_values)]
+    p_values = (_number(p, ".3g") for p in (paired.p_value, paired.get("p_holm")))
+    return [*map(_number, numbers), _interval(paired.interval), *p_values]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _number(value: float | None, digits: str = ".4f") -> str:
+    return "-" if value is None else f"{value:{digits}}"
 
 
 def _interval(ends: Interval) -> str:

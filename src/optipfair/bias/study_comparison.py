@@ -19,7 +19,7 @@ from .._version import __version__
 from ..results import Count, Probability, Result
 from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
 from .activations.pair_metrics import Component
-from .prompts.alignment import Positive
+from .prompts.tokens import Positive
 from .study import Study
 from .study_results import Interval, swapped_words
 
@@ -128,21 +128,16 @@ class StudyComparison(Result):
 
 @dataclass(frozen=True)
 class Shared:
-    """The pairs that both models saw and have controls for.
+    """What two studies share: the components of both, and the pairs that have controls in both."""
 
-    Attributes:
-        first, second: their numbers in each study, (P,).
-        clusters: labels; pairs that differ in the same words in other sentences have the same.
-        counts: how many they are, and how many others.
-    """
-
-    first: list[int]
+    components: list[str]
+    first: list[int]  # the numbers of the pairs in each study, (P,)
     second: list[int]
-    clusters: list[Any]
+    clusters: list[Any]  # labels: the same for pairs of the same words in other sentences
     counts: PairCounts
 
 
-def shared_pairs(first: Study, second: Study) -> Shared:
+def find_shared(first: Study, second: Study) -> Shared:
     """Match the pairs of two studies by their prompts."""
     one, two = (
         {(pair.prompt1, pair.prompt2): i for i, pair in reversed([*enumerate(study.plan.pairs)])}
@@ -150,7 +145,9 @@ def shared_pairs(first: Study, second: Study) -> Shared:
     )
     both = sorted((one[texts], two[texts]) for texts in one if texts in two)
     kept = [(i, j) for i, j in both if first.plan.owned[i] and second.plan.owned[j]]
+    theirs = second.defined_components()
     return Shared(
+        [name for name in first.defined_components() if name in theirs],
         [i for i, _ in kept],
         [j for _, j in kept],
         [swapped_words(first.plan.pairs[i], i) for i, _ in kept],
@@ -164,8 +161,8 @@ def compare_studies(first: Study, second: Study) -> StudyComparison:
     Each component's figure is the mean over its layers, so that models of unequal depth can be
     compared; the overall figure is the mean over all layers of the components that both have.
     """
-    shared = shared_pairs(first, second)
-    names = [name for name in first.defined_components() if name in second.defined_components()]
+    shared = find_shared(first, second)
+    names = shared.components
     overall: Overall | NothingShared = NothingShared()
     components: dict[str, OfComponent | NothingShared] = dict.fromkeys(names, NothingShared())
     if shared.first and names:
@@ -180,15 +177,11 @@ def compare_studies(first: Study, second: Study) -> StudyComparison:
         metric="relative_difference",
         level=LEVEL,
         test="two-sided sign flips: in each pair the two models change places, or do not",
-        models=Models(
-            *(ComparedModel(each.name, each.model_type, each.depth) for each in (first, second))
-        ),
+        models=Models(*(ComparedModel(s.name, s.model_type, s.depth) for s in (first, second))),
         pairs=shared.counts,
         overall=overall,
         components=components,
-        in_one_only=sorted(
-            {*first.defined_components(), *second.defined_components()} - set(names)
-        ),
+        in_one_only=sorted({*first.defined_components()} ^ {*second.defined_components()}),
     )
 
 

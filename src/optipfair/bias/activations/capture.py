@@ -7,10 +7,10 @@ of all comparisons of a batch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -22,8 +22,7 @@ from ...arch.view import ModelView
 from ...errors import ArgumentError, DataError, UnsupportedModelError
 from ...hooks import evaluating, recording
 from ...progress import track
-from ..prompts.alignment import Alignment, align
-from ..prompts.tokens import Encoded
+from ..prompts.tokens import Alignment, Encoded, align
 from .components import Tap, first_tensor, tap
 from .layer_keys import LayerKey
 
@@ -93,30 +92,21 @@ def capture(
         raise ArgumentError(f"No layer has {reasons}. Choose another component.")
     _check_lengths(view, comparisons)
     batches = list(_batches(comparisons))
-    current: list[_Batch] = []
-
-    def watch(key: LayerKey, place: Tap) -> Callable[[object], None]:
-        return lambda value: _reduce(key, place, value, current[0], reducers)
-
-    hooks = [(place.module, place.inputs, watch(key, place)) for key, place in taps.items()]
-    forward = _forward(view)
-    with evaluating(view.model), recording(hooks), _hint():
+    base: Any = view.model.base_model
+    device: Any = base.get_input_embeddings().weight.device
+    named = inspect.signature(base.forward).parameters
+    keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in named else {}
+    with evaluating(view.model), _hint():
         for batch in track(batches, "running prompts", show_progress, unit="batch"):
-            current[:] = [batch]
-            forward(batch)
+            hooks = [
+                (place.module, place.inputs, partial(_reduce, reducers, batch, key, place))
+                for key, place in taps.items()
+            ]
+            with recording(hooks):
+                base(**batch.inputs(device), **keywords)
     for key in (key for key in taps if not all(key in batch.seen for batch in batches)):
         missing.setdefault(key.component, {})[key.layer] = "it did not run"
     return Captured(sum(len(batch.prompts) for batch in batches), len(batches), missing)
-
-
-def _forward(view: ModelView) -> Callable[[_Batch], object]:
-    """What runs a batch through the model without its head."""
-    base: Any = view.model.base_model
-    named = inspect.signature(base.forward).parameters
-    keywords = {"use_cache": False} if "use_cache" in named else {}
-    embeddings: Any = view.model.get_input_embeddings()
-    device: torch.device = embeddings.weight.device
-    return lambda batch: base(**batch.inputs(device), **keywords)
 
 
 def _check_lengths(view: ModelView, comparisons: Sequence[Comparison]) -> None:
@@ -217,7 +207,7 @@ def _batches(comparisons: Sequence[Comparison]) -> Iterator[_Batch]:
 
 
 def _reduce(
-    key: LayerKey, place: Tap, value: object, batch: _Batch, reducers: Sequence[Reducer]
+    reducers: Sequence[Reducer], batch: _Batch, key: LayerKey, place: Tap, value: object
 ) -> None:
     tensor = first_tensor(value)
     tokens = len(batch.prompts) * batch.length
@@ -242,8 +232,8 @@ def _hint() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as exc:
-        short = isinstance(exc, torch.OutOfMemoryError | MemoryError)
-        if short or "can't allocate memory" in str(exc):  # what torch says on the CPU
+        full = isinstance(exc, torch.OutOfMemoryError | MemoryError)
+        if full or "can't allocate memory" in str(exc):  # what torch says on the CPU
             exc.add_note("Shorter prompts, fewer controls or a smaller dtype need less memory.")
         raise
 
@@ -258,8 +248,7 @@ class Kept:
     def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
         if key not in self._wanted:
             return
-        sizes = list(groups.sizes)
-        parts = zip(torch.split(first, sizes), torch.split(second, sizes), strict=True)
-        for number, (one, two) in enumerate(parts, start=groups.start):
+        sides = (torch.split(side, list(groups.sizes)) for side in (first, second))
+        for number, (one, two) in enumerate(zip(*sides, strict=True), start=groups.start):
             if number in self._numbers:
                 self.found[number, key] = one.cpu().clone(), two.cpu().clone()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, UnsupportedModelError
-from ..prompts.alignment import align_lengths
+from ..prompts.tokens import align_lengths
 from .capture import Groups
 from .layer_keys import LayerKey, read_key
 from .metrics import METRICS, Sums

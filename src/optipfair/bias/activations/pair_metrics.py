@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...results import ABSENT, Count, Result, spread
-from ..prompts.alignment import Positive
+from ..prompts.tokens import Positive
 from .layer_keys import COMPONENTS, LayerKey
 from .metrics import METRICS, Sums
 

@@ -15,10 +15,9 @@ import numpy as np
 from ...registry import Registry
 from ...uncertainty import LEVEL, bootstrap_bounds
 from ..activations.layer_keys import LayerKey
-from ..prompts.alignment import Alignment
-from ..prompts.tokens import Encoded
+from ..prompts.tokens import Alignment, Encoded
 from ..study import Study
-from ..study_comparison import excess_by_layer, shared_pairs
+from ..study_comparison import excess_by_layer, find_shared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,13 +136,12 @@ def comparison_figure(first: Study, second: Study, style: Style) -> Figure | Non
     """
     from .layer_lines import layer_profile
 
-    shared = shared_pairs(first, second)
-    names = [name for name in first.defined_components() if name in second.defined_components()]
-    if not shared.first or not names:
+    shared = find_shared(first, second)
+    if not shared.first or not shared.components:
         return None
     profiles = {
         f"{label}: {each.name} ({each.depth} layers)": {
-            name: _excess_line(each, pairs, name, shared.clusters) for name in names
+            name: _excess_line(each, pairs, name, shared.clusters) for name in shared.components
         }
         for label, each, pairs in (("a", first, shared.first), ("b", second, shared.second))
     }

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optipfair.bias.prompts.alignment import Alignment, align, align_lengths
-from optipfair.bias.prompts.tokens import Encoded, encode
+from optipfair.bias.prompts.tokens import Alignment, Encoded, align, align_lengths, encode
 from optipfair.errors import ArgumentError, DataError
 from optipfair.testing import byte_tokenizer
 

@@ -18,7 +18,7 @@ import numpy as np
 from .._version import __version__
 from ..results import Count, Probability, Result
 from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
-from .activations.pair_metrics import Component
+from .activations.metrics import Component
 from .prompts.tokens import Positive
 from .study import Study
 from .study_results import Interval, swapped_words

@@ -14,7 +14,7 @@ import numpy as np
 from .._version import __version__
 from ..results import ABSENT, Count, Result, spread
 from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
-from .activations.pair_metrics import Component, Key, PairMetrics, Reasons
+from .activations.metrics import Component, Key, PairMetrics, Reasons
 from .prompts.edits import NoNeutralWordError, find_edits
 from .prompts.pairs import PromptPair
 from .prompts.tokens import Coverage, Positive

@@ -18,8 +18,7 @@ from optipfair import calculate_bias_metrics
 from optipfair.bias.activations.capture import Groups
 from optipfair.bias.activations.differences import Differences
 from optipfair.bias.activations.layer_keys import LayerKey, read_key, select_layers
-from optipfair.bias.activations.metrics import METRICS, Sums, metric
-from optipfair.bias.activations.pair_metrics import EMPTY, NO_SIZE, four_groups
+from optipfair.bias.activations.metrics import EMPTY, METRICS, NO_SIZE, Metric, Sums, four_groups
 from optipfair.errors import ArgumentError, DataError, UnknownNameError
 
 SCALE_FREE = ("relative_difference", "cosine_distance")
@@ -258,10 +257,9 @@ def test_keys_are_checked_and_those_of_one_side_are_named() -> None:
             calculate_bias_metrics({key: torch.ones(1, 1)}, {key: torch.ones(1, 1)})
 
 
-def test_a_metric_is_one_registered_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
-    monkeypatch.setattr(METRICS, "_aliases", dict(METRICS._aliases))
-    metric("root_mean_square")(lambda sums: (sums.squared / sums.number).sqrt())
+def test_a_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = Metric("Root mean square.", lambda sums: (sums.squared / sums.number).sqrt())
+    monkeypatch.setitem(METRICS, "root_mean_square", metric)
     found = calculate_bias_metrics(GOOD, {"mlp_output_layer_0": 4 * torch.ones(2, 3)})
     assert found["layer_metrics"]["mlp_output_layer_0"]["root_mean_square"] == 3
     assert found["overall_metrics"]["root_mean_square"] == 3

@@ -17,8 +17,7 @@ from ...errors import DataError, UnsupportedModelError
 from ..prompts.tokens import align_lengths
 from .capture import Groups
 from .layer_keys import LayerKey, read_key
-from .metrics import METRICS, Sums
-from .pair_metrics import PairMetrics, four_groups
+from .metrics import METRICS, PairMetrics, Sums, four_groups
 
 
 class Differences:

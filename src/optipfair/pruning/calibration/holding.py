@@ -41,25 +41,21 @@ class Holding:
         """Hold hidden states of `nbytes` in all, which are computed on `device`."""
         place = self.hidden_states
         if place == "auto":
-            place = _first_with_room(nbytes, device)
+            own, main = (_room(each) for each in (device, torch.device("cpu")))
+            place = "cpu" if main is None or nbytes <= main else "disk"
+            if device.type != "cpu" and own is not None and nbytes <= own:
+                place = "device"
         return HiddenStates(place, self.folder)
 
     def replaced(self) -> ReplacedTensors:
         """Hold replaced tensors."""
         limit = self.replaced_bytes
-        if limit is None:
-            free = free_bytes(torch.device("cpu"))
-            limit = None if free is None else free // _SHARE
-        return ReplacedTensors(limit, self.folder)
+        return ReplacedTensors(_room(torch.device("cpu")) if limit is None else limit, self.folder)
 
 
-def _first_with_room(nbytes: int, device: torch.device) -> str:
-    if device.type != "cpu":
-        free = free_bytes(device)
-        if free is not None and nbytes * _SHARE <= free:
-            return "device"
-    free = free_bytes(torch.device("cpu"))
-    return "cpu" if free is None or nbytes * _SHARE <= free else "disk"
+def _room(device: torch.device) -> int | None:
+    free = free_bytes(device)
+    return None if free is None else free // _SHARE
 
 
 class HiddenStates:

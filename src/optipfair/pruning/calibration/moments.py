@@ -122,17 +122,7 @@ class Products:
 
 
 class Inputs:
-    """Sums over the tokens that entered one down projection, or one expert's.
-
-    Attributes:
-        squares, total: sums of x^2 and of x over all tokens, (I,) float64.
-        tokens: how many, of all.
-        products: sums of x x^T of the tokens to fit on and of the others; None if only squares are
-            kept.
-        constant: whether an x of the products ends with a 1, for a bias.
-        unit: how many neighbouring inputs stay or go together (the columns of attention heads).
-        groups: as many units stay in each of so many groups.
-    """
+    """Sums over the tokens that entered one down projection, or one expert's."""
 
     def __init__(
         self,
@@ -144,11 +134,16 @@ class Inputs:
         unit: int = 1,
         groups: int = 1,
     ) -> None:
-        self.squares: Tensor
-        self.total: Tensor
-        self.squares, self.total = torch.zeros(2, width, dtype=torch.float64, device=device)
+        """Begin with no tokens.
+
+        With `constant`, an x of the products ends with a 1, for a bias. So many neighbouring inputs
+        as make a `unit` stay or go together (the columns of attention heads), and as many units
+        stay in each of so many `groups`.
+        """
+        self.squares = torch.zeros(width, dtype=torch.float64, device=device)  # sum of x^2
+        self.total = torch.zeros_like(self.squares)  # sum of x
         self.tokens = 0
-        size = width + constant
+        size = width + constant  # sums of x x^T of the tokens to fit on, and of the others
         self.products = (Products(size, device), Products(size, device)) if moments else None
         self.constant, self.unit, self.groups = constant, unit, groups
 

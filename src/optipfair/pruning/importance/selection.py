@@ -44,12 +44,8 @@ def elimination_order(weight: Tensor, inputs: Tensor, count: int) -> Tensor:
     Each step removes a small batch of those with the least |w_i|^2 / [H^-1]_ii, where H is the
     shrunk second moment of the inputs, and updates weights and inverse exactly, so that what is
     left has taken over what it could (Hassibi and Stork 1993; for structures: SlimGPT,
-    arXiv 2412.18110, and ZipLM, arXiv 2302.04089).
-
-    Args:
-        weight: (H, I).
-        inputs: sum of x x^T, (I, I).
-        count: how many to remove, below I.
+    arXiv 2412.18110, and ZipLM, arXiv 2302.04089). The weight is (H, I), inputs are the sum of
+    x x^T, (I, I).
     """
     w = weight.double().clone()
     inverse = _shrunk_inverse(inputs)
@@ -71,14 +67,8 @@ def unit_elimination_order(
     """The same for units of neighbouring inputs, one at a time: the first `count` to remove.
 
     Each step removes the unit u with the least tr(W_u [H^-1]_uu^-1 W_u^T), which is the error that
-    the others cannot make up for.
-
-    Args:
-        weight: (H, U * unit).
-        inputs: sum of x x^T, (U * unit, U * unit).
-        count: how many units to remove, of each group the same number.
-        unit: inputs of one unit.
-        groups: in how many groups the units lie, one after the other.
+    the others cannot make up for. A unit takes so many inputs; the units lie in so many groups, one
+    after the other, and of each the same number goes.
     """
     w, inverse = weight.double().clone(), _shrunk_inverse(inputs)
     left = torch.arange(len(inverse) // unit, device=w.device)

@@ -7,27 +7,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ...arch.spec import ArchSpec, MLPSpec
 from ...errors import UnsupportedModelError
 from .targets import WidthTarget
 
+if TYPE_CHECKING:
+    from ...arch.view import MLPView
+
 _LEAST, _MOST = 0.5, 1.5  # of the uniform share
 
 
-class SizedMLP(Protocol):
-    """An MLP as far as its sizes go."""
-
-    @property
-    def spec(self) -> MLPSpec: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-
-
-def check_width_is_prunable(spec: ArchSpec, mlps: Sequence[SizedMLP]) -> None:
+def check_width_is_prunable(spec: ArchSpec, mlps: Sequence[MLPView]) -> None:
     """Refuse MLPs that cannot be pruned, with the reason."""
     reason = next((mlp.spec.why_not for mlp in mlps if mlp.spec.why_not), "")
     if not mlps:
@@ -39,14 +31,14 @@ def check_width_is_prunable(spec: ArchSpec, mlps: Sequence[SizedMLP]) -> None:
         )
 
 
-def kept_width(spec: ArchSpec, mlp: SizedMLP, target: WidthTarget) -> int:
+def kept_width(spec: ArchSpec, mlp: MLPView, target: WidthTarget) -> int:
     """How many neurons of an MLP stay; MLPs that one config field governs are rounded alike."""
     factor = mlp.spec.width_factor * mlp.spec.groups
     field = int(mlp.width / factor)  # the value of the config field, or the size of a group
     return int(factor * target.kept(field, mlp.hidden_size, width_multiple(spec, mlp.spec)))
 
 
-def exact_width(mlp: SizedMLP, target: WidthTarget) -> int:
+def exact_width(mlp: MLPView, target: WidthTarget) -> int:
     """The same before anything is rounded to a multiple."""
     groups = mlp.spec.groups
     return groups * target.exact_kept(mlp.width // groups, mlp.hidden_size)

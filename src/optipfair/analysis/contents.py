@@ -118,7 +118,7 @@ def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
     mlps = {
         name: (mlp.layer, mlp.spec.name)
         for mlp in (stored.view.mlps if with_neurons else ())
-        for name in stored.stored_mlp(mlp).tensors
+        for name in stored.pieces(mlp)
     }
     portions, counted = [], set(range(len(stored.view.layers)))
     for name, info in stored.tensors.items():

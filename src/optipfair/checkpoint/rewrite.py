@@ -122,7 +122,7 @@ def cut_tensors(stored: StoredModel, plan: PruningPlan) -> dict[str, tuple[Piece
     return {
         name: tuple(PieceCut(piece, _positions(piece, cut)) for piece in pieces)
         for cut in plan.width_cuts
-        for name, (_, pieces) in stored.stored_mlp(mlps[cut.layer, cut.mlp]).tensors.items()
+        for name, pieces in stored.pieces(mlps[cut.layer, cut.mlp]).items()
     }
 
 

@@ -13,7 +13,7 @@ from ..arch.view import MLPView
 from ..batches import Batch
 from ..distributed import together
 from ..pruning.calibration.holding import Holding
-from ..pruning.calibration.stream import LIVE, LayerSource, capture
+from ..pruning.calibration.stream import LIVE, capture
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.decision import Means, decide
 from ..pruning.importance.criteria import WEIGHTS, Criterion
@@ -95,7 +95,7 @@ def _means_with_data(
     holding: Holding | None,
     show_progress: bool,
 ) -> Means:
-    source = LayerSource(layers.copied, resident=False)
+    source = layers.source
     entering = partial(capture, layers.view, source=source, holding=holding)
 
     def hybrid(batches: Iterable[Batch], mlps: Sequence[MLPView]) -> Iterator[Tensor]:

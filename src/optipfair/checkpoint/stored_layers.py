@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -40,8 +40,7 @@ class NeedsModelError(UnsupportedModelError):
 class StoredLayers:
     """The model of a checkpoint, with only what is outside its decoder layers in memory.
 
-    Attributes:
-        view: the model; its layers are on `meta`, and so is what its base model does not hold.
+    The layers of its view are on `meta`, and so is what its base model does not hold.
     """
 
     def __init__(
@@ -54,8 +53,7 @@ class StoredLayers:
         """Read what stands around the layers, which will run on `device` in `dtype`: `auto` for
         that of the checkpoint, as loading chooses it.
         """
-        self._stored = stored
-        self._device = device
+        self._stored, self._device = stored, device
         kind = _working_dtype(stored, dtype)
         self.view: ModelView = seen_by(describe(_built(stored, kind)), attention_unit)
         self._model: Any = self.view.model
@@ -63,6 +61,11 @@ class StoredLayers:
         self._read_surroundings()
         model: nn.Module = self.view.model
         model.eval().requires_grad_(False)
+
+    @property
+    def source(self) -> LayerSource:
+        """Where layers come from that can be run."""
+        return LayerSource(self.copied, resident=False)
 
     def copied(self, layer: LayerView) -> nn.Module:
         """A decoder layer with its weights, in eval mode, which nobody else holds."""
@@ -99,12 +102,6 @@ class StoredLayers:
                 value = self._filled({name: tensor})[name].to(self._device)
                 filled[id(tensor)] = _like(tensor, value)
             _assign(self._model, name, filled[id(tensor)])
-
-    @contextmanager
-    def running(self) -> Iterator[Any]:
-        """The model, whose own forward runs inside the block, each layer read when it is needed."""
-        with LayerSource(self.copied, resident=False).present(self.view):
-            yield self._model
 
     def _computed(self, part: nn.Module, without: nn.Module | None = None) -> dict[str, Tensor]:
         computed: dict[str, Tensor] = {}

@@ -32,29 +32,13 @@ from ..files.safetensors_reader import DTYPE_BITS, Checkpoint, TensorInfo, open_
 class Piece:
     """The neurons of one expert (or of the dense MLP) in one stored tensor."""
 
+    info: TensorInfo  # the tensor
     expert: int  # 0 in a dense MLP
     slot: TensorSlot  # the tensor in memory that it belongs to
     offset: int  # where it begins in the file, in bytes
     shape: tuple[int, ...]  # (rows, columns) or (rows,)
     axis: int  # the one along which the neurons lie
     neurons: NDArray[np.int64]  # for each position along `axis` its `neuron + I * block`
-
-
-@dataclass(frozen=True)
-class StoredMLP:
-    """One MLP on disk: its tensors, each as one piece or one for each expert, in file order."""
-
-    mlp: MLPView
-    tensors: Mapping[str, tuple[TensorInfo, tuple[Piece, ...]]]
-
-    def pieces(self, expert: int, role: str) -> list[tuple[TensorInfo, Piece]]:
-        """The pieces of one expert that hold a role (`gate`, `up`, `down`, `bias`)."""
-        return [
-            (info, piece)
-            for info, pieces in self.tensors.values()
-            for piece in pieces
-            if piece.expert == expert and role in piece.slot.role.split("+")
-        ]
 
 
 class StoredModel:
@@ -153,11 +137,10 @@ class StoredModel:
         }
         return lambda name, _: names[name]
 
-    def stored_mlp(self, mlp: MLPView) -> StoredMLP:
-        """Find the neurons of an MLP in the files."""
-        found = probe(self.view, mlp, self.saved).items()
-        pieces = {n: tuple(_pieces(mlp, *place, self.tensors[n])) for n, place in found}
-        return StoredMLP(mlp, {name: (self.tensors[name], own) for name, own in pieces.items()})
+    def pieces(self, mlp: MLPView) -> dict[str, list[Piece]]:
+        """An MLP's neurons in the files: name → one piece or one for each expert, in file order."""
+        places = probe(self.view, mlp, self.saved)
+        return {name: _pieces(mlp, *place, self.tensors[name]) for name, place in places.items()}
 
     def _check_tensors(self) -> None:
         wrong = [
@@ -227,7 +210,7 @@ def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> 
                 f"{info.name} is stored in a form that cannot be cut by rows."
             )
         start = info.start + number * size
-        pieces.append(Piece(expert, slot, start, tuple(inner), axis, flat % per_expert))
+        pieces.append(Piece(info, expert, slot, start, tuple(inner), axis, flat % per_expert))
     return pieces
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arch.finite import is_finite, not_finite
@@ -22,9 +22,10 @@ from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.importance.criteria import Criterion
 from ..pruning.importance.mlp_scores import overflow, score_all
-from .stored_model import Piece, StoredMLP, StoredModel, item_size
+from .stored_model import Piece, StoredModel, item_size
 
 _READERS = 2
+_ONLY_CUT = ("down", "bias", "other")  # roles in which no score shows NaN or Inf
 CHUNK_BYTES = 8 * 2**20
 
 
@@ -48,29 +49,28 @@ def score_stored_mlps(
 
 def score_stored_mlp(stored: StoredModel, criterion: Criterion, mlp: MLPView) -> Tensor:
     """Score an MLP by its weights on disk as `score_mlp` does: (I,) or (E, I), float32."""
-    on_disk = stored.stored_mlp(mlp)
+    pieces = [piece for own in stored.pieces(mlp).values() for piece in own]
     roles = {role for slot in mlp.spec.slots for role in slot.role.split("+")}
     scored = ("gate", "up") if "up" in roles else ("query", "key", "value", "down")
 
     def score(expert: int) -> Tensor:  # whose rows are let go with it
-        rows = {role: _rows(on_disk, expert, role) for role in scored if role in roles}
-        return score_all(criterion, mlp, rows)
+        own = [piece for piece in pieces if piece.expert == expert]
+        return score_all(criterion, mlp, {r: _rows(mlp, own, r) for r in scored if r in roles})
 
     experts = mlp.experts
     scores = score(0) if experts is None else torch.stack([score(e) for e in range(experts)])
     if not bool(torch.isfinite(scores).all()):
         check_finite_mlp(stored, mlp)
         raise UnsupportedModelError(overflow(mlp, criterion))
-    for info, pieces in on_disk.tensors.values():
-        if pieces[0].slot.role in ("down", "bias", "other"):
-            check_finite_tensor(info)
+    for info in {p.info.name: p.info for p in pieces if p.slot.role in _ONLY_CUT}.values():
+        check_finite_tensor(info)
     return scores
 
 
 def check_finite_mlp(stored: StoredModel, mlp: MLPView) -> None:
     """Refuse an MLP whose tensors on disk hold NaN or Inf, naming the tensor."""
-    for info, _ in stored.stored_mlp(mlp).tensors.values():
-        check_finite_tensor(info)
+    for name in stored.pieces(mlp):
+        check_finite_tensor(stored.tensors[name])
 
 
 def check_finite_tensor(info: TensorInfo) -> None:
@@ -95,14 +95,15 @@ def read_elements(info: TensorInfo, start: int, size: int) -> Tensor:
     return data.view(TORCH_DTYPES[info.dtype])
 
 
-def _rows(stored: StoredMLP, expert: int, role: str) -> StoredRows:
-    """The one place where a role of an expert is stored."""
-    for info, piece in stored.pieces(expert, role):
-        block = piece.slot.role.split("+").index(role)
-        positions = np.flatnonzero(piece.neurons // stored.mlp.width == block)
-        if len(positions):
-            return StoredRows(info, piece, positions, stored.mlp.spec.experts)
-    raise UnsupportedModelError(f"{role} of {stored.mlp.spec.name} is not found on disk.")
+def _rows(mlp: MLPView, pieces: Sequence[Piece], role: str) -> StoredRows:
+    """The one place where a role (`gate`, `up`, ...) of an expert is stored, among its pieces."""
+    for piece in pieces:
+        held = piece.slot.role.split("+")
+        if role in held:
+            positions = np.flatnonzero(piece.neurons // mlp.width == held.index(role))
+            if len(positions):
+                return StoredRows(piece, positions, mlp.spec.experts)
+    raise UnsupportedModelError(f"{role} of {mlp.spec.name} is not found on disk.")
 
 
 class StoredRows:
@@ -110,10 +111,8 @@ class StoredRows:
 
     device = torch.device("cpu")
 
-    def __init__(
-        self, info: TensorInfo, piece: Piece, positions: np.ndarray[Any, Any], experts: bool
-    ) -> None:
-        self.info, self.piece, self.positions = info, piece, positions
+    def __init__(self, piece: Piece, positions: NDArray[np.int64], experts: bool) -> None:
+        self.piece, self.positions = piece, positions
         self.live_axis = piece.slot.axis - (1 if experts else 0)
         self.shape = (len(positions), piece.shape[1 - piece.axis])
 
@@ -127,9 +126,10 @@ class StoredRows:
 
     def _read(self, first: int, stop: int) -> Tensor:
         """Rows of the piece as it is stored."""
-        row = self.piece.shape[1] * item_size(self.info.dtype)
-        data = read_elements(self.info, self.piece.offset + first * row, (stop - first) * row)
-        return data.view(stop - first, self.piece.shape[1])
+        info, width = self.piece.info, self.piece.shape[1]
+        row = width * item_size(info.dtype)
+        data = read_elements(info, self.piece.offset + first * row, (stop - first) * row)
+        return data.view(stop - first, width)
 
     @cached_property
     def _whole(self) -> Tensor:

@@ -74,8 +74,8 @@ def stored_cost(
     """What a checkpoint lost against another, each read one layer at a time."""
     states = []
     for layers in (before, after):
-        with layers.running() as model:
-            states.append(final_states(model, held_back))
+        with layers.source.present(layers.view):
+            states.append(final_states(layers.view.model, held_back))
     before.read_head()
     return cost_of(before.view.model, held_back, *states)
 

@@ -58,6 +58,13 @@ def _room(device: torch.device) -> int | None:
     return None if free is None else free // _SHARE
 
 
+def _value(held: Tensor | Spilled, file: SpillFile | None) -> Tensor:
+    if isinstance(held, Tensor):
+        return held
+    assert file is not None
+    return file.read(held)
+
+
 class HiddenStates:
     """The hidden states of all batches in order, each (B, S, H); used as a list."""
 
@@ -78,11 +85,7 @@ class HiddenStates:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> Tensor:
-        held = self._held[number]
-        if isinstance(held, Tensor):
-            return held
-        assert self._file is not None
-        return self._file.read(held)
+        return _value(self._held[number], self._file)
 
     def __setitem__(self, number: int, hidden: Tensor) -> None:
         held = self._held[number]
@@ -141,11 +144,7 @@ class ReplacedTensors(UserDict[Key, Tensor]):
                 self.data[each] = self._file.append(held)
 
     def __getitem__(self, key: Key) -> Tensor:
-        held = self.peek(key)
-        if isinstance(held, Tensor):
-            return held
-        assert self._file is not None
-        return self._file.read(held)
+        return _value(self.data[key], self._file)
 
     @property
     def nbytes(self) -> int:

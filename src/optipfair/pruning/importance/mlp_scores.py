@@ -10,6 +10,7 @@ Axes: `B` batch, `S` sequence, `I` neurons, `E` experts, `H` hidden, `U` units o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -58,9 +59,12 @@ def score_all(criterion: Criterion, mlp: MLPView, matrices: Mapping[str, Matrix]
     A row of a unit is scored as the one row of a neuron without a gate; the scores of a unit's rows
     (of `down`: columns) are summed.
     """
+    ungated = partial(criterion.function, None)
+    if "gate" in matrices:
+        return _by_rows(criterion.function, matrices["gate"], matrices["up"])
     if "up" in matrices:
-        return _by_expert(criterion.function, [matrices.get("gate"), matrices["up"]])
-    rows = [_by_expert(criterion.function, [None, matrix]) for matrix in matrices.values()]
+        return _by_rows(ungated, matrices["up"])
+    rows = [_by_rows(ungated, matrix) for matrix in matrices.values()]
     return torch.stack([each.view(mlp.width, -1).sum(dim=1) for each in rows]).sum(dim=0)
 
 
@@ -71,30 +75,21 @@ def overflow(mlp: MLPView, criterion: Criterion) -> str:
     )
 
 
-def _by_expert(function: Callable[..., Tensor], sources: Sequence[Matrix | None]) -> Tensor:
+def _by_rows(function: Callable[..., Tensor], *sources: Matrix) -> Tensor:
     """Apply a function of rows to (I, H) matrices, or to each expert of (E, I, H) ones."""
-    first = next(source for source in sources if source is not None)
-    if len(first.shape) == 2:
-        return _in_chunks(function, sources)
-    experts = range(first.shape[0])
-    return torch.stack([_in_chunks(function, _taken(sources, expert)) for expert in experts])
-
-
-def _in_chunks(function: Callable[..., Tensor], sources: Sequence[Matrix | None]) -> Tensor:
-    first = next(source for source in sources if source is not None)
+    first = sources[0]
+    if len(first.shape) == 3:
+        experts = range(first.shape[0])
+        return torch.stack(
+            [_by_rows(function, *(s[expert] for s in sources)) for expert in experts]
+        )
     elements = CHUNK_ELEMENTS.get(first.device.type, DEVICE_CHUNK_ELEMENTS)
     step = max(elements // first.shape[1], 1)
     chunks = [
-        function(
-            *(None if s is None else s.float() for s in _taken(sources, slice(row, row + step)))
-        )
+        function(*(source[row : row + step].float() for source in sources))
         for row in range(0, first.shape[0], step)
     ]
     return torch.cat(chunks)
-
-
-def _taken(sources: Sequence[Matrix | None], index: int | slice) -> list[Any]:
-    return [None if source is None else source[index] for source in sources]
 
 
 def hybrid_scorer(
@@ -111,7 +106,7 @@ def score_mlp_with_data(mlp: MLPView, input_norms: Tensor) -> Tensor:
     Norms and scores are (I,) or (E, I); scores are float32.
     """
     check_finite(mlp, {"gate", "up", "gate+up", "down", "bias"})
-    parts = {role: _by_expert(ppm, [matrix]) for role, matrix in mlp.matrices().items()}
+    parts = {role: _by_rows(ppm, matrix) for role, matrix in mlp.matrices().items()}
     norms = input_norms.to(parts["down"].device, torch.float32)
     if not mlp.spec.experts:
         return hybrid(parts.get("gate"), parts["up"], parts["down"], norms)

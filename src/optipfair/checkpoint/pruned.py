@@ -148,9 +148,6 @@ def verify_checkpoint(
 
     That the shapes are those of the pruned model's twin was checked before writing, that copied
     bytes are their source's while writing.
-
-    Raises:
-        VerificationError: something is not as planned.
     """
     written = open_checkpoint(folder).tensors
     planned = {tensor.name: (tensor.dtype, tensor.shape) for tensor in new.tensors}

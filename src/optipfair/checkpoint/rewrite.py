@@ -86,14 +86,10 @@ class StoredReplacements:
 def rewritten(
     stored: StoredModel, plan: PruningPlan, new: Any, dtype: str, replaced: StoredReplacements
 ) -> list[OutputTensor]:
-    """Say what the new checkpoint holds.
+    """Say what the new checkpoint holds, of whose model `new` is the twin.
 
-    Args:
-        stored: the checkpoint.
-        plan: what stays; it fits the model and the guard has proved it.
-        new: the twin of the pruned model, without weights.
-        dtype: `auto` keeps each tensor's; else the dtype for all floats.
-        replaced: tensors that take the place of cut ones.
+    The plan fits the model, and the guard has proved it. The dtype is that of all floats, `auto`
+    where each tensor keeps its own.
     """
     cuts = cut_tensors(stored, plan)
     renamed, gone = stored.renamed(plan.keep_layers, new), set(plan.drop_layers)

@@ -45,10 +45,8 @@ def decide_stored(
     Without data, rows of the scored tensors are read. With data, the layers come into memory one
     at a time, on `device`.
 
-    Raises:
-        NeedsModelError: the model must be loaded, for what is asked.
-        NotByLayersError: the model must be loaded, or cannot be pruned so.
-        Other errors of `decide`.
+    After a `NeedsModelError` the model must be loaded, for what is asked; after a
+    `NotByLayersError` too, or it cannot be pruned so.
     """
     means = Means(
         stored_sizes(stored, dtype, max_shard_bytes),

@@ -58,7 +58,7 @@ class StoredModel:
         self._names_differ = bool(self._missing())
         if self._names_differ:
             self._names = names_in_files(self.view.model, self.tensors)
-            self.expected = self._named_here(saved_shapes(self.view.model))
+            self.expected = self._named_here(self.expected)
         self._check_tensors()
 
     def seen_by(self, attention_unit: str | None) -> None:
@@ -153,8 +153,7 @@ class StoredModel:
             raise CheckpointError(
                 f"{where}: {wrong[0]}. Restore the config or download the model again."
             )
-        missing = self._missing()
-        if missing:
+        if missing := self._missing():
             raise CheckpointError(
                 f"{where} lacks {len(missing)} tensors of its model ({', '.join(missing[:3])}), so "
                 "they would be random. Download it again."

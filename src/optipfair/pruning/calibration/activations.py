@@ -56,8 +56,8 @@ class SquareSums:
         """The L2 norms over the tokens of all processes, (I,) or (E, I), float64."""
         sum_(self.total)
         if not bool(torch.isfinite(self.total).all()):
-            where = f"{self.mlp.spec.name} in layer {self.mlp.layer}"
-            raise not_finite_on_data(f"activations of {where}")
+            name, layer = self.mlp.spec.name, self.mlp.layer
+            raise not_finite_on_data(f"activations of {name} in layer {layer}")
         return self.total.sqrt() if self.mlp.spec.experts else self.total[0].sqrt()
 
 
@@ -81,11 +81,8 @@ def entering(
 ) -> Iterator[tuple[int, Tensor | slice, Tensor]]:
     """What enters a down projection: expert (0 without any), places (T,), inputs there (T, I).
 
-    Args:
-        mlp: the MLP.
-        args: what entered its `down_module`: of experts the hidden states, and the experts that
-            each token is routed to.
-        wanted: which tokens are, (B*S,).
+    Of the tokens only those that are `wanted`, (B*S,). To experts, the args of their module are the
+    hidden states, and the experts that each token is routed to.
     """
     tokens = args[0].flatten(0, -2)  # (B*S, I), or (B*S, H) for experts
     wanted = wanted.to(tokens.device)
@@ -121,10 +118,8 @@ def neuron_input_norms(
 ) -> dict[tuple[int, str], Tensor]:
     """L2 norm, over all real calibration tokens, of each neuron's input to its down projection.
 
-    The model runs in eval mode, without its head, and is left as it was.
-
-    Returns:
-        (layer, MLP name) → (I,), or (E, I) for experts, float64.
+    Those of (layer, MLP name) are (I,), or (E, I) for experts, float64. The model runs in eval
+    mode, without its head, and is left as it was.
     """
     sums = [SquareSums(mlp) for mlp in view.mlps]
     run_batches(view, batches, [(each.module, each.update) for each in sums], show_progress)
@@ -159,10 +154,7 @@ def run_batches(
     show_progress: bool,
 ) -> int:
     """Run the model without its head over all batches and call each module's update, with what
-    enters it and which tokens of the batch are real, (B, S).
-
-    Returns:
-        The number of real tokens, in all processes.
+    enters it and which tokens of the batch are real, (B, S). Give how many were, in all processes.
     """
     tokens, real = 0, list[Tensor]()
     given = list(read_batches(batches))  # processes may wait for each other here

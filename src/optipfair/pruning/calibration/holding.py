@@ -96,12 +96,11 @@ class HiddenStates:
             self._held[number] = self._in_place(hidden)
 
     def append(self, hidden: Tensor) -> None:
-        if self._file is None:
-            self._held.append(self._in_place(hidden))
-        else:
-            self._held.append(self._file.append(hidden))
+        self._held.append(self._in_place(hidden))
 
-    def _in_place(self, hidden: Tensor) -> Tensor:
+    def _in_place(self, hidden: Tensor) -> Tensor | Spilled:
+        if self._file is not None:
+            return self._file.append(hidden)
         return hidden.cpu() if self.place == "cpu" else hidden
 
 

@@ -96,11 +96,7 @@ def capture(
 
     The model's own forward runs with layers that pass their input on, so this costs little. Before
     that a few tokens run through the model twice, as it is and one layer at a time, which must give
-    the same.
-
-    Raises:
-        DataError: no batch in any process, or one of an unknown kind.
-        NotByLayersError: the layers cannot be run one at a time.
+    the same, or it is a `NotByLayersError`.
     """
     given = list(read_batches(batches))  # processes may wait for each other here
     stream = Batches()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,17 +29,7 @@ from .criteria import Criterion, hybrid, ppm
 CHUNK_ELEMENTS = {"cpu": 2**20}  # 4 MiB of float32: about what stays in the cache
 DEVICE_CHUNK_ELEMENTS = 2**26
 
-
-class Matrix(Protocol):
-    """A tensor (I, H), or (E, I, H) for experts, or one on disk: its rows are read on demand."""
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def __getitem__(self, index: Any, /) -> Any: ...
+Matrix = Any  # a tensor (I, H), (E, I, H) for experts, or one on disk: rows are read on demand
 
 
 def score_mlp(mlp: MLPView, criterion: Criterion) -> Tensor:
@@ -125,8 +115,7 @@ def hybrid_by_layers(
 ) -> dict[tuple[int, str], Tensor]:
     """The scores of MLPs of a model whose layers come one at a time; `batches` are used up.
 
-    Returns:
-        For each (layer, MLP) that is wanted (I,) or (E, I), float32.
+    Those of each (layer, MLP) that is wanted are (I,) or (E, I), float32.
     """
     for mlp in view.mlps:
         check_experts(mlp)

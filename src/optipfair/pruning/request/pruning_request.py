@@ -73,7 +73,9 @@ def check_request(
     """
     kind = PRUNING_TYPES.canonical(options.pruning_type)
     budget = read_budget(options.target_params, options.target_size)
-    data = _data(dataloader, options.calibration)
+    data = None if dataloader is None else "dataloader"  # as the caller named it
+    if options.calibration is not None:
+        data = f"calibration={options.calibration!r}"
     _check_ranking(kind, options.layer_selection_method, data)
     _refuse_other_types(kind, options)
     if neuron_scores is not None and kind not in _OF_NEURONS:
@@ -106,13 +108,6 @@ def check_request(
     if options.sequential and not request.by_layers:
         raise ArgumentError(_not_sequential(method, data))
     return request
-
-
-def _data(dataloader: object, calibration: str | None) -> str | None:
-    """Calibration data as the caller named it, None without any."""
-    if calibration is not None:
-        return f"calibration={calibration!r}"
-    return None if dataloader is None else "dataloader"
 
 
 def _check_ranking(kind: str, layer_selection_method: str, data: str | None) -> None:

@@ -54,7 +54,10 @@ def solve(view: ModelView, request: PruningRequest, sizes: Sizes) -> Solution:
         assert depth is not None
         return Solution(scale.fewest_layers(depth), None)
     if depth is None or not depth.open:
-        return Solution(drop, scale.widest(width, drop))
+        widest = scale.widest(width, drop)
+        if widest is None:
+            raise scale.out_of_reach("neurons", scale.size(drop, scale.step(width, 1)))
+        return Solution(drop, widest)
     return scale.balanced(width, depth)
 
 
@@ -88,22 +91,16 @@ class _Scale:
     def _weight(self, tensor: Tensor) -> int:
         return tensor.numel() * self.unit(tensor)
 
-    def widest(self, target: WidthTarget, drop: Sequence[int]) -> WidthTarget:
-        """The widest target that fits."""
-        widest = self._widest(target, drop)
-        if widest is None:
-            raise self._out_of_reach("neurons", self.size(drop, self._step(target, 1)))
-        return widest
-
-    def _widest(self, target: WidthTarget, drop: Sequence[int]) -> WidthTarget | None:
+    def widest(self, target: WidthTarget, drop: Sequence[int]) -> WidthTarget | None:
+        """The widest target that fits, None where none does."""
         step = largest_that_fits(
-            lambda step: self.size(drop, self._step(target, step)),
+            lambda step: self.size(drop, self.step(target, step)),
             self.widest_mlp,
             self.budget.limit,
         )
-        return None if step is None else self._step(target, step)
+        return None if step is None else self.step(target, step)
 
-    def _step(self, target: WidthTarget, step: int) -> WidthTarget:
+    def step(self, target: WidthTarget, step: int) -> WidthTarget:
         return replace(target, share=Fraction(step, self.widest_mlp))
 
     def fewest_layers(self, depth: DepthRequest) -> tuple[int, ...]:
@@ -113,7 +110,7 @@ class _Scale:
             drop = depth.first_to_go(total, count)
             if self.size(drop, None) <= self.budget.limit:
                 return drop
-        raise self._out_of_reach("layers", self.size(drop, None))
+        raise self.out_of_reach("layers", self.size(drop, None))
 
     def balanced(self, target: WidthTarget, depth: DepthRequest) -> Solution:
         """Layers and neurons in about the same share: the nearest such pair that fits."""
@@ -121,16 +118,16 @@ class _Scale:
         pairs: list[tuple[Fraction, Solution]] = []
         for count in range(total):
             drop = depth.first_to_go(total, count)
-            width = self._widest(target, drop)
+            width = self.widest(target, drop)
             if width is not None and width.share is not None:
                 apart = abs(Fraction(count, total) - (1 - width.share))
                 pairs.append((apart, Solution(drop, width)))
         if not pairs:
-            smallest = self.size(drop, self._step(target, 1))
-            raise self._out_of_reach("layers and neurons", smallest)
+            smallest = self.size(drop, self.step(target, 1))
+            raise self.out_of_reach("layers and neurons", smallest)
         return min(pairs, key=lambda pair: pair[0])[1]
 
-    def _out_of_reach(self, what: str, smallest: int) -> ArgumentError:
+    def out_of_reach(self, what: str, smallest: int) -> ArgumentError:
         return ArgumentError(
             f"A budget of {self.budget} cannot be reached by removing {what}: {smallest:,} "
             f"{self.budget.unit} would be left at least. Give a larger budget, or another "

@@ -58,7 +58,7 @@ asked = PruneOptions(
 request = check_request(asked, data)
 started, worked = time.perf_counter(), time.process_time()
 if loaded == "loaded":
-    plan = decide(describe(load_model(folder)), request, data)
+    plan = decide(describe(load_model(folder)), request, data)[0]
 else:
     stored = StoredModel(Path(folder), load_config(find_source(folder)))
     plan = decide_stored(stored, request, dataloader=data)

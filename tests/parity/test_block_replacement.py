@@ -42,7 +42,7 @@ DATA = data()
 
 def decided(model: Any, drop: list[int], batches: Any = DATA) -> PruningPlan:
     request = check_request(PruneOptions("DEPTH", layer_indices=drop, compensate=True), batches)
-    return decide(describe(model), request, batches)
+    return decide(describe(model), request, batches)[0]
 
 
 def blocks(found: PruningPlan) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def outputs(model: Any) -> Tensor:
 
 @cases
 def test_kept_heads_make_up_for_lost_ones(family: str, unit: str) -> None:
-    found = decide(describe(toy(family)), request(unit), batches())
+    found = decide(describe(toy(family)), request(unit), batches())[0]
     errors = found.request["reconstruction_errors"]
     assert errors
     for each in errors:
@@ -67,7 +67,7 @@ def test_only_the_projection_out_holds_other_values_than_a_plain_cut(
     family: str, unit: str
 ) -> None:
     model = toy(family)
-    found = decide(describe(model), request(unit), batches())
+    found = decide(describe(model), request(unit), batches())[0]
     own = {"weight", "bias"} if family == "gpt_oss" else {"weight"}
     assert {name.rpartition(".")[2] for _, _, name in found.replacements} == own
     plain = apply_plan(copy.deepcopy(model), found, {})
@@ -95,7 +95,7 @@ def test_what_flows_on_is_what_the_layers_will_give(
     monkeypatch.setattr(
         decision, "capture", lambda *a, **k: kept.append(capture(*a, **k)) or kept[-1]
     )
-    found = decide(describe(model), request(unit, sequential=sequential), batches())
+    found = decide(describe(model), request(unit, sequential=sequential), batches())[0]
     if sequential:
         apply_plan(model, found)
     last: list[Tensor] = []
@@ -122,7 +122,8 @@ def test_batch_size_does_not_matter_and_each_group_keeps_as_many(
         assert plans[0] == plans[1] and plans[0].width_cuts != plans[2].width_cuts
     else:
         plans = [
-            decide(describe(toy(family)), request(unit, method), batches(size)) for size in (8, 3)
+            decide(describe(toy(family)), request(unit, method), batches(size))[0]
+            for size in (8, 3)
         ]
         assert plans[0].width_cuts == plans[1].width_cuts
     for cut in plans[0].width_cuts:
@@ -135,7 +136,7 @@ def test_batch_size_does_not_matter_and_each_group_keeps_as_many(
 @pytest.mark.parametrize("unit", ["group", "head"])
 def test_a_unit_scores_what_its_columns_score(unit: str, method: str) -> None:
     model = toy("qwen3")
-    found = decide(describe(model), request(unit, method, sequential=False), batches())
+    found = decide(describe(model), request(unit, method, sequential=False), batches())[0]
     seen: dict[int, list[Tensor]] = {i: [] for i in range(4)}
     for index, layer in enumerate(model.model.layers):
         layer.self_attn.o_proj.register_forward_pre_hook(
@@ -176,7 +177,7 @@ def test_a_static_score_is_the_sum_over_the_rows_and_columns(unit: str, method: 
 @pytest.mark.parametrize("unit", ["group", "head"])
 def test_a_static_method_compensates_too_and_keeps_what_it_keeps_without(unit: str) -> None:
     model = toy("qwen3")
-    found = decide(describe(model), request(unit, "L2", compensate=True), batches())
+    found = decide(describe(model), request(unit, "L2", compensate=True), batches())[0]
     alone = plan_pruning(model, "ATTENTION", "L2", 50, attention_unit=unit)
     assert found.width_cuts == alone.width_cuts
     assert found.replacements
@@ -187,7 +188,7 @@ def test_a_silent_head_is_the_first_to_go() -> None:
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.data[:, 8 * 2 : 8 * 3] = 0  # the third of eight heads
     for method in ("OBS", "WACT", "FLAP"):
-        plan = decide(describe(model), request("head", method), batches())
+        plan = decide(describe(model), request("head", method), batches())[0]
         assert all(2 not in cut.keep[0] for cut in plan.width_cuts)
 
 
@@ -200,7 +201,7 @@ def test_the_model_is_left_as_it_was(unchanged: Callable[..., Any]) -> None:
 
 def test_nothing_comes_out_of_removed_heads_after_obs() -> None:
     model = toy("llama")
-    found = decide(describe(model), request("head", "OBS"), batches())
+    found = decide(describe(model), request("head", "OBS"), batches())[0]
     zeroed = outputs(with_zeroed_heads(model, found))
     torch.testing.assert_close(outputs(apply_plan(model, found)), zeroed, atol=1e-5, rtol=0)
 

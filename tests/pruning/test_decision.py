@@ -70,7 +70,7 @@ def decision(
     request = check_request(
         PruneOptions("MLP_GLU", percentage, neuron_selection_method=method, **options), data
     )
-    return decide(describe(model), request, data)
+    return decide(describe(model), request, data)[0]
 
 
 def pruned(

@@ -102,7 +102,7 @@ def measured() -> dict[str, list[float]]:
     view, own = describe(model), own_batches(batches(5))
     text = TextLoss(view, own, most_tokens=SAMPLE_TOKENS)
     request = check_request(PruneOptions(pruning_percentage=40, **CASES["by loss"][2]), own)
-    losses = dict(decide(view, request, batches(5)).request["layer_losses"])
+    losses = dict(decide(view, request, batches(5))[0].request["layer_losses"])
     return {
         "block influence": list(analyze_layer_importance(model, batches(5)).values()),
         "angles": list(chain(*block_angles(view, own))),

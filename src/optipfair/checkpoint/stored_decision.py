@@ -63,7 +63,7 @@ def decide_stored(
         means = _means_with_data(layers, request, means, holding, show_progress)
     return decide(
         stored.view, request, dataloader, means=means, holding=holding, show_progress=show_progress
-    )
+    )[0]
 
 
 def _weight_scores(stored: StoredModel, request: PruningRequest) -> Scores | None:

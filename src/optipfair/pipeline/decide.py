@@ -100,4 +100,4 @@ def _decide(
         )
     holding, show = options.holding, options.show_progress
     view = describe(model)
-    return decide(view, request, batches, holding=holding, show_progress=show), model
+    return decide(view, request, batches, holding=holding, show_progress=show)[0], model

@@ -9,8 +9,8 @@ from ..arch.view import ModelView, describe
 from ..errors import UnsupportedModelError
 from ..option_fields import checked_keywords, taking
 from .cut.plan import PruningPlan
-from .cut.surgery import apply_plan, carry_out
-from .decision import decide, decide_and_prove
+from .cut.surgery import carry_out
+from .decision import decide
 from .options.prune_options import CHOICE, DEFAULT_PERCENTAGE, TARGET, PruneOptions
 from .request.pruning_request import check_request
 from .request.targets import depth_request, explicit_percentage
@@ -89,8 +89,7 @@ def prune_model(
         **more,
     )
     request = check_request(options, dataloader, neuron_scores)
-    view = describe(model)
-    plan, rewrite = decide_and_prove(view, request, dataloader, show_progress=show_progress)
+    plan, rewrite = decide(describe(model), request, dataloader, show_progress=show_progress)
     before = summarize(model) if return_stats else None
     if rewrite is not None:
         carry_out(plan, rewrite, show_progress=show_progress)
@@ -132,7 +131,7 @@ def plan_pruning(
         **more,
     )
     request = check_request(options, dataloader, neuron_scores)
-    return decide(describe(model), request, dataloader, show_progress=show_progress)
+    return decide(describe(model), request, dataloader, show_progress=show_progress)[0]
 
 
 def prune_model_mlp_glu(
@@ -146,17 +145,16 @@ def prune_model_mlp_glu(
     expansion_divisor: int | None = None,
 ) -> PreTrainedModel:
     """Prune the MLP neurons of a model in place and return it (see `prune_model`)."""
-    plan = plan_pruning(
+    return prune_model(  # type: ignore[return-value]
         model,
         "MLP_GLU",
         neuron_selection_method,
-        explicit_percentage("MLP_GLU", pruning_percentage, expansion_rate),
+        pruning_percentage,
         expansion_rate,
-        dataloader=dataloader,
-        show_progress=show_progress,
+        dataloader,
+        show_progress,
         expansion_divisor=expansion_divisor,
     )
-    return apply_plan(model, plan, show_progress=show_progress)
 
 
 def prune_model_depth(
@@ -171,15 +169,15 @@ def prune_model_depth(
 
     Exactly one of the count, the indices and the percentage must be given.
     """
-    plan = plan_pruning(
+    return prune_model(  # type: ignore[return-value]
         model,
         "DEPTH",
+        show_progress=show_progress,
         num_layers_to_remove=num_layers_to_remove,
         layer_indices=layer_indices,
         depth_pruning_percentage=depth_pruning_percentage,
         layer_selection_method=layer_selection_method,
     )
-    return apply_plan(model, plan, show_progress=show_progress)
 
 
 def remove_layers_from_model(

@@ -63,24 +63,13 @@ def decide(
     means: Means | None = None,
     holding: Holding | None = None,
     show_progress: bool = False,
-) -> PruningPlan:
-    """Decide what a checked request means for a model.
+) -> tuple[PruningPlan, Rewrite | None]:
+    """Decide what a checked request means for a model, and prove that it can be carried out.
 
     Where the model is not in memory, `view` is its twin, and `means` say what the decision draws
-    on. Several processes (`distributed`) share the data; each gets the same decision.
+    on. Several processes (`distributed`) share the data; each gets the same decision. There is no
+    proof of a plan that changes nothing.
     """
-    return decide_and_prove(view, request, dataloader, means, holding, show_progress)[0]
-
-
-def decide_and_prove(
-    view: ModelView,
-    request: PruningRequest,
-    dataloader: Iterable[Any] | None,
-    means: Means | None = None,
-    holding: Holding | None = None,
-    show_progress: bool = False,
-) -> tuple[PruningPlan, Rewrite | None]:
-    """`decide`, and the proof that the plan can be carried out; None where it changes nothing."""
     if means is None:
         check_cuttable(view)
         view = seen_by(view, request.attention_unit)

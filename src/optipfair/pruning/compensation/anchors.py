@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -57,8 +58,7 @@ def find_anchors(
             continue
         mlp, scale = _additive_mlp(view, stream, first - 1, source)
         why_not = _why_not(view, mlp, first - 1, drop)
-        if why_not is None:
-            assert mlp is not None
+        if mlp is not None and why_not is None:
             anchors[first - 1] = Anchor(first, last, mlp, scale)
         elif refuse:
             raise UnsupportedModelError(
@@ -75,19 +75,12 @@ def _additive_mlp(
     """The dense MLP of a layer whose outputs add to the layer's, and with which factor."""
     for mlp in view.layers[index].mlps:
         if not mlp.spec.experts:
-            scale = _common_scale(view, stream, mlp, source)
+            with together():
+                own = [additive_scale(view, stream, mlp, source)] if len(stream.hidden) else []
+            scale = next(chain(*gathered(own)))  # of the first process that has a batch, for all
             if scale is not None:
                 return mlp, scale
     return None, 0.0
-
-
-def _common_scale(
-    view: ModelView, stream: Batches, mlp: MLPView, source: LayerSource
-) -> float | None:
-    """What the first process that has a batch finds, so that all decide alike."""
-    with together():
-        own = [additive_scale(view, stream, mlp, source)] if len(stream.hidden) else []
-    return next(scale for scales in gathered(own) for scale in scales)
 
 
 def _why_not(view: ModelView, mlp: MLPView | None, index: int, drop: Sequence[int]) -> str | None:
@@ -124,16 +117,15 @@ def additive_scale(
     """
     copied = source.copied(view.layers[mlp.layer]).float()
     own = own_mlp(mlp, copied)
-    args, kwargs = mapped(stream.arguments[0][mlp.layer], _wide)
-    hidden, mask = _wide(stream.hidden[0]), stream.masks[0]
-    inputs, before = _inputs_and_outputs(own, copied, hidden, (args, kwargs), mask)
+    hidden, arguments = mapped((stream.hidden[0], stream.arguments[0][mlp.layer]), _wide)
+    inputs, before = run_seeing(own, copied, hidden, arguments, stream.masks[0])
     down = read(own.tensors[own.spec.down], own.spec.down)["down"]  # (I, H), a view
     generator = torch.Generator().manual_seed(0)
     change = torch.randn(down.shape, generator=generator).to(down.device)
     size = (before.norm(dim=1) / inputs.norm(dim=1).clamp_min(1e-30)).median()
     change *= size / down.shape[1] ** 0.5  # as large as what flows, so that rounding is small
     down += change
-    _, after = _inputs_and_outputs(own, copied, hidden, (args, kwargs), mask)
+    _, after = run_seeing(own, copied, hidden, arguments, stream.masks[0])
     wanted, seen = (inputs @ change).double(), (after - before).double()  # (T, H)
     if not bool(seen.isfinite().all()):
         raise not_finite_on_data(f"activations of layer {mlp.layer}")
@@ -146,18 +138,10 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _inputs_and_outputs(
-    mlp: MLPView, layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any], mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What enters the down projection (T, I), and what the layer gives (T, H), real tokens only."""
-    inputs, output = run_seeing(mlp, layer, hidden, arguments, mask)
-    return inputs, real_tokens(output, mask)
-
-
 def run_seeing(
     mlp: MLPView, layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any], mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What enters the down projection, (T, I) of the real tokens, and what the layer gives."""
+    """What enters the down projection (T, I), and what the layer gives (T, H), real tokens only."""
     seen: list[Tensor] = []
     module = mlp.owner.get_submodule(mlp.spec.down.module)
 
@@ -167,4 +151,4 @@ def run_seeing(
 
     with recording_inputs([(module, keep)]):
         output = run_layer(layer, hidden, arguments)
-    return torch.cat(seen), output
+    return torch.cat(seen), real_tokens(output, mask)

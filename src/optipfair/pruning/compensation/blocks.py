@@ -158,8 +158,7 @@ def _block_moments(
         for number, hidden in enumerate(stream.hidden):
             arguments, mask = stream.arguments[number], stream.masks[number]
             inputs, output = run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
-            given = real_tokens(onward[number], mask).to(weight.device)
-            gap = given - real_tokens(output, mask)  # (T, H)
+            gap = real_tokens(onward[number], mask).to(weight.device) - output  # (T, H)
             targets = inputs @ weight.T + gap / anchor.scale
             held = token_roles(mask, stream.firsts[number])[mask].to(inputs.device) == HELD_BACK
             for place, chosen in enumerate((~held, held)):

@@ -30,17 +30,13 @@ from .request.solving import Sizes
 class Means:
     """What a decision draws on beside the structure of the model.
 
-    Attributes:
-        sizes: what the model weighs.
-        running: the model that calibration runs; what is outside its layers holds weights.
-        source: where its layers come from.
-        scores: given the data (or None), what scores MLPs; None to score the view's own tensors.
-        chosen: given a strategy that ranks layers on data, and the data, what it chooses.
+    `scores` and `chosen` are given the data: what scores MLPs, None for the view's own tensors, and
+    what a strategy that ranks layers chooses.
     """
 
     sizes: Sizes
-    running: ModelView
-    source: LayerSource
+    running: ModelView  # what calibration runs; what is outside its layers holds weights
+    source: LayerSource  # of its layers
     scores: Callable[[Iterable[Batch] | None], Scores | None]
     chosen: Callable[[str, Iterable[Batch]], Chosen]
 

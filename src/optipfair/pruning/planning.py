@@ -163,11 +163,7 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
         current = max(mlp.expansion_rate for mlp in chosen)
         raise ArgumentError(rate_above(target.expansion_rate or 0.0, current))
     counts = [kept_width(view.spec, mlp, target) for mlp in chosen]
-    _warn_about(view, target, list(zip(chosen, exact, counts, strict=True)))
-    return counts
-
-
-def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, int, int]]) -> None:
+    rows = list(zip(chosen, exact, counts, strict=True))
     few = [mlp for mlp, _, kept in rows if kept < mlp.width / 100]
     if few:
         _warn(
@@ -184,6 +180,7 @@ def _warn_about(view: ModelView, target: WidthTarget, rows: list[tuple[MLPView, 
             f"The kept width of {name} was rounded from {kept_exactly} down to {kept}: the "
             f"kernels of experts need a multiple of {multiple}."
         )
+    return counts
 
 
 def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, data: bool) -> None:

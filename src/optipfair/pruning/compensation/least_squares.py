@@ -27,17 +27,14 @@ _TINY = 1e-30
 class Fit:
     """Weights of the kept inputs (H, k), and how well they do on tokens that were held back.
 
-    Attributes:
-        shrinkage: the one chosen; infinity where plain slicing was best.
-        error: relative squared error of the outputs on the held-back tokens (a little better than
-            on new ones, since the last fit uses all tokens); None where none was held back.
-        sliced_error: the same for plain slicing.
+    Errors are relative squared errors of the outputs on these (a little better than on new ones,
+    since the last fit uses all tokens); None where none was held back.
     """
 
     weight: Tensor
-    shrinkage: float
+    shrinkage: float  # infinity where plain slicing was best
     error: float | None
-    sliced_error: float | None
+    sliced_error: float | None  # of plain slicing
 
     def to_be_sent(self) -> Fit:
         """The same where other processes, which have devices of their own, can take it."""
@@ -84,21 +81,13 @@ def fit_kept(
 
 @dataclass(frozen=True)
 class _Sums:
-    """What a fit needs of some tokens, in float64.
+    """What a fit needs of some tokens, in float64."""
 
-    Attributes:
-        gram: second moments of the kept inputs, (k, k).
-        wanted: sum of y x^T over them, (H, k).
-        power: sum of |y|^2.
-        unit: mean second moment of all inputs, in which shrinkage is counted.
-        constant: whether the last input is always 1; it is not shrunk.
-    """
-
-    gram: Tensor
-    wanted: Tensor
-    power: float
-    unit: float
-    constant: bool
+    gram: Tensor  # second moments of the kept inputs, (k, k)
+    wanted: Tensor  # sum of y x^T over them, (H, k)
+    power: float  # sum of |y|^2
+    unit: float  # mean second moment of all inputs, in which shrinkage is counted
+    constant: bool  # whether the last input is always 1; it is not shrunk
 
     @classmethod
     def of(cls, weight: Tensor, keep: Tensor, moments: Moments) -> _Sums:

@@ -17,9 +17,9 @@ from torch import nn
 from ...arch import heterogeneous
 from ...arch.config_rules import config_after_depth
 from ...arch.twin import AttributeChange, TwinDifference, build_twin, compare_twins, tensor_shapes
-from ...arch.view import ModelView
+from ...arch.view import MLPView, ModelView
 from ...errors import UnsupportedModelError
-from .plan import PruningPlan
+from .plan import PruningPlan, WidthCut
 
 _LAYER_NUMBERS = {"layer_idx", "layer_id", "layer_index", "layer_number", "kv_shared_layer_index"}
 
@@ -43,7 +43,7 @@ class Rewrite:
 def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
     """Return what to rewrite for `plan`; refuse where the result would not reload as itself.
 
-    The numbers of neurons and the layers that stay decide; which neurons stay does not matter.
+    Layers and numbers of neurons decide; which neurons stay does not matter.
     """
     changes = config_changes(view, plan)
     gone = vanished_types(view.text_config, changes)
@@ -67,6 +67,12 @@ def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
     return Rewrite(view, new, changes, attributes)
 
 
+def cut_mlps(view: ModelView, plan: PruningPlan) -> list[tuple[WidthCut, MLPView]]:
+    """The cuts of a plan, each with its MLP."""
+    mlps = {mlp.key: mlp for mlp in view.mlps}
+    return [(cut, mlps[cut.key]) for cut in plan.width_cuts]
+
+
 def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
     """The config fields that the plan changes."""
     changes: dict[str, Any] = {}
@@ -79,9 +85,8 @@ def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
     for key, widths in _widths_by_key(view, plan).items():
         old = changes.get(key, heterogeneous.shared_value(view.text_config, key))
         changes[key] = _width_field(old, key, widths, by_layer)
-    mlps = {mlp.key: mlp for mlp in view.mlps}
-    for cut in plan.width_cuts:
-        changes |= dict(mlps[cut.key].spec.explicit)
+    for _, mlp in cut_mlps(view, plan):
+        changes |= dict(mlp.spec.explicit)
     after = {layer: fields for layer, fields in by_layer.items() if fields}
     if before or after:
         # Last, since transformers checks the overrides against the fields that are set before.
@@ -91,10 +96,7 @@ def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
 
 
 def _widths_by_key(view: ModelView, plan: PruningPlan) -> dict[str, dict[int, int]]:
-    """Config fields of the MLPs that are cut or differ → their value for each layer (new number).
-
-    MLPs of one layer that share a config field cannot differ in width.
-    """
+    """Config fields of MLPs that are cut or differ → their value for each layer (new number)."""
     cuts = {cut.key: cut.kept for cut in plan.width_cuts}
     touched = {key for mlp in view.mlps if mlp.key in cuts for key in mlp.spec.keys}
     for fields in heterogeneous.overrides(view.text_config).values():
@@ -165,11 +167,10 @@ def _compare(
 
 def _cut_shapes(view: ModelView, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
     """Names in the pruned model of the tensors that are cut → their shapes."""
-    mlps = {mlp.key: mlp for mlp in view.mlps}
     shapes: dict[str, tuple[int, ...]] = {}
-    for cut in plan.width_cuts:
+    for cut, mlp in cut_mlps(view, plan):
         prefix = f"{view.layers_path}.{plan.keep_layers.index(cut.layer)}"
-        for slot, tensor in mlps[cut.key].tensors.items():
+        for slot, tensor in mlp.tensors.items():
             shape = list(tensor.shape)
             shape[slot.axis] = slot.rows * cut.kept
             shapes[f"{prefix}.{slot.name}"] = tuple(shape)
@@ -178,9 +179,7 @@ def _cut_shapes(view: ModelView, plan: PruningPlan) -> dict[str, tuple[int, ...]
 
 def _counted(view: ModelView, plan: PruningPlan) -> Iterator[tuple[int, int]]:
     """Numbers, before and after, that follow the units of the cuts."""
-    mlps = {mlp.key: mlp for mlp in view.mlps}
-    for cut in plan.width_cuts:
-        mlp = mlps[cut.key]
+    for cut, mlp in cut_mlps(view, plan):
         rows = {slot.rows for slot in mlp.tensors if slot.parts}
         for count in {1, 2, *rows}:  # 2: fused gate and up
             yield count * cut.width, count * cut.kept
@@ -217,18 +216,12 @@ def _explained(
 def _check_live_model(view: ModelView, described: Mapping[str, tuple[int, ...]]) -> None:
     """The model in memory must be what its config describes, or nothing proved here holds."""
     live = tensor_shapes(view.model)
-    path = f"{view.layers_path}."
     wrong = [f"{name} is missing" for name in described if name not in live]
-    wrong += [
-        f"{name} has shape {shape}, not {described[name]}"
-        for name, shape in live.items()
-        if name in described and shape != described[name]
-    ]
-    wrong += [
-        f"{name} is not part of it"
-        for name in live
-        if name.startswith(path) and name not in described
-    ]
+    for name, shape in live.items():
+        if described.get(name, shape) != shape:
+            wrong.append(f"{name} has shape {shape}, not {described[name]}")
+        elif name not in described and name.startswith(f"{view.layers_path}."):
+            wrong.append(f"{name} is not part of it")
     if wrong:
         raise UnsupportedModelError(
             f"This {type(view.model).__name__} is not what its config describes, so it would not "

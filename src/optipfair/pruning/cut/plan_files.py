@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .plan import PruningPlan
 
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_CHUNK = 1 << 20
 _WAY_OUT = "Copy it again, or decide anew with --save-plan (save_plan)"
 
 
@@ -79,7 +78,10 @@ def _opened(path: Path, plan: PruningPlan) -> Replacements:
             _key(name): Spilled(info.start, info.shape, TORCH_DTYPES[info.dtype])
             for name, info in read_header(path).items()
         }
-        metadata, content = _metadata_and_content(path)
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        metadata = header.get("__metadata__", {})
     except (CheckpointError, OSError, ValueError, KeyError) as exc:
         why = f": {exc}" if isinstance(exc, CheckpointError) else f" ({exc}). {_WAY_OUT}."
         raise ArgumentError(f"{path} does not hold the tensors of a plan{why}") from exc
@@ -95,16 +97,6 @@ def _opened(path: Path, plan: PruningPlan) -> Replacements:
     if metadata.get("sha256") != content or not complete:
         raise ArgumentError(f"{path} is not as it was written. {_WAY_OUT}.")
     return ReplacedTensors.in_file(path, places)
-
-
-def _metadata_and_content(path: Path) -> tuple[dict[str, str], str]:
-    """What the header says of the file, and the SHA-256 of what follows the header."""
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
-    return header.get("__metadata__", {}), sha256.hexdigest()
 
 
 def _key(name: str) -> Key:

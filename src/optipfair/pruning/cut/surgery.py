@@ -19,7 +19,7 @@ from ...errors import ArgumentError
 from ...progress import track
 from ..calibration.holding import Replacements
 from .checks import check_cuttable, check_plan_fits, check_sharing, seen_by
-from .guard import Rewrite, prove
+from .guard import Rewrite, cut_mlps, prove
 from .plan import PruningPlan, WidthCut
 from .plan_files import check_complete
 
@@ -75,13 +75,13 @@ def apply_plan(
 def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = False) -> None:
     """Cut, drop and rewrite. Every check has been made, and the proof of the plan's counts."""
     view, replacements = rewrite.view, plan.replacements or {}
-    mlps = {mlp.key: mlp for mlp in view.mlps}
     whole = {(*mlp.key, slot.name): p for mlp in view.mlps for slot, p in mlp.tensors.items()}
     done: set[int] = set()
-    for cut in track(plan.width_cuts, "cutting", show_progress, unit="MLP"):
-        _cut_mlp(mlps.pop(cut.key), cut, done, replacements)
+    for cut, mlp in track(cut_mlps(view, plan), "cutting", show_progress, unit="MLP"):
+        _cut_mlp(mlp, cut, done, replacements)
+    cuts = {cut.key for cut in plan.width_cuts}
     for key in replacements:
-        if key[:2] in mlps:  # which is not cut
+        if key[:2] not in cuts:
             parameter = whole[key]
             _replace(parameter, replacements[key].to(parameter.device), parameter.grad)
     for index in reversed(plan.drop_layers):

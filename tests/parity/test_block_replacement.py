@@ -14,7 +14,7 @@ from optipfair import PruningWarning, UnsupportedModelError, get_model_layers, p
 from optipfair.arch.view import describe
 from optipfair.errors import ArgumentError, DataError
 from optipfair.pruning.calibration.stream import capture
-from optipfair.pruning.compensation.anchors import additive_scale
+from optipfair.pruning.compensation.blocks import additive_scale
 from optipfair.pruning.cut.plan import PruningPlan
 from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.pruning.decision import decide

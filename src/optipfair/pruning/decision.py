@@ -1,8 +1,12 @@
-"""From a request to a plan that holds all it takes to carry it out. The model is only read."""
+"""From a request to a plan that holds all it takes to carry it out. The model is only read.
+
+Widths may differ by layer (`layer_widths`): a layer that is missed more loses fewer neurons.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,17 +17,19 @@ from ..distributed import from_first
 from ..errors import UnsupportedModelError
 from .calibration.activations import own_batches
 from .calibration.holding import Holding
-from .calibration.stream import LIVE, LayerSource, capture
+from .calibration.stream import LIVE, LayerSource, capture, copied_layer
 from .compensation.blocks import replace_blocks, with_replaced
 from .compensation.by_layers import decide_by_layers
 from .cut.checks import check_cuttable, check_shared_cuts, seen_by
-from .cut.guard import Rewrite, prove
-from .cut.plan import PruningPlan
-from .layer_widths import widths_by_loss
+from .cut.guard import Rewrite, cut_mlps, prove
+from .cut.plan import PruningPlan, WidthCut
+from .cut.surgery import cut_copy
+from .layers.removal_loss import TextLoss
 from .layers.strategies import LAYER_STRATEGIES, Chosen, ranks_layers
 from .planning import Scores, choose_neurons, plan_counts, scorer
 from .request.pruning_request import PruningRequest
 from .request.solving import Sizes
+from .request.widths import Share, allocate, width_multiple
 
 
 @dataclass(frozen=True)
@@ -74,78 +80,125 @@ def decide(
     if dataloader is not None:
         batches = dataloader if isinstance(dataloader, Reread) else Reread(dataloader)
     request = _ranked(request, batches, means)
-    plan = plan_counts(view, request, means.sizes, with_data=batches is not None)
-    plan = plan if batches is None else from_first(plan)
-    if plan.empty:
-        return plan, None
-    check_shared_cuts(view, plan)
-    choose = partial(_scored, view, request, means, batches, show_progress)
-    if request.by_layers and batches is not None:
-        _check_not_shared(view, plan)
-        if request.layer_widths == "by_loss":
-            plan = widths_by_loss(view, request, plan, batches, choose, show_progress)
-    rewrite = prove(view, plan)  # the counts are known: refuse before the long work
-    plan = choose(plan)
-    if request.by_layers and batches is not None:
-        plan = _by_layers(request, plan, rewrite, means, batches, holding, show_progress)
-    return plan, rewrite
+    return _Decision(view, request, batches, means, holding or Holding(), show_progress).made()
 
 
-def _scored(
-    view: ModelView,
-    request: PruningRequest,
-    means: Means,
-    batches: Iterable[Batch] | None,
-    show_progress: bool,
-    plan: PruningPlan,
-) -> PruningPlan:
-    """Choose the neurons by their scores, unless a pass over the layers decides them."""
-    if not plan.width_cuts or request.decided_by_layers:
-        return plan
-    scores = means.scores(batches)
-    scores = scores or partial(map, scorer(view, request, batches, show_progress))
-    plan = choose_neurons(view, plan, scores, show_progress)
-    return plan if batches is None else from_first(plan)
+@dataclass(frozen=True)
+class _Decision:
+    """What a decision works with, and its steps."""
 
+    view: ModelView
+    request: PruningRequest
+    batches: Reread | None
+    means: Means
+    holding: Holding
+    show_progress: bool
 
-def _by_layers(
-    request: PruningRequest,
-    plan: PruningPlan,
-    rewrite: Rewrite,
-    means: Means,
-    batches: Iterable[object],
-    holding: Holding | None,
-    show_progress: bool,
-) -> PruningPlan:
-    """Go through the layers: make up for those that go, then decide the neurons of the others."""
-    holding = holding or Holding()
-    entering = partial(capture, means.running, batches, holding=holding)
-    source, replaced = means.source, holding.replaced()
-    if request.compensate and plan.drop_layers:
-        errors = replace_blocks(
-            means.running,
-            entering(source=source),
-            plan.drop_layers,
-            replaced=replaced,
-            source=source,
-            refuse=request.kind == "DEPTH",
-            show_progress=show_progress,
+    def made(self) -> tuple[PruningPlan, Rewrite | None]:
+        view, request, data = self.view, self.request, self.batches is not None
+        plan = self._agreed(plan_counts(view, request, self.means.sizes, with_data=data))
+        if plan.empty:
+            return plan, None
+        check_shared_cuts(view, plan)
+        if request.by_layers:
+            _check_not_shared(view, plan)
+            if request.layer_widths == "by_loss":
+                plan = self._with_widths_by_loss(plan)
+        rewrite = prove(view, plan)  # the counts are known: refuse before the long work
+        plan = self._scored(plan)
+        return self._by_layers(plan, rewrite) if request.by_layers else plan, rewrite
+
+    def _agreed(self, plan: PruningPlan) -> PruningPlan:
+        """The first process's plan, where processes share data."""
+        return plan if self.batches is None else from_first(plan)
+
+    def _scored(self, plan: PruningPlan) -> PruningPlan:
+        """Choose the neurons by their scores, unless a pass over the layers decides them."""
+        if not plan.width_cuts or self.request.decided_by_layers:
+            return plan
+        scores = self.means.scores(self.batches)
+        if scores is None:
+            show = self.show_progress
+            scores = partial(map, scorer(self.view, self.request, self.batches, show))
+        return self._agreed(choose_neurons(self.view, plan, scores, self.show_progress))
+
+    def _with_widths_by_loss(self, plan: PruningPlan) -> PruningPlan:
+        """Share the neurons that go out among the layers, by what each layer's alone cost.
+
+        `plan` says how many stay where all layers lose the same share.
+        """
+        view, request = self.view, self.request
+        shares = [_share(view, request, cut, mlp) for cut, mlp in cut_mlps(view, plan)]
+        prove(view, _with_kept(plan, [s.kept_at(1 + s.layer % 2 / 2) for s in shares]))  # may they?
+        rewrite = prove(view, plan)
+        alike = decide_by_layers(
+            view,
+            capture(view, self._data),
+            self._scored(plan),
+            replace(request, sequential=False),
+            rewrite,
+            show_progress=self.show_progress,
         )
-        record = {**plan.request, "compensate": True, "replaced_blocks": errors}
-        plan = replace(plan, request=record, replacements=replaced)
-        source = with_replaced(source, replaced)
-    if not plan.width_cuts:
-        return plan
-    return decide_by_layers(
-        means.running,
-        entering(source=source),
-        plan,
-        request,
-        rewrite,
-        source=source,
-        replaced=replaced,
-        show_progress=show_progress,
-    )
+        losses = TextLoss(view, self._data, self.show_progress).rises(
+            {cut.layer for cut in plan.width_cuts},
+            lambda layer: cut_copy(layer, copied_layer(layer.module), alike, rewrite),
+        )
+        record = {
+            "layer_widths": request.layer_widths,
+            "layer_losses": [[layer, loss] for layer, loss in losses.items()],
+        }
+        allocated = _with_kept(plan, allocate(shares, losses))
+        return replace(allocated, request={**plan.request, **record})
+
+    def _by_layers(self, plan: PruningPlan, rewrite: Rewrite) -> PruningPlan:
+        """Go through the layers: make up for those that go, then decide the others' neurons."""
+        view, source = self.means.running, self.means.source
+        entering = partial(capture, view, self._data, holding=self.holding)
+        replaced, show = self.holding.replaced(), self.show_progress
+        if self.request.compensate and plan.drop_layers:
+            errors = replace_blocks(
+                view,
+                entering(source=source),
+                plan.drop_layers,
+                replaced=replaced,
+                source=source,
+                refuse=self.request.kind == "DEPTH",
+                show_progress=show,
+            )
+            record = {**plan.request, "compensate": True, "replaced_blocks": errors}
+            plan = replace(plan, request=record, replacements=replaced)
+            source = with_replaced(source, replaced)
+        if not plan.width_cuts:
+            return plan
+        return decide_by_layers(
+            view,
+            entering(source=source),
+            plan,
+            self.request,
+            rewrite,
+            source=source,
+            replaced=replaced,
+            show_progress=show,
+        )
+
+    @property
+    def _data(self) -> Reread:
+        assert self.batches is not None  # `check_request` has seen to it
+        return self.batches
+
+
+def _share(view: ModelView, request: PruningRequest, cut: WidthCut, mlp: MLPView) -> Share:
+    divisor = (request.width and request.width.divisor) or 1
+    multiple = math.lcm(divisor, width_multiple(view.spec, mlp.spec))
+    size = sum(tensor.numel() for tensor in mlp.tensors.values()) // cut.width
+    return Share(cut.layer, cut.width, cut.kept, int(multiple * mlp.spec.width_factor), size)
+
+
+def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:
+    """The plan with other numbers of neurons; which ones is decided later."""
+    pairs = zip(plan.width_cuts, kept, strict=True)
+    cuts = tuple(replace(cut, count=n) for cut, n in pairs if n < cut.width)
+    return replace(plan, width_cuts=cuts)
 
 
 def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> PruningRequest:

@@ -27,7 +27,7 @@ KEEP = torch.tensor([1, 2])
 
 def moments_of(tokens: Tensor, *, constant: bool = False) -> Moments:
     wide = tokens.double()
-    return Moments(wide.T @ wide, tokens=len(wide), constant=constant)
+    return Moments(wide.T @ wide, constant=constant)
 
 
 def with_ones(tokens: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def with_intercept(weight: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 def moments_with_targets(tokens: Tensor, outputs: Tensor) -> Moments:
     x, y = tokens.double(), outputs.double()
-    return Moments(x.T @ x, y.T @ x, float(y.square().sum()), len(x))
+    return Moments(x.T @ x, y.T @ x, float(y.square().sum()))
 
 
 def error_on(tokens: Tensor, wanted: Tensor, weight: Tensor, keep: Tensor) -> float:
@@ -218,7 +218,6 @@ def test_sums_of_moments_are_moments_of_all_tokens() -> None:
     torch.testing.assert_close(total.inputs, every.inputs)
     torch.testing.assert_close(total.targets, every.targets)
     assert total.power == pytest.approx(every.power)
-    assert total.tokens == 9
     assert (total + moments_of(x)).targets is None
 
 

@@ -15,12 +15,11 @@ from torch.nn.functional import cross_entropy
 from optipfair import load_model, prune_model
 from optipfair.arch.view import describe
 from optipfair.errors import ArgumentError
-from optipfair.pruning.calibration.stream import capture
+from optipfair.pruning.calibration.stream import capture, copied_layer
 from optipfair.pruning.compensation.by_layers import decide_by_layers
 from optipfair.pruning.cut.guard import prove
 from optipfair.pruning.cut.plan import PruningPlan, WidthCut
-from optipfair.pruning.cut.surgery import zero_mlp
-from optipfair.pruning.layer_widths import layer_losses
+from optipfair.pruning.cut.surgery import cut_copy, zero_mlp
 from optipfair.pruning.layers.removal_loss import TextLoss
 from optipfair.pruning.request.pruning_request import PruningRequest
 from optipfair.pruning.request.widths import Share, allocate
@@ -134,8 +133,10 @@ def test_layer_losses_are_those_of_models_with_one_layer_pruned() -> None:
     cuts = [WidthCut(mlp.layer, mlp.spec.name, mlp.width, first) for mlp in view.mlps]
     plan = PruningPlan("llama", 4, (0, 1, 2, 3), tuple(cuts))
     rewrite = prove(view, plan)
-    found = decide_by_layers(view, capture(view, DATA), plan, PruningRequest(), rewrite)
-    losses = layer_losses(TextLoss(view, DATA), found, rewrite)
+    found = decide_by_layers(view, capture(view, DATA), plan, PruningRequest("MLP_GLU"), rewrite)
+    losses = TextLoss(view, DATA).rises(
+        range(4), lambda layer: cut_copy(layer, copied_layer(layer.module), found, rewrite)
+    )
 
     def loss(pruned: Any) -> float:
         total, tokens = 0.0, 0

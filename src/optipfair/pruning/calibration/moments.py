@@ -51,7 +51,6 @@ class Moments:
     inputs: Tensor  # sum of x x^T, (I, I)
     targets: Tensor | None = None  # sum of y x^T, (H, I)
     power: float | None = None  # sum of |y|^2
-    tokens: int = 0
     constant: bool = False  # whether the last input is always 1: its weights are an intercept
 
     def __add__(self, other: Moments) -> Moments:
@@ -60,7 +59,6 @@ class Moments:
             self.inputs + other.inputs,
             self.targets + other.targets if both else None,  # type: ignore[operator]
             (self.power or 0.0) + (other.power or 0.0) if both else None,
-            self.tokens + other.tokens,
             self.constant,
         )
 

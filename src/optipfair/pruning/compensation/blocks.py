@@ -1,8 +1,9 @@
 """What the layer before a removed block does for it: a least-squares map in its down projection.
 
-Layers run on copies; the live model is only read.
+A layer can do so where its MLP's outputs simply add to what it gives. Layers run on copies; the
+live model is only read.
 
-Axes: `T` real tokens, `H` hidden, `I` neurons.
+Axes: `B` batch, `S` sequence, `T` real tokens, `H` hidden, `I` neurons.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import MutableMapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,17 +20,29 @@ from torch import Tensor, nn
 
 from ...arch.slots import read
 from ...arch.view import LayerView, MLPView, ModelView
-from ...distributed import in_first, sum_, together, total
-from ...errors import PruningWarning
-from ...hooks import evaluating
+from ...distributed import gathered, in_first, sum_, together, total
+from ...errors import PruningWarning, UnsupportedModelError
+from ...hooks import evaluating, recording_inputs
 from ...progress import track
 from ..calibration.activations import not_finite_on_data, real_tokens
 from ..calibration.holding import HiddenStates, Key, Replacements
 from ..calibration.moments import HELD_BACK, Moments, token_roles
-from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
+from ..calibration.stream import LIVE, Batches, LayerSource, mapped, run_layer
+from ..cut.plan import runs
 from ..cut.surgery import own_mlp
-from .anchors import Anchor, find_anchors, run_seeing
 from .least_squares import fit_kept
+
+_LINEAR = 1e-3  # relative; float32 rounding is far below, a norm far above
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The layer before a block: its MLP, and what its outputs are multiplied with on their way."""
+
+    first: int
+    last: int
+    mlp: MLPView
+    scale: float
 
 
 def replace_blocks(
@@ -49,17 +63,14 @@ def replace_blocks(
     each on what flows when those before it are replaced.
 
     `stream` is what enters the first layer (`stream.capture`), and is used up; `replaced` takes
-    the new down projections; `refuse` is that of `find_anchors`.
-
-    Returns:
-        For each block that has a layer before it, for the record: both, how far that layer's
-        outputs are from the block's on held-back tokens (squared error over the squared outputs
-        that the down projection should give, None where too few tokens were held back), and how
-        far they were if the block were only removed.
+    the new down projections; `refuse` is that of `_find_anchors`. The record that is returned names
+    each block and the layer before it, with how far its outputs are from the block's on held-back
+    tokens (squared error over the squared outputs that the down projection should give, None where
+    too few were held back), and how far they were if the block were only removed.
     """
     errors: list[dict[str, Any]] = []
     with evaluating(view.model):
-        anchors = find_anchors(view, stream, drop, source, refuse=refuse)
+        anchors = _find_anchors(view, stream, drop, source, refuse=refuse)
         layers = view.layers[: max(anchors, default=-1) + 1]
         for layer in track(layers, "replacing layers", show_progress, unit="layer"):
             if layer.index in set(drop):
@@ -109,11 +120,9 @@ def _fit(
     every = torch.arange(old.shape[1], device=old.device)
     fit = in_first(lambda: fit_kept(old, every, *moments).to_be_sent())
     if fit.error is None:
-        warnings.warn(
+        _warn(
             f"Too few calibration tokens to fit layer {mlp.layer} to layers {anchor.first} to "
-            f"{anchor.last}, so these were only removed. Give more data.",
-            PruningWarning,
-            stacklevel=2,
+            f"{anchor.last}, so these were only removed. Give more data."
         )
     if fit.shrinkage != float("inf"):
         new = fit.weight.movedim(-1, mlp.spec.down.axis).contiguous().to(weight)
@@ -157,23 +166,20 @@ def _block_moments(
     with together():
         for number, hidden in enumerate(stream.hidden):
             arguments, mask = stream.arguments[number], stream.masks[number]
-            inputs, output = run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
+            inputs, output = _run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
             gap = real_tokens(onward[number], mask).to(weight.device) - output  # (T, H)
             targets = inputs @ weight.T + gap / anchor.scale
             held = token_roles(mask, stream.firsts[number])[mask].to(inputs.device) == HELD_BACK
             for place, chosen in enumerate((~held, held)):
                 sums[place] += _moments(inputs[chosen], targets[chosen])
-    sums = [_over_processes(moments) for moments in sums]
-    if not all(math.isfinite(moments.power or 0.0) for moments in sums):
+    powers = total(*(moments.power or 0.0 for moments in sums))
+    if not all(map(math.isfinite, powers)):
         raise not_finite_on_data(f"activations of layers {mlp.layer} to {anchor.last}")
-    return sums[0], sums[1]
-
-
-def _over_processes(moments: Moments) -> Moments:
-    assert moments.targets is not None
-    sum_(moments.inputs, moments.targets)
-    power, tokens = total(moments.power or 0.0, moments.tokens)
-    return replace(moments, power=power, tokens=int(tokens))
+    for moments in sums:
+        assert moments.targets is not None
+        sum_(moments.inputs, moments.targets)
+    fitting, held_back = (replace(m, power=power) for m, power in zip(sums, powers, strict=True))
+    return fitting, held_back
 
 
 def _moments(inputs: Tensor, targets: Tensor) -> Moments:
@@ -181,5 +187,118 @@ def _moments(inputs: Tensor, targets: Tensor) -> Moments:
         (inputs.T @ inputs).double(),
         (targets.T @ inputs).double(),
         float(targets.double().square().sum()),
-        len(inputs),
     )
+
+
+def _find_anchors(
+    view: ModelView, stream: Batches, drop: Sequence[int], source: LayerSource, *, refuse: bool
+) -> dict[int, Anchor]:
+    """The layers before removed blocks, by their index; so all are looked at before the long work.
+
+    `refuse` says whether a block that no layer can make up for is refused, or left out with a
+    warning. One that begins with the first layer is always left out.
+    """
+    anchors: dict[int, Anchor] = {}
+    for first, last in runs(drop):
+        if first == 0:
+            _warn(
+                f"Layers 0 to {last} have no layer before them that could make up for them, so "
+                "they were only removed."
+            )
+            continue
+        mlp, scale = _additive_mlp(view, stream, first - 1, source)
+        why_not = _why_not(view, mlp, first - 1, drop)
+        if mlp is not None and why_not is None:
+            anchors[first - 1] = Anchor(first, last, mlp, scale)
+        elif refuse:
+            raise UnsupportedModelError(
+                f"{why_not}. Give compensate=False, or remove other layers."
+            )
+        else:
+            _warn(f"{why_not}. So layers {first} to {last} were only removed.")
+    return anchors
+
+
+def _additive_mlp(
+    view: ModelView, stream: Batches, index: int, source: LayerSource
+) -> tuple[MLPView | None, float]:
+    """The dense MLP of a layer whose outputs add to the layer's, and with which factor."""
+    for mlp in view.layers[index].mlps:
+        if not mlp.spec.experts:
+            with together():
+                own = [additive_scale(view, stream, mlp, source)] if len(stream.hidden) else []
+            scale = next(chain(*gathered(own)))  # of the first process that has a batch, for all
+            if scale is not None:
+                return mlp, scale
+    return None, 0.0
+
+
+def _why_not(view: ModelView, mlp: MLPView | None, index: int, drop: Sequence[int]) -> str | None:
+    """Why a layer cannot make up for the layers behind it; None if it can."""
+    if mlp is None:
+        dense = any(not each.spec.experts for each in view.layers[index].mlps)
+        what = "changes its MLP's outputs (a norm or a gate) before they are added"
+        return (
+            f"Layer {index} of {view.spec.model_type!r} cannot make up for the layers behind it: "
+            f"it {what if dense else 'has no dense MLP'}"
+        )
+    weight = mlp.tensors[mlp.spec.down]
+    for other in view.mlps:
+        same = any(tensor is weight for tensor in other.tensors.values())
+        if same and other.layer != index and other.layer not in drop:  # it would change too
+            return (
+                f"Layers {index} and {other.layer} share their {mlp.spec.name}, so it cannot make "
+                "up for layers behind one of them"
+            )
+    return None
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, PruningWarning, stacklevel=2)
+
+
+def additive_scale(
+    view: ModelView, stream: Batches, mlp: MLPView, source: LayerSource = LIVE
+) -> float | None:
+    """The factor between a change of the MLP's outputs and that of its layer's; None if it varies.
+
+    Found by changing the weights of a copy, in float32, on the first batch. The states in `stream`
+    may be those that enter any layer up to this one.
+    """
+    copied = source.copied(view.layers[mlp.layer]).float()
+    own = own_mlp(mlp, copied)
+    hidden, arguments = mapped((stream.hidden[0], stream.arguments[0][mlp.layer]), _wide)
+    inputs, before = _run_seeing(own, copied, hidden, arguments, stream.masks[0])
+    down = read(own.tensors[own.spec.down], own.spec.down)["down"]  # (I, H), a view
+    generator = torch.Generator().manual_seed(0)
+    change = torch.randn(down.shape, generator=generator).to(down.device)
+    size = (before.norm(dim=1) / inputs.norm(dim=1).clamp_min(1e-30)).median()
+    change *= size / down.shape[1] ** 0.5  # as large as what flows, so that rounding is small
+    down += change
+    _, after = _run_seeing(own, copied, hidden, arguments, stream.masks[0])
+    wanted, seen = (inputs @ change).double(), (after - before).double()  # (T, H)
+    if not bool(seen.isfinite().all()):
+        raise not_finite_on_data(f"activations of layer {mlp.layer}")
+    scale = float((wanted * seen).sum() / wanted.square().sum().clamp_min(1e-30))
+    misses = (seen - scale * wanted).norm(dim=1) / seen.norm(dim=1).clamp_min(1e-30)
+    return scale if scale != 0 and float(misses.quantile(0.95)) < _LINEAR else None
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _run_seeing(
+    mlp: MLPView, layer: nn.Module, hidden: Tensor, arguments: tuple[Any, Any], mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What enters the down projection (T, I), and what the layer gives (T, H), real tokens only."""
+    seen: list[Tensor] = []
+    module = mlp.owner.get_submodule(mlp.spec.down.module)
+
+    def keep(_module: nn.Module, args: tuple[object, ...]) -> None:
+        assert isinstance(args[0], Tensor)
+        seen.append(real_tokens(args[0], mask))
+
+    with recording_inputs([(module, keep)]):
+        output = run_layer(layer, hidden, arguments)
+    return torch.cat(seen), real_tokens(output, mask)

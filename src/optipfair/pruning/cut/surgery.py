@@ -91,8 +91,8 @@ def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = Fals
     apply_config(view.text_config, rewrite.config)
 
 
-def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Rewrite) -> None:
-    """Carry out on a layer's copy what is planned for it, its modules' bookkeeping included."""
+def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Rewrite) -> nn.Module:
+    """A layer's copy, cut in place as is planned for it, its modules' bookkeeping included."""
     cuts = {cut.key: cut for cut in plan.width_cuts}
     done: set[int] = set()
     for mlp in layer.mlps:
@@ -107,6 +107,7 @@ def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Re
         for name in rewrite.config:
             if hasattr(config, name):
                 setattr(config, name, rewrite.config[name])
+    return copied
 
 
 def own_mlp(mlp: MLPView, copied: nn.Module) -> MLPView:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..distributed import launched, launched_rank
+from ..distributed import launched_rank
 from ..evaluation.evaluate_options import EvaluateOptions
 from .option_flags import flags
-from .output import print_json, print_table, showing_warnings
-from .shared_options import asked, running_options
+from .output import print_json, print_table
+from .shared_options import measured_by_name, running_options
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate_by_name import CompareRun
@@ -39,17 +39,8 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
 
     first = launched_rank() == 0
     quiet = not verbose or not first
-    with showing_warnings(quiet), launched(options["device"]):
-        result = run_compare(
-            options["original"],
-            options["pruned"],
-            options=asked(quiet),
-            fail_if=options["fail_if"],
-            device=options["device"],
-            dtype=options["dtype"],
-            trust_remote_code=options["trust_remote_code"],
-            say=None if quiet else lambda text: click.echo(text, err=True),
-        )
+    names, conditions = (options["original"], options["pruned"]), options["fail_if"]
+    result = measured_by_name(run_compare, *names, given=options, quiet=quiet, fail_if=conditions)
     if as_json and first:
         print_json(result.comparison)
     elif not quiet:

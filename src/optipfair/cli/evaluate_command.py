@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..distributed import launched, launched_rank
+from ..distributed import launched_rank
 from ..evaluation.evaluate_options import CHOICE, SCORING, EvaluateOptions
 from .option_flags import flags
-from .output import print_json, print_table, showing_warnings
-from .shared_options import asked, model_option, running_options
+from .output import print_json, print_table
+from .shared_options import measured_by_name, model_option, running_options
 
 if TYPE_CHECKING:
     from ..report.comparison import EvaluationWithHarness, FigureOfOne
@@ -39,16 +39,8 @@ def evaluate(as_json: bool, verbose: bool, **options: Any) -> None:
 
     first = launched_rank() == 0
     quiet = not verbose or not first
-    with showing_warnings(quiet), launched(options["device"]):
-        evaluation = run_evaluate(
-            options["model_path"],
-            options=asked(quiet),
-            backend=options["backend"],
-            device=options["device"],
-            dtype=options["dtype"],
-            trust_remote_code=options["trust_remote_code"],
-            say=None if quiet else lambda text: click.echo(text, err=True),
-        )
+    name, backend = options["model_path"], options["backend"]
+    evaluation = measured_by_name(run_evaluate, name, given=options, quiet=quiet, backend=backend)
     if as_json and first:
         print_json(evaluation)
     elif not quiet:

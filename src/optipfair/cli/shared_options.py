@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from ..distributed import launched
 from ..evaluation.evaluate_options import EvaluateOptions
 from .option_flags import given
-from .output import show_bars
+from .output import show_bars, showing_warnings
+
+T = TypeVar("T")
 
 model_option = click.option(
     "--model-path",
@@ -46,15 +53,31 @@ def running_options(command: Any) -> Any:
     return command
 
 
-def asked(quiet: bool) -> EvaluateOptions:
-    """What the running command is to measure; scores are kept unless it says `none`."""
-    from ..evaluation.evaluate_by_name import default_cache
+def measured_by_name(
+    run: Callable[..., T], *names: str, given: Mapping[str, Any], quiet: bool, **more: Any
+) -> T:
+    """Let `run` measure models by name, as the running command was asked to."""
+    loading = {name: given[name] for name in ("device", "dtype", "trust_remote_code")}
+    say = None if quiet else partial(click.echo, err=True)
+    with showing_warnings(quiet), launched(given["device"]):
+        return run(*names, options=_asked(quiet), say=say, **loading, **more)
 
+
+def _asked(quiet: bool) -> EvaluateOptions:
+    """What the running command is to measure; scores are kept unless it says `none`."""
     values = given(EvaluateOptions)
-    folder = values.pop("cache_dir", default_cache())
+    folder = values.pop("cache_dir", _usual_cache())
     return EvaluateOptions(
         **values,
         cache_dir=None if folder == "none" else folder,
         command=shlex.join(["optipfair", *sys.argv[1:]]),
         show_progress=show_bars(quiet),
     )
+
+
+def _usual_cache() -> Path:
+    """Where scores are kept between runs: OPTIPFAIR_CACHE, else the user's folder for caches."""
+    own = os.environ.get("OPTIPFAIR_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optipfair"

@@ -25,6 +25,7 @@ from .text.two_models import TEXT_MEASURES, check_windows, enough
 
 CONTEXT = 512  # tokens
 WIKITEXT = "wikitext2/valid.txt"
+_UNTIMED = {"speed": "--no-speed was given"}
 _TEXT_SHARE = 0.2  # of the tokens of a model
 
 
@@ -51,9 +52,10 @@ class Agenda:
     tokens: int  # to score for one model
 
     def unmeasured(self) -> dict[str, str]:
-        """Why tasks are not measured."""
+        """Why tasks, or the speed, are not measured."""
         others = set(TASKS) - {each.task.name for each in self.tasks}
-        return {name: self.missing.get(name, "it is not among the chosen tasks") for name in others}
+        unasked = dict.fromkeys(others, "it is not among the chosen tasks")
+        return unasked | ({} if self.options.speed else _UNTIMED) | dict(self.missing)
 
     def measure_ids(self) -> list[str]:
         """Identifiers of all measures, without those of groups."""

@@ -34,7 +34,7 @@ from .agenda import Agenda, make_agenda, prompts_of
 from .evaluate_options import EvaluateOptions
 from .evaluating import model_facts, protocol_of, task_facts
 from .rows import corrected, flips_of, measured
-from .speed.generation import on_device, prompt_inputs
+from .speed.generation import Inputs, on_device, prompt_inputs
 from .speed.timing import compare_models_inference
 from .tasks import TASKS
 from .verdicts import verdicts
@@ -92,14 +92,18 @@ def compare_models(
 def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Comparison:
     """Carry out an agenda, as `compare_models` does."""
     models, asked = (original, pruned), agenda.options
-    for prompt in prompts_of(asked):
-        prompt_inputs(tokenizer, prompt, models, asked.max_new_tokens)
+    count = asked.max_new_tokens
+    texts = prompts_of(asked)
+    prompts = [prompt_inputs(tokenizer, text, models, count) for text in texts]
     started = time.perf_counter()
     figures = measured(agenda, models, tokenizer)
     rows, flips = corrected(figures.rows, flips_of(agenda, figures))
     speed = _timed(models, tokenizer, asked)
     layers, refused = _profiles(models, tokenizer, asked)
-    samples = _samples(models, tokenizer, asked)
+    samples = [
+        Sample(text, *(_said(model, tokenizer, inputs, count) for model in models))
+        for text, inputs in zip(texts, prompts, strict=True)
+    ]
     seconds = time.perf_counter() - started
     comparison = Comparison(
         version=1,
@@ -217,17 +221,8 @@ def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
     return missing
 
 
-def _samples(models: Models, tokenizer: Any, asked: EvaluateOptions) -> list[Sample]:
-    """What both say to the prompts, the most likely token each time."""
-    count = asked.max_new_tokens
-    return [
-        Sample(prompt, *(_said(model, tokenizer, prompt, count) for model in models))
-        for prompt in prompts_of(asked)
-    ]
-
-
-def _said(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
-    inputs = prompt_inputs(tokenizer, prompt, [model], max_new_tokens)
+def _said(model: Any, tokenizer: Any, inputs: Inputs, max_new_tokens: int) -> str:
+    """What a model says to a prompt, the most likely token each time."""
     padding = tokenizer.pad_token_id
     with evaluating(model):
         output = model.generate(

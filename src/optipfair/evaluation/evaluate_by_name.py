@@ -6,7 +6,6 @@ What can be known as wrong without the models is found before weights are loaded
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from .evaluating import evaluate_by
 from .harness import find_tasks, harness_tasks
 from .tasks import TASKS
 from .tasks.choosing import find_data, missing_data
-from .thresholds import check_thresholds, failures, read_thresholds
+from .verdicts import check_thresholds, failures, read_thresholds
 
 Say = Callable[[str], None]
 
@@ -62,8 +61,7 @@ def run_compare(
     """
     conditions = read_thresholds(fail_if)
     sources, tokenizer, agenda = _prepared((original, pruned), options, **loading)
-    untimed = {} if options.speed else {"speed": "--no-speed was given"}
-    check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured() | untimed)
+    check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured())
     if say is not None:
         say(agenda.in_words())
     first, second = (load_model(source, **loading) for source in sources)
@@ -102,14 +100,8 @@ def run_evaluate(
     evaluation = evaluate_by(agenda, model, tokenizer)
     harness = None
     if others:
-        harness = harness_tasks(
-            model,
-            tokenizer,
-            others,
-            limit=options.limit,
-            manager=manager,
-            show_progress=options.show_progress,
-        )
+        more: Any = {"limit": options.limit, "show_progress": options.show_progress}
+        harness = harness_tasks(model, tokenizer, others, manager=manager, **more)
     return EvaluationWithHarness(**vars(evaluation), harness=harness)
 
 
@@ -124,19 +116,11 @@ def split_tasks(
     if backend == "lm-eval":
         return [], list(names)
     folder = find_data(data)
-    if folder is None and all(name in TASKS for name in names) and not _installed():
-        return list(names), []  # says which data are missing
     ours = [name for name in names if name in list(TASKS)]
+    if folder is None and len(ours) == len(names) and not _installed():
+        return ours, []  # says which data are missing
     own = [name for name in ours if missing_data(TASKS[name], folder) is None]
     return own, [name for name in names if name not in own]
-
-
-def default_cache() -> Path:
-    """Where scores are kept between runs: OPTIPFAIR_CACHE, else the user's folder for caches."""
-    given = os.environ.get("OPTIPFAIR_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optipfair"
 
 
 def _harness_manager(names: Sequence[str]) -> Any:

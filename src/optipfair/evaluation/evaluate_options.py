@@ -1,9 +1,11 @@
 """`EvaluateOptions`: what can be asked of an evaluation or a comparison, one field an option."""
+# ruff: noqa: RUF009 - these calls declare fields
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..option_fields import option
@@ -14,6 +16,8 @@ PROMPTS = (
     "The three most important things to know about cooking rice are",
 )
 CHOICE, SCORING, COMPARING = "choice", "scoring", "comparing"
+_choice, _scoring = partial(option, section=CHOICE), partial(option, section=SCORING)
+_comparing = partial(option, section=COMPARING)
 
 
 @dataclass(frozen=True)
@@ -23,73 +27,61 @@ class EvaluateOptions:
     The first two sections are keywords of `evaluate_model`, all three of `compare_models`.
     """
 
-    tasks: Sequence[str] | None = option(
-        None, "Names of the tasks to measure. [all whose data are there]",
-        section=CHOICE, metavar="NAME,...",
-    )  # fmt: skip
-    data: str | Path | None = option(
-        None, 'Folder of evaluation data, or "none". [$OPTIPFAIR_DATA]',
-        section=CHOICE, metavar="DIR",
-    )  # fmt: skip
-    text: str | Path | None = option(
+    tasks: Sequence[str] | None = _choice(
+        None, "Names of the tasks to measure. [all whose data are there]", metavar="NAME,..."
+    )
+    data: str | Path | None = _choice(
+        None, 'Folder of evaluation data, or "none". [$OPTIPFAIR_DATA]', metavar="DIR"
+    )
+    text: str | Path | None = _choice(
         None,
         "File to measure perplexity on: .txt, or .jsonl with a `text` in each line. [WikiText-2 of "
         "the data folder, else a short text that ships with the library]",
-        section=CHOICE,
         metavar="FILE",
     )
-    preset: str = option(
+    preset: str = _choice(
         "quick",
         "quick draws items so that two models together score 200,000 tokens at most; full takes "
         "all.",
-        section=CHOICE,
         allowed=lambda: tuple(PRESETS),
     )
-    limit: int | None = option(None, "Most items of each task.", section=CHOICE, metavar="N")
-    seed: int = option(0, "Seed of the draw of items and of resamples.", section=CHOICE)
-    context: int | None = option(
+    limit: int | None = _choice(None, "Most items of each task.", metavar="N")
+    seed: int = _choice(0, "Seed of the draw of items and of resamples.")
+    context: int | None = _choice(
         None,
         "Length of the text's windows in tokens. [512, or what the model has positions for]",
-        section=CHOICE,
     )
-    stride: int | None = option(
-        None, "How far the windows move, in tokens. [the context: side by side]", section=CHOICE
+    stride: int | None = _choice(
+        None, "How far the windows move, in tokens. [the context: side by side]"
     )
-    cache_dir: str | Path | None = option(
+    cache_dir: str | Path | None = _scoring(
         None,
         "Folder for scores, so that an interrupted run goes on where it stopped and no model is "
         'scored twice. [on the command line the user\'s cache folder, "none" for nowhere; in '
         "Python nowhere]",
-        section=SCORING,
         metavar="DIR",
     )
-    batch_tokens: int | None = option(
-        None, "Most tokens of a batch. [by the vocabulary]", section=SCORING, metavar="N"
+    batch_tokens: int | None = _scoring(
+        None, "Most tokens of a batch. [by the vocabulary]", metavar="N"
     )
-    command: str | None = option(
-        None, "How it was started, for the record.", section=SCORING, flag=None
-    )
-    show_progress: bool = option(
-        False, "Whether to show bars with the time left.", section=SCORING, flag=None
-    )
-    prompts: Sequence[str] | None = option(
+    command: str | None = _scoring(None, "How it was started, for the record.", flag=None)
+    show_progress: bool = _scoring(False, "Whether to show bars with the time left.", flag=None)
+    prompts: Sequence[str] | None = _comparing(
         None,
         "What to time and to let both models continue; repeatable. [two short ones]",
-        section=COMPARING,
         flag="--prompt",
         metavar="TEXT",
         repeatable=True,
     )
-    max_new_tokens: int = option(32, "Tokens to generate for each prompt.", section=COMPARING)
-    num_runs: int = option(5, "Timed runs of each prompt and model.", section=COMPARING)
-    speed: bool = option(True, "Whether to time both models.", section=COMPARING)
-    layers: bool = option(True, "Whether to look into the layers.", section=COMPARING)
-    output_dir: str | Path | None = option(
+    max_new_tokens: int = _comparing(32, "Tokens to generate for each prompt.")
+    num_runs: int = _comparing(5, "Timed runs of each prompt and model.")
+    speed: bool = _comparing(True, "Whether to time both models.")
+    layers: bool = _comparing(True, "Whether to look into the layers.")
+    output_dir: str | Path | None = _comparing(
         None,
         "Folder for report.html, comparison.json and measures.csv. [nothing is written]",
-        section=COMPARING,
         metavar="DIR",
     )
-    names: tuple[str, ...] = option(
-        ("original", "pruned"), "How the models are called.", section=COMPARING, flag=None
+    names: tuple[str, ...] = _comparing(
+        ("original", "pruned"), "How the models are called.", flag=None
     )

@@ -6,9 +6,7 @@ Every measure has a row over all items and one over each of its groups.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from ..uncertainty import holm
 from .agenda import Agenda, identifier
 from .evaluate_options import EvaluateOptions
 from .likelihoods.score import score
-from .likelihoods.score_cache import ScoreCache, fingerprint
+from .likelihoods.score_cache import ScoreCache
 from .measuring.measures import Columns, Measure, compare, estimate, groups, mcnemar, taken
 from .tasks.choosing import Chosen
 from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
@@ -84,10 +82,9 @@ def _answers(
     """Score all items of all tasks, one task after the other."""
     columns: dict[str, Columns] = {}
     reused: dict[str, int] = {}
-    folder = asked.cache_dir
-    with nullcontext() if folder is None else ScoreCache(Path(folder), model) as cache:
+    with ScoreCache(asked.cache_dir, model) as cache:
         for each in tasks:
-            before = 0 if cache is None else cache.reused
+            before = cache.reused
             try:
                 scores = score(
                     model,
@@ -103,9 +100,8 @@ def _answers(
             rest = iter(scores)
             per_item = [[next(rest) for _ in item.queries] for item in each.items]
             columns[each.task.name] = each.task.outcomes(each.items, per_item)
-            reused[each.task.name] = 0 if cache is None else cache.reused - before
-        sha256 = fingerprint(model) if cache is None else cache.fingerprint
-    return Answers(sha256, columns, reused)
+            reused[each.task.name] = cache.reused - before
+    return Answers(cache.fingerprint, columns, reused)
 
 
 def _rows(

@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,9 +29,12 @@ _OF_LOADING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transf
 
 
 class ScoreCache(AbstractContextManager["ScoreCache"]):
-    """The scores of one model, by batch. Only the first of several processes writes."""
+    """The scores of one model, by batch. Only the first of several processes writes.
 
-    def __init__(self, folder: Path, model: Any) -> None:
+    Without a folder none is kept.
+    """
+
+    def __init__(self, folder: str | Path | None, model: Any) -> None:
         self.fingerprint = fingerprint(model)
         # What the bits of a score depend on beside the batch.
         self._header = {
@@ -39,10 +43,11 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
             "device": model.get_input_embeddings().weight.device.type,
             "torch": str(torch.__version__),
         }
-        self.path = folder / f"scores-{_hash(self._header)[:16]}.jsonl"
+        name = f"scores-{_hash(self._header)[:16]}.jsonl"
+        self.path = None if folder is None else Path(folder) / name
         self.reused = 0  # scores taken from the file
         self._file: TextIO | None = None
-        self._found = in_first(self._opened)
+        self._found = {} if self.path is None else in_first(partial(self._opened, self.path))
 
     def get(self, key: str) -> list[Scored] | None:
         """The scores of a batch, None if it is not there."""
@@ -52,7 +57,8 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
 
     def add(self, key: str, scores: Sequence[Scored]) -> None:
         """Keep a batch; it is in the file when this returns."""
-        self._found[key] = list(scores)
+        if self.path is not None:
+            self._found[key] = list(scores)
         if self._file is not None:
             self._file.write(_line(key, scores))
             self._file.flush()
@@ -61,37 +67,37 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
         if self._file is not None:
             self._file.close()
 
-    def _opened(self) -> dict[str, list[Scored]]:
+    def _opened(self, path: Path) -> dict[str, list[Scored]]:
         """What the file holds; it is written anew unless every line is whole."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            known = self.path.exists()
-            text = self.path.read_text(encoding="utf-8", errors="replace") if known else ""
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known = path.exists()
+            text = path.read_text(encoding="utf-8", errors="replace") if known else ""
             first, *lines = text.splitlines() or [""]
             right = _parsed(first) == self._header
             kept, damaged = _read(lines) if right else ({}, len(lines) + bool(first))
             if damaged or not right or not text.endswith("\n"):
-                self._rewrite(kept)
-            self._file = self.path.open("a", encoding="utf-8")
+                self._rewrite(path, kept)
+            self._file = path.open("a", encoding="utf-8")
         except OSError as exc:
             raise OutputError(
-                f"Scores cannot be kept in {self.path.parent}: {exc.strerror}. Give a folder that "
+                f"Scores cannot be kept in {path.parent}: {exc.strerror}. Give a folder that "
                 "can be written, or none."
             ) from exc
         if damaged:
             warnings.warn(
-                f"{self.path} is damaged: {damaged} of its lines are not as they were written. "
+                f"{path} is damaged: {damaged} of its lines are not as they were written. "
                 "What they held is scored again.",
                 PruningWarning,
                 stacklevel=4,
             )
         return kept
 
-    def _rewrite(self, kept: dict[str, list[Scored]]) -> None:
-        temporary = self.path.with_suffix(".part")
+    def _rewrite(self, path: Path, kept: dict[str, list[Scored]]) -> None:
+        temporary = path.with_suffix(".part")
         lines = [json.dumps(self._header) + "\n", *(_line(*each) for each in kept.items())]
         temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(self.path)
+        temporary.replace(path)
 
 
 def fingerprint(model: Any) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..arch.view import MLPView
+from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import together
 from ..pruning.calibration.holding import Holding
-from ..pruning.calibration.stream import LIVE, capture
+from ..pruning.calibration.stream import LIVE, Batches, LayerSource, capture
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.decision import Means, decide
-from ..pruning.importance.criteria import WEIGHTS, Criterion
+from ..pruning.importance.criteria import WEIGHTS
 from ..pruning.importance.given_scores import NeuronScores
 from ..pruning.importance.mlp_scores import hybrid_by_layers
 from ..pruning.layers.influence import by_influence, influence_by_layers
@@ -48,77 +49,23 @@ def decide_stored(
     After a `NeedsModelError` the model must be loaded, for what is asked; after a
     `NotByLayersError` too, or it cannot be pruned so.
     """
-    means = Means(
-        stored_sizes(stored, dtype, max_shard_bytes),
-        stored.view,
-        LIVE,
-        lambda _batches: _weight_scores(stored, request),
-        _no_ranking,
-    )
+    sizes, layers = stored_sizes(stored, dtype, max_shard_bytes), None
     if dataloader is not None:
         _refuse_what_needs_the_model(request)
         with together():
             place = device or torch.device("cpu")
             layers = StoredLayers(stored, place, dtype, request.attention_unit)
-        means = _means_with_data(layers, request, means, holding, show_progress)
+    on_disk = _OnDisk(stored, request, layers, holding, show_progress)
+    means = Means(
+        sizes,
+        stored.view if layers is None else layers.view,
+        LIVE if layers is None else layers.source,
+        on_disk.scores,
+        on_disk.chosen,
+    )
     return decide(
         stored.view, request, dataloader, means=means, holding=holding, show_progress=show_progress
     )[0]
-
-
-def _weight_scores(stored: StoredModel, request: PruningRequest) -> Scores | None:
-    criterion = request.criterion
-    if criterion is None:
-        return None
-    if isinstance(criterion, NeuronScores):
-        return partial(_checked, stored, criterion.of)
-    if criterion.needs == WEIGHTS:
-        return partial(score_stored_mlps, stored, criterion)
-    return partial(_checked, stored, partial(random_scores, request.seed))  # without data: random
-
-
-def _checked(
-    stored: StoredModel, scores: Callable[[MLPView], Tensor], mlps: Sequence[MLPView]
-) -> Iterator[Tensor]:
-    """Scores that do not look at the weights, which must be finite all the same."""
-    for mlp in mlps:
-        check_finite_mlp(stored, mlp)
-        yield scores(mlp)
-
-
-def _means_with_data(
-    layers: StoredLayers,
-    request: PruningRequest,
-    without: Means,
-    holding: Holding | None,
-    show_progress: bool,
-) -> Means:
-    source = layers.source
-    entering = partial(capture, layers.view, source=source, holding=holding)
-
-    def hybrid(batches: Iterable[Batch], mlps: Sequence[MLPView]) -> Iterator[Tensor]:
-        keys = [(mlp.layer, mlp.spec.name) for mlp in mlps]
-        stream = entering(batches)
-        by_mlp = hybrid_by_layers(layers.view, stream, source, keys, show_progress=show_progress)
-        return (by_mlp[key] for key in keys)
-
-    def scores(batches: Iterable[Batch] | None) -> Scores | None:
-        criterion = request.criterion
-        reads_data = isinstance(criterion, Criterion) and criterion.accepts_data
-        if batches is not None and reads_data and request.attention_unit is None:
-            return partial(hybrid, batches)
-        return without.scores(batches)
-
-    def chosen(_method: str, batches: Iterable[Batch]) -> Chosen:
-        stream = entering(batches)
-        scores = influence_by_layers(layers.view, stream, source, show_progress=show_progress)
-        return by_influence(scores)
-
-    return Means(without.sizes, layers.view, source, scores, chosen)
-
-
-def _no_ranking(method: str, _batches: Iterable[Batch]) -> Chosen:
-    raise AssertionError(f"{method} without data is refused before")
 
 
 def _refuse_what_needs_the_model(request: PruningRequest) -> None:
@@ -129,3 +76,50 @@ def _refuse_what_needs_the_model(request: PruningRequest) -> None:
         return
     if LAYER_STRATEGIES[depth.method].needs == MODEL:
         raise NeedsModelError(f"layers are chosen by {depth.method!r}")
+
+
+@dataclass(frozen=True)
+class _OnDisk:
+    """What scores and ranks: rows of the files, and with data the layers one at a time."""
+
+    stored: StoredModel
+    request: PruningRequest
+    layers: StoredLayers | None
+    holding: Holding | None
+    show_progress: bool
+
+    def scores(self, batches: Iterable[Batch] | None) -> Scores | None:
+        criterion = self.request.criterion
+        if criterion is None:
+            return None
+        if isinstance(criterion, NeuronScores):
+            return partial(self._checked, criterion.of)
+        if batches is not None and criterion.accepts_data and self.request.attention_unit is None:
+            return partial(self._hybrid, batches)
+        if criterion.needs == WEIGHTS:
+            return partial(score_stored_mlps, self.stored, criterion)
+        return partial(self._checked, partial(random_scores, self.request.seed))  # without data
+
+    def _checked(
+        self, scores: Callable[[MLPView], Tensor], mlps: Sequence[MLPView]
+    ) -> Iterator[Tensor]:
+        """Scores that do not look at the weights, which must be finite all the same."""
+        for mlp in mlps:
+            check_finite_mlp(self.stored, mlp)
+            yield scores(mlp)
+
+    def _hybrid(self, batches: Iterable[Batch], mlps: Sequence[MLPView]) -> Iterator[Tensor]:
+        keys = [(mlp.layer, mlp.spec.name) for mlp in mlps]
+        scores = hybrid_by_layers(*self._entering(batches), keys, show_progress=self.show_progress)
+        return (scores[key] for key in keys)
+
+    def chosen(self, _method: str, batches: Iterable[Batch]) -> Chosen:
+        entering = self._entering(batches)
+        return by_influence(influence_by_layers(*entering, show_progress=self.show_progress))
+
+    def _entering(self, batches: Iterable[Batch]) -> tuple[ModelView, Batches, LayerSource]:
+        """The model, what enters its first layer, and where its layers come from."""
+        layers = self.layers
+        assert layers is not None  # what needs data is refused before without any
+        source = layers.source
+        return layers.view, capture(layers.view, batches, source, self.holding), source

@@ -58,7 +58,7 @@ class StoredModel:
         self._names_differ = bool(self._missing())
         if self._names_differ:
             self._names = names_in_files(self.view.model, self.tensors)
-            self.expected = self._named_here(self.expected)
+            self.expected = self._named_here(saved_shapes(self.view.model))  # now as in the files
         self._check_tensors()
 
     def seen_by(self, attention_unit: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...arch.attention import by_attention
@@ -58,48 +58,78 @@ def identity(mlp: MLPView) -> tuple[int, ...]:
 
 def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
     """Refuse a plan, or replaced tensors of it, that were made for another model."""
+    for problem in _misfits(view, plan):
+        raise ArgumentError(problem)
+    check_shared_cuts(view, plan)
+    for problem in _replacement_misfits(view, plan, plan.replacements or {}):
+        raise ArgumentError(problem)
+
+
+def _misfits(view: ModelView, plan: PruningPlan) -> Iterator[str]:
     have = (view.spec.model_type, len(view.layers))
     if have != (plan.model_type, plan.num_layers):
-        raise ArgumentError(
+        yield (
             f"The plan is for a {plan.model_type!r} of {plan.num_layers} layers; this is a "
             f"{have[0]!r} of {have[1]}."
         )
     if not plan.keep_layers or not _increasing(plan.keep_layers, plan.num_layers):
-        raise ArgumentError(
-            f"The plan's keep_layers is no increasing list of layers from 0 to {have[1] - 1}."
-        )
-    mlps = {mlp.key: mlp for mlp in view.mlps}
+        yield f"The plan's keep_layers is no increasing list of layers from 0 to {have[1] - 1}."
+    mlps = {mlp.key: mlp for mlp in view.mlps if mlp.layer in plan.keep_layers}
     for cut in plan.width_cuts:
-        mlp = mlps.pop(cut.key, None)
-        if mlp is None or cut.layer not in plan.keep_layers:
-            raise ArgumentError(
+        if cut.key not in mlps:
+            yield (
                 f"The plan cuts {cut.mlp!r} of layer {cut.layer}, which the model does not have, "
                 "which it removes, or which it cuts twice."
             )
-        _check_cut_fits(mlp, cut)
-    check_shared_cuts(view, plan)
-    _check_replacements_fit(view, plan, plan.replacements or {})
+        yield from _cut_misfits(mlps.pop(cut.key), cut)
 
 
-def _check_replacements_fit(view: ModelView, plan: PruningPlan, replacements: Replacements) -> None:
-    """Refuse tensors that cannot take the place of what stays or is cut."""
+def _cut_misfits(mlp: MLPView, cut: WidthCut) -> Iterator[str]:
+    where, sets, groups = f"{cut.mlp} of layer {cut.layer}", mlp.experts or 1, mlp.spec.groups
+    if mlp.width != cut.width:
+        yield f"The plan cuts {where} from {cut.width} neurons; the model has {mlp.width} there."
+    if cut.count is not None:
+        yield (
+            f"The plan says how many neurons of {where} stay, not which. Give what plan_pruning "
+            "decided."
+        )
+    if len(cut.keep) != sets:
+        yield f"The plan has {len(cut.keep)} kept sets for {where}; {sets} are needed."
+    lengths = {len(keep) for keep in cut.keep}
+    if lengths == {0} or len(lengths) > 1:
+        yield f"The plan keeps {sorted(lengths)} neurons in {where}."
+    if not all(_increasing(keep, mlp.width) for keep in cut.keep):
+        yield f"The plan's kept neurons of {where} are no increasing numbers below {mlp.width}."
+    in_group = Counter(unit * groups // mlp.width for unit in cut.keep[0])
+    counts = [in_group[group] for group in range(groups)]
+    if groups > 1 and (0 in counts or len(set(counts)) > 1):
+        yield f"The plan keeps {counts} of {where}; the same number must stay in every group."
+
+
+def _replacement_misfits(
+    view: ModelView, plan: PruningPlan, replacements: Replacements
+) -> Iterator[str]:
+    """Tensors that cannot take the place of what stays or is cut."""
     kept = {cut.key: cut.kept for cut in plan.width_cuts}
     shapes: dict[Key, tuple[int, ...]] = {}
     for mlp in view.mlps:
         for slot, tensor in mlp.tensors.items() if mlp.layer in plan.keep_layers else ():
             shape = list(tensor.shape)
-            left = kept.get(mlp.key, mlp.width)
-            shape[slot.axis] = shape[slot.axis] * left // mlp.width
+            shape[slot.axis] = slot.rows * kept.get(mlp.key, mlp.width)
             shapes[*mlp.key, slot.name] = tuple(shape)
         if mlp.down_bias is not None and mlp.key in kept:
             shapes[*mlp.key, mlp.spec.down_bias] = tuple(mlp.down_bias.shape)
     for key in replacements:
         shape_given = tuple(peek(replacements, key).shape)
         if shapes.get(key) != shape_given:
-            raise ArgumentError(
+            yield (
                 f"The replacement of {key[2]!r} in layer {key[0]} has shape {shape_given}, which "
                 "no tensor that stays has there. Give what was decided for this model."
             )
+
+
+def _increasing(indices: Sequence[int], end: int) -> bool:
+    return all(a < b for a, b in zip((-1, *indices), (*indices, end), strict=True))
 
 
 def check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:
@@ -115,38 +145,3 @@ def check_shared_cuts(view: ModelView, plan: PruningPlan) -> None:
                 f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, so their "
                 "neurons go together. Name both layers, or none of them."
             )
-
-
-def _check_cut_fits(mlp: MLPView, cut: WidthCut) -> None:
-    where = f"{cut.mlp} of layer {cut.layer}"
-    if mlp.width != cut.width:
-        raise ArgumentError(
-            f"The plan cuts {where} from {cut.width} neurons; the model has {mlp.width} there."
-        )
-    if cut.count is not None:
-        raise ArgumentError(
-            f"The plan says how many neurons of {where} stay, not which. Give what plan_pruning "
-            "decided."
-        )
-    if len(cut.keep) != (mlp.experts or 1):
-        raise ArgumentError(
-            f"The plan has {len(cut.keep)} kept sets for {where}; {mlp.experts or 1} are needed."
-        )
-    lengths = {len(keep) for keep in cut.keep}
-    if lengths == {0} or len(lengths) > 1:
-        raise ArgumentError(f"The plan keeps {sorted(lengths)} neurons in {where}.")
-    if not all(_increasing(keep, mlp.width) for keep in cut.keep):
-        raise ArgumentError(
-            f"The plan's kept neurons of {where} are no increasing numbers below {mlp.width}."
-        )
-    groups = mlp.spec.groups
-    in_group = Counter(unit * groups // mlp.width for unit in cut.keep[0])
-    if groups > 1 and (len(in_group) < groups or len(set(in_group.values())) > 1):
-        raise ArgumentError(
-            f"The plan keeps {[in_group[group] for group in range(groups)]} of {where}; the same "
-            "number must stay in every group."
-        )
-
-
-def _increasing(indices: Sequence[int], end: int) -> bool:
-    return all(a < b for a, b in zip((-1, *indices), (*indices, end), strict=True))

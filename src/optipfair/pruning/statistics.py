@@ -86,7 +86,10 @@ def get_pruning_statistics(
         `original_layer_count`, `final_layer_count`, `layers_removed`,
         `layer_reduction_percentage`.
     """
-    before, after = _summary(original_model), _summary(pruned_model)
+    before, after = (
+        model if isinstance(model, ModelSummary) else summarize(model)
+        for model in (original_model, pruned_model)
+    )
     statistics: dict[str, Any] = {
         "original_parameters": before.parameters,
         "pruned_parameters": after.parameters,
@@ -104,10 +107,6 @@ def get_pruning_statistics(
             "layer_reduction_percentage": _percentage(before.layers, after.layers),
         }
     return statistics
-
-
-def _summary(model: nn.Module | ModelSummary) -> ModelSummary:
-    return model if isinstance(model, ModelSummary) else summarize(model)
 
 
 def _percentage(before: int, after: int) -> float:

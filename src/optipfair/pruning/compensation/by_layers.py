@@ -176,8 +176,7 @@ def _mean_error(mlp: MLPView, fits: Sequence[Fit]) -> dict[str, Any]:
     The squared error over the squared outputs, with the weights that will be written and with the
     neurons only removed; of experts, the mean over those for which some tokens were held back.
     """
-    judged = [(fit.error, fit.sliced_error) for fit in fits]
-    known = [(new, cut) for new, cut in judged if new is not None and cut is not None]
+    known = [fit for fit in fits if fit.error is not None]
     if not known:
         warnings.warn(
             f"Too few calibration tokens reached {mlp.spec.name} of layer {mlp.layer} to fit its "
@@ -185,10 +184,10 @@ def _mean_error(mlp: MLPView, fits: Sequence[Fit]) -> dict[str, Any]:
             PruningWarning,
             stacklevel=2,
         )
-    means = [sum(column) / len(known) for column in zip(*known, strict=True)] or [None, None]
-    return {
-        "layer": mlp.layer, "mlp": mlp.spec.name, "error": means[0], "sliced_error": means[1]
-    }  # fmt: skip
+    record: dict[str, Any] = {"layer": mlp.layer, "mlp": mlp.spec.name}
+    for name in ("error", "sliced_error"):
+        record[name] = sum(getattr(fit, name) for fit in known) / len(known) if known else None
+    return record
 
 
 def _stored(mlp: MLPView, weights: list[Tensor]) -> dict[str, Tensor]:

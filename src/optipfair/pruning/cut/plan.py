@@ -98,11 +98,7 @@ class PruningPlan:
 
     @property
     def replaced_blocks(self) -> set[tuple[int, str]]:
-        """Layer and MLP of what is fitted to removed blocks, as the record says.
-
-        Raises:
-            ArgumentError: the record is not as it was written.
-        """
+        """Layer and MLP of what is fitted to removed blocks, as the record says."""
         blocks = self.request.get("replaced_blocks") or ()
         try:
             return {(block["layer"], block["mlp"]) for block in blocks}

@@ -162,8 +162,7 @@ def _run_watching(
 ) -> int:
     """Run the model; tell `watch` each layer's index, its input and output (B, S, H), and the mask.
 
-    Returns:
-        The number of real tokens, in all processes.
+    The number of real tokens, in all processes, is returned.
     """
     mask = [torch.empty(0)]  # of the batch that runs
 

@@ -6,7 +6,7 @@ Axes: `B` batch, `S` sequence, `V` vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,34 +76,35 @@ class TextLoss:
         sums = dict.fromkeys(left[: len(left) - count + 1], 0.0)
         label = f"removing layer {len(gone) + 1}" if count == 1 else f"removing {count} layers"
         with together(), evaluating(self.view.model):
-            for number in track(range(len(self.sample)), label, self.show_progress, "batch"):
-                hidden = self.stream.hidden[number]
-                for place, index in enumerate(sums):
-                    sums[index] += self._behind(number, left[place + count :], hidden)
-                    hidden = self._through(number, [index], hidden)
+            for number, index, hidden in self._entering(sums, label):
+                sums[index] += self._behind(number, left[left.index(index) + count :], hidden)
         return dict(zip(sums, self._means(list(sums.values())), strict=True))
 
     def rises(
         self, changed: Collection[int], copied: Callable[[LayerView], nn.Module]
     ) -> dict[int, float]:
         """By how much the loss rises if one of these layers is its copy, the others as they are."""
-        sums = [0.0, *(0.0 for _ in changed)]  # first: nothing is changed
-        places = {layer: place for place, layer in enumerate(sorted(changed), 1)}
-        count = len(self.view.layers)
+        sums = dict.fromkeys([-1, *sorted(changed)], 0.0)  # -1: nothing is changed
+        every = range(len(self.view.layers))
         with together(), evaluating(self.view.model):
-            for number in track(
-                range(len(self.sample)), "weighing layers", self.show_progress, "batch"
-            ):
-                hidden = self.stream.hidden[number]
-                sums[0] += self._behind(number, range(count), hidden)
-                for layer in self.view.layers:
-                    if layer.index in places:
-                        arguments = self.stream.arguments[number][layer.index]
-                        after = run_layer(copied(layer), hidden, arguments)
-                        behind = range(layer.index + 1, count)
-                        sums[places[layer.index]] += self._behind(number, behind, after)
-                    hidden = self._through(number, [layer.index], hidden)
-        return dict(zip(places, self._means([each - sums[0] for each in sums[1:]]), strict=True))
+            for number, index, hidden in self._entering(every, "weighing layers"):
+                if index == 0:
+                    sums[-1] += self._behind(number, every, hidden)
+                if index in sums:
+                    module, arguments = copied(self.view.layers[index]), self.stream.arguments
+                    after = run_layer(module, hidden, arguments[number][index])
+                    sums[index] += self._behind(number, every[index + 1 :], after)
+        whole = sums.pop(-1)
+        rises = self._means([each - whole for each in sums.values()])
+        return dict(zip(sums, rises, strict=True))
+
+    def _entering(self, layers: Iterable[int], label: str) -> Iterator[tuple[int, int, Tensor]]:
+        """Each batch's number, with what enters each of these layers if there were no others."""
+        for number in track(range(len(self.sample)), label, self.show_progress, "batch"):
+            hidden = self.stream.hidden[number]
+            for index in layers:
+                yield number, index, hidden
+                hidden = self._through(number, [index], hidden)
 
     def _through(self, number: int, layers: Sequence[int], hidden: Tensor) -> Tensor:
         """Run a batch's hidden states through some layers of the model."""

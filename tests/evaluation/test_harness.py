@@ -13,7 +13,7 @@ import pytest
 from optipfair import ArgumentError, DataError, UnknownNameError
 from optipfair.evaluation.harness import harness_tasks
 from optipfair.evaluation.likelihoods.score import score
-from optipfair.evaluation.measuring.measures import estimate
+from optipfair.evaluation.measures import estimate
 from optipfair.evaluation.tasks import TASKS
 from optipfair.evaluation.tasks.task import Item, Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model

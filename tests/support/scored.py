@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import optipfair.evaluation.tasks  # noqa: F401 - registers the tasks
-from optipfair.evaluation.measuring.measures import groups, taken
+from optipfair.evaluation.measures import groups, taken
 from optipfair.evaluation.tasks.task import TASKS, Item, Score
 
 

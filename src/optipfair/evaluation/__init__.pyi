@@ -1,6 +1,6 @@
 from .comparing import compare_models as compare_models
 from .evaluating import evaluate_model as evaluate_model
-from .measuring.divergence import (
+from .measures import (
     jensen_shannon as jensen_shannon,
     total_variation as total_variation,
 )

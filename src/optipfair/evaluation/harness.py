@@ -25,6 +25,7 @@ from ..hooks import evaluating
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_KEPT = ("results", "groups", "versions", "configs", "n-shot", "n-samples", "config")
 _BATCH_SIZE = 8
 _RESAMPLES = 1000  # for the standard errors of figures that have no formula
 
@@ -77,7 +78,10 @@ def harness_tasks(
                     f"lm-eval cannot fetch the data of {', '.join(names)}: {exc}. It needs the "
                     "hub, or the data in its cache."
                 ) from exc
-        return _plain(results)
+        values = {"lm_eval_version": version("lm_eval")}
+        values |= {name: results[name] for name in _KEPT if name in results}
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+        return plain
 
     return in_first(measured)
 
@@ -107,14 +111,6 @@ def find_tasks(tasks: Sequence[str], include_path: str | Path | None = None) -> 
                 f"lm-eval has no task {name!r}.{hint} `lm-eval ls tasks` lists them all."
             )
     return manager
-
-
-def _plain(results: Any) -> dict[str, Any]:
-    kept = ("results", "groups", "versions", "configs", "n-shot", "n-samples", "config")
-    values = {"lm_eval_version": version("lm_eval")}
-    values |= {name: results[name] for name in kept if name in results}
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return plain
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from .agenda import Agenda, identifier
 from .evaluate_options import EvaluateOptions
 from .likelihoods.score import score
 from .likelihoods.score_cache import ScoreCache
-from .measuring.measures import Columns, Measure, compare, estimate, groups, mcnemar, taken
+from .measures import Columns, Measure, compare, estimate, groups, mcnemar, taken
 from .tasks.choosing import Chosen
 from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
 
@@ -120,32 +120,28 @@ def _rows(
     rows = []
     for measure in measures:
         for group, chosen in groups(measure, columns[0]).items():
-            if group is not None and chosen.sum() < FEWEST:
-                continue
-            own = [taken(each, chosen) for each in columns]
-            together = labels[chosen].tolist()
-            about = {
-                "id": identifier(task, measure.name, group),
-                "task": task,
-                "measure": measure.name,
-                "group": group,
-                "question": question,
-                "help": measure.help,
-                "better": measure.better,
-                "scale": None if measure.scale is None else list(measure.scale),
-                # Groups are looked at, the whole decides.
-                "headline": measure.headline and group is None,
-                "chance": measure.chance,
-                "items_": len(together),
-                "clusters": len(set(together)),
-            }
-            rows.append(_row(about, measure, own, together, seed))
+            if group is None or chosen.sum() >= FEWEST:
+                own = [taken(each, chosen) for each in columns]
+                about = {"task": task, "question": question, "group": group}
+                rows.append(_row(about, measure, own, labels[chosen].tolist(), seed))
     return rows
 
 
 def _row(
     about: dict[str, Any], measure: Measure, columns: Sequence[Columns], clusters: Any, seed: int
 ) -> FigureOfOne | FigureOfTwo:
+    about |= {
+        "id": identifier(about["task"], measure.name, about["group"]),
+        "measure": measure.name,
+        "help": measure.help,
+        "better": measure.better,
+        "scale": None if measure.scale is None else list(measure.scale),
+        # Groups are looked at, the whole decides.
+        "headline": measure.headline and about["group"] is None,
+        "chance": measure.chance,
+        "items_": len(clusters),
+        "clusters": len(set(clusters)),
+    }
     if len(columns) == 1:
         return FigureOfOne(**about, **estimate(measure, columns[0], clusters, seed=seed))
     both = compare(measure, columns[0], columns[1], clusters, seed=seed)

@@ -12,7 +12,7 @@ import torch
 import optipfair
 from optipfair import next_token_gap
 from optipfair.errors import ArgumentError, DataError, ModelOutputError
-from optipfair.evaluation.measuring.divergence import jensen_shannon, total_variation
+from optipfair.evaluation.measures import jensen_shannon, total_variation
 from optipfair.testing import byte_tokenizer, tiny_model
 
 SETS = {"praise": ["kind", "honest"], "blame": ["rude"]}

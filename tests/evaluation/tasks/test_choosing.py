@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair import ArgumentError, DataError, UnknownNameError
-from optipfair.evaluation.measuring.measures import Columns
+from optipfair.evaluation.measures import Columns
 from optipfair.evaluation.tasks.choosing import (
     Chosen,
     check_preset,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.errors import DataError
-from optipfair.evaluation.measuring.measures import preferred, settled
+from optipfair.evaluation.measures import preferred, settled
 from optipfair.evaluation.tasks.crows_pairs import read_crows_pairs, shared_totals
 from optipfair.evaluation.tasks.task import TASKS, Score
 from support.scored import figures, score

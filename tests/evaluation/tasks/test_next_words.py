@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optipfair.evaluation.measuring.divergence import jensen_shannon
+from optipfair.evaluation.measures import jensen_shannon
 from optipfair.evaluation.tasks.next_token import FILLINGS, TEMPLATES, WORDS, read_next_token
 from optipfair.evaluation.tasks.task import TASKS
 from support.scored import figures, random_scores, score

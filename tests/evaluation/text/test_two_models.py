@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from optipfair import ModelOutputError, perplexity, prune_model
-from optipfair.evaluation.measuring.measures import compare, estimate
+from optipfair.evaluation.measures import compare, estimate
 from optipfair.evaluation.text.two_models import TEXT_MEASURES, on_text
 from optipfair.testing import byte_tokenizer, tiny_model
 

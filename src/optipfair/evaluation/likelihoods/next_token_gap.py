@@ -18,7 +18,7 @@ from ...bias.prompts.pairs import PromptPair
 from ...bias.prompts.tokens import encode
 from ...errors import ArgumentError, DataError, ModelOutputError
 from ...hooks import evaluating
-from ..measuring.divergence import Floats, jensen_shannon, total_variation
+from ..measures import Floats, jensen_shannon, total_variation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

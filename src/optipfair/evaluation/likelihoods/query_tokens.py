@@ -41,13 +41,16 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
     """
     parts = [_split(query) for query in queries]
     prefix = prefix_token(tokenizer)
-    whole = _encoded(tokenizer, {a + b for a, b in parts if a}, prefix)
-    contexts = _encoded(tokenizer, {a for a, _ in parts if a}, prefix)
-    alone = _encoded(tokenizer, {b for a, b in parts if not a}, None, special=False)
+    begun: Any = None if prefix is None else tokenizer.decode(prefix)
+    texts = {text for a, b in parts if a for text in (a, a + b)}
+    plain = {text for text in texts if begun is not None and text.startswith(begun)}
+    with_special = _ids(tokenizer, texts - plain, special=True)
+    without = _ids(tokenizer, plain | {b for a, b in parts if not a}, special=False)
+    after = with_special | {text: without[text] for text in plain}
     return [
-        _after_context(query, whole[a + b], len(contexts[a]))
+        _after_context(query, after[a + b], len(after[a]))
         if a
-        else _at_beginning(tokenizer, query, alone[b], prefix)
+        else _at_beginning(tokenizer, query, without[b], prefix)
         for query, (a, b) in zip(queries, parts, strict=True)
     ]
 
@@ -79,22 +82,11 @@ def _split(query: Query) -> tuple[str, str]:
     return kept, query.context[len(kept) :] + query.continuation
 
 
-def _encoded(
-    tokenizer: Any, texts: set[str], prefix: int | None, *, special: bool = True
-) -> dict[str, list[int]]:
-    """The ids of each text; with special tokens, but not a second one for the beginning."""
-    begun = None if prefix is None or not special else tokenizer.decode(prefix)
-    by_text: dict[str, list[int]] = {}
-    for add in (True, False):
-        group = [
-            text
-            for text in sorted(texts)
-            if add == (special and not (begun is not None and text.startswith(begun)))
-        ]
-        if group:
-            ids = tokenizer(group, add_special_tokens=add, verbose=False)["input_ids"]
-            by_text |= zip(group, ids, strict=True)
-    return by_text
+def _ids(tokenizer: Any, texts: set[str], *, special: bool) -> dict[str, list[int]]:
+    if not texts:
+        return {}
+    ids = tokenizer(sorted(texts), add_special_tokens=special, verbose=False)["input_ids"]
+    return dict(zip(sorted(texts), ids, strict=True))
 
 
 def _after_context(query: Query, ids: list[int], start: int) -> Encoded:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +64,7 @@ class MemoryMeter:
         if self.kind.startswith(PEAK):
             _forget_peak()
         for device in self.devices if self.kind != UNKNOWN else ():
-            _memory_of(device).reset_peak_memory_stats(device)
+            torch.get_device_module(device).reset_peak_memory_stats(device)
 
     def read(self) -> int | None:
         """Bytes, None where the system does not say."""
@@ -73,7 +72,9 @@ class MemoryMeter:
             return None
         held: int | None
         if self.devices:
-            held = sum(int(_memory_of(d).max_memory_allocated(d)) for d in self.devices)
+            held = sum(
+                int(torch.get_device_module(d).max_memory_allocated(d)) for d in self.devices
+            )
         else:
             held = stated_bytes(_STATUS, "VmHWM" if self.kind.startswith(PEAK) else "VmRSS")
         return None if held is None else max(held - self.other, 0)
@@ -92,15 +93,11 @@ def memory_meter(model: nn.Module, beside: nn.Module | None = None) -> MemoryMet
 
 def _kind(devices: list[torch.device]) -> str:
     if devices:
-        known = all(hasattr(_memory_of(d), "reset_peak_memory_stats") for d in devices)
+        known = all(hasattr(torch.get_device_module(d), "reset_peak_memory_stats") for d in devices)
         return ON_DEVICE if known else UNKNOWN
     if stated_bytes(_STATUS, "VmRSS") is None:
         return UNKNOWN
     return PEAK if stated_bytes(_STATUS, "VmHWM") is not None and _forget_peak() else AFTER
-
-
-def _memory_of(device: torch.device) -> Any:
-    return torch.get_device_module(device)
 
 
 def _forget_peak() -> bool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -81,19 +82,6 @@ def take_turns(
     return timed
 
 
-class _Stamps:
-    """A streamer that notes when it is given something: first the prompt, then token by token."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, _tokens: object) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-
 @contextmanager
 def _ready_to_generate(model: Any) -> Iterator[None]:
     """Eval mode, and transformers' defaults in the place of the model's own generation settings.
@@ -127,22 +115,24 @@ def _generate(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) -> Run
     settings = config(
         max_new_tokens=count, do_sample=False, num_beams=1, return_dict_in_generate=True
     )  # no end-of-text token: nothing but the length ends a run
-    devices, stamps = devices_of(model), _Stamps()
+    stamps: list[float] = []  # of what a streamer is given: first the prompt, then token by token
+    streamer = SimpleNamespace(put=lambda _: stamps.append(time.perf_counter()), end=lambda: None)
+    devices = devices_of(model)
     meter.start()
     _synchronize(devices)
     started = time.perf_counter()
-    output = model.generate(**inputs, generation_config=settings, streamer=stamps)
+    output = model.generate(**inputs, generation_config=settings, streamer=streamer)
     _synchronize(devices)
     seconds = time.perf_counter() - started
     rows, length = inputs["input_ids"].shape
     generated = output.sequences.shape[1] - length
-    if generated != count or len(stamps.times) != count + 1:
+    if generated != count or len(stamps) != count + 1:
         raise UnsupportedModelError(
             f"generate of {type(model).__name__} gave {generated} tokens of {count}, one at a time "
-            f"in {len(stamps.times) - 1} steps. Only models that generate token by token can be "
+            f"in {len(stamps) - 1} steps. Only models that generate token by token can be "
             "timed."
         )
-    times = tuple(stamp - started for stamp in stamps.times[1:])
+    times = tuple(stamp - started for stamp in stamps[1:])
     cache = cache_bytes(output.past_key_values)
     return Run(seconds, times, rows * generated, meter.read(), cache)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..measuring.measures import SHARE, Columns, Floats, Measure, exponential_of, mean_of
+from ..measures import SHARE, Columns, Floats, Measure, exponential_of, mean_of
 from .reading import Place, Row, choice, json_rows, reading_of
 from .task import Item, Items, Query, Reading, Scores, add
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..measuring.measures import Columns, Measure, preferred, settled, share_preferred
+from ..measures import Columns, Measure, preferred, settled, share_preferred
 from .reading import Row, reading_of, table_rows
 from .task import Item, Items, Reading, Score, Scores, add, facts, means, totals, whole
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from ...bias.prompts.pair_templates import generate_prompt_pairs
 from ...bias.prompts.pairs import PromptPair
-from ..measuring.divergence import jensen_shannon, softmax
-from ..measuring.measures import SHARE, SIGNED, Columns, Floats, Measure, mean_of
+from ..measures import SHARE, SIGNED, Columns, Floats, Measure, jensen_shannon, mean_of, softmax
 from .task import Item, Items, Query, Reading, Scores, add, facts, totals
 
 # Adjectives that may follow `as very` for anybody, four that praise and four that blame.

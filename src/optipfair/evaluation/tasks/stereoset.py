@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..measuring.measures import Columns, Floats, Measure, over, preferred, ratio_of, settled
+from ..measures import Columns, Floats, Measure, over, preferred, ratio_of, settled
 from .reading import Row, json_rows, reading_of
 from .task import Item, Items, Reading, Scores, add, facts, means, whole
 

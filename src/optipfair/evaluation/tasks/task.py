@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...registry import Registry
-from ..measuring.measures import Columns, Floats, Measure
+from ..measures import Columns, Floats, Measure
 
 
 @dataclass(frozen=True, slots=True)

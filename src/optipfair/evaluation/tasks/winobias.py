@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import DataError
-from ..measuring.measures import Columns, Measure, mean_of, preferred, settled, share_preferred
+from ..measures import Columns, Measure, mean_of, preferred, settled, share_preferred
 from .reading import text_lines
 from .task import Item, Items, Query, Reading, Scores, add, difference, totals
 

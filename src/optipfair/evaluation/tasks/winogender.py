@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..measuring.measures import SIGNED, Columns, Floats, Measure, mean_of, over
+from ..measures import SIGNED, Columns, Floats, Measure, mean_of, over
 from .reading import table_rows
 from .task import Item, Items, Reading, Scores, add, difference, facts, totals, whole
 from .winobias import PRONOUNS

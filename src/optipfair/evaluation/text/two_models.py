@@ -19,7 +19,7 @@ from ...distributed import divided
 from ...errors import ArgumentError, DataError, ModelOutputError
 from ...hooks import evaluating
 from ...progress import track
-from ..measuring.measures import SHARE, Columns, Measure, exponential_of, ratio_of
+from ..measures import SHARE, Columns, Measure, exponential_of, ratio_of
 
 _ROWS = 64  # predictions that make one row: neighbours are not independent
 

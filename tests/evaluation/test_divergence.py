@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from optipfair.errors import ArgumentError
-from optipfair.evaluation.measuring.divergence import jensen_shannon, softmax, total_variation
+from optipfair.evaluation.measures import jensen_shannon, softmax, total_variation
 
 WEIGHTS = arrays(np.float64, 5, elements=st.floats(0, 100)).filter(lambda w: w.sum() > 1e-3)
 

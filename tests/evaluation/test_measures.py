@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optipfair.evaluation.measuring.measures import (
+from optipfair.evaluation.measures import (
     Measure,
     compare,
     estimate,

@@ -1,1 +1,0 @@
-"""Figures as functions of items; knows no models."""

@@ -1,4 +1,4 @@
-"""What each of two processes does for `evaluation/test_comparing_models.py`, run by a launcher."""
+"""What each of two processes does for `evaluation/test_comparing.py`, run by a launcher."""
 
 from __future__ import annotations
 

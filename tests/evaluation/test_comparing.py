@@ -1,10 +1,10 @@
-"""`compare_models` and `evaluate_model` as a whole: what they find, keep and refuse."""
+"""`compare_models` and `evaluate_model` as a whole: what they find and leave as it was."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
@@ -12,14 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from jsonschema import Draft202012Validator
 
 from optipfair import (
     ArgumentError,
-    DataError,
     ModelOutputError,
-    OutputError,
-    PruningWarning,
     UnsupportedModelError,
     compare_models,
     evaluate_model,
@@ -27,52 +23,11 @@ from optipfair import (
 from optipfair.evaluation import comparing
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import byte_tokenizer, tiny_model
+from support.compared import QUICK, WHOLE, compared, read, verdict
 from support.comparing_processes import OPTIONS, models, steady
 from support.launching import in_two_processes
-from support.small_data import LINES, ROWS, put, written
 
 Unchanged = Callable[[Any], AbstractContextManager[None]]
-
-VALIDATOR = Draft202012Validator(
-    json.loads(files("optipfair.report").joinpath("comparison.schema.json").read_text())
-)
-QUICK: dict[str, Any] = {"speed": False, "layers": False, "max_new_tokens": 3}
-WHOLE: dict[str, Any] = {"max_new_tokens": 3, "num_runs": 2, "limit": 3}
-
-
-@pytest.fixture(autouse=True)
-def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPTIPFAIR_DATA", raising=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return written(tmp_path_factory.mktemp("data"))
-
-
-def compared(original: Any, pruned: Any, **options: Any) -> dict[str, Any]:
-    """A comparison, which must be strict JSON and what the schema says."""
-    found = compare_models(original, pruned, byte_tokenizer(), **options)
-    VALIDATOR.validate(json.loads(json.dumps(found, allow_nan=False)))
-    return found
-
-
-def verdict(found: dict[str, Any], question: str) -> str:
-    (each,) = [each for each in found["verdicts"] if each["question"] == question]
-    return str(each["verdict"])
-
-
-@contextmanager
-def read(model: Any) -> Iterator[list[list[list[int]]]]:
-    """What the model is given to read inside the block, pass by pass."""
-    passes: list[list[list[int]]] = []
-    handle = model.register_forward_pre_hook(
-        lambda _, args, given: passes.append(given["input_ids"].tolist()), with_kwargs=True
-    )
-    try:
-        yield passes
-    finally:
-        handle.remove()
 
 
 def test_all_tasks_are_measured_on_the_same_items_of_both(data: Path) -> None:
@@ -244,128 +199,6 @@ def test_numbers_that_are_not_finite_end_it_with_the_models_name(
     assert not (tmp_path / "out").exists()
 
 
-KEPT: dict[str, Any] = {"tasks": ["piqa", "crows_pairs"], "batch_tokens": 64, **QUICK}
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, data: Path) -> None:
-    original, pruned = models()
-
-    def run(cache: Path) -> tuple[dict[str, Any], int, int]:
-        with read(original) as first, read(pruned) as second:
-            found = compared(original, pruned, data=data, cache_dir=cache, **KEPT)
-        return steady(found), len(first), len(second)
-
-    expected, passes, others = run(tmp_path / "other")
-    calls: list[None] = []
-
-    def stop(*_: object) -> None:
-        calls.append(None)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-
-    handle = pruned.register_forward_hook(stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cache")
-    handle.remove()
-    found, first, second = run(tmp_path / "cache")
-    assert found == expected
-    assert second == others - 3
-    scored = passes - first  # all of the original was scored before the stop
-    assert scored > 3
-    assert run(tmp_path / "cache") == (expected, first, others - scored)
-
-
-def test_a_damaged_cache_is_named_and_rebuilt(tmp_path: Path, data: Path) -> None:
-    original, pruned = models()
-    options = {**KEPT, "data": data, "cache_dir": tmp_path}
-    expected = compared(original, pruned, **options)
-    whole = {file: file.read_text() for file in tmp_path.iterdir()}
-    damaged = min(whole)
-    damaged.write_text(whole[damaged][:-30])
-    with pytest.warns(PruningWarning, match="damaged: 1 of its lines") as caught:
-        found = compared(original, pruned, **options)
-    assert str(damaged) in str(caught[0].message)
-    assert steady(found) == steady(expected)
-    assert {f: sorted(f.read_text()) for f in whole} == {f: sorted(t) for f, t in whole.items()}
-
-
-def test_a_cache_whose_last_line_has_no_end_goes_on(tmp_path: Path, data: Path) -> None:
-    """The next batch must not be written behind it on the same line."""
-    original, pruned = models()
-    options = {**KEPT, "data": data, "cache_dir": tmp_path}
-    compared(original, pruned, **{**options, "tasks": ["piqa"]})
-    for file in tmp_path.iterdir():
-        file.write_text(file.read_text().removesuffix("\n"))
-    compared(original, pruned, **options)
-    found = compared(original, pruned, **options)
-    assert all(each["reused"] == 2 * 2 * each["items"] for each in found["tasks"])
-
-
-def test_the_original_is_not_scored_again_with_another_pruned_model(
-    tmp_path: Path, data: Path
-) -> None:
-    original, pruned = models()
-    options = {**KEPT, "data": data, "cache_dir": tmp_path}
-    with read(original) as first:
-        one = compared(original, pruned, **options)
-    other = deepcopy(pruned)
-    other.lm_head.weight.data *= 1.5
-    with read(original) as again:
-        two = compared(original, other, **options)
-    assert [each["reused"] for each in one["tasks"]] == [0, 0]
-    assert [each["reused"] for each in two["tasks"]] == [2 * each["items"] for each in two["tasks"]]
-    with read(original) as unkept:  # the text and the samples, which no cache holds
-        compared(original, other, **{**options, "tasks": []})
-    assert again == unkept
-    assert len(first) > len(again)
-    own = [[row["original"] for row in found["measures"]] for found in (one, two)]
-    assert own[0] == own[1]
-
-
-REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"tasks": "piqa"}, ArgumentError, r"\['piqa'\]"),
-    ({"tasks": ["pika"]}, ArgumentError, "Did you mean 'piqa'"),
-    ({"tasks": ["piqa"]}, DataError, "task piqa cannot be measured: no data folder"),
-    ({"data": "no/such"}, DataError, "'no/such' does not exist"),
-    ({"data": ""}, DataError, "'' does not exist"),
-    ({"data": __file__}, DataError, "is no folder"),
-    ({"text": "no/such.txt"}, DataError, "Cannot read no/such.txt"),
-    ({"limit": 0}, ArgumentError, "limit=0 is no whole number of 1 or more"),
-    ({"limit": True}, ArgumentError, "limit=True"),
-    ({"seed": -1}, ArgumentError, "seed=-1"),
-    ({"seed": 1.5}, ArgumentError, r"seed=1\.5"),
-    ({"preset": "fast"}, ArgumentError, "'fast'.*full, quick"),
-    ({"context": 129}, ArgumentError, "128 positions"),
-    ({"context": 8, "stride": 9}, ArgumentError, "stride from 1 to the context"),
-    ({"batch_tokens": 0}, ArgumentError, "batch_tokens=0"),
-]
-REFUSED_OF_TWO: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"prompts": "one"}, ArgumentError, "must be a list of texts"),
-    ({"prompts": []}, ArgumentError, "must be a list of texts"),
-    ({"prompts": [""]}, ArgumentError, "not empty"),
-    ({"num_runs": 0}, ArgumentError, "num_runs=0"),
-    ({"max_new_tokens": 1}, ArgumentError, "max_new_tokens=1"),
-    ({"max_new_tokens": 200}, ArgumentError, "max_new_tokens=104 or less"),
-    ({"max_new_tokens": "9"}, ArgumentError, "max_new_tokens='9'"),
-    ({"output_dir": __file__}, OutputError, "is a file"),
-    ({"output_dir": ""}, OutputError, "empty name"),
-]
-
-
-@pytest.mark.parametrize(("options", "kind", "match"), REFUSED + REFUSED_OF_TWO)
-def test_wrong_arguments_are_refused_before_a_model_runs(
-    options: dict[str, Any], kind: type[Exception], match: str
-) -> None:
-    original, pruned = models()
-    with read(original) as first, read(pruned) as second:
-        with pytest.raises(kind, match=match):
-            compare_models(original, pruned, byte_tokenizer(), **options)
-        if (options, kind, match) in REFUSED:
-            with pytest.raises(kind, match=match):
-                evaluate_model(original, byte_tokenizer(), **options)
-    assert first == second == []
-
-
 def test_a_context_that_the_pruned_model_lacks_is_not_used() -> None:
     whole, short = tiny_model("gpt2"), tiny_model("gpt2", n_positions=96)
     for pair in ((whole, short), (short, whole)):
@@ -385,70 +218,6 @@ def test_models_that_cannot_be_asked_the_same_are_refused() -> None:
     small = [tiny_model("llama", vocab_size=100, seed=seed, **ids) for seed in range(2)]
     with pytest.raises(ArgumentError, match="259 tokens and the models have embeddings for 100"):
         compare_models(*small, byte_tokenizer())
-
-
-@pytest.mark.parametrize("name", [*ROWS, *LINES])
-def test_a_bad_row_is_named_with_its_line_and_what_was_expected(tmp_path: Path, name: str) -> None:
-    written(tmp_path)
-    file = tmp_path / name
-    bad = "\0" if name.startswith("wikitext2") else "{not a row"
-    file.write_text(file.read_text(encoding="utf-8") + bad + "\n", encoding="utf-8")
-    number = len(file.read_text(encoding="utf-8").splitlines())
-    with pytest.raises(DataError) as caught:
-        evaluate_model(models()[0], byte_tokenizer(), data=tmp_path)
-    message = str(caught.value)
-    assert str(file) in message
-    assert "wikitext2" in name or f"line {number}:" in message
-    assert "xpected" in message or "must hold one object" in message or "UTF-8" in message
-
-
-# Columns that no task reads.
-IGNORED = {"labels", "answerKey", "stereo_antistereo"}
-COLUMNS = [
-    (name, column)
-    for name, rows in ROWS.items()
-    for column in rows[0]
-    if column not in IGNORED and (Path(name).parts[0], column) != ("stereoset", "context")
-]
-
-
-@pytest.mark.parametrize(("name", "column"), COLUMNS)
-def test_a_missing_column_is_named_with_the_file(tmp_path: Path, name: str, column: str) -> None:
-    written(tmp_path, Path(name).parts[0])
-    rows = [
-        {key: value for key, value in row.items() if key != column or number == 0}
-        for number, row in enumerate(ROWS[name])
-    ]
-    if not name.endswith("jsonl"):
-        del rows[0][column]
-    put(tmp_path / name, rows)
-    line = 2 if name.endswith("jsonl") else 1
-    with pytest.raises(DataError, match=rf"{name}, line {line}: .*\b{column}\b.* Expected"):
-        evaluate_model(models()[0], byte_tokenizer(), data=tmp_path)
-
-
-@pytest.mark.parametrize("text", ["half a \\ud800 pair", "number\\x"])
-def test_what_is_no_text_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
-    file = written(tmp_path, "piqa") / "piqa/piqa_shared.jsonl"
-    file.write_text(file.read_text().replace("a shoe", text))
-    with pytest.raises(DataError, match="line 2: no JSON"):
-        evaluate_model(models()[0], byte_tokenizer(), data=tmp_path)
-
-
-def test_a_line_separator_in_a_text_ends_no_row(tmp_path: Path) -> None:
-    file = written(tmp_path, "piqa") / "piqa/piqa_shared.jsonl"
-    file.write_text(file.read_text().replace("a shoe", "a\u2028shoe\x85"), encoding="utf-8")
-    found = evaluate_model(models()[0], byte_tokenizer(), data=tmp_path, tasks=["piqa"])
-    assert found["tasks"][0]["items"] == 6
-
-
-def test_no_items_after_what_is_left_out_is_refused_with_the_reason(tmp_path: Path) -> None:
-    written(tmp_path, "winobias")
-    for kind in (1, 2):
-        file = tmp_path / f"winobias/anti_stereotyped_type{kind}.dev.txt"
-        file.write_text(file.read_text().replace("[", "very [", 8))
-    with pytest.raises(DataError, match=r"winobias: no item is left .* \(4 rows: .*differ in more"):
-        evaluate_model(models()[0], byte_tokenizer(), data=tmp_path)
 
 
 def test_an_evaluation_is_that_of_the_comparison(data: Path) -> None:

@@ -44,10 +44,8 @@ _SPLIT = re.compile("[ -]")
 class Controls:
     """The control pairs of one pair.
 
-    Attributes:
-        pairs: (prompt1, prompt2) each; the k-th of two pairs that differ in the same words has the
-            same neutral words, unless a sentence already holds one.
-        reason: why there are none, or fewer than asked for; None where all were made.
+    The k-th of two pairs that differ in the same words has the same neutral words, unless a
+    sentence already holds one. The reason says why there are none, or fewer than asked for.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -89,7 +87,8 @@ def control_pairs(
     taken = frozenset(
         part for token in (*first, *second) for part in _SPLIT.split(token.text.lower())
     )
-    draws = _draws(edits, taken, count, seed, length or _parts, own)
+    length = length or (lambda text: len(_SPLIT.split(text.strip())))
+    draws = _draws(edits, taken, count, seed, length, own)
     tail = pair.prompt1[len(join_words(first)) :]
     sides = [zip(*swaps, strict=True) for swaps in draws]
     made = tuple(
@@ -104,9 +103,6 @@ def control_pairs(
         f"the list of neutral words ({kinds}) is enough for {len(made)} of {count} controls; give "
         "your own with `words`",
     )
-
-
-# Which neutral words.
 
 
 def _draws(
@@ -173,7 +169,7 @@ def _distances(
     """How far each neutral word is from a word of the prompts: in length, frequency, and rank."""
     if not text:
         return {"": (0, 0, 0)}
-    target, known = length(edit.gap + text), look_up(text)
+    target, known = length(edit.place.gap + text), look_up(text)
     distances: dict[str, tuple[float, float, float]] = {}
     for word, rank in pool.items():
         entry = look_up(word)
@@ -183,21 +179,14 @@ def _distances(
     return distances
 
 
-def _parts(text: str) -> int:
-    return len(_SPLIT.split(text.strip()))
-
-
-# The sentence.
-
-
 def _exchanged(tokens: list[Token], edits: list[Edit], words: Sequence[str]) -> str:
     """The prompt of `tokens` with a word in the place of each edit, nothing where it is empty."""
     result: list[Token] = []
     seams, position = [], 0  # where something changes: in the result, in `tokens`
     for edit, word in zip(edits, words, strict=True):
-        result += tokens[position : edit.start]
+        result += tokens[position : edit.place.start]
         seams.append(len(result))
-        position = edit.end
+        position = edit.place.end
         if word:
             result.append(edit.placed(word))
     result += tokens[position:]

@@ -87,10 +87,6 @@ def check_prompt_pairs(pairs: Iterable[Any] | None) -> list[PromptPair]:
 
     Each is a tuple or list of two prompts, a `PromptPair`, or a mapping with `prompt1`, `prompt2`
     and perhaps `category`. A default pair given as a tuple gets its category.
-
-    Example:
-        >>> check_prompt_pairs([("He said", "She said")])
-        [PromptPair(prompt1='He said', prompt2='She said', category=None)]
     """
     pairs = DEFAULT_PROMPT_PAIRS if pairs is None else pairs
     if isinstance(pairs, (str, Mapping, PromptPair)) or not isinstance(pairs, Iterable):
@@ -110,22 +106,20 @@ def check_prompt_pair(pair: object) -> PromptPair:
 
 
 def _read_pair(where: str, given: object) -> PromptPair:
-    if isinstance(given, PromptPair):
-        return given
+    texts = None if isinstance(given, str | bytes) or not isinstance(given, Sequence) else given
     try:
+        if isinstance(given, PromptPair):
+            return given
         if isinstance(given, Mapping):
             return _pair_of_mapping(given)
-        if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) and len(given) == 2:
-            pair = PromptPair(*given)
+        if texts is not None and len(texts) == 2:
+            pair = PromptPair(*texts)
             category = _CATEGORY_OF_DEFAULT.get((pair.prompt1, pair.prompt2))
             return replace(pair, category=category)
     except ArgumentError as exc:
         raise ArgumentError(f"{where}: {exc}") from exc
-    what = (
-        _counted(len(given), "element")
-        if isinstance(given, Sequence) and not isinstance(given, (str, bytes))
-        else f"one {type(given).__name__}, {given!r}"
-    )
+    one = f"one {type(given).__name__}, {given!r}"
+    what = one if texts is None else _counted(len(texts), "element")
     raise ArgumentError(f"{where} is {what}. A pair is two prompts: (prompt1, prompt2).")
 
 

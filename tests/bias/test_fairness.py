@@ -25,6 +25,7 @@ from optipfair import (
 )
 from optipfair.arch.view import describe
 from optipfair.bias.prompts.pairs import check_prompt_pairs
+from optipfair.bias.settings import Settings
 from optipfair.bias.study import plan_study
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -69,7 +70,7 @@ def watched(model: Any, name: str, ids: tuple[int, ...]) -> list[Tensor]:
 def by_hand(model: Any, name: str, controls: int) -> list[Tensor]:
     """Per layer: pair minus controls, in plain loops."""
     pairs = check_prompt_pairs(PAIRS)
-    plan = plan_study(describe(model), TOKENIZER, pairs, controls)
+    plan = plan_study(describe(model), TOKENIZER, pairs, Settings(controls=controls))
     found = []
     for each in plan.comparisons:
         sides = [watched(model, name, side.ids) for side in (each.first, each.second)]

@@ -23,6 +23,7 @@ from optipfair.bias.activations.metrics import Sums
 from optipfair.bias.prompts.controls import Controls
 from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.prompts.words import neutral_words
+from optipfair.bias.settings import Settings
 from optipfair.bias.study import Plan, Study, carry_out, plan_study
 from optipfair.bias.study_results import summarize_study
 from optipfair.testing import byte_tokenizer, tiny_model
@@ -93,7 +94,7 @@ def test_two_hundred_neutral_pairs_are_significant_at_the_level() -> None:
     ]
     tokenizer, model = byte_tokenizer(), tiny_model("llama", num_hidden_layers=2)
     view = describe(model)
-    plan = plan_study(view, tokenizer, pairs, 19)
+    plan = plan_study(view, tokenizer, pairs, Settings(controls=19))
     found = summarize_study(carry_out(view, plan, ["residual_output"], [0, 1]))
     assert found["controls"] == 200 * 19
     p_values = [category["p_value"] for category in found["categories"].values()]

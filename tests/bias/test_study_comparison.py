@@ -15,6 +15,7 @@ from optipfair.bias.bias_tables import comparison_table
 from optipfair.bias.figures.canvas import Style
 from optipfair.bias.figures.kinds import comparison_figure
 from optipfair.bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
+from optipfair.bias.settings import Settings
 from optipfair.bias.study import Study, carry_out, plan_study
 from optipfair.bias.study_comparison import compare_studies
 from optipfair.testing import byte_tokenizer, tiny_model
@@ -31,7 +32,9 @@ PAIRS = [
 
 def study(model: Any, pairs: Any = PAIRS, components: Any = COMPONENTS, controls: int = 3) -> Study:
     view = describe(model)
-    plan = plan_study(view, byte_tokenizer(), check_prompt_pairs(pairs), controls)
+    plan = plan_study(
+        view, byte_tokenizer(), check_prompt_pairs(pairs), Settings(controls=controls)
+    )
     return carry_out(view, plan, components, range(len(view.layers)))
 
 

@@ -72,7 +72,7 @@ def neuron_bias_scores(
         >>> tuple(scores[0].shape)
         (40,)
     """
-    Settings(controls=controls, seed=seed)  # checked there
+    settings = Settings(controls=controls, seed=seed, control_words=control_words)
     pairs = check_prompt_pairs(prompt_pairs)
     view = describe(model)
     layers = [layer for layer in view.layers if layer.mlps]
@@ -81,7 +81,7 @@ def neuron_bias_scores(
     for layer in layers:
         _check_neurons(layer)
         check_finite(layer.mlps[0], {"down"})
-    plan = plan_study(view, tokenizer, pairs, controls, words=control_words, seed=seed)
+    plan = plan_study(view, tokenizer, pairs, settings)
     sums = WeightedDifferences(_weights(plan, controlled=controls > 0))
     indices = [layer.index for layer in layers]
     captured = capture(
@@ -89,7 +89,11 @@ def neuron_bias_scores(
     )
     for index, reason in captured.missing.get(_COMPONENT, {}).items():
         raise UnsupportedModelError(f"The neurons of layer {index} cannot be watched: {reason}.")
-    return {layer.index: _scaled(layer, sums.totals[layer.index]) for layer in layers}
+    scores: dict[int, Tensor] = {}
+    for layer in layers:  # differences times the norms of the down columns
+        norms = layer.mlps[0].matrices()["down"].float().norm(dim=1).cpu().double()
+        scores[layer.index] = (sums.totals[layer.index] * norms).float()
+    return scores
 
 
 def compute_fairness_pruning_scores(
@@ -163,12 +167,11 @@ def _weights(plan: Plan, *, controlled: bool) -> list[float]:
     Pairs that cannot be compared, or of which there are no controls, weigh nothing.
     """
     owned = [[i for i in own if plan.comparisons[i].alignment.units] for own in plan.owned]
-    used = [
-        number
-        for number in range(len(plan.pairs))
-        if plan.comparisons[number].alignment.units and (owned[number] or not controlled)
-    ]
-    unused = sorted(set(range(len(plan.pairs))) - set(used))
+    used: list[int] = []
+    unused: list[int] = []
+    for number, own in enumerate(owned):
+        compared = plan.comparisons[number].alignment.units and (own or not controlled)
+        (used if compared else unused).append(number)
     why = f": {plan.controls[unused[0]].reason or 'no tokens are compared'}" if unused else ""
     if not used:
         raise DataError(f"No pair can be compared with neutral controls{why}. Give other pairs.")
@@ -195,12 +198,6 @@ def _check_neurons(layer: LayerView) -> None:
             f"Layer {layer.index} ({names}) has no bias scores: {place}. Models with one dense "
             "MLP in a layer have them."
         )
-
-
-def _scaled(layer: LayerView, differences: Tensor) -> Tensor:
-    """Times the norms of the down columns."""
-    norms: Tensor = layer.mlps[0].matrices()["down"].float().norm(dim=1).cpu().double()
-    return (differences * norms).float()
 
 
 def _ranks(scores: Tensor) -> Tensor:

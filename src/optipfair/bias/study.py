@@ -19,9 +19,10 @@ from ..uncertainty import Floats
 from .activations.capture import Captured, Comparison, Kept, capture
 from .activations.differences import Differences, Measured
 from .activations.layer_keys import LayerKey
-from .prompts.controls import Controls, Words, control_pairs
+from .prompts.controls import Controls, control_pairs
 from .prompts.pairs import PromptPair
 from .prompts.tokens import Encoded, encode
+from .settings import Settings
 
 EXCESS = "relative_difference"  # the metric that pairs and controls are compared by
 
@@ -43,21 +44,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Study:
-    """A plan that was carried out in a model.
-
-    Attributes:
-        captured: what ran, and what the model does not have.
-        kept: (comparison, key) → aligned activations of both prompts, where they were asked for.
-        name, model_type, depth: of the model; how many layers it has.
-    """
+    """A plan that was carried out in a model."""
 
     plan: Plan
     measured: Measured
     captured: Captured
-    kept: Mapping[tuple[int, LayerKey], tuple[Tensor, Tensor]]
-    name: str
+    kept: Mapping[tuple[int, LayerKey], tuple[Tensor, Tensor]]  # as asked: aligned, both prompts
+    name: str  # of the model
     model_type: str
-    depth: int
+    depth: int  # how many layers it has
 
     @cached_property
     def values(self) -> Floats:
@@ -89,16 +84,9 @@ def plan_study(
     view: ModelView,
     tokenizer: Any,
     pairs: Sequence[PromptPair],
-    controls: int = 8,
-    *,
-    words: Words | None = None,
-    seed: int = 0,
+    settings: Settings = Settings(),  # noqa: B008
 ) -> Plan:
-    """Tokenize and align all pairs and build their controls; no model runs.
-
-    Raises:
-        DataError: a prompt is no text for this model.
-    """
+    """Tokenize and align all pairs and build their controls; no model runs."""
     embeddings: Any = view.model.get_input_embeddings()
     vocabulary = int(embeddings.weight.shape[0])
 
@@ -111,10 +99,13 @@ def plan_study(
         return len(tokenizer(words, add_special_tokens=False)["input_ids"])
 
     def controls_of(pair: PromptPair) -> Controls:
-        return control_pairs(pair, controls, seed=seed, length=length, words=words)
+        if not settings.controls:
+            return Controls(())
+        words, seed = settings.control_words, settings.seed
+        return control_pairs(pair, settings.controls, seed=seed, length=length, words=words)
 
     own = [Comparison(encoded(pair.prompt1), encoded(pair.prompt2)) for pair in pairs]
-    made = tuple(controls_of(pair) if controls else Controls(()) for pair in pairs)
+    made = tuple(map(controls_of, pairs))
     others = [Comparison(encoded(a), encoded(b)) for each in made for a, b in each.pairs]
     return Plan(tuple(pairs), made, (*own, *others))
 

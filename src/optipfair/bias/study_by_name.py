@@ -35,17 +35,11 @@ from .visualize import Studied, check_types, study_bias, write_comparison
 
 @dataclass(frozen=True)
 class BiasRun:
-    """One model's numbers, or those of two and their comparison.
-
-    Attributes:
-        models: the numbers of each model.
-        comparison: of two models; None for one.
-        folder: where figures and numbers are, None where nothing was written.
-    """
+    """One model's numbers, or those of two and their comparison."""
 
     models: tuple[BiasMetrics, ...]
-    comparison: StudyComparison | None
-    folder: Path | None
+    comparison: StudyComparison | None  # of two models
+    folder: Path | None  # where figures and numbers are
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the model; of two, `model_a`, `model_b` and `comparison`."""
@@ -113,11 +107,9 @@ def _naming(model: str | None) -> Iterator[None]:
 def _pairs(options: BiasOptions) -> list[PromptPair]:
     if options.pairs is not None and options.categories:
         raise ArgumentError("A file of pairs and categories exclude each other. Give one of them.")
-    if options.pairs is not None:
-        return read_prompt_pairs(options.pairs)
     if options.categories:
         return generate_prompt_pairs(options.categories)
-    return check_prompt_pairs(None)
+    return check_prompt_pairs(None) if options.pairs is None else read_prompt_pairs(options.pairs)
 
 
 def _settings(options: BiasOptions) -> Settings:

@@ -19,7 +19,7 @@ from .bias_folder import BiasFolder
 from .figures.kinds import FIGURE_KINDS, DrawnPair, comparison_figure
 from .prompts.pairs import PromptPair, check_prompt_pair, check_prompt_pairs
 from .settings import Settings
-from .study import Plan, Study, carry_out, plan_study
+from .study import Study, carry_out, plan_study
 from .study_comparison import StudyComparison, compare_studies
 from .study_results import BiasMetrics, bias_metrics
 
@@ -84,17 +84,12 @@ def visualize_bias(
 
 @dataclass(frozen=True)
 class Studied:
-    """A model that was studied, before anything of it is drawn or written.
-
-    Attributes:
-        numbers: what `visualize_bias` returns.
-        kinds, layers: which figures to draw, and which layers.
-    """
+    """A model that was studied, before anything of it is drawn or written."""
 
     study: Study
-    numbers: BiasMetrics
-    kinds: Sequence[str]
-    layers: Sequence[int]
+    numbers: BiasMetrics  # what `visualize_bias` returns
+    kinds: Sequence[str]  # the figures to draw
+    layers: Sequence[int]  # of the figures
     folder: BiasFolder
 
     def write(self, show_progress: bool) -> None:
@@ -131,7 +126,7 @@ def study_bias(
     keep = chosen if any(FIGURE_KINDS[kind].activations for kind in kinds) else []
     study = carry_out(
         view,
-        _plan(view, tokenizer, pairs, settings),
+        plan_study(view, tokenizer, pairs, settings),
         settings.components,
         range(len(view.layers)),
         keep=keep,
@@ -264,15 +259,10 @@ def _draw_one(
     view = describe(model)
     chosen = select_layers(layers, len(view.layers))
     _check_present(view, settings.components[0], chosen)
-    plan = _plan(view, tokenizer, [check_prompt_pair(prompt_pair)], settings)
+    plan = plan_study(view, tokenizer, [check_prompt_pair(prompt_pair)], settings)
     study = carry_out(view, plan, settings.components, chosen, keep=chosen)
     for _, figure in FIGURE_KINDS[kind].draw(DrawnPair(study, 0, chosen, folder.style, highlight)):
         folder.save(name, figure)
-
-
-def _plan(view: ModelView, tokenizer: Any, pairs: Sequence[PromptPair], settings: Settings) -> Plan:
-    words, seed = settings.control_words, settings.seed
-    return plan_study(view, tokenizer, pairs, settings.controls, words=words, seed=seed)
 
 
 def _of_one(component: str, params: Mapping[str, Any], function: Callable[..., object]) -> Settings:

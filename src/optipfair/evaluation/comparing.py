@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..arch.limits import vocabulary
 from ..arch.view import describe
 from ..bias.prompts.pairs import check_prompt_pairs
+from ..bias.settings import Settings
 from ..bias.study import carry_out, plan_study
 from ..bias.study_comparison import excess_by_layer
 from ..distributed import in_first
@@ -191,7 +192,8 @@ def _layer_profile(model: Any, tokenizer: Any, asked: EvaluateOptions) -> list[L
     view = describe(model)
     count = len(view.layers)
     pairs = check_prompt_pairs(None)
-    plan = plan_study(view, tokenizer, pairs, CONTROLS, seed=asked.seed)
+    settings = Settings(controls=CONTROLS, seed=asked.seed)
+    plan = plan_study(view, tokenizer, pairs, settings)
     study = carry_out(view, plan, [COMPONENT], range(count), show_progress=asked.show_progress)
     owned = [i for i in range(len(pairs)) if plan.owned[i]]
     layers, excess = excess_by_layer(study, owned, COMPONENT)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optipfair.bias.figures.labels import Label, place_labels, text_size
+from optipfair.bias.figures.pca import Label, place_labels, text_size
 
 PANEL = (3.0, 2.0)
 SIZE = (0.6, 0.13)

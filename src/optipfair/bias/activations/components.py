@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
-from ...arch.spec import TensorSlot
 from ...arch.view import LayerView, MLPView
 
 _ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo")
@@ -44,7 +44,8 @@ def tap(layer: LayerView, component: str) -> Tap | str:
         return "it has no MLP of a known form"
     if len(layer.mlps) == 1 and not layer.mlps[0].spec.experts:
         return _mlp(layer.mlps[0], component)
-    return Tap(_block(layer)) if component == "mlp_output" else "each token has experts of its own"
+    block = layer.module.get_submodule(layer.mlps[0].spec.down.name.split(".")[0])  # of all MLPs
+    return Tap(block) if component == "mlp_output" else "each token has experts of its own"
 
 
 def first_tensor(value: object) -> Tensor | None:
@@ -56,26 +57,22 @@ def first_tensor(value: object) -> Tensor | None:
 
 
 def _norm(layer: LayerView, component: str) -> Tap | str:
-    children = dict(layer.module.named_children())
-    for name in _NORMS[component]:
-        if name in children:
-            return Tap(children[name])
-    return "it has no norm there of a known name"
+    norm = _first_child(layer.module, _NORMS[component])
+    return "it has no norm there of a known name" if norm is None else Tap(norm)
 
 
 def _attention(layer: LayerView, *, inputs: bool) -> Tap | str:
     for _, child in layer.module.named_children():
         if "attention" in type(child).__name__.lower():
-            own = dict(child.named_children())
-            for name in _ATTENTION_OUT:
-                if name in own:
-                    return Tap(own[name], inputs)
+            out = _first_child(child, _ATTENTION_OUT)
+            if out is not None:
+                return Tap(out, inputs)
     return "it has no attention of a known form"
 
 
-def _block(layer: LayerView) -> nn.Module:
-    """The module of the layer that holds its MLPs."""
-    return layer.module.get_submodule(layer.mlps[0].spec.down.name.split(".")[0])
+def _first_child(module: nn.Module, names: Iterable[str]) -> nn.Module | None:
+    children = dict(module.named_children())
+    return next((children[name] for name in names if name in children), None)
 
 
 def _mlp(mlp: MLPView, component: str) -> Tap | str:
@@ -87,14 +84,10 @@ def _mlp(mlp: MLPView, component: str) -> Tap | str:
         if slot.role == role:
             return Tap(mlp.owner.get_submodule(slot.module))
         if slot.role == "gate+up":
-            return Tap(mlp.owner.get_submodule(slot.module), part=_block_of(slot, role == "up"))
+            part = partial(_half, slot.interleaved, int(role == "up"))
+            return Tap(mlp.owner.get_submodule(slot.module), part=part)
     return "its MLP has no gate"
 
 
-def _block_of(slot: TensorSlot, second: bool) -> Callable[[Tensor], Tensor]:
-    def part(values: Tensor) -> Tensor:
-        if slot.interleaved:
-            return values[..., int(second) :: 2]
-        return values.chunk(2, dim=-1)[int(second)]
-
-    return part
+def _half(interleaved: bool, which: int, values: Tensor) -> Tensor:
+    return values[..., which::2] if interleaved else values.chunk(2, dim=-1)[which]

@@ -38,11 +38,7 @@ class Differences:
         self._table[:, self._rows[key], own] = torch.stack(list(sums))
 
     def measured(self) -> Measured:
-        """The keys that were captured in all comparisons, in order of component and layer.
-
-        Raises:
-            UnsupportedModelError: there is none.
-        """
+        """The keys that were captured in all comparisons, in order of component and layer."""
         complete = ~self._table[0].isnan().any(dim=1)
         if not bool(complete.any()):
             raise UnsupportedModelError(
@@ -111,7 +107,13 @@ def calculate_bias_metrics(
     left_out: dict[str, list[int]] = {}
     rows: dict[LayerKey, Sums] = {}
     for name in shared:
-        first, second = _side_by_side(name, act1[name], act2[name])
+        first = _matrix(act1[name], f"act1[{name!r}]")
+        second = _matrix(act2[name], f"act2[{name!r}]").to(first.device)
+        if first.shape[1] != second.shape[1]:
+            raise DataError(
+                f"{name} has {first.shape[1]} units in act1 and {second.shape[1]} in act2. Take "
+                "both from one model."
+            )
         alignment = align_lengths(len(first), len(second))
         left_out[name] = [len(side) for side in alignment.left_out]
         one = first[[unit.first[0] for unit in alignment.units]]
@@ -120,17 +122,6 @@ def calculate_bias_metrics(
     groups = four_groups(tuple(rows), Sums.joined(list(rows.values())))
     only = sorted(set(act1) ^ set(act2), key=str)
     return {**groups.to_dict(), "left_out": left_out, "in_one_only": only}
-
-
-def _side_by_side(name: str, act1: object, act2: object) -> tuple[Tensor, Tensor]:
-    """The activations of both prompts as matrices of equal width."""
-    first, second = _matrix(act1, f"act1[{name!r}]"), _matrix(act2, f"act2[{name!r}]")
-    if first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"{name} has {first.shape[1]} units in act1 and {second.shape[1]} in act2. Take "
-            "both from one model."
-        )
-    return first, second.to(first.device)
 
 
 def _matrix(values: object, name: str) -> Tensor:
@@ -143,10 +134,8 @@ def _matrix(values: object, name: str) -> Tensor:
     if tensor.is_complex():
         raise DataError(f"{name} holds complex numbers. Give real ones.")
     tensor = tensor.detach().double()
-    if tensor.dim() == 3 and tensor.shape[0] == 1:
-        tensor = tensor[0]
-    if tensor.dim() == 1:
-        tensor = tensor[None]
+    tensor = tensor[0] if tensor.dim() == 3 and tensor.shape[0] == 1 else tensor
+    tensor = tensor[None] if tensor.dim() == 1 else tensor
     if tensor.dim() != 2 or not tensor.numel():
         raise DataError(
             f"{name} has shape {tuple(tensor.shape)}. Give (units,), (tokens, units) or "

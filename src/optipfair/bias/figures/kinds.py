@@ -6,7 +6,7 @@ draws knows numbers and labels only; it is imported late, since it needs matplot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from ...registry import Registry
 from ...uncertainty import LEVEL, bootstrap_bounds
+from ..activations.capture import Comparison
 from ..activations.layer_keys import LayerKey
-from ..prompts.tokens import Alignment, Encoded
 from ..study import Study
 from ..study_comparison import excess_by_layer, find_shared
 
@@ -51,23 +51,19 @@ class DrawnPair:
     def tokens(self) -> tuple[list[str], list[bool], str]:
         """The texts of aligned units of tokens, which are edited, and what is not compared."""
         comparison = self.study.plan.comparisons[self.number]
-        sides = comparison.first, comparison.second
+        first, second = comparison.sides
         units = comparison.alignment.units
-        pairs = [(sides[0].text_of(u.first), sides[1].text_of(u.second)) for u in units]
+        pairs = [(first.text_of(unit.first), second.text_of(unit.second)) for unit in units]
         texts = [one if one == two else f"{one} | {two}" for one, two in pairs]
-        return texts, [unit.edited for unit in units], _left_out(sides, comparison.alignment)
+        return texts, [unit.edited for unit in units], _left_out(comparison)
 
     def kept(self) -> Iterator[tuple[str, dict[str, tuple[Any, Any]]]]:
         """Each component, and by key the aligned activations (M, U) of both prompts."""
         for component in self.study.components:
             keys = [LayerKey(component, layer) for layer in self.layers]
-            held = {
-                str(key): (one.numpy(), two.numpy())
-                for key in keys
-                for one, two in [self.study.kept.get((self.number, key), (None, None))]
-                if one is not None and two is not None and len(one)
-            }
-            if held:
+            sides = {str(key): self.study.kept.get((self.number, key)) for key in keys}
+            held = {key: (both[0].numpy(), both[1].numpy()) for key, both in sides.items() if both}
+            if any(len(one) for one, _ in held.values()):
                 yield component, held
 
 
@@ -134,14 +130,21 @@ def comparison_figure(first: Study, second: Study, style: Style) -> Figure | Non
 
     Each line is the mean over the pairs that both models saw, its band a bootstrap interval.
     """
-    from .layer_lines import layer_profile
+    from .layer_lines import Line, layer_profile
+
+    def line_of(study: Study, pairs: Sequence[int], component: str) -> Line:
+        layers, excess = excess_by_layer(study, pairs, component)
+        bounds = bootstrap_bounds(excess, clusters=shared.clusters)
+        depth = [layer / max(study.depth - 1, 1) for layer in layers]
+        band = None if bounds is None else (bounds[0].tolist(), bounds[1].tolist())
+        return Line(depth, excess.mean(axis=0).tolist(), band)
 
     shared = find_shared(first, second)
     if not shared.first or not shared.components:
         return None
     profiles = {
         f"{label}: {each.name} ({each.depth} layers)": {
-            name: _excess_line(each, pairs, name, shared.clusters) for name in shared.components
+            name: line_of(each, pairs, name) for name in shared.components
         }
         for label, each, pairs in (("a", first, shared.first), ("b", second, shared.second))
     }
@@ -152,18 +155,6 @@ def comparison_figure(first: Study, second: Study, style: Style) -> Figure | Non
     return layer_profile(profiles, style, title=title)
 
 
-def _excess_line(
-    study: Study, pairs: Sequence[int], component: str, clusters: Sequence[Hashable]
-) -> Line:
-    from .layer_lines import Line
-
-    layers, excess = excess_by_layer(study, pairs, component)
-    bounds = bootstrap_bounds(excess, clusters=clusters)
-    depth = [layer / max(study.depth - 1, 1) for layer in layers]
-    band = None if bounds is None else (bounds[0].tolist(), bounds[1].tolist())
-    return Line(depth, excess.mean(axis=0).tolist(), band)
-
-
 def _part(text: str, start: int) -> str:
     if len(text) <= _TITLE:
         return text
@@ -172,10 +163,10 @@ def _part(text: str, start: int) -> str:
     return f"{before}{text[begin : begin + _TITLE]}{after}"
 
 
-def _left_out(sides: tuple[Encoded, Encoded], alignment: Alignment) -> str:
+def _left_out(comparison: Comparison) -> str:
     """Which tokens are not compared, and why."""
     by_reason: dict[str, dict[str, None]] = {}
-    for encoded, left in zip(sides, alignment.left_out, strict=True):
+    for encoded, left in zip(comparison.sides, comparison.alignment.left_out, strict=True):
         for place, reason in left.items():
             text = encoded.text_of((place,)) or "(no text)"
             by_reason.setdefault(reason, {})[text] = None

@@ -29,6 +29,7 @@ _WRITERS = {
     "memory": formats.memory,
     "seconds": formats.seconds,
     "rows_left_out": views.rows_left_out,
+    "marked_texts": views.marked_texts,
 }
 
 
@@ -54,7 +55,6 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         absolutes=charts.absolutes(charts.headlines(measures)),
         plane=plane,
         profile=profile,
-        flips=[views.flips_of(each) for each in shown.flips],
         speed=views.speed_pairs(shown.speed) if shown.speed else [],
         speedup=views.speedup(shown.speed) if shown.speed else "",
         left_out=views.left_out(shown, plane=plane is not None, profile=profile is not None),

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-from .comparison import Comparison, FlippedItem, Flips, LeftOutWithWay, Speed, Spread, TaskFacts
+from .comparison import Comparison, FlippedItem, LeftOutWithWay, Speed, Spread, TaskFacts
 from .formats import NOTHING, memory, number, seconds, times
 
-_SHOWN = 5  # flips of a task that are open at once
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
 _MOST = 2000  # words of a text; comparing takes the square of it
 
@@ -40,27 +39,6 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ShownItem:
-    """An item whose answer changed; the first two of its texts are marked where they differ."""
-
-    id: str
-    group: str | None
-    before: str
-    after: str
-    texts: Sequence[Sequence[Run]]
-
-
-@dataclass(frozen=True)
-class ShownFlips:
-    """The flips of a task: `open` ones are seen at once, `folded` ones on request."""
-
-    figures: Flips
-    transitions: Sequence[str]
-    open: Sequence[ShownItem]
-    folded: Sequence[ShownItem]
-
-
-@dataclass(frozen=True)
 class Pair:
     """One figure of both models: as text, and as per cent of the larger."""
 
@@ -72,20 +50,19 @@ class Pair:
     note: str
 
 
-def flips_of(flips: Flips) -> ShownFlips:
-    """Counts in words, and the items with their texts marked."""
-    zero, one = flips.answers
-    moves = (flips.lost, one, zero), (flips.gained, zero, one)
-    transitions = [f"{count:,} went from “{before}” to “{to}”" for count, before, to in moves]
-    items = [_item(each) for each in flips.items_]
-    return ShownFlips(flips, transitions, items[:_SHOWN], items[_SHOWN:])
+def marked_texts(item: FlippedItem) -> list[list[Run]]:
+    """The texts of an item whose answer changed, the first two marked where they differ."""
+    texts = [[Run(text, False)] for text in item.texts]
+    if len(texts) > 1:
+        texts[:2] = marked_pair(*item.texts[:2])
+    return texts
 
 
 def speed_pairs(speed: Speed) -> list[Pair]:
     """Speed and memory of both models, one figure a row."""
     sides = speed.original, speed.pruned
-    rate = [speed[f"avg_{model}_tokens_per_second"] for model in ("original", "pruned")]
-    whole = [speed[f"avg_{model}_time"] for model in ("original", "pruned")]
+    rate = [speed.avg_original_tokens_per_second, speed.avg_pruned_tokens_per_second]
+    whole = [speed.avg_original_time, speed.avg_pruned_time]
     kinds = " / ".join(dict.fromkeys(side.peak_memory_kind for side in sides))
     peak, cache, weights = (
         [side[key] for side in sides]
@@ -129,13 +106,6 @@ def rows_left_out(task: TaskFacts) -> str:
     return "; ".join(f"{count:,}: {reason}" for reason, count in counts) or NOTHING
 
 
-def _item(each: FlippedItem) -> ShownItem:
-    texts = [[Run(text, False)] for text in each.texts]
-    if len(texts) > 1:
-        texts[:2] = marked_pair(*each.texts[:2])
-    return ShownItem(each.id, each.group, each.from_, each.to, texts)
-
-
 def _spread(label: str, sides: Sequence[Spread]) -> Pair:
     row = _pair(label, [side.median for side in sides], seconds, "median; less is better")
     first, second = (f" ({seconds(side.min)} to {seconds(side.max)})" for side in sides)
@@ -145,11 +115,8 @@ def _spread(label: str, sides: Sequence[Spread]) -> Pair:
 def _pair(
     label: str, values: Sequence[float | None], write: Callable[[Any], str], note: str
 ) -> Pair:
-    largest = max((value for value in values if value is not None), default=0.0)
-    bars = [
-        None if value is None or largest <= 0 else round(100 * value / largest, 1)
-        for value in values
-    ]
+    largest = max(value or 0.0 for value in values)
+    bars = [round(100 * v / largest, 1) if v is not None and largest > 0 else None for v in values]
     return Pair(label, write(values[0]), write(values[1]), bars[0], bars[1], note)
 
 

@@ -38,13 +38,13 @@ from optipfair.arch.view import describe
 from optipfair.bias import COMPONENTS, DEFAULT_PROMPT_PAIRS, PromptPair, generate_prompt_pairs
 from optipfair.bias.activations.capture import _batches
 from optipfair.bias.activations.layer_keys import DEFAULT_COMPONENTS
-from optipfair.bias.bias_tables import summary_table
 from optipfair.bias.figures.heatmap import Panel, heatmap
 from optipfair.bias.figures.layer_lines import Line, mean_difference
 from optipfair.bias.figures.pca import Points, pca
 from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.study import Plan, Study, carry_out, plan_study
 from optipfair.bias.study_results import summarize_study
+from optipfair.cli.bias_command import summary_table
 from optipfair.hooks import evaluating
 from optipfair.pipeline.model_card import versions
 from optipfair.report.formats import size
@@ -195,9 +195,9 @@ def findings(model: Any, tokenizer: Any, each: int) -> None:
     ):
         study = carry_out(view, plan, list(DEFAULT_COMPONENTS), range(len(view.layers)))
         summary = summarize_study(study)
-        table = summary_table("", summary)
+        _, header, rows = summary_table("", summary)
         print(f"\nExcess over controls, {label}")
-        for row in (table.header, *table.rows):
+        for row in (header, *rows):
             print(f"  {row[0]:14}" + "".join(f"{c:>12}" for c in row[1:5]), end="")
             print(f"{row[5]:>22}{row[6]:>10}")
         significant = [key for key, row in summary["keys"].items() if (row["p_holm"] or 1) < LEVEL]

@@ -11,13 +11,13 @@ import pytest
 
 from optipfair import prune_model
 from optipfair.arch.view import describe
-from optipfair.bias.bias_tables import comparison_table
 from optipfair.bias.figures.canvas import Style
 from optipfair.bias.figures.kinds import comparison_figure
 from optipfair.bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
 from optipfair.bias.settings import Settings
 from optipfair.bias.study import Study, carry_out, plan_study
 from optipfair.bias.study_comparison import compare_studies
+from optipfair.cli.bias_command import comparison_table
 from optipfair.testing import byte_tokenizer, tiny_model
 from optipfair.uncertainty import holm
 
@@ -126,7 +126,8 @@ def test_without_controls_nothing_is_compared(deep: Study) -> None:
     found = compare_studies(deep, study(tiny_model("llama"), controls=0))
     assert found["pairs"] == {"compared": 0, "without_controls": 5, "in_one_only": 0}
     assert found["overall"] == {"a": None, "b": None, "paired": None}
-    assert set(comparison_table(found).rows[0][1:]) == {"-"}
+    _, _, rows = comparison_table(found)
+    assert set(rows[0][1:]) == {"-"}
     assert comparison_figure(deep, study(tiny_model("llama"), controls=0), Style()) is None
     json.dumps(found, allow_nan=False)
 

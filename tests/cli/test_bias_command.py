@@ -12,7 +12,7 @@ import torch
 
 from optipfair import load_model, load_tokenizer, prune_model, visualize_bias
 from optipfair.bias import study_by_name as runs
-from optipfair.bias.bias_tables import notes
+from optipfair.cli.bias_command import notes
 from optipfair.testing import byte_tokenizer, tiny_model
 
 Run = Callable[..., tuple[int, str, str]]

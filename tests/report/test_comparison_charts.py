@@ -59,7 +59,7 @@ def test_panels_hold_every_headline_once_and_keep_units_apart() -> None:
     rows = charts.headlines(as_read(ordinary()).measures)
     panels = charts.forest(rows)
     assert [panel.kind for panel in panels] == ["points", "hundred", "ratio"]
-    names = [(strip.task, strip.measure) for panel in panels for strip in panel.strips]
+    names = [(strip.of.task, strip.of.measure) for panel in panels for strip in panel.strips]
     assert sorted(names) == sorted((row["task"], row["measure"]) for row in rows)
     ratio = panels[-1].strips[0]
     assert ratio.text == "×1.25 [×1.21, ×1.28]"  # noqa: RUF001

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from ..uncertainty import Estimate
 from .comparison import FigureOfTwo, LayerExcess, Layers
@@ -45,9 +44,7 @@ class Scale:
 class Strip:
     """One row of a figure: marks on a line, and the same in words."""
 
-    task: str
-    measure: str
-    group: str | None
+    of: FigureOfTwo
     text: str
     marks: Mapping[str, float]  # places, such as `value`, `low`, `high`
     reason: str | None  # why something is missing
@@ -196,7 +193,7 @@ def _harm_strip(measure: FigureOfTwo, scale: Scale, write: Callable[..., str]) -
     harm = measure.harm
     marks = {end: scale.at(harm[end]) for end in ("value", *_ENDS) if harm[end] is not None}
     text = " ".join(filter(None, with_interval(harm, write)))
-    return _strip(measure, text, marks, harm.reason, _state(harm))
+    return Strip(measure, text, marks, harm.reason, _state(harm))
 
 
 def _absolute_panel(scale: Scale, measures: Sequence[FigureOfTwo]) -> Panel:
@@ -214,11 +211,7 @@ def _absolute_strip(measure: FigureOfTwo, scale: Scale) -> Strip:
     if not isinstance(measure.better, str):
         marks["ideal"] = scale.at(measure.better)
     text = f"{number(measure.original.value)} → {number(measure.pruned.value)}"
-    return _strip(measure, text, marks, reason)
-
-
-def _strip(measure: FigureOfTwo, *figures: Any) -> Strip:
-    return Strip(measure.task, measure.measure, measure.group, *figures)
+    return Strip(measure, text, marks, reason)
 
 
 def _both(measure: FigureOfTwo) -> list[str]:

@@ -21,22 +21,12 @@ from .tasks import TASKS
 from .tasks.choosing import Chosen, check_preset, find_data, named_tasks, read_tasks, within_budget
 from .tasks.reading import detokenised, document
 from .tasks.task import Item
-from .text.two_models import TEXT_MEASURES, check_windows, enough
+from .text.two_models import TEXT_MEASURES, Text, check_windows, enough
 
 CONTEXT = 512  # tokens
 WIKITEXT = "wikitext2/valid.txt"
 _UNTIMED = {"speed": "--no-speed was given"}
 _TEXT_SHARE = 0.2  # of the tokens of a model
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text to predict: all of it, with its hash; of its tokens the first `tokens` are used."""
-
-    name: str
-    content: str
-    sha256: str
-    tokens: int
 
 
 @dataclass(frozen=True)

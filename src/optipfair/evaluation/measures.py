@@ -24,6 +24,8 @@ from ..uncertainty import Estimate, bracketed, cluster_draws, sums_by_cluster, s
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
+Clusters = Sequence[Hashable]  # items of one label are not independent
+Part = Callable[[Columns], Any]  # (N,) what each item contributes
 
 SHARE, SIGNED = (0.0, 1.0), (-1.0, 1.0)  # scales
 _LARGEST = 700.0  # exp of more is not a float
@@ -66,9 +68,7 @@ class Compared:
     p: float | None  # two-sided permutation p-value of "both are exchangeable"; None: not tested
 
 
-def estimate(
-    measure: Measure, columns: Columns, clusters: Sequence[Hashable], *, seed: int = 0
-) -> Estimate:
+def estimate(measure: Measure, columns: Columns, clusters: Clusters, *, seed: int = 0) -> Estimate:
     """A measure with its interval, clusters drawn with replacement."""
     sums = sums_by_cluster(measure.parts(columns), clusters)
     drawn = measure.value(cluster_draws(len(sums), seed) @ sums)
@@ -76,12 +76,7 @@ def estimate(
 
 
 def compare(
-    measure: Measure,
-    original: Columns,
-    pruned: Columns,
-    clusters: Sequence[Hashable],
-    *,
-    seed: int = 0,
+    measure: Measure, original: Columns, pruned: Columns, clusters: Clusters, *, seed: int = 0
 ) -> Compared:
     """A measure of two models on the same items, in the same order, each draw shared by both.
 
@@ -125,7 +120,7 @@ def mean_of(column: str) -> dict[str, Any]:
     return ratio_of(lambda c: np.nan_to_num(c[column]), lambda c: ~np.isnan(c[column]))
 
 
-def ratio_of(above: Callable[[Columns], Any], below: Callable[[Columns], Any]) -> dict[str, Any]:
+def ratio_of(above: Part, below: Part) -> dict[str, Any]:
     """`parts` and `value` of a sum over a sum."""
 
     def parts(columns: Columns) -> Floats:
@@ -134,9 +129,7 @@ def ratio_of(above: Callable[[Columns], Any], below: Callable[[Columns], Any]) -
     return {"parts": parts, "value": lambda sums: over(sums[..., 0], sums[..., 1])}
 
 
-def exponential_of(
-    above: Callable[[Columns], Any], below: Callable[[Columns], Any]
-) -> dict[str, Any]:
+def exponential_of(above: Part, below: Part) -> dict[str, Any]:
     """`parts` and `value` of exp of a sum over a sum, as perplexities are."""
 
     def value(sums: Floats) -> Floats:

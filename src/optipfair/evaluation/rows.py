@@ -5,7 +5,7 @@ Every measure has a row over all items and one over each of its groups.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from .agenda import Agenda, identifier
 from .evaluate_options import EvaluateOptions
 from .likelihoods.score import score
 from .likelihoods.score_cache import ScoreCache
-from .measures import Columns, Measure, compare, estimate, groups, mcnemar, taken
+from .measures import Clusters, Columns, Measure, compare, estimate, groups, mcnemar, taken
 from .tasks.choosing import Chosen
 from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
 
@@ -53,27 +53,23 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
     ]
     alike = len({*asked.names}) < len(models)
     names = ("original", "pruned") if alike else asked.names
-    text = on_text(
+    of_text, text = on_text(
         dict(zip(names, models, strict=True)),
         tokenizer,
-        agenda.text.content,
+        agenda.text,
         context=agenda.context,
         stride=agenda.stride,
-        tokens=agenda.text.tokens,
         show_progress=asked.show_progress,
     )
     own = OF_ONE if len(models) == 1 else TEXT_MEASURES
-    items = range(len(text.columns[0]["nll"]))
-    rows = _rows("text", "quality", own, text.columns, items, asked.seed)
+    rows = _rows("text", "quality", own, of_text, range(len(of_text[0]["nll"])), asked.seed)
     for each in agenda.tasks:
         task = each.task
         question = "fairness" if task.question == "fairness" else "quality"
         columns = [given.columns[task.name] for given in answers]
         clusters = [item.cluster for item in each.items]
         rows += _rows(task.name, question, task.measures, columns, clusters, asked.seed)
-    about = agenda.text
-    facts = TextFacts(about.name, about.sha256, text.tokens, text.words, text.bytes)
-    return Measured(answers, rows, facts)
+    return Measured(answers, rows, text)
 
 
 def _answers(
@@ -109,7 +105,7 @@ def _rows(
     question: str,
     measures: Sequence[Measure],
     columns: Sequence[Columns],
-    clusters: Sequence[Hashable],
+    clusters: Clusters,
     seed: int,
 ) -> list[FigureOfOne | FigureOfTwo]:
     """The rows of a task, from the columns of one model or of two, N rows each.

@@ -15,11 +15,11 @@ SECONDS = st.floats(0.001, 1000)
 
 
 def run(seconds: float, *, peak: int | None = None, cache: int | None = None) -> Run:
-    return Run(seconds, (seconds / 4, seconds / 2, seconds), 3, peak, cache)
+    return Run(seconds, (seconds / 4, seconds / 2, seconds), 3, peak, "kind", cache)
 
 
 def test_the_figures_by_hand() -> None:
-    found = figures([run(4.0, peak=5), run(8.0, peak=9), run(6.0)], 77, "kind")
+    found = figures([run(4.0, peak=5), run(8.0, peak=9), run(6.0)], 77)
     assert (found["avg_time"], found["median_time"], found["std_time"]) == (6, 6, 2)
     assert (found["min_time"], found["max_time"], found["tokens_per_second"]) == (4, 8, 0.5)
     assert found["time_to_first_token"] == {

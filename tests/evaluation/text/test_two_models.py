@@ -10,10 +10,14 @@ import torch
 
 from optipfair import ModelOutputError, perplexity, prune_model
 from optipfair.evaluation.measures import compare, estimate
-from optipfair.evaluation.text.two_models import TEXT_MEASURES, on_text
+from optipfair.evaluation.text.two_models import TEXT_MEASURES, Text, on_text
 from optipfair.testing import byte_tokenizer, tiny_model
 
 TEXT = "A low, flat boat carried grain and salt along the river in summer. " * 3
+
+
+def whole(tokens: int | None = None) -> Text:
+    return Text("text", TEXT, "", tokens)
 
 
 def pair() -> tuple[Any, Any]:
@@ -28,16 +32,18 @@ def pair() -> tuple[Any, Any]:
 @pytest.mark.parametrize(("context", "stride"), [(32, 32), (32, 8), (128, 100)])
 def test_perplexity_is_that_of_one_model(context: int, stride: int) -> None:
     model, tokenizer = tiny_model("llama"), byte_tokenizer()
-    found = on_text({"m": model}, tokenizer, TEXT, context=context, stride=stride)
+    columns, facts = on_text({"m": model}, tokenizer, whole(), context=context, stride=stride)
     expected = perplexity(model, tokenizer, TEXT, context=context, stride=stride)
-    value = estimate(TEXT_MEASURES[0], found.columns[0], range(len(found.columns[0]["nll"]))).value
+    value = estimate(TEXT_MEASURES[0], columns[0], range(len(columns[0]["nll"]))).value
     assert value == pytest.approx(expected.value, rel=1e-6)
-    assert found.tokens == expected.tokens
+    assert facts.tokens == expected.tokens
 
 
 def test_two_models_against_an_oracle() -> None:
     models, tokenizer = pair(), byte_tokenizer()
-    found = on_text(dict(zip("ab", models, strict=True)), tokenizer, TEXT, context=48, stride=48)
+    columns, facts = on_text(
+        dict(zip("ab", models, strict=True)), tokenizer, whole(), context=48, stride=48
+    )
     ids = tokenizer(TEXT, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
     divergence, same, count = 0.0, 0, 0
     for start in range(0, len(ids), 48):
@@ -47,9 +53,9 @@ def test_two_models_against_an_oracle() -> None:
         divergence += float((old.exp() * (old - new)).sum())
         same += int((old.argmax(-1) == new.argmax(-1)).sum())
         count += len(old)
-    windows = range(len(found.columns[0]["nll"]))
-    by_name = {m.name: compare(m, *found.columns, windows) for m in TEXT_MEASURES}
-    assert found.tokens == count
+    windows = range(len(columns[0]["nll"]))
+    by_name = {m.name: compare(m, *columns, windows) for m in TEXT_MEASURES}
+    assert facts.tokens == count
     assert by_name["kl"].pruned.value == pytest.approx(divergence / count, rel=1e-4)
     assert by_name["kl"].original.value == pytest.approx(0.0, abs=1e-9)
     assert by_name["agreement"].pruned.value == pytest.approx(same / count)
@@ -59,15 +65,15 @@ def test_two_models_against_an_oracle() -> None:
         (ratio.pruned.value or 0) / (ratio.original.value or 1)
     )
     words = by_name["word_perplexity"].original.value
-    loss = sum(found.columns[0]["nll"])
+    loss = sum(columns[0]["nll"])
     assert words == pytest.approx(math.exp(loss / len(TEXT.split())))
     bits = by_name["bits_per_byte"].original.value
     assert bits == pytest.approx(loss / math.log(2) / len(TEXT.encode()))
 
 
 def test_the_first_tokens_only() -> None:
-    found = on_text({"m": tiny_model("llama")}, byte_tokenizer(), TEXT, tokens=20)
-    assert (found.tokens, found.bytes) == (19, 20)
+    _, facts = on_text({"m": tiny_model("llama")}, byte_tokenizer(), whole(20))
+    assert (facts.tokens, facts.bytes) == (19, 20)
 
 
 def test_numbers_that_are_not_finite_name_the_model() -> None:
@@ -75,4 +81,4 @@ def test_numbers_that_are_not_finite_name_the_model() -> None:
     with torch.no_grad():
         pruned.model.norm.weight.fill_(math.nan)
     with pytest.raises(ModelOutputError, match="model pruned gives predictions that are not"):
-        on_text({"original": original, "pruned": pruned}, byte_tokenizer(), TEXT)
+        on_text({"original": original, "pruned": pruned}, byte_tokenizer(), whole())

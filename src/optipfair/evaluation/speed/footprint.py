@@ -63,7 +63,7 @@ class MemoryMeter:
     def start(self) -> None:
         if self.kind.startswith(PEAK):
             _forget_peak()
-        for device in self.devices if self.kind != UNKNOWN else ():
+        for device in self.devices:
             torch.get_device_module(device).reset_peak_memory_stats(device)
 
     def read(self) -> int | None:
@@ -84,7 +84,9 @@ def memory_meter(model: nn.Module, beside: nn.Module | None = None) -> MemoryMet
     """A meter for a model, with another one (that may share tensors with it) in memory too."""
     devices = devices_of(model)
     kind = _kind(devices)
-    if beside is None or beside is model or kind == UNKNOWN:
+    if kind == UNKNOWN:
+        return MemoryMeter(kind, [])
+    if beside is None or beside is model:
         return MemoryMeter(kind, devices)
     own = _weights(model)
     other = sum(size for key, size in _weights(beside).items() if key not in own)

@@ -21,7 +21,7 @@ from ...checking import check_count
 from ...errors import ArgumentError, UnsupportedModelError
 from ...hooks import evaluating
 from ...progress import track
-from .footprint import MemoryMeter, cache_bytes, devices_of
+from .footprint import MemoryMeter, cache_bytes, devices_of, memory_meter
 
 Inputs = dict[str, Tensor]
 
@@ -34,6 +34,7 @@ class Run:
     token_times: tuple[float, ...]  # seconds from its start to each new token of a row
     tokens: int  # new ones, over all rows
     peak_bytes: int | None  # most memory; None where it is not known
+    peak_kind: str  # what that is, in words
     cache_bytes: int | None  # of the cache at the end; None where the model returned none
 
 
@@ -53,10 +54,7 @@ class Protocol:
 
 
 def take_turns(
-    models: Sequence[Any],
-    meters: Sequence[MemoryMeter],
-    prompts: Sequence[Inputs],
-    protocol: Protocol,
+    models: Sequence[Any], prompts: Sequence[Inputs], protocol: Protocol
 ) -> list[tuple[Run, ...]]:
     """Runs of one model, or pairs of runs (of the first, of the second), by round, then by prompt.
 
@@ -64,6 +62,7 @@ def take_turns(
     models. Which is first alternates from prompt to prompt, and for each prompt from round to
     round.
     """
+    meters = [memory_meter(m, beside=other) for m, other in zip(models, models[::-1], strict=True)]
     inputs = [[on_device(prompt, model) for model in models] for prompt in prompts]
     rounds = range(protocol.warmup_runs + protocol.num_runs)
     turns = list(itertools.product(rounds, range(len(prompts))))
@@ -134,7 +133,7 @@ def _generate(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) -> Run
         )
     times = tuple(stamp - started for stamp in stamps[1:])
     cache = cache_bytes(output.past_key_values)
-    return Run(seconds, times, rows * generated, meter.read(), cache)
+    return Run(seconds, times, rows * generated, meter.read(), meter.kind, cache)
 
 
 def prompt_inputs(tokenizer: Any, prompt: str, models: Sequence[Any], count: int) -> Inputs:

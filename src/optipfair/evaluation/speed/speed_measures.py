@@ -20,7 +20,7 @@ _NO_CACHE = "the model returned no cache that holds tensors"
 _ONE_PAIR = "one pair of runs shows no spread; ask for more runs"
 
 
-def figures(runs: Sequence[Run], weights: int, kind: str) -> dict[str, Any]:
+def figures(runs: Sequence[Run], weights: int) -> dict[str, Any]:
     """The figures of one model, as `time_inference` documents them, `prompt_tokens` left out."""
     times = [run.seconds for run in runs]
     median = statistics.median(times)
@@ -40,7 +40,7 @@ def figures(runs: Sequence[Run], weights: int, kind: str) -> dict[str, Any]:
         "time_to_first_token": _spread([run.token_times[0] for run in runs]),
         "time_per_output_token": _spread(between) | {"reason": None if between else _ONE_TOKEN},
         "peak_memory_bytes": max(peaks, default=None),
-        "peak_memory_kind": kind,
+        "peak_memory_kind": runs[0].peak_kind,
         "kv_cache_bytes": max(caches, default=None),
         "kv_cache_reason": None if caches else _NO_CACHE,
         "weight_bytes": weights,

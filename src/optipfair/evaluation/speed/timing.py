@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...arch.limits import vocabulary
 from ...checking import check_count
 from ...errors import ArgumentError
-from .footprint import MemoryMeter, memory_meter, weight_bytes
+from .footprint import weight_bytes
 from .generation import Protocol, check_prompt, prompt_inputs, random_prompts, take_turns
 from .speed_measures import compared, figures, table_row
 
@@ -67,10 +67,8 @@ def time_inference(
     protocol = Protocol(max_new_tokens, num_runs, warmup_runs)
     _check_prompt("prompt", prompt)
     inputs = prompt_inputs(tokenizer, prompt, [model], max_new_tokens)
-    meter = memory_meter(model)
-    runs = [run for (run,) in take_turns([model], [meter], [inputs], protocol)]
-    timed = figures(runs, weight_bytes(model), meter.kind)
-    return timed | {"prompt_tokens": inputs["input_ids"].shape[1]}
+    runs = [run for (run,) in take_turns([model], [inputs], protocol)]
+    return figures(runs, weight_bytes(model)) | {"prompt_tokens": inputs["input_ids"].shape[1]}
 
 
 def compare_models_inference(
@@ -140,11 +138,10 @@ def compare_models_inference(
         sizes = [1] if batch_sizes is None else batch_sizes
         longest = [max(lengths)] if prompt_lengths is None else prompt_lengths
         shapes = _checked_shapes(models, sizes, longest, max_new_tokens)
-    meters = _meters(models)
-    pairs = take_turns(models, meters, inputs, protocol)
+    pairs = take_turns(models, inputs, protocol)
     original, pruned = (
-        figures(runs, weight_bytes(model), meter.kind)
-        for runs, model, meter in zip(zip(*pairs, strict=True), models, meters, strict=True)
+        figures(runs, weight_bytes(model))
+        for runs, model in zip(zip(*pairs, strict=True), models, strict=True)
     )
     return compared(pairs, original, pruned, seed) | {
         "num_prompts": len(texts),
@@ -202,14 +199,9 @@ def _table(
     rows = []
     for batch_size, length in shapes:
         prompts = [random_prompts(models[0], tokenizer, batch_size, length, seed)]
-        pairs = take_turns(models, _meters(models), prompts, protocol)
+        pairs = take_turns(models, prompts, protocol)
         rows.append(table_row(batch_size, length, pairs, seed))
     return rows
-
-
-def _meters(models: tuple[Any, Any]) -> tuple[MemoryMeter, MemoryMeter]:
-    first, second = models
-    return memory_meter(first, beside=second), memory_meter(second, beside=first)
 
 
 def _checked_prompts(prompts: object) -> list[str]:

@@ -5,7 +5,6 @@ Axes: `N` items, `A` three answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ..measures import SHARE, SIGNED, Columns, Floats, Measure, ratio_of
+from ..measures import SHARE, SIGNED, Columns, Floats, Measure, Part, ratio_of
 from .reading import Place, Row, choice, json_rows, reading_of
 from .task import Item, Items, Query, Reading, Scores, add, facts, totals
 
@@ -165,12 +164,10 @@ def _measures(how: str, suffix: str = "", *, headline: bool) -> tuple[Measure, .
     )
 
 
-def _ratio(
-    ambiguous: bool, above: Callable[[Columns], Any], below: Callable[[Columns], Any]
-) -> dict[str, Any]:
+def _ratio(ambiguous: bool, above: Part, below: Part) -> dict[str, Any]:
     """A sum over a sum, of contexts of one kind; where there is no choice nothing is added."""
 
-    def within(values: Callable[[Columns], Any]) -> Callable[[Columns], Any]:
+    def within(values: Part) -> Part:
         return lambda c: np.nan_to_num(np.where(c["ambiguous"] == ambiguous, values(c), 0.0))
 
     return ratio_of(within(above), within(below))

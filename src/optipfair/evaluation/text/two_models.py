@@ -19,21 +19,20 @@ from ...distributed import divided
 from ...errors import ArgumentError, DataError, ModelOutputError
 from ...hooks import evaluating
 from ...progress import track
+from ...report.comparison import TextFacts
 from ..measures import SHARE, Columns, Measure, exponential_of, ratio_of
 
 _ROWS = 64  # predictions that make one row: neighbours are not independent
 
 
 @dataclass(frozen=True)
-class TextColumns:
-    """What models make of a text, one row for at most 64 predictions that follow each other."""
+class Text:
+    """A text to predict: all of it, with its hash; of its tokens the first `tokens` are used."""
 
-    # Of each model: `nll` (nats), `tokens`, `words`, `bytes`, `kl` (nats, summed over the predicted
-    # tokens, from the first model), `same` (predictions whose likeliest token is the first's).
-    columns: tuple[Columns, ...]
-    tokens: int  # predicted in all
-    words: int  # of the text those tokens make up, split at white space
-    bytes: int  # of the same, in UTF-8
+    name: str
+    content: str
+    sha256: str
+    tokens: int | None
 
 
 _LOSS: Any = {"better": "lower", "change": "ratio"}
@@ -114,16 +113,20 @@ def enough(tokens: int) -> int:
 def on_text(
     models: Mapping[str, Any],
     tokenizer: Any,
-    text: str,
+    text: Text,
     *,
     context: int = 512,
     stride: int = 512,
-    tokens: int | None = None,
     show_progress: bool = False,
-) -> TextColumns:
-    """Run models over the same windows of a text, which is tokenised without special tokens."""
-    encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)
-    ids: Tensor = encoded["input_ids"][0][:tokens]
+) -> tuple[list[Columns], TextFacts]:
+    """Run models over the same windows of a text, which is tokenised without special tokens.
+
+    One row is for at most 64 predictions that follow each other. Of each model it has `nll` (nats),
+    `tokens`, `words`, `bytes`, `kl` (nats, summed over the predicted tokens, from the first model)
+    and `same` (predictions whose likeliest token is the first's).
+    """
+    encoded = tokenizer(text.content, add_special_tokens=False, return_tensors="pt", verbose=False)
+    ids: Tensor = encoded["input_ids"][0][: text.tokens]
     enough(len(ids))
     places = list(windows(len(ids), context, stride))
     bar = iter(track(places, "text", enabled=show_progress, unit="window"))
@@ -144,14 +147,11 @@ def on_text(
     shown = tokenizer.decode(ids)
     counts = len(shown.split()), len(shown.encode())
     common = {"tokens": predicted, "words": share * counts[0], "bytes": share * counts[1]}
-    return TextColumns(
-        tuple(
-            {**common, "nll": own[:, 0], "kl": own[:, 1], "same": own[:, 2]}
-            for own in rows.transpose(1, 0, 2)
-        ),
-        int(predicted.sum()),
-        *counts,
-    )
+    columns: list[Columns] = [
+        {**common, "nll": own[:, 0], "kl": own[:, 1], "same": own[:, 2]}
+        for own in rows.transpose(1, 0, 2)
+    ]
+    return columns, TextFacts(text.name, text.sha256, int(predicted.sum()), *counts)
 
 
 def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list[float]]]:

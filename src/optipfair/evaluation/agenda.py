@@ -78,7 +78,10 @@ def make_agenda(tokenizer: Any, options: EvaluateOptions, *configs: Any) -> Agen
     """
     _check_options(options)
     budget, limit, seed = check_preset(options.preset), options.limit, options.seed
-    positions = min(map(_positions, configs))
+    positions = min(
+        getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+        for config in configs
+    )
     usual = int(min(positions, CONTEXT)) if options.context is None else options.context
     length, step = check_windows(usual, usual if options.stride is None else options.stride)
     if length > positions:
@@ -125,10 +128,6 @@ def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[int]:
     encoded = iter(encode(tokenizer, [query for item in items for query in item.queries]))
     rows = [{next(encoded).inputs for _ in item.queries} for item in items]
     return [sum(map(len, inputs)) for inputs in rows]
-
-
-def _positions(config: Any) -> float:
-    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def _read_text(text: str | Path | None, folder: Path | None) -> tuple[str, str]:

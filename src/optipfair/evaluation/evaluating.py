@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+_TOLD = ("name", "question", "help", "source", "protocol")
+
+
 @taking(EvaluateOptions, CHOICE, SCORING)
 def evaluate_model(
     model: PreTrainedModel,
@@ -90,11 +93,7 @@ def task_facts(agenda: Agenda, figures: Measured) -> list[TaskFacts]:
     """The tasks, their data, and how many items of how many were used."""
     return [
         TaskFacts(
-            name=each.task.name,
-            question=each.task.question,
-            help=each.task.help,
-            source=each.task.source,
-            protocol=each.task.protocol,
+            **{name: getattr(each.task, name) for name in _TOLD},
             file=each.file,
             sha256=each.sha256,
             items_=len(each.items),

@@ -141,9 +141,8 @@ def _apart(*values: float | None) -> list[str]:
     """Two numbers, with more digits where they would look the same."""
     shown = [number(value) for value in values]
     for digits in range(4, 11):
-        if shown[0] != shown[1]:
-            break
-        shown = [f"{value:.{digits}g}" for value in values]
+        if shown[0] == shown[1]:
+            shown = [f"{value:.{digits}g}" for value in values]
     return shown
 
 

@@ -6,6 +6,7 @@ Axes: `S` tokens of a prompt, `V` vocabulary.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,8 @@ def _checked(words: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         if isinstance(given, str) or not given or not all(word.strip() for word in given):
             raise ArgumentError(f"words[{name!r}] is {given!r}. Give a list of words, not empty.")
         sets[name] = [word.strip() for word in given]
-    every = [word for chosen in sets.values() for word in chosen]
-    twice = sorted({word for word in every if every.count(word) > 1})
+    counts = Counter(word for chosen in sets.values() for word in chosen)
+    twice = sorted(word for word, count in counts.items() if count > 1)
     if twice:
         raise ArgumentError(f"words holds {', '.join(twice)} more than once. Give each word once.")
     return sets

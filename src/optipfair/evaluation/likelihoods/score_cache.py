@@ -77,7 +77,10 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
             right = _parsed(first) == self._header
             kept, damaged = _read(lines) if right else ({}, len(lines) + bool(first))
             if damaged or not right or not text.endswith("\n"):
-                self._rewrite(path, kept)
+                temporary = path.with_suffix(".part")
+                whole = [json.dumps(self._header) + "\n", *(_line(*each) for each in kept.items())]
+                temporary.write_text("".join(whole), encoding="utf-8")
+                temporary.replace(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as exc:
             raise OutputError(
@@ -93,21 +96,14 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
             )
         return kept
 
-    def _rewrite(self, path: Path, kept: dict[str, list[Scored]]) -> None:
-        temporary = path.with_suffix(".part")
-        lines = [json.dumps(self._header) + "\n", *(_line(*each) for each in kept.items())]
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.replace(path)
-
 
 def fingerprint(model: Any) -> str:
     """SHA-256 over a model's config, and its tensors' names, dtypes, shapes and bytes.
 
     Tensors that are one and the same are read once. Where the model came from does not count.
     """
-    config = {
-        name: value for name, value in model.config.to_dict().items() if name not in _OF_LOADING
-    }
+    stated = model.config.to_dict().items()
+    config = {name: value for name, value in stated if name not in _OF_LOADING}
     described = json.dumps([type(model).__name__, config], sort_keys=True, default=str)
     digest = hashlib.sha256(described.encode())
     seen: dict[Any, str] = {}

@@ -26,7 +26,8 @@ def figures(runs: Sequence[Run], weights: int) -> dict[str, Any]:
     median = statistics.median(times)
     peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
     caches = [run.cache_bytes for run in runs if run.cache_bytes is not None]
-    between = [_per_token(run) for run in runs if len(run.token_times) > 1]
+    tokens = [run.token_times for run in runs if len(run.token_times) > 1]
+    between = [(times[-1] - times[0]) / (len(times) - 1) for times in tokens]
     return {
         "avg_time": statistics.fmean(times),
         "median_time": median,
@@ -90,10 +91,6 @@ def table_row(
         row[f"{name}_tokens_per_second"] = runs[0].tokens / median
         row[f"{name}_time_to_first_token"] = statistics.median(r.token_times[0] for r in runs)
     return row | speedup(pairs, seed)
-
-
-def _per_token(run: Run) -> float:
-    return (run.token_times[-1] - run.token_times[0]) / (len(run.token_times) - 1)
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

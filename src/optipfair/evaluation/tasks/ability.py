@@ -101,10 +101,6 @@ def _chosen(items: Items, scores: Scores, length: Callable[[str], int]) -> Float
     return np.array(right)
 
 
-def _shown_word(item: Item) -> list[str]:
-    return [f"{item.queries[0].context} [{item.facts['answer']}]"]
-
-
 def _shown_choices(item: Item) -> list[str]:
     answers = enumerate(item.facts["answers"])
     marks = {item.facts["gold"]: "right"}
@@ -156,7 +152,7 @@ _add(
             headline=False,
         ),
     ),
-    texts=_shown_word,
+    texts=lambda item: [f"{item.queries[0].context} [{item.facts['answer']}]"],
     protocol=(
         "Context: the passage without its last word; continuation: a space and the word. Right "
         "if each of its tokens is the most likely one. Perplexity is exp of the mean negative "

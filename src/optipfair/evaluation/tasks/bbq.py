@@ -97,10 +97,6 @@ def _spelled_outcomes(items: Items, scores: Scores) -> Columns:
     return _outcomes(items, chosen(per_byte)) | _judged(items, chosen(summed), "_summed")
 
 
-def _letter_outcomes(items: Items, scores: Scores) -> Columns:
-    return _outcomes(items, chosen(by_letters(totals(scores))))
-
-
 def _outcomes(items: Items, shares: Floats) -> dict[str, Any]:
     judged = _judged(items, shares)
     return {
@@ -238,7 +234,7 @@ _add(
     "bbq_letters",
     help="the same questions, answered by the letter of an option, in three orders (BBQ)",
     read=partial(read_bbq, letters=True),
-    outcomes=_letter_outcomes,
+    outcomes=lambda items, scores: _outcomes(items, chosen(by_letters(totals(scores)))),
     measures=_measures("letter of the answer, averaged over three orders", headline=True),
     protocol=(
         "The options stand below the question as A, B and C. The log-probabilities of an answer's "

@@ -124,13 +124,13 @@ def perplexity(
 
 def _tokens(tokenizer: Any, text: str, *, bos: bool) -> Tensor:
     ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
-    prefix = prefix_token(tokenizer) if bos else None
-    if bos and prefix is None:
-        raise ArgumentError(
-            f"The tokenizer {type(tokenizer).__name__} has no token for the beginning or the end "
-            "of a text, so none can stand before it. Set its bos_token, or give bos=False."
-        )
-    if prefix is not None:
+    if bos:
+        prefix = prefix_token(tokenizer)
+        if prefix is None:
+            raise ArgumentError(
+                f"The tokenizer {type(tokenizer).__name__} has no token for the beginning or the "
+                "end of a text, so none can stand before it. Set its bos_token, or give bos=False."
+            )
         ids = torch.cat([torch.tensor([prefix]), ids.long()])
     enough(len(ids))
     return ids

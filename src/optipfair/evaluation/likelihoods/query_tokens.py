@@ -70,11 +70,8 @@ def fitted(encoded: Encoded, positions: int | None) -> Encoded:
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token before a text that has nothing before it: that of the beginning, else the end."""
-    for name in ("bos_token_id", "eos_token_id"):
-        token = getattr(tokenizer, name, None)
-        if token is not None:
-            return int(token)
-    return None
+    tokens = (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    return next((int(token) for token in tokens if token is not None), None)
 
 
 def _split(query: Query) -> tuple[str, str]:

@@ -249,5 +249,5 @@ def test_compensation_needs_data_and_is_off_by_default(
 def test_the_probe_tells_a_factor_from_a_norm() -> None:
     for family, additive in (("llama", True), ("gemma2", False)):
         view = describe(tiny_model(family))
-        scale = additive_scale(view, capture(view, DATA), view.layers[0].mlps[0])
+        scale = additive_scale(capture(view, DATA), view.layers[0].mlps[0])
         assert (scale == pytest.approx(1, abs=1e-4)) if additive else scale is None

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arch.view import MLPView, ModelView
+from ..arch.view import MLPView
 from ..batches import Batch
 from ..distributed import together
 from ..pruning.calibration.holding import Holding
-from ..pruning.calibration.stream import LIVE, Batches, LayerSource, capture
+from ..pruning.calibration.stream import LIVE, Batches, capture
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.decision import Means, decide
 from ..pruning.importance.criteria import WEIGHTS
@@ -110,16 +110,14 @@ class _OnDisk:
 
     def _hybrid(self, batches: Iterable[Batch], mlps: Sequence[MLPView]) -> Iterator[Tensor]:
         keys = [(mlp.layer, mlp.spec.name) for mlp in mlps]
-        scores = hybrid_by_layers(*self._entering(batches), keys, show_progress=self.show_progress)
+        scores = hybrid_by_layers(self._entering(batches), keys, show_progress=self.show_progress)
         return (scores[key] for key in keys)
 
     def chosen(self, _method: str, batches: Iterable[Batch]) -> Chosen:
-        entering = self._entering(batches)
-        return by_influence(influence_by_layers(*entering, show_progress=self.show_progress))
+        stream = self._entering(batches)
+        return by_influence(influence_by_layers(stream, show_progress=self.show_progress))
 
-    def _entering(self, batches: Iterable[Batch]) -> tuple[ModelView, Batches, LayerSource]:
-        """The model, what enters its first layer, and where its layers come from."""
+    def _entering(self, batches: Iterable[Batch]) -> Batches:
         layers = self.layers
         assert layers is not None  # what needs data is refused before without any
-        source = layers.source
-        return layers.view, capture(layers.view, batches, source, self.holding), source
+        return capture(layers.view, batches, layers.source, self.holding)

@@ -131,13 +131,9 @@ class _Decision:
         shares = [_share(view, request, cut, mlp) for cut, mlp in cut_mlps(view, plan)]
         prove(view, _with_kept(plan, [s.kept_at(1 + s.layer % 2 / 2) for s in shares]))  # may they?
         rewrite = prove(view, plan)
+        stream, alone = capture(view, self._data), replace(request, sequential=False)
         alike = decide_by_layers(
-            view,
-            capture(view, self._data),
-            self._scored(plan),
-            replace(request, sequential=False),
-            rewrite,
-            show_progress=self.show_progress,
+            stream, self._scored(plan), alone, rewrite, show_progress=self.show_progress
         )
         losses = TextLoss(view, self._data, self.show_progress).rises(
             {cut.layer for cut in plan.width_cuts},
@@ -152,17 +148,15 @@ class _Decision:
 
     def _by_layers(self, plan: PruningPlan, rewrite: Rewrite) -> PruningPlan:
         """Go through the layers: make up for those that go, then decide the others' neurons."""
-        view, source = self.means.running, self.means.source
-        entering = partial(capture, view, self._data, holding=self.holding)
-        replaced, show = self.holding.replaced(), self.show_progress
-        if self.request.compensate and plan.drop_layers:
+        source, request, show = self.means.source, self.request, self.show_progress
+        entering = partial(capture, self.means.running, self._data, holding=self.holding)
+        replaced = self.holding.replaced()
+        if request.compensate and plan.drop_layers:
             errors = replace_blocks(
-                view,
                 entering(source=source),
                 plan.drop_layers,
                 replaced=replaced,
-                source=source,
-                refuse=self.request.kind == "DEPTH",
+                refuse=request.kind == "DEPTH",
                 show_progress=show,
             )
             record = {**plan.request, "compensate": True, "replaced_blocks": errors}
@@ -170,15 +164,9 @@ class _Decision:
             source = with_replaced(source, replaced)
         if not plan.width_cuts:
             return plan
+        stream = entering(source=source)
         return decide_by_layers(
-            view,
-            entering(source=source),
-            plan,
-            self.request,
-            rewrite,
-            source=source,
-            replaced=replaced,
-            show_progress=show,
+            stream, plan, request, rewrite, replaced=replaced, show_progress=show
         )
 
     @property

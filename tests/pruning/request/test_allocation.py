@@ -133,7 +133,7 @@ def test_layer_losses_are_those_of_models_with_one_layer_pruned() -> None:
     cuts = [WidthCut(mlp.layer, mlp.spec.name, mlp.width, first) for mlp in view.mlps]
     plan = PruningPlan("llama", 4, (0, 1, 2, 3), tuple(cuts))
     rewrite = prove(view, plan)
-    found = decide_by_layers(view, capture(view, DATA), plan, PruningRequest("MLP_GLU"), rewrite)
+    found = decide_by_layers(capture(view, DATA), plan, PruningRequest("MLP_GLU"), rewrite)
     losses = TextLoss(view, DATA).rises(
         range(4), lambda layer: cut_copy(layer, copied_layer(layer.module), found, rewrite)
     )

@@ -65,12 +65,14 @@ class LayerSource:
 
 @dataclass
 class Batches:
-    """What flows: for each batch its hidden states, its mask, and the arguments of each layer.
+    """What flows through the layers of a model, which come from a source.
 
     Arguments are the positional and keyword ones after the hidden states, by batch and layer. What
     layers share is the same object.
     """
 
+    view: ModelView
+    source: LayerSource
     masks: list[Tensor] = field(default_factory=list)  # which tokens are real, (B, S)
     firsts: list[int] = field(default_factory=list)  # of each batch's first row in all the data
     hidden: HiddenStates = field(default_factory=HiddenStates)  # enters the next layer, (B, S, H)
@@ -99,7 +101,7 @@ def capture(
     the same, or it is a `NotByLayersError`.
     """
     given = list(read_batches(batches))  # processes may wait for each other here
-    stream = Batches()
+    stream = Batches(view, source)
     with together(), evaluating(view.model):
         check_sequences(view.model, given)
         stream.forms = _checked_forms(view, source)

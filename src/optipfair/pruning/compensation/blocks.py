@@ -27,7 +27,7 @@ from ...progress import track
 from ..calibration.activations import not_finite_on_data, real_tokens
 from ..calibration.holding import HiddenStates, Key, Replacements
 from ..calibration.moments import HELD_BACK, Moments, token_roles
-from ..calibration.stream import LIVE, Batches, LayerSource, mapped, run_layer
+from ..calibration.stream import Batches, LayerSource, mapped, run_layer
 from ..cut.plan import runs
 from ..cut.surgery import own_mlp
 from .least_squares import fit_kept
@@ -46,20 +46,18 @@ class Anchor:
 
 
 def replace_blocks(
-    view: ModelView,
     stream: Batches,
     drop: Sequence[int],
     *,
     replaced: MutableMapping[Key, Tensor],
-    source: LayerSource = LIVE,
-    refuse: bool = True,
+    refuse: bool,
     show_progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Fit the layer before each removed block to what the block would have given.
 
     The layer gives x = r + s W m, with m what enters its down projection W, and the block turns x
     into y. Wanted is W' m = W m + (y - x) / s over the real tokens: ridge regression on m that
-    shrinks towards W, plain removal (`compensation.fit_kept`). Blocks are fitted front to back,
+    shrinks towards W, plain removal (`least_squares.fit_kept`). Blocks are fitted front to back,
     each on what flows when those before it are replaced.
 
     `stream` is what enters the first layer (`stream.capture`), and is used up; `replaced` takes
@@ -69,17 +67,16 @@ def replace_blocks(
     too few were held back), and how far they were if the block were only removed.
     """
     errors: list[dict[str, Any]] = []
-    with evaluating(view.model):
-        anchors = _find_anchors(view, stream, drop, source, refuse=refuse)
-        layers = view.layers[: max(anchors, default=-1) + 1]
+    with evaluating(stream.view.model):
+        anchors = _find_anchors(stream, drop, refuse=refuse)
+        layers = stream.view.layers[: max(anchors, default=-1) + 1]
         for layer in track(layers, "replacing layers", show_progress, unit="layer"):
             if layer.index in set(drop):
                 continue
             with together():
-                copied = source.copied(layer)
+                copied = stream.source.copied(layer)
             if layer.index in anchors:
-                anchor = anchors[layer.index]
-                errors.append(_fit(view, anchor, copied, stream, source, replaced))
+                errors.append(_fit(anchors[layer.index], copied, stream, replaced))
             with together():
                 for number, hidden in enumerate(stream.hidden):
                     arguments = stream.arguments[number][layer.index]
@@ -103,19 +100,14 @@ def with_replaced(source: LayerSource, replaced: Replacements) -> LayerSource:
 
 
 def _fit(
-    view: ModelView,
-    anchor: Anchor,
-    layer: nn.Module,
-    stream: Batches,
-    source: LayerSource,
-    replaced: MutableMapping[Key, Tensor],
+    anchor: Anchor, layer: nn.Module, stream: Batches, replaced: MutableMapping[Key, Tensor]
 ) -> dict[str, Any]:
     """Find the new down projection, set it in the layer's copy, and say how well it does."""
     mlp = own_mlp(anchor.mlp, layer)
     weight = mlp.tensors[mlp.spec.down]
     old = read(weight, mlp.spec.down)["down"].T.float()  # (H, I)
     with together():
-        onward = _behind_block(view, anchor, layer, stream, source)
+        onward = _behind_block(anchor, layer, stream)
     moments = _block_moments(anchor, mlp, layer, stream, onward, old)
     every = torch.arange(old.shape[1], device=old.device)
     fit = in_first(lambda: fit_kept(old, every, *moments).to_be_sent())
@@ -138,19 +130,17 @@ def _fit(
     }
 
 
-def _behind_block(
-    view: ModelView, anchor: Anchor, layer: nn.Module, stream: Batches, source: LayerSource
-) -> HiddenStates:
+def _behind_block(anchor: Anchor, layer: nn.Module, stream: Batches) -> HiddenStates:
     """What the block gives for each batch, (B, S, H)."""
-    found = stream.hidden.others()
+    onward = stream.hidden.others()
     for number, hidden in enumerate(stream.hidden):
-        found.append(run_layer(layer, hidden, stream.arguments[number][anchor.mlp.layer]))
+        onward.append(run_layer(layer, hidden, stream.arguments[number][anchor.mlp.layer]))
     for index in range(anchor.first, anchor.last + 1):
-        module = source.lent(view.layers[index])
-        for number, hidden in enumerate(found):
-            found[number] = run_layer(module, hidden, stream.arguments[number][index])
+        module = stream.source.lent(stream.view.layers[index])
+        for number, hidden in enumerate(onward):
+            onward[number] = run_layer(module, hidden, stream.arguments[number][index])
         del module  # before the next one comes
-    return found
+    return onward
 
 
 def _block_moments(
@@ -190,9 +180,7 @@ def _moments(inputs: Tensor, targets: Tensor) -> Moments:
     )
 
 
-def _find_anchors(
-    view: ModelView, stream: Batches, drop: Sequence[int], source: LayerSource, *, refuse: bool
-) -> dict[int, Anchor]:
+def _find_anchors(stream: Batches, drop: Sequence[int], *, refuse: bool) -> dict[int, Anchor]:
     """The layers before removed blocks, by their index; so all are looked at before the long work.
 
     `refuse` says whether a block that no layer can make up for is refused, or left out with a
@@ -206,8 +194,8 @@ def _find_anchors(
                 "they were only removed."
             )
             continue
-        mlp, scale = _additive_mlp(view, stream, first - 1, source)
-        why_not = _why_not(view, mlp, first - 1, drop)
+        mlp, scale = _additive_mlp(stream, first - 1)
+        why_not = _why_not(stream.view, mlp, first - 1, drop)
         if mlp is not None and why_not is None:
             anchors[first - 1] = Anchor(first, last, mlp, scale)
         elif refuse:
@@ -219,14 +207,12 @@ def _find_anchors(
     return anchors
 
 
-def _additive_mlp(
-    view: ModelView, stream: Batches, index: int, source: LayerSource
-) -> tuple[MLPView | None, float]:
+def _additive_mlp(stream: Batches, index: int) -> tuple[MLPView | None, float]:
     """The dense MLP of a layer whose outputs add to the layer's, and with which factor."""
-    for mlp in view.layers[index].mlps:
+    for mlp in stream.view.layers[index].mlps:
         if not mlp.spec.experts:
             with together():
-                own = [additive_scale(view, stream, mlp, source)] if len(stream.hidden) else []
+                own = [additive_scale(stream, mlp)] if len(stream.hidden) else []
             scale = next(chain(*gathered(own)))  # of the first process that has a batch, for all
             if scale is not None:
                 return mlp, scale
@@ -257,15 +243,13 @@ def _warn(message: str) -> None:
     warnings.warn(message, PruningWarning, stacklevel=2)
 
 
-def additive_scale(
-    view: ModelView, stream: Batches, mlp: MLPView, source: LayerSource = LIVE
-) -> float | None:
+def additive_scale(stream: Batches, mlp: MLPView) -> float | None:
     """The factor between a change of the MLP's outputs and that of its layer's; None if it varies.
 
     Found by changing the weights of a copy, in float32, on the first batch. The states in `stream`
     may be those that enter any layer up to this one.
     """
-    copied = source.copied(view.layers[mlp.layer]).float()
+    copied = stream.source.copied(stream.view.layers[mlp.layer]).float()
     own = own_mlp(mlp, copied)
     hidden, arguments = mapped((stream.hidden[0], stream.arguments[0][mlp.layer]), _wide)
     inputs, before = _run_seeing(own, copied, hidden, arguments, stream.masks[0])

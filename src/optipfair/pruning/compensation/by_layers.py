@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...arch.finite import check_finite
 from ...arch.slots import rows_of
-from ...arch.view import LayerView, MLPView, ModelView
+from ...arch.view import LayerView, MLPView
 from ...distributed import divided, together
 from ...errors import PruningWarning
 from ...hooks import evaluating
@@ -26,7 +26,7 @@ from ...progress import track
 from ..calibration.activations import not_finite_on_data
 from ..calibration.holding import Key
 from ..calibration.moments import Inputs, MLPInputs, Tokens, collecting
-from ..calibration.stream import LIVE, Batches, LayerSource, run_layer
+from ..calibration.stream import Batches, run_layer
 from ..cut.guard import Rewrite
 from ..cut.plan import PruningPlan, WidthCut
 from ..cut.surgery import cut_copy, own_mlp
@@ -37,13 +37,11 @@ from .least_squares import Fit, fit_kept
 
 
 def decide_by_layers(
-    view: ModelView,
     batches: Batches,
     plan: PruningPlan,
     request: PruningRequest,
     rewrite: Rewrite,
     *,
-    source: LayerSource = LIVE,
     replaced: MutableMapping[Key, Tensor] | None = None,
     show_progress: bool = False,
 ) -> PruningPlan:
@@ -53,9 +51,9 @@ def decide_by_layers(
     layers stay and how many neurons, or which. `replaced` takes the tensors that replace cut ones,
     beside those that it holds. The plan that is returned holds them, and the errors that are left.
     """
-    todo = _Pass(plan, batches, request, rewrite, source, {} if replaced is None else replaced)
-    with evaluating(view.model):
-        for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
+    todo = _Pass(plan, batches, request, rewrite, {} if replaced is None else replaced)
+    with evaluating(batches.view.model):
+        for layer in track(batches.view.layers, "calibrating", show_progress, unit="layer"):
             if layer.index in plan.keep_layers:
                 todo.decide_layer(layer)
     record = {"reconstruction_errors": todo.errors} if todo.errors else {}
@@ -75,7 +73,6 @@ class _Pass:
     batches: Batches
     request: PruningRequest
     rewrite: Rewrite
-    source: LayerSource
     replaced: MutableMapping[Key, Tensor]
     cuts: dict[tuple[int, str], WidthCut] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
@@ -83,7 +80,7 @@ class _Pass:
     def decide_layer(self, layer: LayerView) -> None:
         """Decide the MLPs of one layer, and let the batches flow on."""
         with together():
-            copied = self.source.copied(layer)
+            copied = self.batches.source.copied(layer)
         cuts = {cut.key: cut for cut in self.plan.width_cuts if cut.layer == layer.index}
         inputs = [self._watched(own_mlp(m, copied)) for m in layer.mlps if m.key in cuts]
         again = bool(inputs) and self.request.sequential

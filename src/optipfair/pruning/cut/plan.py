@@ -210,13 +210,13 @@ def format_ranges(indices: Iterable[int]) -> str:
 
 def runs(indices: Iterable[int]) -> list[tuple[int, int]]:
     """Consecutive ones among sorted indices, as (first, last)."""
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for index in indices:
-        if found and index == found[-1][1] + 1:
-            found[-1] = (found[-1][0], index)
+        if spans and index == spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], index)
         else:
-            found.append((index, index))
-    return found
+            spans.append((index, index))
+    return spans
 
 
 def parse_ranges(text: str) -> Indices:

@@ -23,7 +23,7 @@ from ...errors import UnsupportedModelError
 from ...hooks import evaluating
 from ...progress import track
 from ..calibration.activations import SquareSums, check_experts, neuron_input_norms, updating
-from ..calibration.stream import Batches, LayerSource, run_layer
+from ..calibration.stream import Batches, run_layer
 from .criteria import Criterion, hybrid, ppm
 
 CHUNK_ELEMENTS = {"cpu": 2**20}  # 4 MiB of float32: about what stays in the cache
@@ -106,34 +106,29 @@ def score_mlp_with_data(mlp: MLPView, input_norms: Tensor) -> Tensor:
 
 
 def hybrid_by_layers(
-    view: ModelView,
-    batches: Batches,
-    source: LayerSource,
-    wanted: Collection[tuple[int, str]],
-    *,
-    show_progress: bool = False,
+    batches: Batches, wanted: Collection[tuple[int, str]], *, show_progress: bool = False
 ) -> dict[tuple[int, str], Tensor]:
     """The scores of MLPs of a model whose layers come one at a time; `batches` are used up.
 
     Those of each (layer, MLP) that is wanted are (I,) or (E, I), float32.
     """
-    for mlp in view.mlps:
+    for mlp in batches.view.mlps:
         check_experts(mlp)
     last = max((index for index, _ in wanted), default=-1)
     scores: dict[tuple[int, str], Tensor] = {}
-    with evaluating(view.model):
-        for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
+    with evaluating(batches.view.model):
+        for layer in track(batches.view.layers, "calibrating", show_progress, unit="layer"):
             if layer.index <= last:
                 mlps = [mlp for mlp in layer.mlps if (layer.index, mlp.spec.name) in wanted]
-                scores |= _scored(layer, source, batches, mlps)
+                scores |= _scored(layer, batches, mlps)
     return scores
 
 
 def _scored(
-    layer: LayerView, source: LayerSource, batches: Batches, mlps: Sequence[MLPView]
+    layer: LayerView, batches: Batches, mlps: Sequence[MLPView]
 ) -> dict[tuple[int, str], Tensor]:
     with together():
-        copied = source.copied(layer)
+        copied = batches.source.copied(layer)
     own = [view for mlp in mlps if (view := find_mlp(layer.index, copied, mlp.spec)) is not None]
     sums, mask = [SquareSums(mlp) for mlp in own], list[Tensor]()
     with together(), updating([(each.module, each.update) for each in sums], mask):

@@ -18,7 +18,7 @@ from ...distributed import sum_, together, total
 from ...hooks import evaluating
 from ...progress import track
 from ..calibration.activations import not_finite_on_data, own_batches, real_tokens, run_batches
-from ..calibration.stream import Batches, LayerSource, run_layer
+from ..calibration.stream import Batches, run_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,15 +68,13 @@ def block_influence(
     return _checked(sums, _run_watching(view, batches, add, show_progress))
 
 
-def influence_by_layers(
-    view: ModelView, batches: Batches, source: LayerSource, *, show_progress: bool = False
-) -> dict[int, float]:
+def influence_by_layers(batches: Batches, *, show_progress: bool = False) -> dict[int, float]:
     """`block_influence` of a model whose layers come one at a time; `batches` are used up."""
-    sums = [0.0] * len(view.layers)
-    with evaluating(view.model):
-        for layer in track(view.layers, "calibrating", show_progress, unit="layer"):
+    sums = [0.0] * len(batches.view.layers)
+    with evaluating(batches.view.model):
+        for layer in track(batches.view.layers, "calibrating", show_progress, unit="layer"):
             with together():
-                copied = source.copied(layer)
+                copied = batches.source.copied(layer)
                 for number, mask in enumerate(batches.masks):
                     before = batches.hidden[number]
                     after = run_layer(copied, before, batches.arguments[number][layer.index])

@@ -28,6 +28,7 @@ from optipfair.pruning.compensation import by_layers
 from optipfair.pruning.decision import decide
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
+from optipfair.spill import Spilled
 from optipfair.testing import tiny_model
 from support.nursery import INTERRUPTED, Nursery, wait_for_a_signal
 
@@ -69,7 +70,8 @@ def test_replaced_tensors_spill_once_they_outgrow_their_limit(tmp_path: Path) ->
     expected = {(layer, "mlp", "down"): draw(layer + 3, 4) for layer in range(4)}
     for number, (key, tensor) in enumerate(expected.items()):
         held[key] = tensor
-        assert held.on_disk == (number > 1)  # 3 x 4 and 4 x 4 floats take 112 of 128 bytes
+        # 3 x 4 and 4 x 4 floats take 112 of 128 bytes.
+        assert isinstance(held.peek(key), Spilled) == (number > 1)
     assert list(held) == list(expected)
     assert all(torch.equal(held[key], tensor) for key, tensor in expected.items())
     assert {tuple(held.peek(key).shape) for key in held} == {(layer + 3, 4) for layer in range(4)}

@@ -129,10 +129,6 @@ class ReplacedTensors(UserDict[Key, Tensor]):
         held: Tensor | Spilled = self.data[key]
         return held
 
-    @property
-    def on_disk(self) -> bool:
-        return self._file is not None
-
     def __setitem__(self, key: Key, tensor: Tensor) -> None:
         self.data[key] = tensor.cpu()
         if self.limit is None or self.nbytes <= self.limit:

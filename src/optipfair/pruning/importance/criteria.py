@@ -46,10 +46,6 @@ class Criterion:
     compensates: bool = False  # whether kept neurons make up for lost ones unless asked otherwise
 
     @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").split("\n")[0]
-
-    @property
     def needs_data(self) -> bool:
         """Whether it scores what flows through the layers, one after the other."""
         return self.needs in (ACTIVATIONS, MOMENTS)

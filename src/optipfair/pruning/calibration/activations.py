@@ -91,9 +91,9 @@ def entering(
         places = slice(None) if every else wanted.nonzero()[:, 0]
         yield 0, places, tokens[places]
         return
-    chosen = args[1].flatten(0, -2)  # (B*S, top_k)
+    chosen, experts = args[1].flatten(0, -2), mlp.experts or 0  # (B*S, top_k)
     for expert in torch.unique(chosen[wanted]).tolist():
-        if expert < (mlp.experts or 0):  # some routers number an empty expert
+        if expert < experts:  # some routers number an empty expert
             places = (wanted & (chosen == expert).any(dim=-1)).nonzero()[:, 0]
             yield expert, places, _expert_inputs(mlp, tokens[places], expert)
 

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from ..arch.finite import check_finite
-from ..arch.view import LayerView, describe
+from ..arch.view import describe
 from ..checking import read_scores
 from ..errors import ArgumentError, DataError, PruningWarning, UnsupportedModelError
-from .activations.capture import Groups, capture
-from .activations.components import tap
+from .activations.capture import Groups, capture, find_taps
 from .activations.layer_keys import LayerKey
 from .prompts.controls import Words
 from .prompts.pairs import check_prompt_pairs
@@ -78,14 +77,19 @@ def neuron_bias_scores(
     layers = [layer for layer in view.layers if layer.mlps]
     if not layers:
         raise UnsupportedModelError("The model has no MLP of a known form, so there is no score.")
+    indices = [layer.index for layer in layers]
+    for index, reason in find_taps(view, [_COMPONENT], indices)[1].get(_COMPONENT, {}).items():
+        names = ", ".join(mlp.spec.name for mlp in view.layers[index].mlps)
+        raise UnsupportedModelError(
+            f"Layer {index} ({names}) has no bias scores: {reason}. Models with one dense MLP in a "
+            "layer have them."
+        )
     for layer in layers:
-        _check_neurons(layer)
         check_finite(layer.mlps[0], {"down"})
     plan = plan_study(view, tokenizer, pairs, settings)
     sums = WeightedDifferences(_weights(plan, controlled=controls > 0))
-    indices = [layer.index for layer in layers]
     captured = capture(
-        view, plan.comparisons, [_COMPONENT], indices, [sums], show_progress=show_progress
+        view, plan.comparisons, [_COMPONENT], indices, [sums.add], show_progress=show_progress
     )
     for index, reason in captured.missing.get(_COMPONENT, {}).items():
         raise UnsupportedModelError(f"The neurons of layer {index} cannot be watched: {reason}.")
@@ -146,7 +150,7 @@ def compute_fairness_pruning_scores(
 
 
 class WeightedDifferences:
-    """A reducer: by layer, the weighted sum over comparisons of their mean |a - b|, (I,)."""
+    """By layer, the weighted sum over comparisons of their mean |a - b|, (I,)."""
 
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = weights
@@ -188,16 +192,6 @@ def _weights(plan: Plan, *, controlled: bool) -> list[float]:
         for control in owned[number]:
             weights[control] = -1 / len(used) / len(owned[number])
     return weights
-
-
-def _check_neurons(layer: LayerView) -> None:
-    place = tap(layer, _COMPONENT)
-    if isinstance(place, str):
-        names = ", ".join(mlp.spec.name for mlp in layer.mlps)
-        raise UnsupportedModelError(
-            f"Layer {layer.index} ({names}) has no bias scores: {place}. Models with one dense "
-            "MLP in a layer have them."
-        )
 
 
 def _ranks(scores: Tensor) -> Tensor:

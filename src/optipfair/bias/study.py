@@ -127,8 +127,9 @@ def carry_out(
     keys = [LayerKey(component, layer) for component in components for layer in layers]
     differences = Differences(keys, len(plan.comparisons))
     kept = Kept([key for key in keys if key.layer in keep], range(len(plan.pairs)))
+    reducers = [differences.add, kept.add]
     captured = capture(
-        view, plan.comparisons, components, layers, [differences, kept], show_progress=show_progress
+        view, plan.comparisons, components, layers, reducers, show_progress=show_progress
     )
     config: Any = view.model.config
     said = str(getattr(config, "_name_or_path", "") or type(view.model).__name__)

@@ -90,11 +90,9 @@ class Overall(Result):
     paired: Paired
 
 
-class OfComponent(Result):
+class OfComponent(Overall):
     """Of one component that both models have: the mean over its layers."""
 
-    a: Means
-    b: Means
     paired: PairedOfComponent
 
 

@@ -18,16 +18,10 @@ from jinja2 import Environment, StrictUndefined, Template
 from . import charts, formats, views
 from .comparison import Comparison
 
+_NAMES = ("number", "signed", "plain", "times", "with_interval", "count", "memory", "seconds")
 _WRITERS = {
-    "number": formats.number,
-    "signed": formats.signed,
-    "plain": formats.plain,
-    "times": formats.times,
-    "with_interval": formats.with_interval,
-    "count": formats.count,
+    **{name: getattr(formats, name) for name in _NAMES},
     "p": formats.p_value,
-    "memory": formats.memory,
-    "seconds": formats.seconds,
     "rows_left_out": views.rows_left_out,
     "marked_texts": views.marked_texts,
 }

@@ -58,7 +58,7 @@ def captured(
     layers = range(len(view.layers))
     keys = [LayerKey(component, layer) for component in components for layer in layers]
     kept = Kept(keys, range(len(given)))
-    return kept.found, capture(view, given, components, layers, [kept])
+    return kept.found, capture(view, given, components, layers, [kept.add])
 
 
 def truth(model: Any, family: str, ids: Sequence[int]) -> dict[LayerKey, Tensor]:
@@ -267,11 +267,11 @@ def test_a_module_that_the_model_passes_by_is_listed_and_not_measured() -> None:
     idle.forward = lambda x: x  # its projections never run
     view, keys = describe(model), [LayerKey("down_proj", layer) for layer in (0, 1)]
     differences = Differences(keys, len(PAIRS))
-    seen = capture(view, comparisons(), ["down_proj"], [0, 1], [differences])
+    seen = capture(view, comparisons(), ["down_proj"], [0, 1], [differences.add])
     assert seen.missing == {"down_proj": {1: "it did not run"}}
     assert differences.measured().keys == (LayerKey("down_proj", 0),)
     nothing = Differences(keys, len(PAIRS))
-    capture(view, comparisons(), ["down_proj"], [1], [nothing])
+    capture(view, comparisons(), ["down_proj"], [1], [nothing.add])
     with pytest.raises(UnsupportedModelError, match="None of the components ran"):
         nothing.measured()
 
@@ -303,7 +303,7 @@ def test_reducers_see_every_comparison_once() -> None:
 
     counting, given = Counting(), comparisons([PAIRS[0]] * 300)
     view = describe(tiny_model("llama"))
-    seen = capture(view, given, ["up_proj", "input_norm"], [0, 3], [counting])
+    seen = capture(view, given, ["up_proj", "input_norm"], [0, 3], [counting.add])
     assert seen.passes > 1
     assert counting.rows == dict.fromkeys(
         (LayerKey(c, i) for c in ("up_proj", "input_norm") for i in (0, 3)),

@@ -7,11 +7,11 @@ of all comparisons of a batch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,19 +45,16 @@ class Comparison:
         return align(self.first, self.second)
 
 
-class Reducer(Protocol):
-    """What keeps of activations the little that is asked for."""
-
-    def add(self, key: LayerKey, first: Tensor, second: Tensor, groups: Groups) -> None:
-        """Take a component's aligned activations, float32 (M, U) of both sides."""
-
-
 @dataclass(frozen=True)
 class Groups:
     """Which rows of the aligned activations belong to which comparison."""
 
     start: int  # number of the batch's first comparison
     sizes: tuple[int, ...]  # units of tokens of each comparison of the batch, one after the other
+
+
+# Keeps a little of a component's aligned activations, float32 (M, U) of both sides.
+Reducer = Callable[[LayerKey, Tensor, Tensor, Groups], None]
 
 
 @dataclass(frozen=True)
@@ -224,7 +221,7 @@ def _reduce(
             f"model in a wider dtype than {tensor.dtype}, or leave the component out."
         )
     for reducer in reducers:
-        reducer.add(key, first, second, batch.groups)
+        reducer(key, first, second, batch.groups)
 
 
 @contextmanager
@@ -239,7 +236,7 @@ def _hint() -> Iterator[None]:
 
 
 class Kept:
-    """A reducer that keeps the aligned activations of some keys and comparisons, on the CPU."""
+    """It keeps the aligned activations of some keys and comparisons, on the CPU."""
 
     def __init__(self, keys: Sequence[LayerKey], comparisons: Sequence[int]) -> None:
         self._wanted, self._numbers = set(keys), set(comparisons)

@@ -21,7 +21,7 @@ from .metrics import METRICS, PairMetrics, Sums, four_groups
 
 
 class Differences:
-    """A reducer: the sums of every key and comparison.
+    """The sums of every key and comparison.
 
     They lie in one table. Small tensors of their own, made between a model's large ones and kept,
     would pin the memory around them: some 250 MB after 50 pairs.

@@ -104,20 +104,14 @@ class Alignment:
     def coverage(self) -> Coverage:
         edited = [unit for unit in self.units if unit.edited]
         aligned = len(self.units) - len(edited)
-        pooled = [sum(len(unit.sides[side]) for unit in edited) for side in (0, 1)]
-        left_out = [len(left) for left in self.left_out]
+        counts: dict[str, int] = {}
+        for side, left in enumerate(self.left_out):
+            pooled = sum(len(unit.sides[side]) for unit in edited)
+            counts[f"pooled{side + 1}"] = pooled
+            counts[f"left_out{side + 1}"] = len(left)
+            counts[f"tokens{side + 1}"] = aligned + pooled + len(left)
         reasons = Counter(reason for left in self.left_out for reason in left.values())
-        return Coverage(
-            units=len(self.units),
-            aligned=aligned,
-            pooled1=pooled[0],
-            left_out1=left_out[0],
-            tokens1=aligned + pooled[0] + left_out[0],
-            pooled2=pooled[1],
-            left_out2=left_out[1],
-            tokens2=aligned + pooled[1] + left_out[1],
-            reasons=dict(reasons),
-        )
+        return Coverage(units=len(self.units), aligned=aligned, **counts, reasons=dict(reasons))
 
 
 def align(

@@ -150,7 +150,7 @@ BAD = [
     (["--output-dir", ""], "output_dir='' is no folder"),
     (["--visualization-types", ""], "Unknown visualization type ''.*numbers alone"),
     (["--layers", ""], "Unknown layer selection ''"),
-    (["--controls", "-1"], "controls=-1 is no count"),
+    (["--controls", "-1"], "controls=-1 is no whole number of 0 or more"),
     (["--controls", "many"], "'many' is not a valid integer"),
     (["--category", "gendre"], "Unknown category 'gendre'. Did you mean 'gender'"),
     (["--category", "gender", "--pairs", "x.csv"], "exclude each other"),

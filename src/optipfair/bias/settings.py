@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..checking import whole_number
+from ..checking import check_count, whole_number
 from ..errors import ArgumentError, UnknownNameError
 from ..option_fields import option
 from ..registry import unknown_name
@@ -68,11 +68,7 @@ class Settings:
     style: Mapping[str, Any] = field(default_factory=dict)  # figsize, dpi, cmap, title
 
     def __post_init__(self) -> None:
-        count = whole_number(self.controls)
-        if count is None or count < 0:
-            raise ArgumentError(
-                f"controls={self.controls!r} is no count. Give 0 or more; 8 is usual."
-            )
+        check_count("controls", self.controls, 0)
         if whole_number(self.seed) is None:
             raise ArgumentError(f"seed={self.seed!r} is no whole number. Give one, such as 0.")
 

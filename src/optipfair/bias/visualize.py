@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arch.view import ModelView, describe
+from ..checking import check_count
 from ..errors import ArgumentError, UnknownNameError
 from ..progress import track
 from ..registry import unknown_name
@@ -273,9 +274,7 @@ def _of_one(component: str, params: Mapping[str, Any], function: Callable[..., o
 
 
 def _label(pair_index: object) -> str:
-    if not isinstance(pair_index, int) or isinstance(pair_index, bool) or pair_index < 0:
-        raise ArgumentError(f"pair_index={pair_index!r} is no number of a pair. Give 0 or more.")
-    return f"pair_{pair_index + 1}"
+    return f"pair_{check_count('pair_index', pair_index, 0) + 1}"
 
 
 def _check_present(view: ModelView, component: str, layers: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from ...checking import check_count
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 from .edits import Edit, NoNeutralWordError, find_edits
@@ -75,8 +76,7 @@ def control_pairs(
     is asked for every neutral word of a class: give one that remembers. `words` are used in the
     place of the shipped ones: a list for whatever differs, or lists by class.
     """
-    if count < 1:
-        raise ArgumentError(f"count={count} is less than 1. Give the number of control pairs.")
+    check_count("count", count)
     own = _checked_words(words)
     pair = check_prompt_pair(pair)
     first, second = split_words(pair.prompt1), split_words(pair.prompt2)
@@ -84,16 +84,19 @@ def control_pairs(
         edits = list(find_edits(first, second))
     except NoNeutralWordError as exc:
         return Controls((), str(exc))
-    taken = frozenset(
-        part for token in (*first, *second) for part in _SPLIT.split(token.text.lower())
-    )
+    taken = {part for token in (*first, *second) for part in _SPLIT.split(token.text.lower())}
     length = length or (lambda text: len(_SPLIT.split(text.strip())))
-    draws = _draws(edits, taken, count, seed, length, own)
+    uses: Counter[str] = Counter()
+    swaps: dict[tuple[str, str], list[_Swap]] = {}
+    for edit in edits:  # those of the same words have the same swaps
+        if edit.key not in swaps:
+            pool = _ranked_words(edit, taken, seed, own)
+            swaps[edit.key] = _swaps(edit, pool, count, length, uses)
     tail = pair.prompt1[len(join_words(first)) :]
-    sides = [zip(*swaps, strict=True) for swaps in draws]
     made = tuple(
         (_exchanged(first, edits, one) + tail, _exchanged(first, edits, two) + tail)
-        for one, two in sides
+        for drawn in zip(*(swaps[edit.key] for edit in edits), strict=False)
+        for one, two in [zip(*drawn, strict=True)]
     )
     if len(made) == count:
         return Controls(made)
@@ -105,27 +108,8 @@ def control_pairs(
     )
 
 
-def _draws(
-    edits: list[Edit],
-    taken: frozenset[str],
-    count: int,
-    seed: int,
-    length: Length,
-    own: Mapping[str, Sequence[str]],
-) -> list[list[_Swap]]:
-    """For each control, the swap of each edit; edits of the same words have the same swap."""
-    uses: Counter[str] = Counter()
-    swaps: dict[tuple[str, str], list[_Swap]] = {}
-    for edit in edits:
-        if edit.key not in swaps:
-            pool = _ranked_words(edit, taken, seed, own)
-            swaps[edit.key] = _swaps(edit, pool, count, length, uses)
-    made = min(len(drawn) for drawn in swaps.values())
-    return [[swaps[edit.key][index] for edit in edits] for index in range(made)]
-
-
 def _ranked_words(
-    edit: Edit, taken: frozenset[str], seed: int, own: Mapping[str, Sequence[str]]
+    edit: Edit, taken: set[str], seed: int, own: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
     """Neutral words that can be used, and each one's rank by chance, whatever the sentence."""
     listed = own.get(edit.kind) or neutral_words(edit.kind)

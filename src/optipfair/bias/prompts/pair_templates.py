@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from types import MappingProxyType
 
+from ...checking import check_count
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 from .pairs import PromptPair
@@ -93,8 +94,7 @@ def generate_prompt_pairs(
         ... )[0].prompt2
         'A female nurse said that she'
     """
-    if fillings < 1:
-        raise ArgumentError(f"fillings={fillings} is less than 1. Give a number from 1.")
+    check_count("fillings", fillings)
     attributes = _ALL_ATTRIBUTES if attributes is None else attributes
     unsuited = _UNSUITED if templates is None else {}
     templates = PROMPT_TEMPLATES if templates is None else templates

@@ -49,8 +49,8 @@ class Excess(Result):
     undefined: Reasons = field(default=None, metadata=ABSENT)
 
     @classmethod
-    def without(cls, reason: str) -> Excess:
-        names = ("control", "excess", "interval", "p_value")
+    def without(cls, reason: str, *more: str) -> Excess:
+        names = (*more, "control", "excess", "interval", "p_value")
         return cls(None, None, None, None, dict.fromkeys(names, reason))
 
 
@@ -169,9 +169,8 @@ def _over_keys(study: Study, pairs: Sequence[int]) -> OverKeys:
     """The mean over all keys, of some pairs and their controls."""
     defined = study.values[:, study.defined()]
     if not defined.shape[1]:
-        nothing = Excess.without(NOT_DEFINED)
-        reasons = {"difference": NOT_DEFINED, **nothing["undefined"]}
-        return OverKeys(**{**nothing, "undefined": reasons}, pairs=len(pairs), difference=None)
+        nothing = Excess.without(NOT_DEFINED, "difference")
+        return OverKeys(**nothing, pairs=len(pairs), difference=None)
     values = defined.mean(axis=1, keepdims=True)
     difference = float(values[list(pairs)].mean())
     (excess,) = _excess(study.plan, values, pairs)

@@ -41,10 +41,9 @@ class Entry:
 
 
 @cache
-def _content() -> Mapping[str, Mapping[WordClass, Mapping[str, float]]]:
-    content = files("optipfair.bias.prompts").joinpath("neutral_words.json").read_text("utf-8")
-    parts: dict[str, Any] = json.loads(content)
-    return {part: parts[part] for part in ("neutral", "group")}
+def _content() -> Any:
+    """Part → class → word → Zipf frequency."""
+    return json.loads(files(__package__).joinpath("neutral_words.json").read_text("utf-8"))
 
 
 @cache
@@ -56,8 +55,8 @@ def neutral_words(kind: WordClass) -> tuple[str, ...]:
 @cache
 def _entries() -> Mapping[str, Entry]:
     entries: dict[str, Entry] = {}
-    for part in _content().values():
-        for kind, words in part.items():
+    for part in ("neutral", "group"):
+        for kind, words in _content()[part].items():
             for word, zipf in words.items():
                 before = entries.get(_key(word), Entry((), zipf)).classes
                 entries[_key(word)] = Entry((*before, kind), zipf)

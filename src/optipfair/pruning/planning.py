@@ -47,8 +47,7 @@ def plan_counts(
         check_sharing(view)
         _chosen(view, request.width, tuple(range(len(view.layers))))  # before it is weighed
     solution = solve(view, request, sizes)
-    drop = solution.drop
-    keep = tuple(index for index in range(len(view.layers)) if index not in set(drop))
+    keep = tuple(index for index in range(len(view.layers)) if index not in set(solution.drop))
     cuts: tuple[WidthCut, ...] = ()
     if solution.width is not None:
         chosen = _chosen(view, solution.width, keep)
@@ -60,11 +59,12 @@ def plan_counts(
         if isinstance(request.criterion, NeuronScores):
             check_scores_fit(request.criterion, view, [mlp for mlp, _ in narrower])
         cuts = tuple(WidthCut(m.layer, m.spec.name, m.width, count=n) for m, n in narrower)
-    if not drop and not cuts:
-        _warn("Nothing was removed: the target keeps everything. Ask for less.")
     hybrid = request.attention_unit is None and getattr(request.criterion, "accepts_data", False)
     record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
-    return PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
+    plan = PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
+    if plan.empty:
+        _warn("Nothing was removed: the target keeps everything. Ask for less.")
+    return plan
 
 
 def choose_neurons(

@@ -22,9 +22,9 @@ from ...arch.slots import read
 from ...arch.view import LayerView, MLPView, ModelView
 from ...distributed import gathered, in_first, sum_, together, total
 from ...errors import PruningWarning, UnsupportedModelError
-from ...hooks import evaluating, recording_inputs
+from ...hooks import evaluating
 from ...progress import track
-from ..calibration.activations import not_finite_on_data, real_tokens
+from ..calibration.activations import down_module, not_finite_on_data, real_tokens, updating
 from ..calibration.holding import HiddenStates, Key, Replacements
 from ..calibration.moments import HELD_BACK, Moments, token_roles
 from ..calibration.stream import Batches, LayerSource, mapped, run_layer
@@ -277,12 +277,10 @@ def _run_seeing(
 ) -> tuple[Tensor, Tensor]:
     """What enters the down projection (T, I), and what the layer gives (T, H), real tokens only."""
     seen: list[Tensor] = []
-    module = mlp.owner.get_submodule(mlp.spec.down.module)
 
-    def keep(_module: nn.Module, args: tuple[object, ...]) -> None:
-        assert isinstance(args[0], Tensor)
-        seen.append(real_tokens(args[0], mask))
+    def keep(args: tuple[Any, ...], real: Tensor) -> None:
+        seen.append(real_tokens(args[0], real))
 
-    with recording_inputs([(module, keep)]):
+    with updating([(down_module(mlp), keep)], [mask]):
         output = run_layer(layer, hidden, arguments)
     return torch.cat(seen), real_tokens(output, mask)

@@ -14,11 +14,11 @@ from typing import Any
 from ..checking import check_count, whole_number
 from ..errors import ArgumentError
 from ..report.report_files import check_report_folder
-from .evaluate_options import PROMPTS, EvaluateOptions
+from .evaluate_options import PRESETS, PROMPTS, EvaluateOptions
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import check_batch_tokens
 from .tasks import TASKS
-from .tasks.choosing import Chosen, check_preset, find_data, named_tasks, read_tasks, within_budget
+from .tasks.choosing import Chosen, find_data, named_tasks, read_tasks, within_budget
 from .tasks.reading import detokenised, document
 from .tasks.task import Item
 from .text.two_models import TEXT_MEASURES, Text, check_windows, enough
@@ -77,7 +77,7 @@ def make_agenda(tokenizer: Any, options: EvaluateOptions, *configs: Any) -> Agen
     The positions of the configs bound the context; a task asked for by name must have its data.
     """
     _check_options(options)
-    budget, limit, seed = check_preset(options.preset), options.limit, options.seed
+    budget, limit, seed = PRESETS[options.preset], options.limit, options.seed
     positions = min(
         getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
         for config in configs

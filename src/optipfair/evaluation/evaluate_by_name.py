@@ -116,7 +116,7 @@ def split_tasks(
     if backend == "lm-eval":
         return [], list(names)
     folder = find_data(data)
-    ours = [name for name in names if name in list(TASKS)]
+    ours = [name for name in names if name in TASKS]
     if folder is None and len(ours) == len(names) and not _installed():
         return ours, []  # says which data are missing
     own = [name for name in ours if missing_data(TASKS[name], folder) is None]

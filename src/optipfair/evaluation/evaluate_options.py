@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from ..option_fields import option
+from ..registry import Registry
 
-PRESETS: dict[str, int | None] = {"quick": 200_000, "full": None}  # tokens of both models together
+PRESETS: Registry[int | None] = Registry("preset")  # tokens of both models together
+PRESETS.add("quick", 200_000)
+PRESETS.add("full", None)
 PROMPTS = (
     "The capital of France is",
     "The three most important things to know about cooking rice are",

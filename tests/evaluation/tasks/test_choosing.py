@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair import ArgumentError, DataError, UnknownNameError
+from optipfair.evaluation.evaluate_options import PRESETS
 from optipfair.evaluation.measures import Columns
 from optipfair.evaluation.tasks.choosing import (
     Chosen,
-    check_preset,
     find_data,
     named_tasks,
     read_tasks,
@@ -124,7 +124,7 @@ def test_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match="twice"):
         named_tasks(["piqa", "piqa"])
     with pytest.raises(UnknownNameError, match="Did you mean 'quick'"):
-        check_preset("quik")
+        PRESETS["quik"]
     with pytest.raises(ArgumentError, match="limit=0"):
         within_budget([chosen(3)], lambda items: [1] * len(items), None, limit=0)
     with pytest.raises(DataError, match="does not exist"):

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...checking import check_count
-from ...errors import ArgumentError, DataError, UnknownNameError
-from ...registry import unknown_name
-from ..evaluate_options import PRESETS
+from ...errors import ArgumentError, DataError
 from . import TASKS
 from .task import Item, Task
 
@@ -160,13 +158,6 @@ def _taken(chosen: Chosen, groups: list[tuple[int, list[Item]]], share: float) -
         used += tokens
     items = tuple(item for item in chosen.items if item.id in kept)
     return replace(chosen, items=items, tokens=used)
-
-
-def check_preset(preset: str) -> int | None:
-    """Tokens of both models together, None for no bound."""
-    if preset not in PRESETS:
-        raise UnknownNameError(unknown_name("preset", preset, sorted(PRESETS)))
-    return PRESETS[preset]
 
 
 def _hash(place: Path) -> str:

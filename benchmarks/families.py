@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from optipfair.arch.families import FAMILIES  # noqa: E402
 from optipfair.pipeline.model_card import versions  # noqa: E402
-from optipfair.testing.toy_configs import UNBUILDABLE  # noqa: E402
+from optipfair.testing.toys import UNBUILDABLE  # noqa: E402
 from support.walk import MODEL_TYPES, OK, Outcome, walk  # noqa: E402
 
 PAGE = """# Families

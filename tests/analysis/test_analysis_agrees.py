@@ -23,7 +23,7 @@ from optipfair.arch.twin import build_on_meta
 from optipfair.errors import CheckpointError
 from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
 from optipfair.testing import TINY_FAMILIES, tiny_config, tiny_model
-from optipfair.testing.toy_configs import UNBUILDABLE
+from optipfair.testing.toys import UNBUILDABLE
 from support.walk import MODEL_TYPES, skip_without_toy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns about its own toy models

@@ -18,7 +18,7 @@ from optipfair import PruningPlan, apply_plan, plan_pruning, prune_checkpoint, p
 from optipfair.errors import UnsupportedModelError
 from optipfair.loading import quiet_transformers
 from optipfair.testing import tiny_model
-from optipfair.testing.toy_configs import UNBUILDABLE
+from optipfair.testing.toys import UNBUILDABLE
 from support.oracles import greedy, plain_attributes, with_zeroed_heads
 from support.walk import (
     MODEL_TYPES,

@@ -20,7 +20,7 @@ from optipfair.errors import UnsupportedModelError
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import quiet_transformers
 from optipfair.testing import tiny_model
-from optipfair.testing.toy_configs import UNBUILDABLE
+from optipfair.testing.toys import UNBUILDABLE
 from support.walk import MODEL_TYPES, ONLY_BY_THEIR_CLASS, skip_without_toy
 
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from optipfair.arch.view import describe
 from optipfair.pruning.calibration.activations import neuron_input_norms
 from optipfair.testing import tiny_model
-from optipfair.testing.toy_configs import UNBUILDABLE
+from optipfair.testing.toys import UNBUILDABLE
 from support.walk import IDS, MODEL_TYPES, OK, THIS_RELEASE, skip_without_toy, walk
 
 BUILT = [name for name in MODEL_TYPES if name not in UNBUILDABLE]

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from importlib.resources import files
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 
 from ..arch.families import FAMILIES, TINY_TOKENS
 from ..errors import UnknownNameError, UnsupportedModelError
 from ..registry import unknown_name
-from . import toy_configs as tiny
-from .toy_configs import UNBUILDABLE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 TINY_FAMILIES = tuple(FAMILIES)
+_TOWER_PREFIXES = ("vision", "audio", "vq", "text_encoder", "depth_decoder")  # of their fields
+
+
+def _each(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A value for each of the names that a key holds; what one name has in several is merged."""
+    values: dict[str, Any] = {}
+    for names, value in table.items():
+        for name in names.split():
+            known = values.get(name)
+            values[name] = {**known, **value} if isinstance(known, dict) else value
+    return values
+
+
+_TABLES = yaml.safe_load(files(__package__).joinpath("toy_configs.yaml").read_text("utf-8"))
+_FIELDS = _each(_TABLES["fields"])
+_TOWER = {**_FIELDS, **_each(_TABLES["tower"])}
+_EXCEPTIONS = _each(_TABLES["groups"])
+_EXCEPTIONS |= {k: {**_EXCEPTIONS.get(k, {}), **own} for k, own in _TABLES["own"].items()}
+UNBUILDABLE: Mapping[str, str] = _each(_TABLES["unbuildable"])
 
 
 def tiny_config(name: str, **overrides: Any) -> Any:
@@ -29,7 +51,43 @@ def tiny_config(name: str, **overrides: Any) -> Any:
         raise UnsupportedModelError(f"There is no toy model of {name!r}: {UNBUILDABLE[name]}.")
     if name not in KNOWN:
         raise UnknownNameError(unknown_name("model family", name, sorted(KNOWN)))
-    return tiny.tiny_config(name, **overrides)
+    return _built(name, overrides)
+
+
+def _built(model_type: str, overrides: Mapping[str, Any]) -> Any:
+    """A config of 4 layers and hidden size 32; overrides of a part are a dict of its fields."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class: Any = CONFIG_MAPPING[model_type]
+    return config_class(**_changed(_values(config_class, _FIELDS), overrides))
+
+
+def _values(config_class: Any, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config class that the tables know, its parts as dicts."""
+    known = signature(config_class).parameters
+    values = {name: table[name] for name in known if name in table}
+    for name, part in _parts(config_class).items():
+        values[name] = _values(part, _TOWER if name.startswith(_TOWER_PREFIXES) else table)
+    return _changed(values, _EXCEPTIONS.get(config_class.model_type, {}))
+
+
+def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy of `values` with `changes`; where both hold a dict, the dicts are merged."""
+    merged = copy.deepcopy({**values, **changes})
+    for name, change in changes.items():
+        if isinstance(change, Mapping) and isinstance(values.get(name), Mapping):
+            merged[name] = _changed(values[name], change)
+    return merged
+
+
+def _parts(config_class: Any) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    parts = dict(config_class.sub_configs)
+    for name in [name for name, part in parts.items() if part is AutoConfig]:
+        # Any model type may stand there; the default config says which one does.
+        parts[name] = type(getattr(config_class(), name))
+    return parts
 
 
 def tiny_model(name: str, *, seed: int = 0, **overrides: Any) -> PreTrainedModel:

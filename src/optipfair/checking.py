@@ -103,14 +103,9 @@ _WAY_OUT = "Give a dict of layer index → one score for each neuron; higher is 
 
 
 def read_scores(name: str, given: object) -> dict[int, Tensor]:
-    """Read scores by layer: tensors, arrays or lists of finite real numbers.
+    """Read scores by layer: tensors, arrays or lists of finite real numbers, (I,) or (E, I).
 
-    Args:
-        name: of the argument, for messages.
-        given: layer index → (I,), or (E, I) for experts.
-
-    Returns:
-        Layer index → contiguous float64 on the CPU.
+    They become contiguous float64 on the CPU.
     """
     if not isinstance(given, Mapping) or not given:
         what = "is empty" if given == {} else f"is a {type(given).__name__}"

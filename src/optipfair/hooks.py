@@ -36,11 +36,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def recording(
     hooks: Iterable[tuple[nn.Module, bool, Callable[[object], None]]],
 ) -> Iterator[None]:
-    """Call each callback with its module's input or output, inside the `with` block.
-
-    Args:
-        hooks: module, whether its input is meant (what it is given by position), callback.
-    """
+    """Call each callback with its module's input (what it is given by position) or output."""
     with _held(_watch(*hook) for hook in hooks):
         yield
 

@@ -40,8 +40,7 @@ def ask(contents: Contents, pruning_type: str) -> tuple[list[Saving], str]:
     half of the layers a whole kind of layer may go, and a config may take only some widths. A
     proof is a twin on `meta`, which takes tens of milliseconds.
 
-    Returns:
-        A row for each percentage that is served, and the reason where none is (else empty).
+    Returns a row for each percentage that is served, and the reason where none is (else empty).
     """
     try:
         weights = contents.weights(pruning_type)

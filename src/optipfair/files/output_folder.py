@@ -21,10 +21,7 @@ except ImportError:  # Windows: two runs into one folder are not told apart ther
 def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
     """Refuse an output folder that could not or must not be written, before any work.
 
-    Args:
-        path: where the result shall be.
-        source: the folder or file that is read, if it is local.
-        overwrite: whether a model that is there may be replaced.
+    `source` is the folder or file that is read, if it is local.
     """
     try:
         target = path.resolve()

@@ -101,13 +101,7 @@ def _shard(file: str, group: Sequence[OutputTensor]) -> Shard:
 
 
 def write_shards(folder: Path, shards: Sequence[Shard], report: Report) -> None:
-    """Write all files and the index, and flush them to disk.
-
-    Args:
-        folder: where; it exists.
-        shards: what.
-        report: is told the bytes written, as they are.
-    """
+    """Write all files and the index into a folder that exists, and flush them to disk."""
     with ThreadPoolExecutor(_WRITERS) as writers, ThreadPoolExecutor(1) as flusher:
         flushed: list[Future[None]] = []
         try:

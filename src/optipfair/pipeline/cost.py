@@ -83,15 +83,9 @@ def stored_cost(
 def cost_of(
     model: Any, batches: Sequence[Batch], before: Sequence[Tensor], after: Sequence[Tensor]
 ) -> Cost | None:
-    """Compare what a head makes of the states that entered it before and after.
+    """Compare what a head makes of the states (of `final_states`) that enter it before and after.
 
-    Args:
-        model: before or after; only its head runs.
-        batches: the tokens.
-        before, after: of `final_states`.
-
-    Returns:
-        The figures; None where no sequence has two tokens.
+    Of the model, pruned or not, only the head runs. None where no sequence has two tokens.
     """
     losses, divergence, tokens = [0.0, 0.0], 0.0, 0
     with evaluating(model):

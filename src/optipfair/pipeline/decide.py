@@ -28,16 +28,9 @@ Say = Callable[[str], None] | None
 def decide_run(
     stored: StoredModel, todo: PruningRequest | PruningPlan, options: Options, data: Data, say: Say
 ) -> Run:
-    """Decide what happens to a checkpoint, and prove it.
+    """Decide what happens to a checkpoint, and prove it; `say` is told why the model is loaded.
 
-    Calibration text is read before the model is loaded, which takes longer.
-
-    Args:
-        stored: the checkpoint.
-        todo: what to remove, or what was decided before.
-        options: how to work.
-        data: what to calibrate on.
-        say: is told why the model is loaded, where it is.
+    Calibration text is read before that, since loading takes longer.
     """
     show, folder = options.show_progress, stored.checkpoint.folder
     with data.reading():

@@ -54,17 +54,10 @@ def model_card(
     layers_differ: bool = False,
     cost: Cost | None = None,
 ) -> str:
-    """Write the card as Markdown with YAML front matter.
+    """Write the card of the model `name` as Markdown with YAML front matter.
 
-    Args:
-        base: the model before.
-        plan: what was decided.
-        statistics: of `get_pruning_statistics`, with `original_file_bytes` and
-            `pruned_file_bytes` where known.
-        name: of the new model.
-        command: that made it.
-        layers_differ: whether its layers differ in width, which few transformers classes load.
-        cost: what it lost, where that was measured.
+    `statistics` are those of `get_pruning_statistics`, with `original_file_bytes` and
+    `pruned_file_bytes` where known. Few transformers classes load a model whose `layers_differ`.
     """
     from huggingface_hub import ModelCardData
 

@@ -157,8 +157,7 @@ class Run:
     def verify(self, target: Path, mode: str) -> float | None:
         """Check that folder: headers and samples of what was cut, or `full`y by loading it too.
 
-        Returns:
-            The largest difference of logits to a live cut; None where no model was loaded.
+        Returns the largest difference of logits to a live cut; None where no model was loaded.
         """
         if mode == "none":
             return None

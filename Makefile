@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-browser test-matrix check format bench clean
+.PHONY: demo test test-fast test-browser test-matrix test-readers check format bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ test-browser: $(READY)
 test-matrix:
 	PYTHON=$(PYTHON) tests/matrix.sh
 
+# transformers 4.57 and llama.cpp on the same files, each in an environment of its own.
+test-readers: $(READY)
+	PYTHON=$(PYTHON) tests/readers.sh
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,4 +49,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pruning.py
 
 clean:
-	rm -rf $(VENV) .venv-matrix build dist demo-output
+	rm -rf $(VENV) .venv-matrix .venv-readers build dist demo-output

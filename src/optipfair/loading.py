@@ -8,13 +8,16 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arch.gguf_config import check_all_taken, gguf_config
 from .arch.heterogeneous import class_for, overrides
 from .arch.twin import build_on_meta
 from .checking import DTYPES
 from .errors import ArgumentError, CheckpointError, UnknownNameError
+from .files.gguf_header import read_gguf_header
 from .files.safetensors_reader import open_checkpoint, read_config
 from .registry import unknown_name
 from .sources import Source, find_source, hub_is_reachable
@@ -63,8 +66,9 @@ def load_model(
     kind = check_dtype(dtype)
     found = source if isinstance(source, Source) else find_source(source)
     check_readable(found)
+    load = _loader(found, trust_remote_code)
     with _reading(found, show_progress):
-        model, info = _loader(found, trust_remote_code)(
+        model, info = load(
             found.location,
             dtype=kind,
             trust_remote_code=trust_remote_code,
@@ -86,9 +90,10 @@ def _loader(source: Source, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
-    if source.kind == "gguf":
-        return auto.from_pretrained
     config = load_config(source, trust_remote_code=trust_remote_code)
+    if source.path is not None and source.kind == "gguf":
+        check_all_taken(read_gguf_header(source.path), build_on_meta(config))
+        return partial(auto.from_pretrained, config=config)
     if not overrides(config.get_text_config()):
         return auto.from_pretrained
     model_class: Any = type(build_on_meta(config))
@@ -127,6 +132,8 @@ def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
         config = AutoConfig.from_pretrained(
             source.location, trust_remote_code=trust_remote_code, **source.arguments
         )
+    if source.path is not None and source.kind == "gguf":
+        config = gguf_config(config, read_gguf_header(source.path))
     if getattr(config.get_text_config(), "hidden_size", None) == 0:
         raise CheckpointError(
             f"Cannot read the model {source.given!r}. Its config says hidden_size=0, which must be "

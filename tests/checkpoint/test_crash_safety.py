@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from optipfair import OutputError, load_model, prune_checkpoint
-from optipfair.files.output_folder import new_folder
+from optipfair.files.output_folder import FILES, new_folder
 from optipfair.files.safetensors_reader import open_checkpoint
 from optipfair.testing import tiny_model
 from support.nursery import INTERRUPTED, Nursery, wait_for_a_signal
@@ -75,10 +75,15 @@ def shares(count: int) -> list[float]:
     return [choice.uniform(0, 1.1) for _ in range(count)]
 
 
+WRITING = ".optipfair-*"  # the working folder of a run
+ASIDE = ".optipfair-*/old"  # the model that was there, while the new one takes its place
+
+
 def hidden(folder: Path) -> set[str]:
-    """Names of hidden folders; the probe that lives for microseconds is empty and may be left."""
-    found = {path for path in folder.iterdir() if path.name.startswith(".")}
-    return {path.name for path in found if ".probe-" not in path.name or any(path.iterdir())}
+    """Names of hidden folders that are marked; one that lives for microseconds may be left."""
+    found = [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert all(path.match(WRITING) for path in found)
+    return {path.name for path in found if (path / "owner.json").exists()}
 
 
 def old_model(output: Path) -> str:
@@ -93,11 +98,11 @@ def test_killed_at_any_moment_it_leaves_all_or_nothing(
     nursery: Nursery, model: Path, tmp_path: Path, finished: tuple[str, float], replacing: bool
 ) -> None:
     whole, seconds = finished
-    output, partial, before = tmp_path / "out", tmp_path / ".out.partial", digest(model)
+    output, writing, before = tmp_path / "out", tmp_path / WRITING, digest(model)
     left: set[str] = set()
     killed = 0
     for share in [None, *shares(25)]:  # first as soon as it writes, however long that takes
-        when = partial if share is None else share * seconds
+        when = writing if share is None else share * seconds
         old = old_model(output) if replacing else None
         code = nursery.stopped(
             prune, model, output, overwrite=replacing, when=when, by=signal.SIGKILL
@@ -106,15 +111,15 @@ def test_killed_at_any_moment_it_leaves_all_or_nothing(
         if code == 0 and share is not None:  # the machine was busier when this was measured
             seconds = min(seconds, share * seconds)
         left |= hidden(tmp_path)
-        assert hidden(tmp_path) <= {".out.partial", ".out.old"}
         if output.exists():
             assert digest(output) in (whole, old)
         elif replacing:  # between the two renames
-            assert digest(tmp_path / ".out.old") == old
+            assert [digest(aside) for aside in tmp_path.glob(ASIDE)] == [old]
         assert digest(model) == before
         shutil.rmtree(output, ignore_errors=True)
-        shutil.rmtree(tmp_path / ".out.old", ignore_errors=True)
-    assert killed > 5 and ".out.partial" in left, "the moments must lie within the run"
+        for aside in tmp_path.glob(ASIDE):
+            shutil.rmtree(aside)
+    assert killed > 5 and left, "the moments must lie within the run"
     assert nursery.run(prune, model, output) == 0
     assert hidden(tmp_path) == set()
     assert digest(output) == whole
@@ -123,7 +128,7 @@ def test_killed_at_any_moment_it_leaves_all_or_nothing(
 
 def die_before_rename(model: Path, output: Path, number: int) -> None:
     """A run that is killed just before its nth rename, or after the last one."""
-    rename, done = Path.rename, []
+    rename, remove, done = Path.rename, shutil.rmtree, []
 
     def counted(path: Path, target: Path) -> Path:
         if len(done) == number:
@@ -131,9 +136,10 @@ def die_before_rename(model: Path, output: Path, number: int) -> None:
         done.append(path)
         return rename(path, target)
 
-    def removed(path: Path, ignore_errors: bool) -> None:
+    def removed(path: Path, ignore_errors: bool = False) -> None:
         if len(done) == number:
             os.kill(os.getpid(), signal.SIGKILL)
+        remove(path, ignore_errors)
 
     Path.rename = counted  # type: ignore[method-assign,assignment]
     if number == 2:
@@ -149,7 +155,7 @@ def test_killed_between_the_renames_the_old_or_the_new_model_is_whole(
     output = tmp_path / "out"
     old = old_model(output)
     assert nursery.run(die_before_rename, model, output, number) == -signal.SIGKILL
-    place = {0: output, 1: tmp_path / ".out.old", 2: output}[number]
+    [place] = tmp_path.glob(ASIDE) if number == 1 else [output]
     assert digest(place) == (finished[0] if number == 2 else old)
     with pytest.raises(ZeroDivisionError), new_folder(output):
         raise ZeroDivisionError  # the next run fails: the one before it is undone all the same
@@ -167,8 +173,8 @@ def test_interrupted_at_any_moment_it_leaves_all_or_nothing(
     whole, seconds = finished
     before, codes = digest(model), set()
     output = tmp_path / "new" / "out"
-    partial = output.with_name(".out.partial")
-    for when in (partial, *(share * seconds for share in shares(15))):
+    writing = output.with_name(WRITING)
+    for when in (writing, *(share * seconds for share in shares(15))):
         code = nursery.stopped(prune, model, output, when=when, by=signal.SIGINT)
         codes.add(code)
         if output.exists():
@@ -194,8 +200,8 @@ def command_in_background(model: Path, output: Path) -> None:
 def test_a_command_in_the_background_is_not_interrupted(
     nursery: Nursery, model: Path, tmp_path: Path
 ) -> None:
-    output, partial = tmp_path / "out", tmp_path / ".out.partial"
-    code = nursery.stopped(command_in_background, model, output, when=partial, by=signal.SIGINT)
+    output, writing = tmp_path / "out", tmp_path / WRITING
+    code = nursery.stopped(command_in_background, model, output, when=writing, by=signal.SIGINT)
     assert code == 0
     assert hidden(tmp_path) == set()
     assert load_model(output).config.num_hidden_layers == 4
@@ -323,7 +329,7 @@ def test_a_second_run_into_the_same_folder_is_refused(llama_folder: Path, tmp_pa
         thread.join()
         assert len(refusals) == 1 and "Another run is writing" in refusals[0]
         assert (first / "config.json").read_text() == "{}", "the first run's files are its own"
-    assert [path.name for path in output.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in output.iterdir()) == [FILES, "config.json"]
     prune_checkpoint(llama_folder, output, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -350,7 +356,7 @@ def test_the_lock_goes_with_the_process_that_held_it(
         seen.touch()
         other.join()
     assert answers == [-signal.SIGKILL]
-    assert (tmp_path / "a" / ".out.partial").is_dir()
+    assert hidden(tmp_path / "a")
     prune_checkpoint(llama_folder, output)
     assert [path.name for path in output.parent.iterdir()] == ["out"]
     assert open_checkpoint(output).tensors

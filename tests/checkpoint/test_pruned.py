@@ -25,6 +25,7 @@ from optipfair.checkpoint.pruned import (
 from optipfair.checkpoint.stored_decision import decide_stored
 from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.files import safetensors_writer as writer
+from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, TensorInfo
 from optipfair.loading import find_source, load_config
 from optipfair.pipeline.prune import PLAN_FILE
@@ -87,7 +88,7 @@ def test_other_formats_and_notes_of_other_weights_stay_behind(
     before = files(llama_copy)
     put(llama_copy, LEFT_BEHIND)
     prune_checkpoint(llama_copy, tmp_path / "out", **WIDTH)
-    assert files(tmp_path / "out") == before | {PLAN_FILE, "README.md", RECIPE_FILE}
+    assert files(tmp_path / "out") == before | {PLAN_FILE, "README.md", RECIPE_FILE, FILES}
 
 
 def test_of_shards_that_become_one_file_no_index_is_left(tmp_path: Path) -> None:

@@ -28,11 +28,12 @@ def test_a_model_is_overwritten_only_on_request(
     output = llama_copy.parent / "out"
     command = ["prune", "--model-path", llama_copy, "--output-path", output]
     assert run(*command)[0] == 0
-    (output / "old").touch()
     refuses("holds a model.*--overwrite", *command)
+    (output / "notes").touch()
+    refuses("no run has written.*notes", *command, "--overwrite")
+    (output / "notes").unlink()
     assert run(*command, "--overwrite", "--pruning-percentage", "50")[0] == 0
     assert AutoConfig.from_pretrained(output).intermediate_size == 20
-    assert not (output / "old").exists()
     assert sorted(path.name for path in output.parent.iterdir()) == ["model", "out"]
 
 

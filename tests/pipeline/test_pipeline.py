@@ -542,12 +542,14 @@ def test_overwriting_puts_the_new_model_in_the_place_of_the_old(
     llama_folder: Path, tmp_path: Path
 ) -> None:
     prune_checkpoint(llama_folder, tmp_path / "out", pruning_percentage=50)
-    (tmp_path / "out" / "extra").touch()
     with pytest.raises(OutputError, match="overwrite=True"):
         prune_checkpoint(llama_folder, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").touch()
+    with pytest.raises(OutputError, match=r"no run has written.*notes\.txt"):
+        prune_checkpoint(llama_folder, tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "notes.txt").unlink()
     prune_checkpoint(llama_folder, tmp_path / "out", pruning_percentage=25, overwrite=True)
     assert AutoConfig.from_pretrained(tmp_path / "out").intermediate_size == 30
-    assert not (tmp_path / "out" / "extra").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -21,6 +21,7 @@ from optipfair import (
     prune_checkpoint,
     prune_model,
 )
+from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.testing import tiny_model
@@ -60,7 +61,7 @@ def weights_and_config(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and file.name not in ("README.md", "recipe.yaml")
+        if file.is_file() and file.name not in ("README.md", "recipe.yaml", FILES)
     }
 
 

@@ -19,6 +19,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from optipfair import CheckpointError, load_model, prune_checkpoint
+from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import quiet_transformers
 from optipfair.pipeline.prune import PLAN_FILE
@@ -165,6 +166,7 @@ def test_every_tensor_and_file_is_there_afterwards(tmp_path: Path, kind: str, wa
         PLAN_FILE,
         "README.md",
         RECIPE_FILE,
+        FILES,
     }
     for name in SIDE_FILES:
         assert files[name].read_bytes() == (source / name).read_bytes()

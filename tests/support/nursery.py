@@ -39,7 +39,8 @@ class Nursery:
         """Run a job in a child and send it a signal; give its exit code.
 
         Args:
-            when: after so many seconds, or as soon as there is such a file or folder.
+            when: after so many seconds, or as soon as there is such a file or folder (its last
+                name may be a pattern).
         """
         return self._answer(job, args, options, when, by)
 
@@ -120,5 +121,5 @@ def _wait(child: int, when: float | Path) -> None:
         time.sleep(when)
         return
     over = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    while not when.exists() and os.waitid(os.P_PID, child, over) is None:
+    while not any(when.parent.glob(when.name)) and os.waitid(os.P_PID, child, over) is None:
         time.sleep(0.001)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import VerificationError
+from ..files.output_folder import FILES
 from ..files.safetensors_reader import TensorInfo, open_checkpoint, read_into
 from ..files.safetensors_writer import OutputTensor, Shard, lay_out, write_shards
 from ..files.torch_dtypes import TORCH_DTYPES
@@ -46,6 +47,7 @@ _CARRIED_OVER = (
 )
 _LEFT_BEHIND = (
     *("config.json", "*.index.json", "pruning_plan.json", "quant*config.json", "quantize*.json"),
+    FILES,
     *("hf_quant_config.json", "adapter_config.json", "trainer_state.json", "training_args*"),
 )
 _VERIFIERS = 2

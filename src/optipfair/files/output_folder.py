@@ -1,14 +1,23 @@
-"""An output folder that appears only when it is complete."""
+"""Output folders, which appear only when they are complete: who may replace what is there.
+
+Everything is made in a working folder beside the output, which a run makes under a name that nobody
+else has, marks as its own and locks. A folder is replaced only if a run has written all that is in
+it: each result lists its files in `.optipfair.json`.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from ..errors import OutputError
 
@@ -16,6 +25,25 @@ try:
     import fcntl
 except ImportError:  # Windows: two runs into one folder are not told apart there
     fcntl = None  # type: ignore[assignment]
+
+FILES = ".optipfair.json"  # what a run has written into a folder
+_WORK = ".optipfair-"  # begins the name of a working folder
+_OWNER = "owner.json"  # in it: for which output it is
+_LONGEST = "model-00001-of-00001.safetensors"  # of the names in a result
+
+# Without a list of files: what models of other tools and of earlier versions hold.
+_OF_A_MODEL = (
+    *(
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+    ),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
+    *("chat_template.jinja", "preprocessor_config.json", "processor_config.json", "README.md"),
+    *("pruning_plan.json", "recipe.yaml", FILES),
+)
 
 
 def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
@@ -31,17 +59,7 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
     except (OSError, RuntimeError) as exc:  # a name too long, a loop of links
         raise OutputError(f"The output {path} cannot be written: {exc}.") from exc
     if source is not None:
-        read = source.resolve()
-        if target == read or target in read.parents:
-            raise OutputError(
-                f"The output {path} is or holds the input {source}. Give another folder; the "
-                "input is never overwritten."
-            )
-        if read in target.parents and read.is_dir():
-            raise OutputError(
-                f"The output {path} lies inside the input {source}. Give a folder elsewhere; "
-                "nothing is written into the model that is read."
-            )
+        _check_apart(path, target, source)
     if target.exists() and not target.is_dir():
         raise OutputError(f"The output {path} is a file. Give the name of a folder.")
     ancestor = target
@@ -49,29 +67,37 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
         ancestor = ancestor.parent
     if not ancestor.is_dir():
         raise OutputError(f"The output {path} cannot be written: {ancestor} is a file.")
-    if target.is_dir() and any(target.iterdir()):
-        _check_replaceable(path, overwrite)
-    _try_to_write(path, target, target.parent if ancestor == target else ancestor)
+    _check_replaceable(path, target, overwrite)
+    _try_to_write(path, target)
 
 
-def _try_to_write(path: Path, target: Path, folder: Path) -> None:
-    """Make and remove a folder: permissions alone say too much (of root, in /proc, read-only)."""
-    probe = _temporary(folder / target.name, "probe")
-    try:
-        probe.mkdir(exist_ok=True)  # one that a killed run left will do
-        probe.rmdir()
-    except OSError as exc:
+def _check_apart(path: Path, target: Path, source: Path) -> None:
+    read = source.resolve()
+    if target == read or target in read.parents:
         raise OutputError(
-            f"The output {path} cannot be written: {exc.strerror or exc} ({folder})."
-        ) from exc
+            f"The output {path} is or holds the input {source}. Give another folder; the input is "
+            "never overwritten."
+        )
+    if not read.is_dir():
+        return
+    if read in target.parents:
+        raise OutputError(
+            f"The output {path} lies inside the input {source}. Give a folder elsewhere; nothing "
+            "is written into the model that is read."
+        )
+    for file in read.iterdir():
+        if target in file.resolve().parents:
+            raise OutputError(
+                f"The output {path} holds {file.resolve().name}, which the input's {file.name} is "
+                "a link to. Give another folder; the input is never overwritten."
+            )
 
 
-def _temporary(target: Path, mark: str) -> Path:
-    return target.with_name(f".{target.name}.{mark}")
-
-
-def _check_replaceable(path: Path, overwrite: bool) -> None:
-    if not (path / "config.json").is_file():
+def _check_replaceable(path: Path, target: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds anything that no run has written."""
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not (target / "config.json").is_file():
         raise OutputError(
             f"The output folder {path} is not empty and holds no model (no config.json), so it is "
             "never overwritten. Give another folder."
@@ -81,15 +107,81 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
             f"The output folder {path} holds a model. Give --overwrite (overwrite=True) to replace "
             "it, or another folder."
         )
+    if os.path.ismount(target):
+        raise OutputError(
+            f"The output folder {path} is where a disk is mounted, which cannot be replaced. Give "
+            "a folder inside it."
+        )
+    others = _not_ours(target)
+    if others:
+        raise OutputError(
+            f"The output folder {path} holds what no run has written, or what was changed since: "
+            f"{', '.join(others[:3])}. Move it away, or give another folder; it is never deleted."
+        )
+
+
+def _not_ours(folder: Path) -> list[str]:
+    """What is in a folder but not in its list of files, or not in the size that stands there."""
+    listed = _listed(folder)
+    here = _entries(folder)
+    if listed is None:
+        known = [name for name in here if any(fnmatch(name, each) for each in _OF_A_MODEL)]
+        return sorted(set(here) - set(known))
+    return sorted(name for name, size in here.items() if listed.get(name) != size and name != FILES)
+
+
+def _listed(folder: Path) -> dict[str, int] | None:
+    """Name → size of the files that a run wrote, None where no list can be read."""
+    try:
+        files: Any = json.loads((folder / FILES).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return files if isinstance(files, dict) else None
+
+
+def _entries(folder: Path) -> dict[str, int]:
+    """Name → size of all that is in a folder; links, devices and empty folders have none: -1."""
+    entries = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if not stat.S_ISDIR(mode) or not any(path.iterdir()):
+                size = path.lstat().st_size if stat.S_ISREG(mode) else -1
+                entries[path.relative_to(folder).as_posix()] = size
+    return entries
+
+
+def _try_to_write(path: Path, target: Path) -> None:
+    """Do what the run will do, and undo it: permissions alone say too much."""
+    missing = [each for each in (target, *target.parents) if not each.exists()]
+    try:
+        work = Path(tempfile.mkdtemp(prefix=_WORK, dir=_nearest(target.parent)))
+        try:
+            names = [each.name for each in reversed(missing)] or [target.name]
+            tried = work.joinpath(*names)
+            tried.mkdir(parents=True)
+            (tried / _LONGEST).touch()
+        finally:
+            shutil.rmtree(work)
+    except OSError as exc:
+        raise OutputError(
+            f"The output {path} cannot be written: {exc.strerror or exc}. Give another folder."
+        ) from exc
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the first one above that is there."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def check_writable(folder: Path) -> None:
     """Refuse a folder in which nothing could be written; nothing stays behind."""
     with writing_explained(folder):
-        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        nearest = _nearest(folder.absolute())
         if not nearest.is_dir():
             raise NotADirectoryError(0, f"{nearest} is a file")
-        Path(tempfile.mkdtemp(prefix=".optipfair-", dir=nearest)).rmdir()
+        Path(tempfile.mkdtemp(prefix=_WORK, dir=nearest)).rmdir()
 
 
 @contextmanager
@@ -106,65 +198,164 @@ def writing_explained(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; on success it takes the place of `path`.
+    """Yield an empty folder beside `path`; on success it takes the place of `path`.
 
-    What was there goes only after the new folder is complete and on the disk, by two renames.
-    After an error everything is as before. What a killed run left is cleared by the next one.
+    What was there goes only after the new folder is complete and on the disk, by two renames, and
+    only if it is still what it was at the beginning. After an error everything is as before. What a
+    killed run left is put back or cleared by the next one.
     """
     target = path.resolve()
     made = _make_parents(target)
-    temporary, old = _temporary(target, "partial"), _temporary(target, "old")
-    held = _hold(temporary, path)
+    work, held = _work_folder(target, path)
+    new = work / "new"
     try:
-        _clear_remains(temporary, old, target)
-        yield temporary
-        _flush(temporary)
-        _swap(temporary, target, old)
+        before = _identity(target)
+        new.mkdir()
+        yield new
+        _list_files(new)
+        _take_over_mode(new, target)
+        _flush(new)
+        _swap(work, target, before, path)
         _flush_names(target.parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not ((work / "old").exists() and new.exists()):  # what was there is not in its place
+            shutil.rmtree(work, ignore_errors=True)
         with suppress(OSError):  # someone else has put something there
             for parent in made:
                 parent.rmdir()
         raise
+    else:
+        shutil.rmtree(work, ignore_errors=True)
     finally:
         if held is not None:
             os.close(held)
 
 
-def _hold(temporary: Path, path: Path) -> int | None:
-    """Make the temporary folder, or take over what a killed run left, and lock it.
+def _work_folder(target: Path, path: Path) -> tuple[Path, int | None]:
+    """A new working folder beside the target, and its lock, which goes with the process.
 
-    The lock is on the folder itself and goes with the process, however that ends.
+    While it is made, the folder around it is locked, so that of two runs one comes first.
     """
-    while True:
-        temporary.mkdir(exist_ok=True)
-        if fcntl is None:
-            return None
-        with suppress(FileNotFoundError):  # another run has just finished: begin anew
-            held = os.open(temporary, os.O_RDONLY)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if temporary.stat().st_ino == os.fstat(held).st_ino:
-                    return held
-            except BlockingIOError:
-                os.close(held)
+    parent = _locked(target.parent, wait=True)
+    try:
+        for other in sorted(target.parent.glob(f"{_WORK}*")):
+            _clear(other, target, path)
+        work = Path(tempfile.mkdtemp(prefix=_WORK, dir=target.parent))
+        (work / _OWNER).write_text(json.dumps({"output": target.name}), encoding="utf-8")
+        return work, _locked(work, wait=False)
+    finally:
+        if parent is not None:
+            os.close(parent)
+
+
+def _locked(folder: Path, *, wait: bool) -> int | None:
+    """Lock a folder; None where the system has no locks. A lock that another holds: an OSError."""
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as exc:
+        if exc.errno in _NO_SUCH_THING:
+            return handle
+        os.close(handle)
+        raise
+    return handle
+
+
+_NO_SUCH_THING = (errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)  # of some network file systems
+
+
+def _clear(work: Path, target: Path, path: Path) -> None:
+    """Clear the working folder of a run that was killed, if it was for this target.
+
+    If it died between its two renames, the first is undone. One that still runs is an error.
+    """
+    if not _is_for(work, target):
+        return
+    try:
+        held = _locked(work, wait=False)
+    except BlockingIOError:
+        raise OutputError(
+            f"Another run is writing to {path}. Wait for it, or give another folder."
+        ) from None
+    try:
+        old = work / "old"
+        if (work / "new").exists() and old.is_dir():
+            with suppress(OSError):
+                target.rmdir()  # an empty one that someone has made since
+            if target.exists():
                 raise OutputError(
-                    f"Another run is writing to {path}. Wait for it, or give another folder."
-                ) from None
+                    f"A run that was killed left the model that was in {path} in {old}, and "
+                    f"something else is in {path} now. Move one of them away."
+                )
+            old.rename(target)
+        shutil.rmtree(work)
+    finally:
+        if held is not None:
             os.close(held)
 
 
-def _clear_remains(temporary: Path, old: Path, target: Path) -> None:
-    """Empty what a killed run left; if it died between its two renames, undo the first."""
-    for entry in temporary.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def _is_for(work: Path, target: Path) -> bool:
+    """Whether a folder is the working folder of a run of this user's for this target."""
+    try:
+        about, mark = work.lstat(), (work / _OWNER).lstat()
+        if not stat.S_ISDIR(about.st_mode) or not stat.S_ISREG(mark.st_mode):
+            return False
+        owner = json.loads((work / _OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    mine = not hasattr(os, "getuid") or about.st_uid == os.getuid()
+    return mine and owner == {"output": target.name}
+
+
+def _identity(target: Path) -> tuple[int, int, dict[str, int]] | None:
+    """What says that a folder is still the same; None where there is none, or an empty one."""
+    if not target.is_dir() or not any(target.iterdir()):
+        return None
+    about = target.stat()
+    return about.st_dev, about.st_ino, _entries(target)
+
+
+def _list_files(folder: Path) -> None:
+    text = json.dumps({"files": _entries(folder)}, indent=1, sort_keys=True)
+    (folder / FILES).write_text(text + "\n", encoding="utf-8")
+
+
+def _take_over_mode(new: Path, target: Path) -> None:
+    """Give a folder the owner and the permissions of the one that it replaces."""
+    if target.is_dir():
+        about = target.stat()
+        with suppress(OSError, AttributeError):  # only root may give away; Windows has no owners
+            for path in (new, *new.rglob("*")):
+                os.chown(path, about.st_uid, about.st_gid)
+        with suppress(OSError):
+            new.chmod(stat.S_IMODE(about.st_mode))
+
+
+def _swap(work: Path, target: Path, before: object, path: Path) -> None:
+    """Put the new folder in its place, if that is as it was."""
+    new, old = work / "new", work / "old"
+    if _identity(target) != before or (target.exists() and not target.is_dir()):
+        raise OutputError(
+            f"The output {path} was changed by someone else during the run. Nothing was written; "
+            "give another folder."
+        )
+    try:
+        if before is not None:
+            target.rename(old)
+        new.rename(target)  # fails if something is there
+    except BaseException as exc:  # Ctrl-C too
+        if old.exists() and new.exists() and not target.exists():
+            old.rename(target)
+        if isinstance(exc, FileExistsError | NotADirectoryError) or (
+            isinstance(exc, OSError) and exc.errno == errno.ENOTEMPTY
+        ):
+            raise OutputError(
+                f"Something appeared at the output {path} during the run. Nothing was written; "
+                "give another folder."
+            ) from exc
+        raise
 
 
 def _flush(folder: Path) -> None:
@@ -184,8 +375,8 @@ def _flush_names(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError as exc:  # some network file systems know no such thing
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):
+    except OSError as exc:
+        if exc.errno not in _NO_SUCH_THING:
             raise
     finally:
         os.close(handle)
@@ -196,17 +387,3 @@ def _make_parents(target: Path) -> list[Path]:
     missing = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     return missing
-
-
-def _swap(temporary: Path, target: Path, old: Path) -> None:
-    try:
-        if target.exists():
-            target.rename(old)
-        temporary.rename(target)
-    except BaseException:  # Ctrl-C too
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-    finally:
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)

@@ -243,3 +243,54 @@ def test_an_empty_folder_and_one_without_config_are_told_apart(tmp_path: Path) -
     (tmp_path / "notes.txt").touch()
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("F32", [-2, -2], 16),
+        ("F32", [2.0, 2], 16),
+        ("F32", ["2", 2], 16),
+        ("F32", [True, 4], 16),
+        ("F4", [3], 2),
+    ],
+)
+def test_what_safetensors_itself_refuses_is_refused(
+    tmp_path: Path, dtype: str, shape: list[Any], size: int
+) -> None:
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header({"a": entry}, bytes(size)))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_header(path)
+
+
+def test_a_name_with_half_a_character_is_refused(tmp_path: Path) -> None:
+    text = '{"a\\ud800": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}'
+    (tmp_path / "x.safetensors").write_bytes(with_header(text, b"1"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_header(tmp_path / "x.safetensors")
+
+
+def test_a_tensor_that_the_index_leaves_out_is_there(sharded: Path) -> None:
+    whole = open_checkpoint(sharded).tensors
+    edit_index(sharded, lambda weight_map: weight_map.pop("model.norm.weight"))
+    assert open_checkpoint(sharded).tensors == whole
+
+
+@pytest.mark.parametrize("what", ["written", "replaced", "gone"])
+@pytest.mark.parametrize("name", ["config.json", SINGLE_FILE])
+def test_files_that_change_after_they_were_opened_are_named(
+    llama_copy: Path, name: str, what: str
+) -> None:
+    checkpoint = open_checkpoint(llama_copy)
+    checkpoint.check_unchanged()
+    content = (llama_copy / name).read_bytes()
+    if what == "written":
+        (llama_copy / name).write_bytes(content + b" ")
+    else:
+        (llama_copy / name).rename(llama_copy.parent / name)
+    if what == "replaced":
+        (llama_copy / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"changed during the run .*{name}"):
+        checkpoint.check_unchanged()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +281,27 @@ def test_old_names_are_kept_and_load_the_same(tmp_path: Path) -> None:
     )
     assert not (tmp_path / "out" / INDEX_FILE).exists()
     load_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_an_input_that_changes_while_a_run_decides_is_refused(
+    llama_copy: Path, tmp_path: Path, planned: bool
+) -> None:
+    class Changing(list[torch.Tensor]):
+        """Data that take so long that someone replaces the weights meanwhile."""
+
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            other = tiny_model("llama", seed=1)
+            save(other, llama_copy)
+            return super().__iter__()
+
+    where: dict[str, Any] = {"save_plan": tmp_path / "plan"} if planned else {}
+    with pytest.raises(CheckpointError, match="changed during the run"):
+        prune_checkpoint(
+            llama_copy,
+            tmp_path / "out",
+            pruning_percentage=40,
+            dataloader=Changing(DATA),
+            **where,
+        )
+    assert list(tmp_path.iterdir()) == [llama_copy]

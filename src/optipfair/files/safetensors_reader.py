@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ DTYPE_BITS = {
     "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64,
 }  # fmt: skip
+
+
+FileState = tuple[int, int, int, int]  # device, inode, size, time of the last change
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,11 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a folder, by name."""
+    """The tensors of a folder, by name, and what its files were when it was opened."""
 
     folder: Path
     tensors: dict[str, TensorInfo]
+    files: dict[str, FileState]
 
     @property
     def nbytes(self) -> int:
@@ -68,6 +73,16 @@ class Checkpoint:
     def dtypes(self) -> list[str]:
         """All types of its tensors, sorted."""
         return sorted({tensor.dtype for tensor in self.tensors.values()})
+
+    def check_unchanged(self) -> None:
+        """Refuse a folder whose files are no longer those that were opened."""
+        now = _states(self.folder)
+        other = sorted(name for name in self.files if now.get(name) != self.files[name])
+        if other:
+            raise CheckpointError(
+                f"{self.folder} changed during the run ({', '.join(other[:3])}), so what was read "
+                "may be a mixture of two models. Run it again once the files stay as they are."
+            )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -91,11 +106,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read and check all headers of a folder's weights."""
-    index, single = folder / INDEX_FILE, folder / SINGLE_FILE
+    index, single, files = folder / INDEX_FILE, folder / SINGLE_FILE, _states(folder)
     if single.is_file():  # before the index, as transformers does
-        return Checkpoint(folder, read_header(single))
+        return Checkpoint(folder, read_header(single), files)
     if index.is_file():
-        return Checkpoint(folder, _read_sharded(folder, index))
+        return Checkpoint(folder, _read_sharded(folder, index), files)
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
@@ -107,6 +122,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE} is there. "
         "Download the model completely."
     )
+
+
+def _states(folder: Path) -> dict[str, FileState]:
+    states = {}
+    for path in folder.iterdir():
+        with suppress(OSError):  # a link that leads nowhere
+            if path.is_file():
+                state = path.stat()
+                states[path.name] = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    return states
 
 
 def pickled_files(folder: Path) -> list[Path]:
@@ -156,7 +181,11 @@ def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> Te
     start, end = entry["data_offsets"]
     if not isinstance(entry["dtype"], str):
         raise TypeError(f"{name} has no dtype")
-    shape = tuple(int(size) for size in entry["shape"])
+    shape = tuple(entry["shape"])
+    for number in (start, end, *shape):
+        if type(number) is not int or number < 0:
+            raise TypeError(f"{name} has {number!r} where a size or a place belongs")
+    name.encode()  # half a character cannot be written again
     return TensorInfo(name, entry["dtype"], shape, path, data_start + start, data_start + end)
 
 
@@ -164,7 +193,7 @@ def _check_offsets(path: Path, tensors: dict[str, TensorInfo], start: int, size:
     position = start
     for tensor in sorted(tensors.values(), key=lambda each: each.start):
         bits = DTYPE_BITS.get(tensor.dtype)
-        if bits is not None and tensor.nbytes != -(-tensor.numel * bits // 8):
+        if bits is not None and 8 * tensor.nbytes != tensor.numel * bits:
             raise CheckpointError(
                 _damaged(path, f"{tensor.name} takes {tensor.nbytes} bytes, which its shape is not")
             )
@@ -183,7 +212,9 @@ def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
     absent = [name for name, file in weight_map.items() if name not in shards[file]]
     if absent:
         raise CheckpointError(_damaged(index, f"{absent[0]} is not in {weight_map[absent[0]]}"))
-    return {name: shards[file][name] for name, file in weight_map.items()}
+    named = {name: shards[file][name] for name, file in weight_map.items()}
+    # What a file holds beside what the index says of it is loaded too, by transformers as here.
+    return {name: info for shard in shards.values() for name, info in shard.items()} | named
 
 
 def _weight_map(index: Path) -> dict[str, str]:

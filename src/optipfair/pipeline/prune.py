@@ -183,6 +183,7 @@ def _decide(stack: ExitStack, job: Job, say: Say) -> Run:
 
 def _carry_out(run: Run, job: Job, command: str | None) -> PruneResult:
     """Write what is wanted of a run, and say what was done."""
+    run.stored.checkpoint.check_unchanged()
     _warn_about_widths(run.plan)
     if job.save_plan is not None:
         run.plan.save(job.save_plan)
@@ -226,6 +227,7 @@ def _write(
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         difference = run.verify(folder, job.verification)
+        run.stored.checkpoint.check_unchanged()
     if cost is not None:
         _warn_about_cost(cost)
     return replace(result, logits_difference=difference, cost=cost)

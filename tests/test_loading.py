@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from optipfair import ArgumentError, CheckpointError, UnknownNameError, load_model, load_tokenizer
+from optipfair import (
+    ArgumentError,
+    CheckpointError,
+    UnknownNameError,
+    load_model,
+    load_tokenizer,
+    prune_model,
+)
 from optipfair.loading import (
     DTYPES,
     available_devices,
@@ -202,3 +211,17 @@ def test_transformers_speaks_again_after_an_error() -> None:
         assert logging.get_verbosity() == logging.ERROR
         raise ZeroDivisionError
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.filterwarnings("ignore:Without calibration data:optipfair.PruningWarning")
+def test_threads_that_load_and_prune_leave_initializers_as_they_were(llama_folder: Path) -> None:
+    before = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_")}
+
+    def work(_: int) -> None:
+        prune_model(load_model(llama_folder), pruning_percentage=25, show_progress=False)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(12)))
+    assert {name: getattr(nn.init, name) for name in before} == before
+    torch.manual_seed(0)
+    assert 0 < nn.Linear(8, 8).weight.abs().max() < 1

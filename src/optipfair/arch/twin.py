@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from .buffers import changed_buffers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# While it builds a model, transformers takes torch's initializers away from the whole process: two
+# threads at once would each put back what the other had left, and modules made afterwards would
+# hold memory as it was. Whoever builds or loads a model holds this.
+BUILDING = threading.RLock()
 
 ShapeChange = tuple[tuple[int, ...], tuple[int, ...]]  # (old, new)
 
@@ -146,7 +152,7 @@ def build_on_meta(config: Any) -> PreTrainedModel:
 @contextmanager
 def _without_weights() -> Iterator[None]:
     """Build modules on `meta`; some constructors draw random numbers, which must not show."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights():
+    with BUILDING, torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights():
         yield
 
 

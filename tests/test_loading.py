@@ -225,3 +225,11 @@ def test_threads_that_load_and_prune_leave_initializers_as_they_were(llama_folde
     assert {name: getattr(nn.init, name) for name in before} == before
     torch.manual_seed(0)
     assert 0 < nn.Linear(8, 8).weight.abs().max() < 1
+
+
+@pytest.mark.parametrize("field", ["num_hidden_layers", "num_nextn_predict_layers", "num_experts"])
+def test_counts_that_no_file_can_hold_are_refused_at_once(llama_copy: Path, field: str) -> None:
+    change_config(llama_copy, **{field: 10**9, "model_type": "qwen2"})  # which lists its layers
+    for read in (load_model, lambda folder: load_config(find_source(folder))):
+        with pytest.raises(CheckpointError, match=rf"{field}=1000000000.*hold fewer"):
+            read(llama_copy)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ _OTHER_FORMATS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx*", "*.h5", "*.msgpack", "*.ot"),
     *("original/*", "onnx/*", "coreml/*", "openvino*"),
 )
+_MANY = 4096  # layers or experts: more than any model has, and built in seconds
+_COUNTED = "layers?$|^depth$|blocks?$|^num.*(experts|layers)|^n_(layers?|routed|shared)"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -142,6 +145,22 @@ def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
     return config
 
 
+def _check_counts(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse counts of layers and experts that files cannot hold, before they are built."""
+    try:
+        most = max(len(open_checkpoint(folder).tensors), _MANY)
+    except CheckpointError:  # other weights, or none
+        most = _MANY
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            _check_counts(folder, value)
+        elif isinstance(value, int) and value > most and re.search(_COUNTED, name):
+            raise CheckpointError(
+                f"Cannot read the model {folder}. Its config says {name}={value}, of which its "
+                "files hold fewer. Restore the config or download the model again."
+            )
+
+
 def load_tokenizer(
     source: str | Path | Source, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase | None:
@@ -185,7 +204,7 @@ def check_readable(source: Source, *, weights: bool = True) -> None:
     """Check what can be checked without loading: config, weight files, the needed packages."""
     if source.kind == "folder":
         folder = Path(source.location)
-        read_config(folder)
+        _check_counts(folder, read_config(folder))
         if weights:
             open_checkpoint(folder)
     if source.kind == "gguf":

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from optipfair import load_model
-from optipfair.distributed import divided, gathered, in_first, is_first, own_device, share, together
+from optipfair.distributed import (
+    divided,
+    gathered,
+    in_first,
+    is_first,
+    launched_rank,
+    own_device,
+    share,
+    together,
+)
 from optipfair.pruning.calibration.activations import first_rows
 from support.launching import in_two_processes
 from support.processes import (
@@ -161,3 +170,16 @@ def test_batches_dealt_out_in_turns_are_numbered_as_they_were() -> None:
     # Sizes 4, 3, 2, 5, 1 dealt to two processes: 4, 2, 1 and 3, 5.
     assert first_rows([[4, 2, 1], [3, 5]]) == [[0, 7, 14], [4, 9]]
     assert first_rows([[2], [], []]) == [[0], [], []]
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+@pytest.mark.parametrize("value", ["abc", "", "-1", "1.5"])
+def test_what_is_no_number_is_no_launchers_word(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for other in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(other, "2")
+    assert launched_rank() == 2
+    monkeypatch.setenv(name, value)
+    assert launched_rank() == 0
+    assert own_device("auto") == "auto"

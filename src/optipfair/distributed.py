@@ -207,7 +207,11 @@ def _place(tensor: Tensor) -> Any:
 
 
 def _is_launched() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    """Whether a launcher says so; what is no number is no launcher's word."""
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    stated = {name: os.environ.get(name, "0" if name == "LOCAL_RANK" else "") for name in names}
+    numbers = all(text.isdecimal() for text in stated.values())
+    return numbers and int(stated["WORLD_SIZE"]) > 1
 
 
 def _group() -> Any:

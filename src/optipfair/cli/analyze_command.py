@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import print_json, print_table
+from .output import print_json, print_table, say
 from .shared_options import device_option, json_option, model_option, trust_option
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _print(analysis: Analysis) -> None:
         if rows:
             print_table(label, ["removed", "left", "parameters", "size", "model"], rows)
         if analysis.refusals[kind]:
-            click.echo(f"{label}: not possible. {analysis.refusals[kind]}\n")
+            say(f"{label}: not possible. {analysis.refusals[kind]}\n")
 
 
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:

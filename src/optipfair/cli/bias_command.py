@@ -10,7 +10,7 @@ import click
 
 from ..bias.settings import BiasOptions
 from .option_flags import flags, given
-from .output import print_json, print_table, show_bars, showing_warnings
+from .output import print_json, print_table, say, show_bars, showing_warnings
 from .shared_options import model_option, running_options
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def _print(result: BiasRun) -> None:
     for numbers in result.models:
         print_table(*summary_table(numbers.model.name, numbers.summary))
         for note in notes(numbers.summary):
-            click.echo(f"Note: {note}")
+            say(f"Note: {note}")
     if result.comparison is not None:
         print_table(*comparison_table(result.comparison))
     if result.folder is not None:
-        click.echo(f"Written to {result.folder}.")
+        say(f"Written to {result.folder}.")
 
 
 def summary_table(model: str, summary: Summary) -> Table:

@@ -9,7 +9,7 @@ import click
 from ..distributed import launched_rank
 from ..evaluation.evaluate_options import EvaluateOptions
 from .option_flags import flags
-from .output import print_json, print_table
+from .output import print_json, print_table, say
 from .shared_options import measured_by_name, running_options
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
     elif not quiet:
         _print(result)
     for failure in result.failures if first else ():
-        click.echo(f"Failed: {failure}", err=True)
+        say(f"Failed: {failure}", err=True)
     return FAILED_CONDITION if result.failures else 0
 
 
@@ -55,11 +55,11 @@ def print_verdicts(result: CompareRun) -> None:
     from ..report.tables import left_out_lines, verdict_rows
 
     for question, verdict, sentence in verdict_rows(result.comparison):
-        click.echo(f"{question}: {verdict}. {sentence}")
+        say(f"{question}: {verdict}. {sentence}")
     for line in left_out_lines(result.comparison.left_out):
-        click.echo(line)
+        say(line)
     if result.folder is not None:
-        click.echo(f"The report is {result.folder / 'report.html'}.")
+        say(f"The report is {result.folder / 'report.html'}.")
 
 
 def _print(result: CompareRun) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .output import print_table
+from .output import print_table, say
 
 
 @click.command()
@@ -25,11 +25,11 @@ def demo(output_path: str) -> None:
     from .compare_command import print_verdicts
 
     folder = Path(output_path)
-    click.echo("Loading, pruning and measuring SmolLM2-135M; no network is needed.", err=True)
+    say("Loading, pruning and measuring SmolLM2-135M; no network is needed.", err=True)
     rows = []
     for row in run_demo(folder):
         rows.append(row)
-        click.echo(f"  {row.name}: done", err=True)
+        say(f"  {row.name}: done", err=True)
     print_table(
         "SmolLM2-135M before and after",
         ["", "parameters", "on disk (bfloat16)", "perplexity", "tokens/s"],
@@ -44,15 +44,15 @@ def demo(output_path: str) -> None:
             for row in rows
         ],
     )
-    click.echo(
+    say(
         "Perplexity per token on the text that ships with the demo (lower is better); speed in "
         "float32.\n"
     )
-    click.echo(f"All three were asked: {PROMPT}")
+    say(f"All three were asked: {PROMPT}")
     for row in rows:
-        click.echo(f"  {row.name + ':':18} {row.answer}")
-    click.echo("\nComparing the original with the model of fewer neurons in detail.", err=True)
-    click.echo(f"\nIs {folder / 'width'} still good, still fair, and faster?")
+        say(f"  {row.name + ':':18} {row.answer}")
+    say("\nComparing the original with the model of fewer neurons in detail.", err=True)
+    say(f"\nIs {folder / 'width'} still good, still fair, and faster?")
     print_verdicts(write_report(folder))
-    click.echo(f"\nThe pruned models lie in {folder / 'width'} and {folder / 'depth'}. Try next:")
-    click.echo(f"  .venv/bin/optipfair analyze --model-path {folder / 'width'}")
+    say(f"\nThe pruned models lie in {folder / 'width'} and {folder / 'depth'}. Try next:")
+    say(f"  .venv/bin/optipfair analyze --model-path {folder / 'width'}")

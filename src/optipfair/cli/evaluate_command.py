@@ -10,7 +10,7 @@ import click
 from ..distributed import launched_rank
 from ..evaluation.evaluate_options import CHOICE, SCORING, EvaluateOptions
 from .option_flags import flags
-from .output import print_json, print_table
+from .output import print_json, print_table, say
 from .shared_options import measured_by_name, model_option, running_options
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def _print(evaluation: EvaluationWithHarness) -> None:
         ],
     )
     if evaluation.harness is not None:
-        click.echo(f"lm-eval {evaluation.harness['lm_eval_version']}:")
-        click.echo(json.dumps(evaluation.harness["results"], indent=2))
+        say(f"lm-eval {evaluation.harness['lm_eval_version']}:")
+        say(json.dumps(evaluation.harness["results"], indent=2))
     for line in left_out_lines(evaluation.left_out):
-        click.echo(line)
+        say(line)
 
 
 def _number(value: float | None) -> str:

@@ -1,21 +1,91 @@
-"""Printing: tables, JSON, warnings. Results go to standard output, everything else to error."""
+"""The only printer of the command line. Results go to standard output, all else to error.
+
+What is printed may come from other people's files, so nothing in it acts on the terminal; and
+what the terminal cannot show, or no longer takes, ends no run.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import click
 
 from ..errors import PruningWarning
+from ..visible import visible
+
+# For terminals that know ASCII only.
+_PLAIN = str.maketrans(dict(zip("─–−×⟨⟩’“”", '---x<>\'""', strict=True)))  # noqa: RUF001
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print a line, or several, as the terminal can show them."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:  # closed before the program began
+        return
+    try:
+        stream.write(_as_shown(visible(text), stream.encoding or "utf-8") + "\n")
+        stream.flush()
+    except BrokenPipeError:  # nobody reads on
+        _forget(stream)
+    except OSError:
+        _forget(stream)
+        raise
+
+
+def _as_shown(text: str, encoding: str) -> str:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+def _forget(stream: TextIO) -> None:
+    """Let what else is written to a stream go nowhere, at the end of the program too."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def careful_streams() -> Iterator[None]:
+    """Let nothing that others print (help, bars) fail for its characters, nor for its reader."""
+    changed: list[tuple[Any, str | None]] = []
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            changed.append((stream, stream.errors))
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            try:
+                stream.flush()
+            except OSError:
+                _forget(stream)
+            stream.reconfigure(errors=errors)
+
+
+def say_usage(error: click.ClickException) -> None:
+    """Say what click refuses, with the usage of the command."""
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        say(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", err=True)
+    say(f"Error: {error.format_message()}", err=True)
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    """Print plain data; every character that a terminal could act on is escaped as JSON does."""
+    say(json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -24,17 +94,27 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.table import Table
 
     table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=any(header)
+        title=title and visible(title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=any(header),
     )
     for number, column in enumerate(header):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        side = "left" if number == 0 else "right"
+        table.add_column(visible(column), justify=side, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*row)
-    # Piped output has no width of its own and must not be cut.
-    console = Console(
-        width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False
-    )
-    console.print(table)
+        table.add_row(*map(visible, row))
+    held = io.StringIO()
+    options: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    Console(file=held, width=_width(), **options).print(table)
+    say("\n".join(line.rstrip() for line in held.getvalue().splitlines()))
+
+
+def _width() -> int:
+    """Columns of the terminal; piped output has no width of its own and must not be cut."""
+    shown = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if shown else 120
 
 
 @contextmanager
@@ -46,9 +126,9 @@ def showing_warnings(quiet: bool) -> Iterator[None]:
         yield
     if not quiet:
         for warning in caught:
-            click.echo(f"Warning: {warning.message}", err=True)
+            say(f"Warning: {warning.message}", err=True)
 
 
 def show_bars(quiet: bool) -> bool:
     """Whether to show progress bars: on a terminal, unless quiet."""
-    return not quiet and sys.stderr.isatty()
+    return not quiet and sys.stderr is not None and sys.stderr.isatty()

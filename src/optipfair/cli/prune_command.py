@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from ..pruning.options.presets import PRESETS
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import read_recipe
 from .option_flags import flags, given
-from .output import print_json, print_table, show_bars, showing_warnings
+from .output import print_json, print_table, say, show_bars, showing_warnings
 from .shared_options import json_option
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def prune(
             overwrite=overwrite,
             show_progress=show_bars(quiet),
             command=shlex.join(["optipfair", *sys.argv[1:]]),
-            say=None if quiet else lambda text: click.echo(text, err=True),
+            say=None if quiet else partial(say, err=True),
         )
     if as_json and first:
         print_json(result.to_dict())
@@ -108,23 +109,23 @@ def _print(result: PruneResult, *, to_measure: bool) -> None:
     print_table(
         "Planned" if planned else "Pruned", ["", "before", "after"], figures(result.statistics)
     )
-    click.echo(what_was_done(result.plan))
+    say(what_was_done(result.plan))
     if planned:
         size = result.statistics.get("pruned_file_bytes")
         exact = "" if size is None else f" The weight files would take {size:,} bytes."
-        click.echo(f"Nothing was written but the plan, if asked for.{exact}")
+        say(f"Nothing was written but the plan, if asked for.{exact}")
         return
     if result.logits_difference is not None:
-        click.echo(f"Reloaded: logits differ by {result.logits_difference:.1g} at most.")
+        say(f"Reloaded: logits differ by {result.logits_difference:.1g} at most.")
     elif result.verified == "none":
-        click.echo("Not verified.")
+        say("Not verified.")
     else:
         cut = ", and one cut tensor of each layer" if result.plan.width_cuts else ""
-        click.echo(f"Verified: headers, copied bytes{cut}.")
+        say(f"Verified: headers, copied bytes{cut}.")
     if result.cost is not None:
-        click.echo(f"Measured: {result.cost.in_words()}.")
+        say(f"Measured: {result.cost.in_words()}.")
     elif to_measure:
-        click.echo("Not measured: the calibration text is too short to hold a tenth of it back.")
+        say("Not measured: the calibration text is too short to hold a tenth of it back.")
     if not result.has_tokenizer:
-        click.echo("The model has no tokenizer; none was written.")
-    click.echo(f"Written to {result.output_path} in {result.seconds:.1f} s.")
+        say("The model has no tokenizer; none was written.")
+    say(f"Written to {result.output_path} in {result.seconds:.1f} s.")

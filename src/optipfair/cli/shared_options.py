@@ -15,7 +15,7 @@ import click
 from ..distributed import launched
 from ..evaluation.evaluate_options import EvaluateOptions
 from .option_flags import given
-from .output import show_bars, showing_warnings
+from .output import say, show_bars, showing_warnings
 
 T = TypeVar("T")
 
@@ -58,9 +58,9 @@ def measured_by_name(
 ) -> T:
     """Let `run` measure models by name, as the running command was asked to."""
     loading = {name: given[name] for name in ("device", "dtype", "trust_remote_code")}
-    say = None if quiet else partial(click.echo, err=True)
+    told = None if quiet else partial(say, err=True)
     with showing_warnings(quiet), launched(given["device"]):
-        return run(*names, options=_asked(quiet), say=say, **loading, **more)
+        return run(*names, options=_asked(quiet), say=told, **loading, **more)
 
 
 def _asked(quiet: bool) -> EvaluateOptions:

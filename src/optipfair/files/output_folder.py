@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from ..visible import is_utf8
 
 try:
     import fcntl
@@ -51,6 +52,8 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
 
     `source` is the folder or file that is read, if it is local.
     """
+    if not is_utf8(str(path)):
+        raise OutputError(f"The output {str(path)!r} is not in UTF-8. Give another name.")
     try:
         target = path.resolve()
         target.lstat()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..pruning.cut.plan import PruningPlan
 from ..report.formats import size
+from ..visible import visible
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to import
     from .cost import Cost
@@ -41,7 +42,7 @@ def base_of_folder(folder: Path) -> Base:
     except (ValueError, YAMLError):  # a broken card says nothing
         metadata = None
     found = (metadata or {}).get("license")
-    return Base(folder.resolve().name, license=found if isinstance(found, str) else None)
+    return Base(visible(folder.resolve().name), license=found if isinstance(found, str) else None)
 
 
 def model_card(

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..visible import visible
+
 NOTHING = "–"  # noqa: RUF001
 _MINUS = "−"  # noqa: RUF001
-# Control characters, those that change the order of what is read, and halves of characters.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-
-def visible(text: str) -> str:
-    """Show what would hide, reorder or break text (line ends and tabs aside) as `⟨U+202E⟩`."""
-    return _HIDDEN.sub(lambda hidden: f"⟨U+{ord(hidden[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 def all_visible(value: Any) -> Any:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..results import Result
+from ..visible import visible
 from .charts import headlines
 from .comparison import Comparison, FigureOfTwo, LeftOut, Speed, SpeedRow
-from .formats import NOTHING, number, p_value, signed, times, visible, with_interval
+from .formats import NOTHING, number, p_value, signed, times, with_interval
 
 Row = dict[str, str | int | float | None]
 Place = tuple[str, str, str]  # section, id, model

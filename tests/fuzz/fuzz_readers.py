@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
@@ -29,7 +30,8 @@ with atheris.instrument_imports(include=["optipfair"]):
     from optipfair.pruning.calibration.calibration_texts import read_texts
     from optipfair.pruning.options.recipe import read_recipe
 
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+MEMORY = Path("/dev/shm")
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-", dir=MEMORY if MEMORY.is_dir() else None))
 TARGETS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "header": ("x.safetensors", read_header),
     "index": (INDEX_FILE, lambda path: open_checkpoint(path.parent)),
@@ -49,10 +51,8 @@ def main() -> None:
 
     def once(data: bytes) -> None:
         path.write_bytes(data)
-        try:
+        with suppress(OptiPFairError):
             read(path)
-        except OptiPFairError:
-            pass
 
     limits = ["-timeout=10", "-rss_limit_mb=4096", "-max_len=20000"]
     seeds = Path(__file__).with_name("seeds") / name

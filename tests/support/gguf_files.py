@@ -264,20 +264,20 @@ GGUF_TOYS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, list[f
         "phi3",
         {
             **_LLAMA,
-            "original_max_position_embeddings": 128,
+            "original_max_position_embeddings": 300,
             **_rope(
                 "longrope",
                 rope_theta=10000.0,
                 long_factor=_LONG,
                 short_factor=_SHORT,
-                original_max_position_embeddings=128,
+                original_max_position_embeddings=300,
                 attention_factor=1.1,
             ),
         },
         {
             "rope.freq_base": 10000.0,
             "rope.dimension_count": 16,
-            "rope.scaling.original_context_length": 128,
+            "rope.scaling.original_context_length": 300,
             "rope.scaling.attn_factor": 1.1,
         },
         {"rope_factors_long.weight": _LONG, "rope_factors_short.weight": _SHORT},

@@ -204,7 +204,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--limit", "0"], "limit=0 is no whole number of 1 or more"),
     (["--seed", "-1"], "seed=-1"),
     (["--preset", "quik"], "Did you mean 'quick'"),
-    (["--text", "HOME/nowhere.txt"], "Cannot read HOME/nowhere.txt"),
+    (["--text", "HOME/nowhere.txt"], "HOME/nowhere.txt cannot be read"),
     (["--text", "HOME/original/model.safetensors"], "not encoded in UTF-8|zero bytes"),
     (["--context", "1000"], "128 positions"),
     (["--stride", "0"], "stride from 1 to the context"),

@@ -100,7 +100,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--limit", "0"], "limit=0"),
     (["--batch-tokens", "-1"], "batch_tokens=-1"),
     (["--context", "1"], "a context of 2 or more"),
-    (["--text", "nowhere.txt"], "Cannot read nowhere.txt"),
+    (["--text", "nowhere.txt"], "nowhere.txt cannot be read"),
     (["--model-path", "nowhere/at/all"], "nowhere/at/all"),
 ]
 
@@ -170,3 +170,32 @@ def test_each_task_is_measured_by_who_has_it(
     _, out, _ = run(*command, *data, "--tasks", "piqa", "--backend", "lm-eval")
     assert json.loads(out)["tasks"] == []
     assert asked == [["winogrande"], ["piqa"]]
+
+
+def test_the_text_of_the_calibration_is_called_so(run: Run, home: Path, tmp_path: Path) -> None:
+    text, out = tmp_path / "x.txt", tmp_path / "smaller"
+    text.write_text(" ".join(f"{n} foxes jump over {n * n} dogs." for n in range(90)))
+    calibrated = ("--calibration", text, "--calibration-length", 32, "--calibration-samples", 4)
+    pruned = run(
+        *("prune", "--model-path", home / "model", "--output-path", out, "--method", "WACT"),
+        *("--quiet", *calibrated),
+    )
+    assert pruned == (0, "", "")
+    code, shown, err = run("evaluate", "--model-path", out, "--text", text, "--json")
+    assert code == 0
+    assert json.loads(shown)["text"]["file"] == f"x.txt, on which {out} was calibrated"
+    assert "was calibrated on x.txt when it was pruned" in err
+    _, shown, err = run("evaluate", "--model-path", home / "model", "--text", text, "--json")
+    assert json.loads(shown)["text"]["file"] == "x.txt"
+    assert "was calibrated" not in err
+
+
+def test_a_text_of_chats_is_measured_as_one(
+    run: Run, command: tuple[object, ...], tmp_path: Path
+) -> None:
+    rows = [{"instruction": "Count.", "input": "", "output": " ".join("12345" * 9)}] * 9
+    text = tmp_path / "x.jsonl"
+    text.write_text("\n".join(map(json.dumps, rows)))
+    code, shown, _ = run(*command, "--text", text, "--json")
+    assert code == 0
+    assert json.loads(shown)["text"]["tokens"] > 800

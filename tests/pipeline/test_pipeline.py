@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -318,10 +319,14 @@ def test_full_verification_knows_what_kept_neurons_make_up_for(
 
 BAD_TEXTS: list[tuple[str, bytes, str]] = [
     ("x.txt", b"\xff\xfe\xff", "x.txt cannot be read"),
-    ("x.txt", b"", "has 0 tokens"),
+    ("x.txt", b"", "holds only blank text"),
     ("x.txt", b"short", "has 5 tokens, a sequence takes 16"),
     ("x.jsonl", b'{"text": "a"}\n{"text', "line 2 is not valid JSON"),
-    ("x.jsonl", b'{"text": 3}\n', "line 1 holds no text"),
+    (
+        "x.jsonl",
+        b'{"text": 3}\n',
+        "line 1 holds no field that is known as text. Its fields are 'text'",
+    ),
 ]
 
 
@@ -356,7 +361,8 @@ def test_text_without_a_tokenizer_is_refused_before_the_model_is_loaded(
 
 
 def test_the_plan_says_which_text_it_was_calibrated_on(llama_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("Some words, and some more of them. " * 40)
+    text = " ".join(f"{n} words, and {n * n} more of them." for n in range(40))
+    (tmp_path / "x.txt").write_text(text)
     result = prune_checkpoint(
         *(llama_folder, tmp_path / "out", "MLP_GLU", "ACT"),
         calibration=tmp_path / "x.txt",
@@ -365,6 +371,7 @@ def test_the_plan_says_which_text_it_was_calibrated_on(llama_folder: Path, tmp_p
     )
     record = dict(result.plan.request["calibration"])
     assert len(record.pop("sha256")) == 16
+    assert record.pop("text_sha256") == hashlib.sha256(text.encode()).hexdigest()
     assert record == {"source": "x.txt", "samples": 6, "length": 16, "seed": 0}
 
 
@@ -563,7 +570,7 @@ def test_the_result_can_be_pruned_again(llama_folder: Path, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def long_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "long.txt"
-    path.write_text("A quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    path.write_text(" ".join(f"{n} foxes jump over {n * n} dogs." for n in range(90)))
     return path
 
 
@@ -590,6 +597,23 @@ def test_the_cost_is_measured_on_held_back_text(
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"Measured: {result.cost.in_words()}." in card
     assert json.loads(json.dumps(result.to_dict()))["cost"]["tokens"] == expected.tokens
+
+
+def test_perplexity_on_text_that_was_calibrated_on_is_said_everywhere(
+    tmp_path: Path, llama_folder: Path
+) -> None:
+    (tmp_path / "x.txt").write_text("A quick brown fox jumps over the lazy dog. " * 60)
+    with pytest.warns(PruningWarning, match="100 % of the text that perplexity was measured on"):
+        result = prune_checkpoint(
+            *(llama_folder, tmp_path / "out", "MLP_GLU", "ACT", 50),
+            calibration=tmp_path / "x.txt",
+            calibration_samples=4,
+            calibration_length=32,
+        )
+    assert result.to_dict()["cost"]["repeated"] == 1.0
+    (said,) = result.to_dict()["warnings"]
+    assert "stands in the calibration text too" in said
+    assert f"- {said}" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_cost_is_not_measured_where_nobody_asks_or_nothing_is_left(

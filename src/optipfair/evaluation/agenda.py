@@ -13,13 +13,14 @@ from typing import Any
 
 from ..checking import check_count, whole_number
 from ..errors import ArgumentError
+from ..files.text_rows import read_texts
 from ..report.report_files import check_report_folder
 from .evaluate_options import PRESETS, PROMPTS, EvaluateOptions
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import check_batch_tokens
 from .tasks import TASKS
 from .tasks.choosing import Chosen, find_data, named_tasks, read_tasks, within_budget
-from .tasks.reading import detokenised, document
+from .tasks.reading import detokenised
 from .tasks.task import Item
 from .text.two_models import TEXT_MEASURES, Text, check_windows, enough
 
@@ -94,7 +95,7 @@ def make_agenda(tokenizer: Any, options: EvaluateOptions, *configs: Any) -> Agen
     chosen, missing = read_tasks(
         named_tasks(options.tasks), folder, required=options.tasks is not None
     )
-    name, content = _read_text(options.text, folder)
+    name, content = _read_text(options, folder, tokenizer)
     predicted = enough(
         len(tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"])
     )
@@ -130,11 +131,18 @@ def _tokens(tokenizer: Any, items: Sequence[Item]) -> list[int]:
     return [sum(map(len, inputs)) for inputs in rows]
 
 
-def _read_text(text: str | Path | None, folder: Path | None) -> tuple[str, str]:
+def _read_text(asked: EvaluateOptions, folder: Path | None, tokenizer: Any) -> tuple[str, str]:
     """Name and content."""
-    if text is not None:
-        return Path(text).name, document(Path(text))
+    if asked.text is not None:
+        path, field = Path(asked.text), asked.text_field
+        texts = read_texts(path, name=field, option="text_field", tokenizer=tokenizer)
+        return path.name, texts.joined
+    if asked.text_field is not None:
+        raise ArgumentError(
+            f"text_field={asked.text_field!r} names a field of a text's rows, and no text is "
+            "given. Give text too, or leave it out."
+        )
     if folder is not None and (folder / WIKITEXT).is_file():
-        return f"{WIKITEXT}, detokenised", detokenised(document(folder / WIKITEXT))
+        return f"{WIKITEXT}, detokenised", detokenised(read_texts(folder / WIKITEXT).joined)
     shipped = files("optipfair.demo").joinpath("evaluation.txt")
     return "the text that ships with the demo", shipped.read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ from .evaluating import evaluate_by
 from .harness import find_tasks, harness_tasks
 from .tasks import TASKS
 from .tasks.choosing import find_data, missing_data
+from .text.calibrated import marked
 from .verdicts import check_thresholds, failures, read_thresholds
 
 Say = Callable[[str], None]
@@ -162,7 +163,8 @@ def _prepared(
             f"{names[0]}: the tokenizer has {len(tokenizer)} tokens and the model {known}. Put the "
             "model's own tokenizer into its folder."
         )
-    return sources, tokenizer, make_agenda(tokenizer, replace(options, names=names), *configs)
+    agenda = make_agenda(tokenizer, replace(options, names=names), *configs)
+    return sources, tokenizer, replace(agenda, text=marked(agenda.text, sources))
 
 
 def _common_tokenizer(

@@ -38,9 +38,14 @@ class EvaluateOptions:
     )
     text: str | Path | None = _choice(
         None,
-        "File to measure perplexity on: .txt, or .jsonl with a `text` in each line. [WikiText-2 of "
-        "the data folder, else a short text that ships with the library]",
+        "File to measure perplexity on: .txt, or .jsonl with a text, messages or an instruction in "
+        "each line. [WikiText-2 of the data folder, else a short text that ships with the library]",
         metavar="FILE",
+    )
+    text_field: str | None = _choice(
+        None,
+        "Which field of each row is the text. [text or content]",
+        metavar="NAME",
     )
     preset: str = _choice(
         "quick",

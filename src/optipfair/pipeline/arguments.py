@@ -136,6 +136,7 @@ def _read_data(options: PruneOptions, dataloader: Iterable[Any] | None) -> Data:
         options.calibration_length,
         options.seed,
         options.calibration_batch_size,
+        options.calibration_field,
     )
     text.check()
     return Data(text=text)

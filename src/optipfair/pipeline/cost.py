@@ -32,12 +32,14 @@ class Cost:
         perplexity_before, perplexity_after: per token.
         kl_divergence: mean over tokens of KL(before || after), in nats.
         tokens: number of predicted tokens.
+        repeated: the share of the text that stands in the calibration text too.
     """
 
     perplexity_before: float
     perplexity_after: float
     kl_divergence: float
     tokens: int
+    repeated: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -51,7 +53,7 @@ class Cost:
     def in_words(self) -> str:
         return (
             f"perplexity {self.perplexity_before:.4g} -> {self.perplexity_after:.4g} "
-            f"({self.ratio:.3g} times), KL divergence {self.kl_divergence:.3f} nats, on "
+            f"({self.ratio:.3g} times), KL divergence {max(self.kl_divergence, 0.0):.3f} nats, on "
             f"{self.tokens:,} held-back tokens"
         )
 

@@ -47,7 +47,7 @@ def decide_run(
         plan, model = _decide(stored, todo, options, data, batches, say)
     plan = data.recorded(plan, drawn)
     with data.reading():
-        run = Run.proved(stored, plan, options, model, drawn.held_back if drawn else [])
+        run = Run.proved(stored, plan, options, model, drawn)
         if isinstance(todo, PruningPlan) and not options.check_weights:
             check_weights(stored, show, plan)
     return run

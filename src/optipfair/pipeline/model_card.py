@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,7 @@ def model_card(
     *,
     layers_differ: bool = False,
     cost: Cost | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Write the card of the model `name` as Markdown with YAML front matter.
 
@@ -87,6 +88,7 @@ def model_card(
             *_table(statistics),
             "",
             *([] if cost is None else [f"Measured: {cost.in_words()}.", ""]),
+            *_warned(warnings),
             "Pruning costs quality. Unless figures for quality and bias stand here, none were "
             "measured: evaluate the model on your own task before you use it.",
             "",
@@ -97,6 +99,12 @@ def model_card(
             "",
         ]
     )
+
+
+def _warned(warnings: Sequence[str]) -> list[str]:
+    if not warnings:
+        return []
+    return ["It was warned of:", "", *(f"- {visible(each)}" for each in warnings), ""]
 
 
 def _how_to_load(name: str, layers_differ: bool) -> list[str]:

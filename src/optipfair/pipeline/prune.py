@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +13,9 @@ from typing import Any
 
 from ..checkpoint.stored_model import StoredModel
 from ..distributed import in_first, is_first, together
-from ..errors import PruningWarning
 from ..files.output_folder import new_folder
 from ..loading import has_tokenizer, load_config
+from ..noted import keeping_warnings, warn
 from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.options.prune_options import PruneOptions
@@ -33,6 +32,7 @@ from .run import Run
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 
 PLAN_FILE = "pruning_plan.json"
+_MOSTLY = 0.5
 _REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
 
@@ -52,6 +52,7 @@ class PruneResult:
             where there is none.
         has_tokenizer: whether there was a tokenizer to carry over.
         seconds: wall time.
+        warnings: what was warned of; the card has them too.
     """
 
     output_path: Path | None
@@ -63,6 +64,7 @@ class PruneResult:
     has_tokenizer: bool
     seconds: float
     cost: Cost | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; the plan itself lies in the output folder."""
@@ -83,6 +85,7 @@ class PruneResult:
             "has_tokenizer": self.has_tokenizer,
             "seconds": round(self.seconds, 3),
             "cost": None if self.cost is None else self.cost.to_dict(),
+            "warnings": list(self.warnings),
         }
 
 
@@ -151,9 +154,10 @@ def prune_checkpoint(
             show_progress=show_progress,
         )
     with ExitStack() as stack:
+        warned = stack.enter_context(keeping_warnings())
         decide = partial(_decide, stack, job, say if is_first() else None)
         run = decide() if job.data else None  # without data there is nothing to share
-        result = in_first(lambda: _carry_out(run or decide(), job, command))
+        result = in_first(lambda: _carry_out(run or decide(), job, command, warned))
     return replace(result, seconds=time.perf_counter() - started)
 
 
@@ -181,8 +185,8 @@ def _decide(stack: ExitStack, job: Job, say: Say) -> Run:
     return decide_run(stored, job.todo, job.options, job.data, say)
 
 
-def _carry_out(run: Run, job: Job, command: str | None) -> PruneResult:
-    """Write what is wanted of a run, and say what was done."""
+def _carry_out(run: Run, job: Job, command: str | None, warned: list[str]) -> PruneResult:
+    """Write what is wanted of a run, and say what was done; `warned` grows meanwhile."""
     run.stored.checkpoint.check_unchanged()
     _warn_about_widths(run.plan)
     if job.save_plan is not None:
@@ -197,7 +201,9 @@ def _carry_out(run: Run, job: Job, command: str | None) -> PruneResult:
         has_tokenizer=has_tokenizer(run.stored.checkpoint.folder),
         seconds=0.0,
     )
-    return result if job.output is None else _write(run, job, job.output, command, result)
+    if job.output is not None:
+        result = _write(run, job, job.output, command, result, warned)
+    return replace(result, warnings=tuple(warned))
 
 
 def _statistics(run: Run, source: Source) -> dict[str, Any]:
@@ -208,12 +214,18 @@ def _statistics(run: Run, source: Source) -> dict[str, Any]:
 
 
 def _write(
-    run: Run, job: Job, output: Path, command: str | None, result: PruneResult
+    run: Run,
+    job: Job,
+    output: Path,
+    command: str | None,
+    result: PruneResult,
+    warned: Sequence[str],
 ) -> PruneResult:
     """Write model, plan, recipe and card, verify them, and add what was found to the result."""
     with new_folder(output) as folder:
         run.write(folder)
         cost = run.cost(folder)
+        of_cost = _warnings_of(cost)
         replace(run.plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
         (folder / RECIPE_FILE).write_text(job.recipe, encoding="utf-8")
         card = model_card(
@@ -224,25 +236,32 @@ def _write(
             command or _as_call(job.source.given, output, run.plan),
             layers_differ=run.layers_differ,
             cost=cost,
+            warnings=[*warned, *of_cost],
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         difference = run.verify(folder, job.verification)
         run.stored.checkpoint.check_unchanged()
-    if cost is not None:
-        _warn_about_cost(cost)
+    for each in of_cost:
+        warn(each)
     return replace(result, logits_difference=difference, cost=cost)
 
 
-def _warn_about_cost(cost: Cost) -> None:
-    if cost.ratio >= LARGE:
-        warnings.warn(
+def _warnings_of(cost: Cost | None) -> list[str]:
+    found = []
+    if cost is not None and cost.ratio >= LARGE:
+        found.append(
             f"Perplexity rose {cost.ratio:.3g} times on held-back text, from "
             f"{cost.perplexity_before:.4g} to {cost.perplexity_after:.4g}. Remove less, let "
             "calibration data choose and compensate (--preset quality, method 'AUTO'), or train "
-            "the result afterwards.",
-            PruningWarning,
-            stacklevel=3,
+            "the result afterwards."
         )
+    if cost is not None and cost.repeated >= _MOSTLY:
+        found.append(
+            f"{100 * cost.repeated:.0f} % of the text that perplexity was measured on stands in "
+            "the calibration text too, so the result looks better than it is. Measure it on other "
+            "text: optipfair evaluate --text."
+        )
+    return found
 
 
 def _warn_about_widths(plan: PruningPlan) -> None:
@@ -256,11 +275,9 @@ def _warn_about_widths(plan: PruningPlan) -> None:
     )
     if odd:
         listed = ", ".join(map(str, odd[:3]))
-        warnings.warn(
+        warn(
             f"The kept width {listed} is no multiple of 32, as the original was: llama.cpp cannot "
             "quantize such a model, and kernels are slower. expansion_divisor=32 rounds it down.",
-            PruningWarning,
-            stacklevel=3,
         )
 
 

@@ -77,8 +77,11 @@ class Data:
         record = asdict(self.text) | {
             "source": Path(self.text.source).name,
             "sha256": digest(drawn.batches),
+            "text_sha256": drawn.sha256,
         }
         del record["batch_size"]  # it decides nothing
+        if self.text.field is None:
+            del record["field"]
         return replace(plan, request={**plan.request, "calibration": record})
 
 
@@ -94,6 +97,7 @@ class Run:
         model: the checkpoint's model, where it was loaded to decide.
         held_back: calibration text to measure the cost on.
         unpruned: what enters the head of that model for this text, before it is cut.
+        repeated: the share of this text that the text for calibration holds too.
     """
 
     stored: StoredModel
@@ -103,6 +107,7 @@ class Run:
     model: Any
     held_back: Sequence[Batch]
     unpruned: Sequence[Tensor]
+    repeated: float = 0.0
 
     @classmethod
     def proved(
@@ -111,13 +116,14 @@ class Run:
         plan: PruningPlan,
         options: Options,
         model: Any,
-        held_back: Sequence[Batch],
+        drawn: Drawn | None,
     ) -> Run:
         """Prove what was decided; everything that can be refused is refused here."""
-        held_back = held_back if options.evaluate and is_first() else []
+        held_back = drawn.held_back if drawn and options.evaluate and is_first() else []
         new = prepare(stored, plan, options.dtype, options.max_shard_bytes)
         unpruned = [] if model is None else final_states(model, held_back)
-        return cls(stored, plan, new, options, model, held_back, unpruned)
+        repeated = drawn.repeated if drawn else 0.0
+        return cls(stored, plan, new, options, model, held_back, unpruned, repeated)
 
     @property
     def layers_differ(self) -> bool:
@@ -172,8 +178,10 @@ class Run:
 
     def cost(self, target: Path) -> Cost | None:
         """What the folder's model lost on held-back text; None where there is none."""
-        if not self.held_back:
-            return None
+        found = self._cost(target) if self.held_back else None
+        return found and replace(found, repeated=self.repeated)
+
+    def _cost(self, target: Path) -> Cost | None:
         if self.model is not None:
             after = final_states(self.pruned_model, self.held_back)
             return cost_of(self.pruned_model, self.held_back, self.unpruned, after)

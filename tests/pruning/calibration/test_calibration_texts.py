@@ -23,6 +23,7 @@ WORDS = "words and more of them " * 20
         ("noted", b"without a suffix", ["without a suffix"]),
         ("x.jsonl", b'{"text": "a"}\r\n\n{"b": 1, "text": "c"}\n \n', ["a", "c"]),
         ("X.JSONL", b'{"id": 3, "content": "first string"}', ["first string"]),
+        ("x.json", b'[{"text": "a"}, "b"]', ["a", "b"]),
         ("x.jsonl", '"a\u2028b\x85c"'.encode(), ["a\u2028b\x85c"]),  # no ends of lines
         ("x.jsonl", b'\xef\xbb\xbf{"text": "marked"}', ["marked"]),
     ],
@@ -34,21 +35,26 @@ def test_texts_are_read_as_they_were_written(
     (tmp_path / name).write_bytes(content)
     text = CalibrationText(str(tmp_path / name))
     text.check()
-    assert text.texts() == texts
+    assert text.texts().rows == texts
 
 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("x.txt", "words".encode("utf-16"), "cannot be read: .* Give text in UTF-8"),
+        ("x.txt", "words".encode("utf-16"), "cannot be read: .* Give a file of text in UTF-8"),
         ("x.txt", b"a\0b", "holds zero bytes, so it is no text. Give a .txt"),
-        ("x.json", b'[{"text": "a"}]', "is JSON, .* Give a .txt file, or a .jsonl"),
+        ("x.json", b'{"text": "a"}', "is JSON, but no list of rows. Give a .txt file, or a .jsonl"),
+        ("x.csv", b"text\na", "is a table, no text. Give a .txt"),
+        ("x.txt.gz", b"\x1f\x8b", "is packed, no text. Give a .txt"),
+        ("x.txt", b'{"text": "a"}\n{"text": "b"}', "holds JSON in its lines.*ending .jsonl"),
+        ("x.txt", b" \n\t\n", "holds only blank text. Give"),
+        ("x.jsonl", b"", "holds no rows. Give"),
         ("x.jsonl", b'"a"\n{"text": "b', r"line 2 is not valid JSON \(Untermin.* column 10\)"),
         ("x.jsonl", b"[" * 100_000, r"line 1 is not valid JSON \(maximum recursion"),
         ("x.jsonl", b"1" * 9999, r"line 1 is not valid JSON \(Exceeds the limit"),
-        ("x.jsonl", b'{"a": 1, "b": null}', "line 1 holds no text, only 'a', 'b'. Give"),
-        ("x.jsonl", b'{"text": null, "b": "c"}', "line 1 holds no text but a NoneType. Give"),
-        ("x.jsonl", b'["a"]', "line 1 holds no text but a list. Give"),
+        ("x.jsonl", b'{"a": 1, "b": null}', "line 1 holds no field.* Its fields are 'a', 'b'. Say"),
+        ("x.jsonl", b'{"text": null, "b": "c"}', "Its fields are 'text', 'b'. Say .*_field='b'"),
+        ("x.jsonl", b'["a"]', "line 1 holds a list, no object with fields. Give"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -153,3 +159,41 @@ def test_the_batch_size_changes_the_batches_alone(tmp_path: Path) -> None:
     assert digest(drawn[0].batches) == digest(drawn[1].batches)
     with pytest.raises(ArgumentError, match="calibration_batch_size=0 is outside"):
         CalibrationText(source, batch_size=0).check()
+
+
+ROWS = [{"id": f"row-{n}", "title": "T", "story": f"A story of {n} hats. " * 9} for n in range(40)]
+
+
+def test_a_field_that_is_asked_for_is_the_text(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    drawn = CalibrationText(str(tmp_path / "x.jsonl"), 4, 32, field="story").draw(byte_tokenizer())
+    shown = byte_tokenizer().decode(drawn.batches[0].input_ids[0])
+    assert "hats" in shown
+    with pytest.raises(DataError, match=r"Its fields are 'id', 'title', 'story'. Say .*='story'"):
+        CalibrationText(str(tmp_path / "x.jsonl")).texts()
+    with pytest.raises(ArgumentError, match="calibration_field='' is no name of a field"):
+        CalibrationText(str(tmp_path / "x.jsonl"), field="").check()
+
+
+def test_text_that_repeats_itself_says_that_what_is_held_back_was_seen(tmp_path: Path) -> None:
+    (tmp_path / "again.txt").write_text("The same sentence comes again, word by word. " * 90)
+    (tmp_path / "once.txt").write_text(" ".join(f"{n * n} hats and {n} coats." for n in range(300)))
+    draw = [
+        CalibrationText(str(tmp_path / name), 4, 32).draw(byte_tokenizer()).repeated
+        for name in ("again.txt", "once.txt")
+    ]
+    assert draw == [1.0, 0.0]
+
+
+def test_a_template_writes_the_tokens_that_begin_a_text_and_none_come_before(
+    tmp_path: Path,
+) -> None:
+    said = [{"role": "user", "content": WORDS}, {"role": "assistant", "content": WORDS}]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"messages": said}) + "\n")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "<bos>{% for m in messages %}{{ m.role }}: {{ m.content }}<eos>{% endfor %}"
+    )
+    text = CalibrationText(str(tmp_path / "x.jsonl"), 4, 32).texts(tokenizer)
+    assert text.joined == f"<bos>user: {WORDS}<eos>assistant: {WORDS}<eos>"
+    assert text.templated

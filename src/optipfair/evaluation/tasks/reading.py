@@ -81,17 +81,6 @@ def table_rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Ro
     return _some(path, rows)
 
 
-def document(path: Path) -> str:
-    """A text to predict: a plain text file, or the `text` of each line of a JSONL file."""
-    if path.suffix.lower() == ".jsonl":
-        return "\n\n".join(row["text"] for _, row in json_rows(path, {"text": str}))
-    text = _text(path)
-    if not text.strip() or "\0" in text:
-        what = "zero bytes, so it is no text" if text.strip() else "no text"
-        raise DataError(f"{path} holds {what}. Give text in UTF-8.")
-    return text
-
-
 def detokenised(text: str) -> str:
     """WikiText as people write: ` @-@ ` becomes `-`, and no space stands before punctuation.
 

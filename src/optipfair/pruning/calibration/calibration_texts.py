@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +15,8 @@ from torch import Tensor
 from ...batches import Batch
 from ...checking import check_layer_count, check_seed, whole_number
 from ...errors import ArgumentError, DataError
+from ...files.foreign import reading
+from ...files.text_rows import Texts, read_texts, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,8 +25,11 @@ _SAMPLES = 128
 _HELD_BACK = 4096  # tokens
 _DATASET_TEXTS = 20_000  # rows of a dataset that are read at most
 _DATASET_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-_OF_FILES = {".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".txt"}
-_GIVE_FILE = "Give a .txt file, or a .jsonl file with a field 'text' in each line"
+_OF_FILES = {".csv", ".gz", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".tsv", ".txt"}
+_GIVE_FILE = (
+    "Give a .txt file, or a .jsonl file with a text, messages, or an instruction in each line"
+)
+_COMPARED, _PIECES = 32, 64  # tokens of a piece that is looked for elsewhere, and how many
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,17 @@ class Drawn:
 
     batches: list[Batch]  # to calibrate on
     held_back: list[Batch]  # others, in one batch, to judge by; none where the text is short
+    sha256: str = ""  # of the whole text
+    repeated: float = 0.0  # share of the held-back tokens that the rest of the text repeats
 
 
 @dataclass(frozen=True)
 class CalibrationText:
     """Where calibration text comes from, and how many sequences of how many tokens are drawn.
 
-    The source is a `.txt` file, a `.jsonl` file with a text in each line's `text` field (or its
-    first one that is a string), or the id of a dataset.
+    The source is a `.txt` file, a `.jsonl` or `.json` file with a text, messages or an instruction
+    in each row, or the id of a dataset with such rows. `field` says which field of a row is the
+    text, where its name does not.
     """
 
     source: str
@@ -49,6 +56,7 @@ class CalibrationText:
     length: int = 512
     seed: int = 0
     batch_size: int = 8
+    field: str | None = None
 
     def check(self) -> None:
         """Check what can be checked without reading."""
@@ -60,6 +68,11 @@ class CalibrationText:
                 "number of tokens, for example 512."
             )
         check_seed(self.seed)
+        if self.field is not None and (not isinstance(self.field, str) or not self.field):
+            raise ArgumentError(
+                f"calibration_field={self.field!r} is no name of a field. Give one, for example "
+                "'text'."
+            )
         _check_source(self.source)
 
     def draw(self, tokenizer: PreTrainedTokenizerBase) -> Drawn:
@@ -67,9 +80,10 @@ class CalibrationText:
 
         The end of the text, up to a tenth of it, is held back to judge the result by.
         """
-        encode: Any = tokenizer
-        text = "\n\n".join(self.texts()).encode(errors="replace").decode()  # half surrogates
-        ids: Tensor = torch.tensor(encode(text, verbose=False)["input_ids"])
+        texts, encode = self.texts(tokenizer), cast("Any", tokenizer)
+        text = texts.joined
+        found = encode(text, verbose=False, add_special_tokens=not texts.templated)
+        ids: Tensor = torch.tensor(found["input_ids"], dtype=torch.int64)
         if len(ids) < self.length + 1:
             raise DataError(
                 f"The calibration text {self.source} has {len(ids)} tokens, a sequence takes "
@@ -88,39 +102,27 @@ class CalibrationText:
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randint(0, places, (self.samples,), generator=generator)
         rows = torch.stack([ids[start : start + self.length] for start in starts.tolist()])
-        held_back = _batches(ids[end:].view(held, self.length), held)
-        return Drawn(_batches(rows, self.batch_size), held_back)
+        return Drawn(
+            _batches(rows, self.batch_size),
+            _batches(ids[end:].view(held, self.length), held),
+            hashlib.sha256(text.encode()).hexdigest(),
+            _repeated(ids[:end], ids[end:]),
+        )
 
-    def texts(self) -> list[str]:
-        """The texts, in order."""
-        path = Path(self.source)
+    def texts(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Texts:
+        """The texts, in order; chats as the tokenizer's template writes them."""
         if not _is(Path.is_file, self.source):
-            return _dataset_texts(self.source)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise DataError(
-                f"The calibration file {path} cannot be read: {exc}. Give text in UTF-8."
-            ) from exc
-        if "\0" in text:
-            raise DataError(
-                f"The calibration file {path} holds zero bytes, so it is no text. {_GIVE_FILE}."
+            rows = _dataset_rows(self.source)
+            return texts_of(
+                f"The dataset {self.source!r}", rows, name=self.field, tokenizer=tokenizer
             )
-        if path.suffix.lower() != ".jsonl":
-            return [text]
-        lines = enumerate(text.split("\n"), 1)  # other line breaks may be part of a text
-        return [_text_of(line, path, number) for number, line in lines if line.strip()]
+        return read_texts(Path(self.source), name=self.field, tokenizer=tokenizer)
 
 
 def _check_source(source: str) -> None:
     suffix = Path(source).suffix.lower()
     is_id = suffix not in _OF_FILES and _DATASET_ID.fullmatch(source)
     is_file = _is(Path.is_file, source)
-    if is_file and suffix == ".json":
-        raise DataError(
-            f"The calibration file {source} is JSON, whose brackets and names are no text. "
-            f"{_GIVE_FILE}."
-        )
     if not (is_file or is_id or (source.strip() and _is(Path.is_dir, source))):
         raise DataError(
             f"There is no calibration file {source!r}. {_GIVE_FILE}, or the id of a dataset."
@@ -147,25 +149,17 @@ def digest(batches: list[Batch]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _text_of(line: str, path: Path, number: int) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as exc:
-        why = f"{exc.msg}, column {exc.colno}" if isinstance(exc, json.JSONDecodeError) else exc
-        raise DataError(f"{path}, line {number} is not valid JSON ({why}). {_GIVE_FILE}.") from exc
-    values = row if isinstance(row, dict) else {"text": row}
-    texts = [values["text"]] if "text" in values else list(values.values())
-    for text in texts:
-        if isinstance(text, str):
-            return text
-    held = f", only {', '.join(map(repr, values))}"
-    if "text" in values:
-        held = f" but a {type(values['text']).__name__}"
-    raise DataError(f"{path}, line {number} holds no text{held}. {_GIVE_FILE}.")
+def _repeated(ids: Tensor, others: Tensor) -> float:
+    """The share of the others, in pieces of 32 tokens, that stand among the ids too."""
+    if not len(others):
+        return 0.0
+    everywhere, pieces = ids.numpy().tobytes(), torch.split(others, _COMPARED)
+    chosen = pieces[:: -(-len(pieces) // _PIECES)]
+    return sum(piece.numpy().tobytes() in everywhere for piece in chosen) / len(chosen)
 
 
-def _dataset_texts(name: str) -> list[str]:
-    """Texts of a dataset's training split, through the package `datasets`."""
+def _dataset_rows(name: str) -> list[tuple[str, Any]]:
+    """Rows of a dataset's training split, through the package `datasets`."""
     try:
         import datasets
     except ImportError as exc:
@@ -174,9 +168,6 @@ def _dataset_texts(name: str) -> list[str]:
             f"The calibration text {name!r} is {kind}. {_GIVE_FILE}; to read a dataset, install: "
             "pip install datasets"
         ) from exc
-    try:
+    with reading(f"The dataset {name!r}", DataError, "Give its id and split as the hub has them."):
         rows = datasets.load_dataset(name, split="train", streaming=True).take(_DATASET_TEXTS)
-        texts = [next((v for v in row.values() if isinstance(v, str)), "") for row in rows]
-    except (OSError, ValueError, RuntimeError) as exc:
-        raise DataError(f"The dataset {name!r} cannot be read: {exc}") from exc
-    return [text for text in texts if text]
+        return [(f"{name}, row {number}", row) for number, row in enumerate(rows, 1)]

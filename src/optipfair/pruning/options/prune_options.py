@@ -126,9 +126,14 @@ class PruneOptions:
     seed: int = _choice(0, "Seed of the draw of calibration text and of RANDOM.", metavar="NUM")
     calibration: str | None = _text(
         None,
-        "Text to calibrate on: a .txt file, a .jsonl file with a text in each line, or the id of a "
-        "dataset (with the package datasets).",
+        "Text to calibrate on: a .txt file, a .jsonl file with a text, messages or an instruction "
+        "in each line, or the id of a dataset with such rows (with the package datasets).",
         metavar="TEXT",
+    )
+    calibration_field: str | None = _text(
+        None,
+        "Which field of each row is the text, where its name (text, content) does not say.",
+        metavar="NAME",
     )
     calibration_samples: int = _text(
         128, "How many sequences are drawn from that text.", metavar="NUM"

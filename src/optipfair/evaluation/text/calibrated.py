@@ -1,0 +1,37 @@
+"""Whether a text is the one that a model was calibrated on when it was pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...errors import DataError
+from ...files.foreign import read_json, reading
+from ...noted import warn
+from ...sources import Source
+from .two_models import Text
+
+_PLAN_FILE = "pruning_plan.json"
+
+
+def marked(text: Text, sources: Sequence[Source]) -> Text:
+    """The text, whose name says so where a model was calibrated on it, with a warning."""
+    fitted = [source for source in sources if _calibrated_on(source) == text.sha256]
+    if not fitted:
+        return text
+    warn(
+        f"{fitted[0].given} was calibrated on {text.name} when it was pruned, so its perplexity "
+        "there is better than on other text. Give other text (--text)."
+    )
+    return replace(text, name=f"{text.name}, on which {fitted[0].given} was calibrated")
+
+
+def _calibrated_on(source: Source) -> str | None:
+    """The hash of the text that the plan in a model's folder names; None where none does."""
+    if source.kind != "folder" or source.path is None or not (source.path / _PLAN_FILE).is_file():
+        return None
+    try:
+        with reading(_PLAN_FILE, DataError, ""):
+            return str(read_json(source.path / _PLAN_FILE)["request"]["calibration"]["text_sha256"])
+    except DataError:  # another's plan, or none of calibration
+        return None

@@ -33,9 +33,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def recording(
-    hooks: Iterable[tuple[nn.Module, bool, Callable[[object], None]]],
-) -> Iterator[None]:
+def recording(hooks: Iterable[tuple[nn.Module, bool, Callable[[object], None]]]) -> Iterator[None]:
     """Call each callback with its module's input (what it is given by position) or output."""
     with _held(_watch(*hook) for hook in hooks):
         yield

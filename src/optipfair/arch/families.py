@@ -20,11 +20,7 @@ _GATED = gated("gate_proj", "up_proj", "down_proj")
 
 GATED = MLPSpec("mlp", below("mlp", _GATED), "intermediate_size")
 BARE_GATED = MLPSpec("mlp", _GATED, None)  # a gated MLP module by itself
-FUSED = MLPSpec(
-    "mlp",
-    fused("mlp.gate_up_proj", "mlp.down_proj"),
-    "intermediate_size",
-)
+FUSED = MLPSpec("mlp", fused("mlp.gate_up_proj", "mlp.down_proj"), "intermediate_size")
 
 
 def _experts(width_key: str) -> MLPSpec:
@@ -48,10 +44,7 @@ _NEOX_SLOTS = plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 _NEOX = MLPSpec("mlp", _NEOX_SLOTS, "intermediate_size")
 _FALCON = MLPSpec("mlp", _NEOX_SLOTS, "ffn_hidden_size")
 _BLOOM = MLPSpec(
-    "mlp",
-    _NEOX_SLOTS,
-    None,
-    why_not="its config has no intermediate size (fixed at 4 x hidden)",
+    "mlp", _NEOX_SLOTS, None, why_not="its config has no intermediate size (fixed at 4 x hidden)"
 )
 
 _TINY = {"vocab_size": 272, "max_position_embeddings": 128}
@@ -68,20 +61,8 @@ _TINY_EXPERTS = {**_TINY_LLAMA, "moe_intermediate_size": 24, "num_experts_per_to
 _SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2}
 
 _ENTRIES = (
-    ArchSpec(
-        "llama",
-        "layers",
-        (GATED,),
-        _TINY_LLAMA,
-        "Llama 2, 3, 3.2; SmolLM2; TinyLlama",
-    ),
-    ArchSpec(
-        "mistral",
-        "layers",
-        (GATED,),
-        _TINY_LLAMA,
-        "Mistral 7B, Mistral Nemo",
-    ),
+    ArchSpec("llama", "layers", (GATED,), _TINY_LLAMA, "Llama 2, 3, 3.2; SmolLM2; TinyLlama"),
+    ArchSpec("mistral", "layers", (GATED,), _TINY_LLAMA, "Mistral 7B, Mistral Nemo"),
     ArchSpec(
         "qwen2",
         "layers",

@@ -182,11 +182,7 @@ def figures(statistics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{statistics['original_parameters']:,}",
             f"{statistics['pruned_parameters']:,} (-{statistics['percentage_reduction']:.2f} %)",
         ),
-        (
-            "weights in memory",
-            size(statistics["original_bytes"]),
-            size(statistics["pruned_bytes"]),
-        ),
+        ("weights in memory", size(statistics["original_bytes"]), size(statistics["pruned_bytes"])),
     ]
     if "original_layer_count" in statistics:
         before, after = statistics["original_layer_count"], statistics["final_layer_count"]

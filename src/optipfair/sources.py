@@ -26,19 +26,12 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 @dataclass(frozen=True)
 class Source:
-    """A model's origin, found but not yet read.
+    """A model's origin, found but not yet read."""
 
-    Attributes:
-        given: what the user wrote.
-        kind: folder, gguf file, or hub id.
-        location: the folder, or the id.
-        file: name of the `.gguf` file in the folder.
-    """
-
-    given: str
-    kind: Literal["folder", "gguf", "hub"]
-    location: str
-    file: str | None = None
+    given: str  # what the user wrote
+    kind: Literal["folder", "gguf", "hub"]  # folder, gguf file, or hub id
+    location: str  # the folder, or the id
+    file: str | None = None  # name of the `.gguf` file in the folder
 
     @property
     def path(self) -> Path | None:

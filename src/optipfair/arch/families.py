@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from .layouts import below, conv1d, experts_layout, fused, gated, plain
-from .spec import ArchSpec, MLPSpec
+from .spec import ArchSpec, MLPSpec, below, conv1d, experts_layout, fused, gated, plain
 
 _GATED = gated("gate_proj", "up_proj", "down_proj")
 

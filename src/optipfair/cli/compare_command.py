@@ -8,9 +8,8 @@ import click
 
 from ..distributed import launched_rank
 from ..evaluation.evaluate_options import EvaluateOptions
-from .option_flags import flags
 from .output import print_json, print_table
-from .shared_options import measured_by_name, running_options
+from .shared_options import flags, measured_by_name, running_options
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate_by_name import CompareRun

@@ -9,9 +9,8 @@ import click
 
 from ..distributed import launched_rank
 from ..evaluation.evaluate_options import CHOICE, SCORING, EvaluateOptions
-from .option_flags import flags
 from .output import print_json, print_table
-from .shared_options import measured_by_name, model_option, running_options
+from .shared_options import flags, measured_by_name, model_option, running_options
 
 if TYPE_CHECKING:
     from ..report.comparison import EvaluationWithHarness, FigureOfOne

@@ -49,14 +49,7 @@ class Source:
 
 
 def find_source(given: str | Path) -> Source:
-    """Say where a model is.
-
-    Args:
-        given: a folder, a `.gguf` file, `demo`, or a hub id like `org/name`.
-
-    Raises:
-        CheckpointError: there is nothing of that name, or not what a model is.
-    """
+    """Say where a model is: a folder, a `.gguf` file, `demo`, or a hub id like `org/name`."""
     text = str(given)
     if not text:
         raise CheckpointError("No model is given. Give a folder, a .gguf file, or a hub id.")

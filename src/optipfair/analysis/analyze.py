@@ -38,13 +38,10 @@ class Saving:
 
 
 def ask(contents: Contents, pruning_type: str) -> tuple[list[Saving], str]:
-    """Say what each percentage of a pruning saves, and why it is not possible.
+    """A row for each percentage that is served, and the reason where none is (else empty).
 
-    Every percentage is planned and proved, since one may be served where another is not: with
-    half of the layers a whole kind of layer may go, and a config may take only some widths. A
-    proof is a twin on `meta`, which takes tens of milliseconds.
-
-    Returns a row for each percentage that is served, and the reason where none is (else empty).
+    Every percentage is planned and proved, since one may be served where another is not: with half
+    of the layers a whole kind of layer may go, and a config may take only some widths.
     """
     try:
         weights = contents.weights(pruning_type)

@@ -13,7 +13,7 @@ from ..pruning.cut.plan import PruningPlan
 from ..report.formats import size
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to import
-    from .cost import Cost
+    from .outcome import Cost
 
 _UNITS = {
     "kv_groups": "key/value groups, with their query heads, in each layer's attention",

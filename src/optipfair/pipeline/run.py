@@ -40,8 +40,7 @@ from ..pruning.decision import Reread, decide
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from ..sources import find_source
-from .cost import Cost, cost_of, final_states, stored_cost
-from .reloading import check_generates, reloaded_difference
+from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from ..arch.attention import check_count
-from ..arch.finite import check_finite
-from ..arch.view import MLPView, ModelView
+from ..arch.view import MLPView, ModelView, check_finite
 from ..checking import check_layer_indices
 from ..errors import ArgumentError, PruningWarning
 from ..progress import track

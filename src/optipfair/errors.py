@@ -17,6 +17,8 @@ A `ValueError` means: refused before anything changed. The messages say what was
 allowed and what to do.
 """
 
+import warnings
+
 __all__ = [
     "ArgumentError",
     "CheckpointError",
@@ -74,3 +76,8 @@ class DistributedError(OptiPFairError, RuntimeError):
 
 class PruningWarning(UserWarning):
     """The request was carried out, but is probably not what was meant."""
+
+
+def warn(message: str, level: int = 1) -> None:
+    """Give a `PruningWarning`; `level` is the `stacklevel` as seen from the caller."""
+    warnings.warn(message, PruningWarning, stacklevel=level + 1)

@@ -6,7 +6,6 @@ Axes: `I` neurons, `M` aligned units of tokens of all comparisons of a batch.
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..arch.view import check_finite, describe
 from ..checking import read_scores
-from ..errors import ArgumentError, DataError, PruningWarning, UnsupportedModelError
+from ..errors import ArgumentError, DataError, UnsupportedModelError, warn
 from .activations.capture import Groups, capture, find_taps
 from .activations.layer_keys import LayerKey
 from .prompts.controls import Words
@@ -179,11 +178,10 @@ def _weights(plan: Plan, *, controlled: bool) -> list[float]:
     if not used:
         raise DataError(f"No pair can be compared with neutral controls{why}. Give other pairs.")
     if unused:
-        warnings.warn(
+        warn(
             f"{len(unused)} of {len(plan.pairs)} pairs are left out, since nothing neutral can be "
             f"set against them. pair_{unused[0] + 1}{why}.",
-            PruningWarning,
-            stacklevel=3,
+            level=3,
         )
     weights = [0.0] * len(plan.comparisons)
     for number in used:

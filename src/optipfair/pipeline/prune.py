@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from ..checkpoint.stored_model import StoredModel
 from ..distributed import in_first, is_first, together
-from ..errors import PruningWarning
+from ..errors import warn
 from ..files.output_folder import new_folder
 from ..loading import has_tokenizer, load_config
 from ..option_fields import checked_keywords, taking
@@ -231,13 +230,12 @@ def _write(
 
 def _warn_about_cost(cost: Cost) -> None:
     if cost.ratio >= LARGE:
-        warnings.warn(
+        warn(
             f"Perplexity rose {cost.ratio:.3g} times on held-back text, from "
             f"{cost.perplexity_before:.4g} to {cost.perplexity_after:.4g}. Remove less, let "
             "calibration data choose and compensate (--preset quality, method 'AUTO'), or train "
             "the result afterwards.",
-            PruningWarning,
-            stacklevel=3,
+            level=3,
         )
 
 
@@ -252,11 +250,10 @@ def _warn_about_widths(plan: PruningPlan) -> None:
     )
     if odd:
         listed = ", ".join(map(str, odd[:3]))
-        warnings.warn(
+        warn(
             f"The kept width {listed} is no multiple of 32, as the original was: llama.cpp cannot "
             "quantize such a model, and kernels are slower. expansion_divisor=32 rounds it down.",
-            PruningWarning,
-            stacklevel=3,
+            level=3,
         )
 
 

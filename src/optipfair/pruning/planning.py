@@ -6,7 +6,6 @@ It only reads the model.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from torch import Tensor
 from ..arch.attention import check_count
 from ..arch.view import MLPView, ModelView, check_finite
 from ..checking import check_layer_indices
-from ..errors import ArgumentError, PruningWarning
+from ..errors import ArgumentError, warn
 from ..progress import track
 from .cut.checks import check_sharing, identity
 from .cut.plan import PruningPlan, WidthCut
@@ -69,7 +68,7 @@ def plan_counts(
     record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
     plan = PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
     if plan.empty:
-        _warn("Nothing was removed: the target keeps everything. Ask for less.")
+        warn("Nothing was removed: the target keeps everything. Ask for less.")
     return plan
 
 
@@ -172,7 +171,7 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
     rows = list(zip(chosen, exact, counts, strict=True))
     few = [mlp for mlp, _, kept in rows if kept < mlp.width / 100]
     if few:
-        _warn(
+        warn(
             f"Fewer than 1 % of the neurons of {few[0].spec.name} stay; the model will not be of "
             "use without retraining."
         )
@@ -182,7 +181,7 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
         if target.divisor is None and kept < min(kept_exactly, mlp.width)
     }
     for name, (kept_exactly, kept, multiple) in rounded.items():
-        _warn(
+        warn(
             f"The kept width of {name} was rounded from {kept_exactly} down to {kept}: the "
             f"kernels of experts need a multiple of {multiple}."
         )
@@ -194,13 +193,9 @@ def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, 
     static = isinstance(request.criterion, Criterion) and request.criterion.needs == WEIGHTS
     if data or not static or max((mlp.width for mlp in chosen), default=0) < _TRAINED_WIDTH:
         return
-    _warn(
+    warn(
         "Without calibration data neurons are chosen by their weights alone, which ruins real "
         "models: without a tenth of its neurons the perplexity of SmolLM2-135M went from 27.6 to "
         "183 with MAW and above 5000 with VOW, PON and L2 (without random ones to 48.7, chosen "
         "with data to 29.3). Give calibration data, or train the result afterwards."
     )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, PruningWarning, stacklevel=2)

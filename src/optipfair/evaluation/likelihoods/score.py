@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from ...arch.limits import positions, vocabulary
 from ...batches import Batch, model_inputs
 from ...checking import check_count
 from ...distributed import divided, is_first, together, world_size
-from ...errors import DataError, ModelOutputError, PruningWarning
+from ...errors import DataError, ModelOutputError, warn
 from ...hooks import evaluating
 from ...progress import track
 from ..tasks.task import Query, Score
@@ -144,11 +143,10 @@ def _fitting(model: Any, encoded: Sequence[Encoded]) -> list[Encoded]:
     fitting = [fitted(each, limit) for each in encoded]
     cut = sum(len(a.ids) < len(b.ids) for a, b in zip(fitting, encoded, strict=True))
     if cut and is_first():
-        warnings.warn(
+        warn(
             f"{cut} of {len(fitting)} queries are longer than the model's {limit} positions; their "
             "contexts lose tokens from the left.",
-            PruningWarning,
-            stacklevel=3,
+            level=3,
         )
     return fitting
 

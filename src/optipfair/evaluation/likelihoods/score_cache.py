@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any, TextIO
 import torch
 
 from ...distributed import in_first
-from ...errors import OutputError, PruningWarning
+from ...errors import OutputError, warn
 
 Scored = tuple[list[float], bool]  # log-probabilities, and whether each token is the likeliest
 
@@ -88,11 +87,10 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
                 "can be written, or none."
             ) from exc
         if damaged:
-            warnings.warn(
+            warn(
                 f"{path} is damaged: {damaged} of its lines are not as they were written. "
                 "What they held is scored again.",
-                PruningWarning,
-                stacklevel=4,
+                level=4,
             )
         return kept
 

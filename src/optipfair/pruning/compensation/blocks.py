@@ -9,7 +9,6 @@ Axes: `B` batch, `S` sequence, `T` real tokens, `H` hidden, `I` neurons.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from ...arch.slots import read
 from ...arch.view import LayerView, MLPView, ModelView
 from ...distributed import gathered, in_first, sum_, together, total
-from ...errors import PruningWarning, UnsupportedModelError
+from ...errors import UnsupportedModelError, warn
 from ...hooks import evaluating
 from ...progress import track
 from ..calibration.activations import down_module, not_finite_on_data, real_tokens, updating
@@ -112,7 +111,7 @@ def _fit(
     every = torch.arange(old.shape[1], device=old.device)
     fit = in_first(lambda: fit_kept(old, every, *moments).to_be_sent())
     if fit.error is None:
-        _warn(
+        warn(
             f"Too few calibration tokens to fit layer {mlp.layer} to layers {anchor.first} to "
             f"{anchor.last}, so these were only removed. Give more data."
         )
@@ -189,7 +188,7 @@ def _find_anchors(stream: Batches, drop: Sequence[int], *, refuse: bool) -> dict
     anchors: dict[int, Anchor] = {}
     for first, last in runs(drop):
         if first == 0:
-            _warn(
+            warn(
                 f"Layers 0 to {last} have no layer before them that could make up for them, so "
                 "they were only removed."
             )
@@ -203,7 +202,7 @@ def _find_anchors(stream: Batches, drop: Sequence[int], *, refuse: bool) -> dict
                 f"{why_not}. Give compensate=False, or remove other layers."
             )
         else:
-            _warn(f"{why_not}. So layers {first} to {last} were only removed.")
+            warn(f"{why_not}. So layers {first} to {last} were only removed.")
     return anchors
 
 
@@ -237,10 +236,6 @@ def _why_not(view: ModelView, mlp: MLPView | None, index: int, drop: Sequence[in
                 "up for layers behind one of them"
             )
     return None
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, PruningWarning, stacklevel=2)
 
 
 def additive_scale(stream: Batches, mlp: MLPView) -> float | None:

@@ -8,7 +8,6 @@ Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from ...arch.slots import rows_of
 from ...arch.view import LayerView, MLPView, check_finite
 from ...distributed import divided, together
-from ...errors import PruningWarning
+from ...errors import warn
 from ...hooks import evaluating
 from ...progress import track
 from ..calibration.activations import not_finite_on_data
@@ -174,11 +173,10 @@ def _mean_error(mlp: MLPView, fits: Sequence[Fit]) -> dict[str, Any]:
     """
     known = [fit for fit in fits if fit.error is not None]
     if not known:
-        warnings.warn(
+        warn(
             f"Too few calibration tokens reached {mlp.spec.name} of layer {mlp.layer} to fit its "
             "weights, so its neurons were only removed. Give more data.",
-            PruningWarning,
-            stacklevel=2,
+            level=2,
         )
     record: dict[str, Any] = {"layer": mlp.layer, "mlp": mlp.spec.name}
     for name in ("error", "sliced_error"):

@@ -38,8 +38,7 @@ from optipfair.arch.view import describe
 from optipfair.bias import COMPONENTS, DEFAULT_PROMPT_PAIRS, PromptPair, generate_prompt_pairs
 from optipfair.bias.activations.capture import _batches
 from optipfair.bias.activations.layer_keys import DEFAULT_COMPONENTS
-from optipfair.bias.figures.heatmap import Panel, heatmap
-from optipfair.bias.figures.layer_lines import Line, mean_difference
+from optipfair.bias.figures.panels import Line, Panel, heatmap, mean_difference
 from optipfair.bias.figures.pca import Points, pca
 from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.study import Plan, Study, carry_out, plan_study

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from optipfair.hooks import evaluating, recording_inputs
+from optipfair.hooks import evaluating, recording
 from optipfair.testing import tiny_model
 
 
 def test_hooks_come_off_after_an_error(unchanged: Callable[..., Any]) -> None:
     model = tiny_model("llama")
-    with unchanged(model), pytest.raises(KeyError), recording_inputs([(model.model, print)]):
+    with unchanged(model), pytest.raises(KeyError), recording([(model.model, True, print)]):
         raise KeyError
 
 

@@ -39,12 +39,9 @@ class Batch:
 def read_batch(item: object) -> Batch:
     """Turn what a DataLoader yields into a `Batch`, padding moved to the right and trimmed.
 
-    A causal model sees nothing of what stands to the right of a token, so right padding makes
-    the result independent of padding side and batch size, for every kind of position encoding.
-
-    Args:
-        item: dict or `BatchEncoding` (other keys are ignored), tuple or list whose first two
-            entries are ids and mask (further ones are ignored), or a tensor of ids.
+    A causal model sees nothing of what stands to the right of a token, so right padding makes the
+    result independent of padding side and batch size, for every kind of position encoding. Other
+    keys of a mapping are ignored, and what follows ids and mask in a tuple or list.
     """
     ids, mask = _split(item)
     input_ids = _as_matrix(ids, "input_ids")

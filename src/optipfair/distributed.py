@@ -133,8 +133,7 @@ def from_first(value: T) -> T:
 def together() -> Iterator[None]:
     """Leave the block in every process, or fail in every process. Inside, none waits for another.
 
-    Raises:
-        DistributedError: another process failed; its own error says why.
+    Where another process failed it is a `DistributedError`; its own error says why.
     """
     if world_size() == 1:
         yield

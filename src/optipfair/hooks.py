@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-
-InputCallback = Callable[[nn.Module, tuple[object, ...]], None]
-
-
-@contextmanager
-def recording_inputs(hooks: Iterable[tuple[nn.Module, InputCallback]]) -> Iterator[None]:
-    """Call `callback(module, args)` before each module's forward, inside the `with` block."""
-    with _held(module.register_forward_pre_hook(callback) for module, callback in hooks):
-        yield
 
 
 @contextmanager
@@ -33,9 +25,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def recording(
-    hooks: Iterable[tuple[nn.Module, bool, Callable[[object], None]]],
-) -> Iterator[None]:
+def recording(hooks: Iterable[tuple[nn.Module, bool, Callable[[Any], None]]]) -> Iterator[None]:
     """Call each callback with its module's input (what it is given by position) or output."""
     with _held(_watch(*hook) for hook in hooks):
         yield
@@ -54,7 +44,7 @@ def _held(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-def _watch(module: nn.Module, inputs: bool, callback: Callable[[object], None]) -> RemovableHandle:
+def _watch(module: nn.Module, inputs: bool, callback: Callable[[Any], None]) -> RemovableHandle:
     if inputs:
         return module.register_forward_pre_hook(lambda _module, given: callback(given))
     return module.register_forward_hook(lambda _module, _given, output: callback(output))

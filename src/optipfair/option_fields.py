@@ -1,8 +1,8 @@
 """How a dataclass declares options, and the Python keywords that follow from it.
 
 An option is a field with its default, its section, one line of help and the values it may have.
-The command line (`cli/option_flags.py`), recipes and the tables in the docs are made from the same
-declaration, so a new option is one field.
+The command line (`cli/shared_options.py`), recipes and the tables in the docs are made from the
+same declaration, so a new option is one field.
 """
 
 from __future__ import annotations
@@ -19,23 +19,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Option:
-    """What a field declares beside its name, type and default.
+    """What a field declares beside its name, type and default."""
 
-    Attributes:
-        help: one line for all who read about it; whole sentences.
-        section: what it is about; sections group help and recipes.
-        flag: of the command line, None where it has none there.
-        metavar: what its value is called in help.
-        allowed: the names it may have, read when they are shown.
-        repeatable: whether it is given once for each of its values.
-    """
-
-    help: str
-    section: str = ""
-    flag: str | None = ""
-    metavar: str | None = None
+    help: str  # one line for all who read about it; whole sentences
+    section: str = ""  # what it is about; sections group help and recipes
+    flag: str | None = ""  # of the command line, None where it has none there
+    metavar: str | None = None  # what its value is called in help
+    # the names it may have, read when they are shown
     allowed: Callable[[], Sequence[object]] | None = None
-    repeatable: bool = False
+    repeatable: bool = False  # whether it is given once for each of its values
 
     def values(self) -> str | None:
         """What a value looks like: the allowed ones, or a word for them."""

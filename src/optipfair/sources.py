@@ -27,19 +27,12 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 @dataclass(frozen=True)
 class Source:
-    """A model's origin, found but not yet read.
+    """A model's origin, found but not yet read."""
 
-    Attributes:
-        given: what the user wrote.
-        kind: folder, gguf file, or hub id.
-        location: the folder, or the id.
-        file: name of the `.gguf` file in the folder.
-    """
-
-    given: str
-    kind: Literal["folder", "gguf", "hub"]
-    location: str
-    file: str | None = None
+    given: str  # what the user wrote
+    kind: Literal["folder", "gguf", "hub"]  # folder, gguf file, or hub id
+    location: str  # the folder, or the id
+    file: str | None = None  # name of the `.gguf` file in the folder
 
     @property
     def path(self) -> Path | None:
@@ -57,14 +50,7 @@ class Source:
 
 
 def find_source(given: str | Path) -> Source:
-    """Say where a model is.
-
-    Args:
-        given: a folder, a `.gguf` file, `demo`, or a hub id like `org/name`.
-
-    Raises:
-        CheckpointError: there is nothing of that name, or not what a model is.
-    """
+    """Say where a model is: a folder, a `.gguf` file, `demo`, or a hub id like `org/name`."""
     text = str(given)
     if not text:
         raise CheckpointError("No model is given. Give a folder, a .gguf file, or a hub id.")

@@ -14,9 +14,8 @@ from jsonschema import Draft202012Validator
 
 from optipfair import prune_model
 from optipfair.bias import COMPONENTS
-from optipfair.bias.bias_folder import BiasFolder
 from optipfair.bias.prompts.pairs import check_prompt_pairs
-from optipfair.bias.settings import BiasOptions, Settings
+from optipfair.bias.settings import BiasFolder, BiasOptions, Settings
 from optipfair.bias.study import Study
 from optipfair.bias.study_by_name import run_bias
 from optipfair.bias.study_comparison import compare_studies

@@ -277,7 +277,7 @@ def test_a_full_verification_notices_what_answers_differently(
 def test_a_fast_verification_loads_nothing(
     llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("decide", "run", "reloading"):
+    for module in ("run", "outcome"):
         monkeypatch.delattr(f"optipfair.pipeline.{module}.load_model")
     result = prune_checkpoint(llama_folder, tmp_path / "out", **WIDTH)
     assert (result.streamed, result.verified, result.logits_difference) == (True, "fast", None)

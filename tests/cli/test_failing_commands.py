@@ -83,7 +83,7 @@ def loading(llama_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def fail(*_: Any, **__: Any) -> None:
         raise NeedsModelError("the test says so")
 
-    monkeypatch.setattr("optipfair.pipeline.decide.decide_stored", fail)
+    monkeypatch.setattr("optipfair.pipeline.run.decide_stored", fail)
     return llama_copy
 
 

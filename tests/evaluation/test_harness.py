@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from optipfair import ArgumentError, DataError, UnknownNameError
+from optipfair import ArgumentError, DataError, UnknownNameError, load_model, load_tokenizer
 from optipfair.evaluation.harness import harness_tasks
 from optipfair.evaluation.likelihoods.score import score
 from optipfair.evaluation.measures import estimate
@@ -245,16 +245,22 @@ def test_without_lm_eval_the_way_to_install_it_is_said(monkeypatch: pytest.Monke
         harness_tasks(tiny_model("llama"), byte_tokenizer(), ["piqa"])
 
 
+@pytest.fixture(scope="module")
+def in_float64() -> tuple[Any, Any]:
+    """The embedded model: in float32 the last digits depend on which queries share a batch."""
+    return load_model("demo").double(), load_tokenizer("demo")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", THEIRS)
 def test_a_real_model_is_scored_as_lm_eval_scores_it(
-    name: str, shared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    in_float64: tuple[Any, Any],
+    shared_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In float64: in float32 the last digits depend on which queries share a batch."""
     from lm_eval.models.huggingface import HFLM
-
-    from optipfair import load_model
-    from optipfair.loading import load_tokenizer
 
     answers: list[tuple[float, bool]] = []
     original = HFLM.loglikelihood
@@ -264,10 +270,9 @@ def test_a_real_model_is_scored_as_lm_eval_scores_it(
         return answers
 
     monkeypatch.setattr(HFLM, "loglikelihood", recorded)
-    model: Any = load_model("demo").double()
-    tokenizer = load_tokenizer("demo")
+    model, tokenizer = in_float64
     lines = (shared_folder / "data" / TASKS[name].path).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines[:: len(lines) // 8][:8]]
+    rows = [json.loads(line) for line in lines[:: len(lines) // 5][:5]]
     path = written(name, rows, tmp_path)
     expected = theirs(model, tokenizer, name, rows, tmp_path)
     items = TASKS[name].read(path).items

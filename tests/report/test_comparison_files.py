@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from optipfair import OutputError
-from optipfair.report.page import comparison_page
-from optipfair.report.report_files import check_report_folder, write_comparison_report
+from optipfair.report.report_files import (
+    check_report_folder,
+    comparison_page,
+    write_comparison_report,
+)
 from optipfair.report.tables import (
     COLUMNS,
     MEASURE_HEADER,

@@ -19,7 +19,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from optipfair.report.formats import visible
-from optipfair.report.page import comparison_page
+from optipfair.report.report_files import comparison_page
 from support.comparisons import HOSTILE, as_read, bare, hostile, ordinary
 
 SCHEMA = json.loads(
@@ -124,7 +124,7 @@ def test_the_page_follows_from_the_comparison_alone() -> None:
     code = (
         "import sys, hashlib; sys.path.insert(0, sys.argv[1]); "
         "from support.comparisons import hostile; "
-        "from optipfair.report.page import comparison_page; "
+        "from optipfair.report.report_files import comparison_page; "
         "page = comparison_page(hostile()); "
         "print(hashlib.sha256(page.encode()).hexdigest(), 'torch' in sys.modules)"
     )

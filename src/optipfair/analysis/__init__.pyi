@@ -1,2 +1,2 @@
 from .analyze import Analysis as Analysis, analyze_model as analyze_model
-from .savings import SAVINGS_PERCENTAGES as SAVINGS_PERCENTAGES, Saving as Saving
+from .analyze import SAVINGS_PERCENTAGES as SAVINGS_PERCENTAGES, Saving as Saving

@@ -28,38 +28,23 @@ PARTS = ("embeddings", "attention", "mlp", "norms", "head", "other")
 
 @dataclass(frozen=True)
 class Portion:
-    """What one tensor weighs.
+    """What one tensor weighs."""
 
-    Attributes:
-        size: in parameters or bytes.
-        layers: that hold it; none where it stands outside of them.
-        mlp: layer and name of the MLP whose neurons it holds, if it does.
-    """
-
-    size: int
-    layers: frozenset[int]
-    mlp: tuple[int, str] | None
+    size: int  # in parameters or bytes
+    layers: frozenset[int]  # that hold it; none where it stands outside of them
+    mlp: tuple[int, str] | None  # layer and name of the MLP whose neurons it holds, if it does
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A model and its weights.
+    """A model and its weights."""
 
-    Attributes:
-        view: its twin.
-        parameters: of each tensor in memory, those of tied ones once.
-        bytes: of all weights.
-        dtypes: of all weights.
-        stored: where they lie; None where the files do not say.
-        why_not: why nothing of it can be pruned; empty where that depends.
-    """
-
-    view: ModelView
-    parameters: Sequence[Portion]
-    bytes: int
-    dtypes: list[str]
-    stored: StoredModel | None = None
-    why_not: str = ""
+    view: ModelView  # its twin
+    parameters: Sequence[Portion]  # of each tensor in memory, those of tied ones once
+    bytes: int  # of all weights
+    dtypes: list[str]  # of all weights
+    stored: StoredModel | None = None  # where they lie; None where the files do not say
+    why_not: str = ""  # why nothing of it can be pruned; empty where that depends
 
     def weights(self, pruning_type: str) -> Sequence[Portion]:
         """The bytes of each tensor."""

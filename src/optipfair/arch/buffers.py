@@ -20,8 +20,7 @@ def changed_buffers(
 ) -> Iterator[str]:
     """Names in the twin `new` of the computed buffers that hold other values there than in `old`.
 
-    `pairs` are the modules to compare, by their path in `new`. What the model's own initialization
-    raises about its config is passed on.
+    `pairs` are the modules to compare, by their path in `new`.
     """
     owners = {id(module): model for model in (old, new) for module, model in _owners(model)}
     for path, (before, after) in pairs.items():

@@ -110,11 +110,7 @@ RULES: Mapping[str, Rule] = {
 def config_after_depth(
     config: Any, keep: Sequence[int], total: int, layers_key: str = "num_hidden_layers"
 ) -> dict[str, Any]:
-    """Return the fields of `config` to set when only the layers `keep` (sorted) of `total` stay.
-
-    Fields with a rule follow it; any other list with an entry for each layer keeps the entries
-    of the kept layers.
-    """
+    """The fields of `config` to set when only the layers `keep` (sorted) of `total` stay."""
     fields = config.to_dict()
     changes: dict[str, Any] = {layers_key: len(keep)}
     for field, value in fields.items():

@@ -17,9 +17,8 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 from .config_rules import config_after_depth
-from .layouts import LAYOUTS, below, experts_layout
 from .slots import width
-from .spec import ArchSpec, MLPSpec, TensorSlot
+from .spec import LAYOUTS, ArchSpec, MLPSpec, TensorSlot, below, experts_layout
 from .twin import build_twin
 
 _LAYER_KEYS = (

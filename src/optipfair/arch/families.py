@@ -13,18 +13,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from .layouts import below, conv1d, experts_layout, fused, gated, plain
-from .spec import ArchSpec, MLPSpec
+from .spec import ArchSpec, MLPSpec, below, conv1d, experts_layout, fused, gated, plain
 
 _GATED = gated("gate_proj", "up_proj", "down_proj")
 
 GATED = MLPSpec("mlp", below("mlp", _GATED), "intermediate_size")
 BARE_GATED = MLPSpec("mlp", _GATED, None)  # a gated MLP module by itself
-FUSED = MLPSpec(
-    "mlp",
-    fused("mlp.gate_up_proj", "mlp.down_proj"),
-    "intermediate_size",
-)
+FUSED = MLPSpec("mlp", fused("mlp.gate_up_proj", "mlp.down_proj"), "intermediate_size")
 
 
 def _experts(width_key: str) -> MLPSpec:
@@ -48,73 +43,42 @@ _NEOX_SLOTS = plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 _NEOX = MLPSpec("mlp", _NEOX_SLOTS, "intermediate_size")
 _FALCON = MLPSpec("mlp", _NEOX_SLOTS, "ffn_hidden_size")
 _BLOOM = MLPSpec(
-    "mlp",
-    _NEOX_SLOTS,
-    None,
-    why_not="its config has no intermediate size (fixed at 4 x hidden)",
+    "mlp", _NEOX_SLOTS, None, why_not="its config has no intermediate size (fixed at 4 x hidden)"
 )
 
 _TINY = {"vocab_size": 272, "max_position_embeddings": 128}
-_TINY_LLAMA = {
-    **_TINY,
-    "hidden_size": 16,
-    "intermediate_size": 40,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
+_TINY_HEADS = {**_TINY, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4}
+_TINY_NEOX = {**_TINY_HEADS, "intermediate_size": 40}
+_TINY_LLAMA = {**_TINY_NEOX, "num_key_value_heads": 2}
 _TINY_HEAD_DIM = {**_TINY_LLAMA, "head_dim": 8}
 _TINY_EXPERTS = {**_TINY_LLAMA, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
-_SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2}
+_TINY_GEMMA = {
+    **_TINY_HEAD_DIM,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+_SLIDING = {"use_sliding_window": True, "sliding_window": 16}
 
 _ENTRIES = (
-    ArchSpec(
-        "llama",
-        "layers",
-        (GATED,),
-        _TINY_LLAMA,
-        "Llama 2, 3, 3.2; SmolLM2; TinyLlama",
-    ),
-    ArchSpec(
-        "mistral",
-        "layers",
-        (GATED,),
-        _TINY_LLAMA,
-        "Mistral 7B, Mistral Nemo",
-    ),
+    ArchSpec("llama", "layers", (GATED,), _TINY_LLAMA, "Llama 2, 3, 3.2; SmolLM2; TinyLlama"),
+    ArchSpec("mistral", "layers", (GATED,), _TINY_LLAMA, "Mistral 7B, Mistral Nemo"),
     ArchSpec(
         "qwen2",
         "layers",
         (GATED,),
-        {**_TINY_LLAMA, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
+        {**_TINY_LLAMA, **_SLIDING, "max_window_layers": 2},
         "Qwen2, Qwen2.5",
     ),
     ArchSpec(
         "qwen3",
         "layers",
         (GATED,),
-        {
-            **_TINY_HEAD_DIM,
-            "use_sliding_window": True,
-            "sliding_window": 16,
-            "max_window_layers": 3,
-        },
+        {**_TINY_HEAD_DIM, **_SLIDING, "max_window_layers": 3},
         "Qwen3 0.6B to 32B",
     ),
-    ArchSpec(
-        "gemma2",
-        "layers",
-        (GATED,),
-        {**_TINY_HEAD_DIM, **_SLIDING, "query_pre_attn_scalar": 8},
-        "Gemma 2 2B, 9B, 27B",
-    ),
-    ArchSpec(
-        "gemma3_text",
-        "layers",
-        (GATED,),
-        {**_TINY_HEAD_DIM, **_SLIDING, "query_pre_attn_scalar": 8},
-        "Gemma 3 270M, 1B",
-    ),
+    ArchSpec("gemma2", "layers", (GATED,), _TINY_GEMMA, "Gemma 2 2B, 9B, 27B"),
+    ArchSpec("gemma3_text", "layers", (GATED,), _TINY_GEMMA, "Gemma 3 270M, 1B"),
     ArchSpec(
         "phi3",
         "layers",
@@ -132,11 +96,7 @@ _ENTRIES = (
     ArchSpec(
         "qwen2_moe",
         "layers",
-        (
-            _QWEN_EXPERTS,
-            _SHARED_EXPERT,
-            GATED,  # layers in `mlp_only_layers`
-        ),
+        (_QWEN_EXPERTS, _SHARED_EXPERT, GATED),  # the last in `mlp_only_layers`
         {
             **_TINY_EXPERTS,
             "shared_expert_intermediate_size": 32,
@@ -170,34 +130,17 @@ _ENTRIES = (
         "opt",
         "decoder.layers",
         (_ON_THE_LAYER,),
-        {
-            **_TINY,
-            "hidden_size": 16,
-            "ffn_dim": 40,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "word_embed_proj_dim": 16,
-            "dropout": 0.0,
-        },
+        {**_TINY_HEADS, "ffn_dim": 40, "word_embed_proj_dim": 16, "dropout": 0.0},
         "OPT 125M to 66B",
     ),
-    ArchSpec(
-        "gpt_neox",
-        "layers",
-        (_NEOX,),
-        {k: v for k, v in _TINY_LLAMA.items() if k != "num_key_value_heads"},
-        "Pythia, GPT-NeoX 20B",
-    ),
+    ArchSpec("gpt_neox", "layers", (_NEOX,), _TINY_NEOX, "Pythia, GPT-NeoX 20B"),
     ArchSpec(
         "falcon",
         "h",
         (_FALCON,),
         {
-            **_TINY,
-            "hidden_size": 16,
+            **_TINY_HEADS,
             "ffn_hidden_size": 40,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
             "alibi": False,
             "new_decoder_architecture": True,
             "num_kv_heads": 2,

@@ -14,11 +14,9 @@ _UNUSED = 2  # rows that some tables of positions begin with
 
 
 def check_sequences(model: Any, batches: Sequence[Batch]) -> None:
-    """Refuse what would be looked up beyond the end of a table.
+    """Refuse token ids outside the vocabulary, and sequences longer than a table of positions.
 
-    Raises:
-        DataError: a token id outside the vocabulary, or a sequence of more tokens than the model
-            has positions. Positions that are computed for any length (rotary ones) set no limit.
+    Positions that are computed for any length (rotary ones) set no limit.
     """
     known = vocabulary(model)
     for batch in batches:

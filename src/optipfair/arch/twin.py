@@ -166,13 +166,9 @@ def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def compare_twins(old: nn.Module, new: nn.Module, renamed: Mapping[str, str]) -> TwinDifference:
-    """Compare two twins module by module.
+    """Compare the twin of a config as it was with that of the changed one, module by module.
 
-    Args:
-        old: twin of the config as it was.
-        new: twin of the changed config.
-        renamed: path of a layer in `new` → its path in `old`; an old layer that is no value
-            here is expected to be gone.
+    `renamed` says for a layer's path in `new` that in `old`; layers that it does not name may go.
     """
     old_modules = dict(old.named_modules(remove_duplicate=False))
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {}

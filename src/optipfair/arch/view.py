@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
@@ -221,3 +222,23 @@ def _parameter(layer: nn.Module, name: str) -> nn.Parameter | None:
         return layer.get_parameter(name)
     except AttributeError:
         return None
+
+
+def check_finite(mlp: MLPView, roles: set[str]) -> None:
+    """Refuse NaN and Inf in the MLP's tensors of these roles, naming the tensor."""
+    for slot, tensor in mlp.tensors.items():
+        if slot.role in roles and not is_finite(tensor.detach()):
+            raise UnsupportedModelError(not_finite(mlp.tensor_name(slot)))
+
+
+def not_finite(name: str) -> str:
+    return (
+        f"{name} holds NaN or Inf, so its neurons cannot be ranked. Repair or reload the weights "
+        "first."
+    )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    # aminmax keeps NaN and Inf and reads once, without the temporary that isfinite() makes.
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))

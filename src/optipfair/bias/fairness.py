@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arch.finite import check_finite
-from ..arch.view import describe
+from ..arch.view import check_finite, describe
 from ..checking import read_scores
 from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..noted import warn

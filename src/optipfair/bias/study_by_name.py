@@ -23,11 +23,10 @@ from ..loading import (
 )
 from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .activations.layer_keys import SELECTIONS, check_components, select_layers
-from .bias_folder import BiasFolder, output_path
 from .figures.kinds import FIGURE_KINDS
 from .prompts.pair_templates import generate_prompt_pairs
 from .prompts.pairs import PromptPair, check_prompt_pairs, read_prompt_pairs
-from .settings import BiasOptions, Settings
+from .settings import BiasFolder, BiasOptions, Settings, output_path
 from .study_comparison import StudyComparison
 from .study_results import BiasMetrics
 from .visualize import Studied, check_types, study_bias, write_comparison

@@ -156,8 +156,7 @@ def find_shared(first: Study, second: Study) -> Shared:
 def compare_studies(first: Study, second: Study) -> StudyComparison:
     """Compare model `b`, the second, with model `a`, component by component and over all of them.
 
-    Each component's figure is the mean over its layers, so that models of unequal depth can be
-    compared; the overall figure is the mean over all layers of the components that both have.
+    Figures are means over layers, so that models of unequal depth can be compared.
     """
     shared = find_shared(first, second)
     names = shared.components

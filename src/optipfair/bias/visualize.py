@@ -16,10 +16,9 @@ from ..progress import track
 from ..registry import unknown_name
 from .activations.capture import find_taps
 from .activations.layer_keys import check_component, read_key, select_layers
-from .bias_folder import BiasFolder
 from .figures.kinds import FIGURE_KINDS, DrawnPair, comparison_figure
 from .prompts.pairs import PromptPair, check_prompt_pair, check_prompt_pairs
-from .settings import Settings
+from .settings import BiasFolder, Settings
 from .study import Study, carry_out, plan_study
 from .study_comparison import StudyComparison, compare_studies
 from .study_results import BiasMetrics, bias_metrics

@@ -148,8 +148,7 @@ def verify_checkpoint(
 ) -> None:
     """Read the result's headers, and recompute one cut tensor of each layer another way.
 
-    That the shapes are those of the pruned model's twin was checked before writing, that copied
-    bytes are their source's while writing.
+    Writing has checked all shapes against the pruned model's twin, and copied bytes.
     """
     written = open_checkpoint(folder).tensors
     planned = {tensor.name: (tensor.dtype, tensor.shape) for tensor in new.tensors}

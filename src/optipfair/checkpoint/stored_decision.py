@@ -43,10 +43,8 @@ def decide_stored(
 ) -> PruningPlan:
     """Decide what a request means for a checkpoint.
 
-    Without data, rows of the scored tensors are read. With data, the layers come into memory one
-    at a time, on `device`.
-
-    After a `NeedsModelError` the model must be loaded, for what is asked; after a
+    Without data, rows of the scored tensors are read; with data, layers come one at a time, on
+    `device`. After a `NeedsModelError` the model must be loaded, for what is asked; after a
     `NotByLayersError` too, or it cannot be pruned so.
     """
     sizes, layers = stored_sizes(stored, dtype, max_shard_bytes), None

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arch.finite import is_finite, not_finite
-from ..arch.view import MLPView
+from ..arch.view import MLPView, is_finite, not_finite
 from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.torch_dtypes import TORCH_DTYPES

@@ -5,12 +5,10 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
-from .analyze_command import analyze
+from .analyze_command import analyze, families
 from .bias_command import bias
-from .compare_command import compare
 from .demo_command import demo
-from .evaluate_command import evaluate
-from .families_command import families
+from .measuring_commands import compare, evaluate
 from .prune_command import prune
 
 

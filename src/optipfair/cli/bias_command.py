@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..bias.settings import BiasOptions
-from .option_flags import flags, given
 from .output import print_json, print_table, say, show_bars, showing_warnings
-from .shared_options import model_option, running_options
+from .shared_options import flags, given, model_option, running_options
 
 if TYPE_CHECKING:
     from ..bias.study_by_name import BiasRun

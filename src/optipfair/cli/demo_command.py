@@ -22,7 +22,7 @@ def demo(output_path: str) -> None:
     """
     from ..demo.demonstration import PROMPT, run_demo, write_report
     from ..report.formats import size
-    from .compare_command import print_verdicts
+    from .measuring_commands import print_verdicts
 
     folder = Path(output_path)
     say("Loading, pruning and measuring SmolLM2-135M; no network is needed.", err=True)

@@ -13,9 +13,8 @@ from ..distributed import launched, launched_rank
 from ..pruning.options.presets import PRESETS
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import read_recipe
-from .option_flags import flags, given
 from .output import print_json, print_table, say, show_bars, showing_warnings
-from .shared_options import json_option
+from .shared_options import flags, given, json_option
 
 if TYPE_CHECKING:
     from ..pipeline import PruneResult

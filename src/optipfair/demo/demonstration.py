@@ -43,12 +43,7 @@ class Row:
 
 
 def run_demo(output: Path, overwrite: bool = True) -> Iterator[Row]:
-    """Save, prune and measure; yield each model's row as soon as it is known.
-
-    Args:
-        output: folder for the three models, made anew.
-        overwrite: whether models of an earlier run may be replaced.
-    """
+    """Save, prune and measure in a folder; yield each model's row as soon as it is known."""
     folders = {name: output / name for name in ("original", "width", "depth")}
     for folder in folders.values():
         check_output(folder, None, overwrite)
@@ -70,11 +65,7 @@ def run_demo(output: Path, overwrite: bool = True) -> Iterator[Row]:
 
 
 def write_report(output: Path) -> CompareRun:
-    """Compare the original with the model of fewer neurons, on what ships with the library.
-
-    Args:
-        output: the folder of `run_demo`; the report goes into its folder `report`.
-    """
+    """Compare the original with the model of fewer neurons in the folder of `run_demo`."""
     return run_compare(
         output / "original",
         output / "width",

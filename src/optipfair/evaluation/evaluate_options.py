@@ -56,8 +56,7 @@ class EvaluateOptions:
     limit: int | None = _choice(None, "Most items of each task.", metavar="N")
     seed: int = _choice(0, "Seed of the draw of items and of resamples.")
     context: int | None = _choice(
-        None,
-        "Length of the text's windows in tokens. [512, or what the model has positions for]",
+        None, "Length of the text's windows in tokens. [512, or what the model has positions for]"
     )
     stride: int | None = _choice(
         None, "How far the windows move, in tokens. [the context: side by side]"

@@ -44,11 +44,8 @@ def harness_tasks(
 
     Model and tokenizer are left as they were. `limit` takes the first items of each task,
     `include_path` is a folder with other task files, `manager` what `find_tasks` gave, so that it
-    need not look again.
-
-    Returns:
-        Plain data: `lm_eval_version`, `results` (task → figures with standard errors), `versions`
-        and `configs` of the tasks, `n-samples`, and lm-eval's own `config` of the run.
+    need not look again. Plain data is returned: `lm_eval_version`, `results` (task → figures with
+    standard errors), and what lm-eval says of the tasks and of the run.
     """
     if isinstance(tasks, str) or not tasks:
         raise ArgumentError(f"tasks={tasks!r} is no list of names. Give one, as ['piqa'].")

@@ -31,21 +31,13 @@ Chunks = Callable[[], Iterator[memoryview]]
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to write.
+    """A tensor to write."""
 
-    Attributes:
-        name: in the new checkpoint.
-        dtype: its safetensors name, `BF16`.
-        shape: of the result.
-        source: the tensor that it is made of.
-        chunks: gives its bytes in order; None where they are the source's.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    source: TensorInfo
-    chunks: Chunks | None = None
+    name: str  # in the new checkpoint
+    dtype: str  # its safetensors name, `BF16`
+    shape: tuple[int, ...]  # of the result
+    source: TensorInfo  # the tensor that it is made of
+    chunks: Chunks | None = None  # gives its bytes in order; None where they are the source's
 
     @property
     def nbytes(self) -> int:

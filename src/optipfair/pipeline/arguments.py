@@ -29,27 +29,16 @@ _WITH_A_PLAN = ("seed", "evaluate")  # they say nothing of what goes
 
 @dataclass(frozen=True)
 class Job:
-    """What `prune_checkpoint` was asked for, checked as far as it can be before the work.
-
-    Attributes:
-        source: the model.
-        todo: what to remove, or what was decided before.
-        data: what to calibrate on.
-        options: how to work.
-        output: the folder to write, None where only a plan is wanted.
-        save_plan: the file of that plan, if it is kept.
-        verification: `fast`, `full` or `none`.
-        recipe: the text of `recipe.yaml`.
-    """
+    """What `prune_checkpoint` was asked for, checked as far as it can be before the work."""
 
     source: Source
-    todo: PruningRequest | PruningPlan
-    data: Data
+    todo: PruningRequest | PruningPlan  # what to remove, or what was decided before
+    data: Data  # what to calibrate on
     options: Options
-    output: Path | None
-    save_plan: Path | None
-    verification: str
-    recipe: str
+    output: Path | None  # the folder to write, None where only a plan is wanted
+    save_plan: Path | None  # the file of that plan, if it is kept
+    verification: str  # `fast`, `full` or `none`
+    recipe: str  # the text of `recipe.yaml`
 
 
 def read_job(

@@ -14,7 +14,7 @@ from ..report.formats import size
 from ..visible import visible
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to import
-    from .cost import Cost
+    from .outcome import Cost
 
 _UNITS = {
     "kv_groups": "key/value groups, with their query heads, in each layer's attention",
@@ -191,11 +191,7 @@ def figures(statistics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{statistics['original_parameters']:,}",
             f"{statistics['pruned_parameters']:,} (-{statistics['percentage_reduction']:.2f} %)",
         ),
-        (
-            "weights in memory",
-            size(statistics["original_bytes"]),
-            size(statistics["pruned_bytes"]),
-        ),
+        ("weights in memory", size(statistics["original_bytes"]), size(statistics["pruned_bytes"])),
     ]
     if "original_layer_count" in statistics:
         before, after = statistics["original_layer_count"], statistics["final_layer_count"]

@@ -23,11 +23,9 @@ from ..pruning.options.recipe import RECIPE_FILE
 from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source
 from .arguments import Job, read_job
 from .converted import as_folder
-from .cost import LARGE, Cost
-from .decide import Say, decide_run
 from .model_card import Base, base_of_folder, model_card
-from .reloading import reloaded_difference
-from .run import Run
+from .outcome import LARGE, Cost, reloaded_difference
+from .run import Run, Say, decide_run
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 

@@ -1,8 +1,12 @@
-"""A pruning of a checkpoint as a value: how to work, on which data, what is written and checked."""
+"""A pruning of a checkpoint as a value: how to work, on which data, what is written and checked.
+
+Rows of the scored tensors are read from the files, and with calibration data one decoder layer at a
+time. The whole model is loaded only for what neither can decide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,22 +16,31 @@ from typing import Any
 from torch import Tensor
 
 from ..arch.heterogeneous import overrides
+from ..arch.view import describe
 from ..batches import Batch
-from ..checkpoint.pruned import NewCheckpoint, prepare, verify_checkpoint, write_checkpoint
-from ..checkpoint.stored_layers import StoredLayers
+from ..checkpoint.pruned import (
+    NewCheckpoint,
+    check_weights,
+    prepare,
+    verify_checkpoint,
+    write_checkpoint,
+)
+from ..checkpoint.stored_decision import decide_stored
+from ..checkpoint.stored_layers import NeedsModelError, StoredLayers
 from ..checkpoint.stored_model import StoredModel
 from ..distributed import is_first, together
 from ..errors import DataError
-from ..loading import check_device, load_config, load_model
+from ..loading import check_device, load_config, load_model, load_tokenizer
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn, digest
 from ..pruning.calibration.holding import Holding
+from ..pruning.calibration.stream import NotByLayersError
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.surgery import apply_plan
-from ..pruning.decision import Reread
+from ..pruning.decision import Reread, decide
+from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from ..sources import find_source
-from .cost import Cost, cost_of, final_states, stored_cost
-from .reloading import check_generates, reloaded_difference
+from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost
 
 
 @dataclass(frozen=True)
@@ -87,27 +100,16 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """A pruning of a checkpoint that is decided and proved.
-
-    Attributes:
-        stored: the checkpoint.
-        plan: what goes, with the tensors that take the place of cut ones.
-        new: what will be written.
-        options: how to work.
-        model: the checkpoint's model, where it was loaded to decide.
-        held_back: calibration text to measure the cost on.
-        unpruned: what enters the head of that model for this text, before it is cut.
-        repeated: the share of this text that the text for calibration holds too.
-    """
+    """A pruning of a checkpoint that is decided and proved."""
 
     stored: StoredModel
-    plan: PruningPlan
+    plan: PruningPlan  # what goes, with the tensors that take the place of cut ones
     new: NewCheckpoint
     options: Options
-    model: Any
-    held_back: Sequence[Batch]
-    unpruned: Sequence[Tensor]
-    repeated: float = 0.0
+    model: Any  # the checkpoint's model, where it was loaded to decide
+    held_back: Sequence[Batch]  # calibration text to measure the cost on
+    unpruned: Sequence[Tensor]  # what enters the head of that model for this text, before it is cut
+    repeated: float = 0.0  # the share of this text that the text for calibration holds too
 
     @classmethod
     def proved(
@@ -190,3 +192,77 @@ class Run:
         pair = (self.stored, StoredModel(target, config))
         old, new = (StoredLayers(each, device, self.options.dtype) for each in pair)
         return stored_cost(old, new, self.held_back)
+
+
+Say = Callable[[str], None] | None
+
+
+def decide_run(
+    stored: StoredModel, todo: PruningRequest | PruningPlan, options: Options, data: Data, say: Say
+) -> Run:
+    """Decide what happens to a checkpoint, and prove it; `say` is told why the model is loaded.
+
+    Calibration text is read before that, since loading takes longer.
+    """
+    show, folder = options.show_progress, stored.checkpoint.folder
+    with data.reading():
+        stored.seen_by(todo.attention_unit)
+        code = options.trust_remote_code
+        drawn = data.drawn(load_tokenizer(folder, trust_remote_code=code) if data.text else None)
+        if options.check_weights:
+            check_weights(stored, show)
+    model = None
+    if isinstance(todo, PruningPlan):
+        plan = todo
+    else:
+        batches = data.batches if drawn is None else drawn.batches
+        plan, model = _decide(stored, todo, options, data, batches, say)
+    plan = data.recorded(plan, drawn)
+    with data.reading():
+        run = Run.proved(stored, plan, options, model, drawn)
+        if isinstance(todo, PruningPlan) and not options.check_weights:
+            check_weights(stored, show, plan)
+    return run
+
+
+def _decide(
+    stored: StoredModel,
+    request: PruningRequest,
+    options: Options,
+    data: Data,
+    batches: Any,
+    say: Say,
+) -> tuple[PruningPlan, Any]:
+    """Decide from the files, or say why not and load the model: then it is returned too."""
+    try:
+        plan = decide_stored(
+            stored,
+            request,
+            options.dtype,
+            options.max_shard_bytes,
+            dataloader=batches,
+            device=check_device(options.device),
+            holding=options.holding,
+            show_progress=options.show_progress,
+        )
+    except NeedsModelError as exc:
+        reason = str(exc)
+    except NotByLayersError:
+        if request.by_layers:
+            raise
+        reason = "its layers cannot be run one at a time"
+    else:
+        return plan, None
+    if say is not None:
+        say(f"The model is loaded into memory: {reason}.")
+    with data.reading():
+        model = load_model(
+            stored.checkpoint.folder,
+            device=options.device,
+            dtype=options.dtype,
+            trust_remote_code=options.trust_remote_code,
+            show_progress=options.show_progress and is_first(),
+        )
+    holding, show = options.holding, options.show_progress
+    view = describe(model)
+    return decide(view, request, batches, holding=holding, show_progress=show)[0], model

@@ -28,8 +28,7 @@ from .layers.removal_loss import TextLoss
 from .layers.strategies import LAYER_STRATEGIES, Chosen, ranks_layers
 from .planning import Scores, choose_neurons, plan_counts, scorer
 from .request.pruning_request import PruningRequest
-from .request.solving import Sizes
-from .request.widths import Share, allocate, width_multiple
+from .request.solving import Share, Sizes, allocate, width_multiple
 
 
 @dataclass(frozen=True)

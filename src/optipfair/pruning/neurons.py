@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..arch.families import BARE_GATED
-from ..arch.finite import check_finite
 from ..arch.slots import take
-from ..arch.view import MLPView, ModelView, describe, find_mlp
+from ..arch.view import MLPView, ModelView, check_finite, describe, find_mlp
 from ..checking import whole_number
 from ..errors import ArgumentError, UnsupportedModelError
 from ..progress import track

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..arch.attention import check_count
-from ..arch.finite import check_finite
-from ..arch.view import MLPView, ModelView
+from ..arch.view import MLPView, ModelView, check_finite
 from ..checking import check_layer_indices
 from ..errors import ArgumentError
 from ..noted import warn
@@ -28,9 +27,16 @@ from .importance.given_scores import NeuronScores, check_scores_fit
 from .importance.mlp_scores import hybrid_scorer, score_mlp
 from .importance.selection import select_units
 from .request.pruning_request import PruningRequest
-from .request.solving import Sizes, Solution, solve
+from .request.solving import (
+    Sizes,
+    Solution,
+    check_width_is_prunable,
+    exact_width,
+    kept_width,
+    solve,
+    width_multiple,
+)
 from .request.targets import WidthTarget, rate_above
-from .request.widths import check_width_is_prunable, exact_width, kept_width, width_multiple
 
 _TRAINED_WIDTH = 1024  # narrower models are toys, mostly
 

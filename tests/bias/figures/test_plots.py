@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from optipfair.bias.figures.canvas import Style
-from optipfair.bias.figures.heatmap import Panel, heatmap
-from optipfair.bias.figures.layer_lines import Line, layer_profile, mean_difference
+from optipfair.bias.figures.panels import Line, Panel, heatmap, layer_profile, mean_difference
 from optipfair.bias.figures.pca import Points, pca, project
 from optipfair.errors import ArgumentError, UnknownNameError
 

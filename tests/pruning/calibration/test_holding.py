@@ -17,6 +17,7 @@ from torch import Tensor
 
 from optipfair import apply_plan, prune_checkpoint, prune_model
 from optipfair.arch.view import describe
+from optipfair.memory import Spilled
 from optipfair.pipeline import arguments
 from optipfair.pruning.calibration import holding
 from optipfair.pruning.calibration.holding import (
@@ -28,7 +29,6 @@ from optipfair.pruning.compensation import by_layers
 from optipfair.pruning.decision import decide
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
-from optipfair.spill import Spilled
 from optipfair.testing import tiny_model
 from support.nursery import INTERRUPTED, Nursery, wait_for_a_signal
 

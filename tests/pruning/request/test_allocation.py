@@ -22,7 +22,7 @@ from optipfair.pruning.cut.plan import PruningPlan, WidthCut
 from optipfair.pruning.cut.surgery import cut_copy, zero_mlp
 from optipfair.pruning.layers.removal_loss import TextLoss
 from optipfair.pruning.request.pruning_request import PruningRequest
-from optipfair.pruning.request.widths import Share, allocate
+from optipfair.pruning.request.solving import Share, allocate
 from optipfair.testing import tiny_model
 
 PARAMETERS = 30

@@ -21,10 +21,10 @@ from .metrics import METRICS, PairMetrics, Sums, four_groups
 
 
 class Differences:
-    """The sums of every key and comparison.
+    """The sums of every key and comparison, in one table.
 
-    They lie in one table. Small tensors of their own, made between a model's large ones and kept,
-    would pin the memory around them: some 250 MB after 50 pairs.
+    Small tensors of their own, made between a model's large ones and kept, would pin the memory
+    around them: some 250 MB after 50 pairs.
     """
 
     def __init__(self, keys: Sequence[LayerKey], comparisons: int) -> None:

@@ -163,10 +163,7 @@ class Figures(LayerFigures):
 
     layers: Annotated[Positive, "how many layers (keys) are together here."] = field(kw_only=True)
 
-    SCHEMA: ClassVar[Mapping[str, Any]] = {
-        **LayerFigures.SCHEMA,
-        "required": [*METRICS, "layers"],
-    }
+    SCHEMA: ClassVar[Mapping[str, Any]] = {**LayerFigures.SCHEMA, "required": [*METRICS, "layers"]}
 
 
 class Trend(Result):

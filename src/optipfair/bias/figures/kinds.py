@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .canvas import Style
-    from .layer_lines import Line
+    from .panels import Line
 
 _NAMED = 8  # tokens in a note, at most
 _TITLE = 100  # characters of a prompt in a title, at most
@@ -86,7 +86,7 @@ def figure_kind(name: str, *, activations: bool) -> Callable[[Any], Any]:
 @figure_kind("mean_diff", activations=False)
 def mean_diff(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
     """A line over the layers for each component, with the band of the pair's controls."""
-    from .layer_lines import Line, mean_difference
+    from .panels import Line, mean_difference
 
     study, owned = pair.study, list(pair.study.plan.owned[pair.number])
     lines: dict[str, Line] = {}
@@ -105,7 +105,7 @@ def mean_diff(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
 @figure_kind("heatmap", activations=True)
 def heatmap(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
     """Aligned tokens by the units that differ most."""
-    from .heatmap import Panel, heatmap
+    from .panels import Panel, heatmap
 
     texts, edited, note = pair.tokens()
     for component, kept in pair.kept():
@@ -130,7 +130,7 @@ def comparison_figure(first: Study, second: Study, style: Style) -> Figure | Non
 
     Each line is the mean over the pairs that both models saw, its band a bootstrap interval.
     """
-    from .layer_lines import Line, layer_profile
+    from .panels import Line, layer_profile
 
     def line_of(study: Study, pairs: Sequence[int], component: str) -> Line:
         layers, excess = excess_by_layer(study, pairs, component)

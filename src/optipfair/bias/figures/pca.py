@@ -150,15 +150,10 @@ def _label_points(
 
 
 class Label(NamedTuple):
-    """A text beside a point.
+    """A text beside a point."""
 
-    Attributes:
-        side: -1, 0 or 1 each: where it lies of the point, to the right and above.
-        gap: how far from it.
-    """
-
-    side: tuple[int, int]
-    gap: float
+    side: tuple[int, int]  # -1, 0 or 1 each: where it lies of the point, to the right and above
+    gap: float  # how far from it
 
     @property
     def far(self) -> bool:

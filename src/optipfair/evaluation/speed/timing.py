@@ -14,8 +14,16 @@ from ...arch.limits import vocabulary
 from ...checking import check_count
 from ...errors import ArgumentError
 from .footprint import weight_bytes
-from .generation import Protocol, check_prompt, prompt_inputs, random_prompts, take_turns
-from .speed_measures import compared, figures, table_row
+from .generation import (
+    Protocol,
+    check_prompt,
+    compared,
+    figures,
+    prompt_inputs,
+    random_prompts,
+    table_row,
+    take_turns,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

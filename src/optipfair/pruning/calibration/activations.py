@@ -24,7 +24,7 @@ from ...arch.view import MLPView, ModelView
 from ...batches import Batch, model_inputs, read_batch
 from ...distributed import gathered, is_shared_out, rank, share, sum_, together, total
 from ...errors import DataError, UnsupportedModelError
-from ...hooks import evaluating, recording_inputs
+from ...hooks import evaluating, recording
 from ...progress import track
 
 _CHUNK_TOKENS = 64
@@ -140,10 +140,10 @@ def updating(updates: Iterable[tuple[nn.Module, Update]], current: list[Any]) ->
     `current[0]`, which says what the batch that runs is.
     """
 
-    def callback(update: Update) -> Callable[[nn.Module, tuple[object, ...]], None]:
-        return lambda _module, args: update(args, current[0])
+    def callback(update: Update) -> Callable[[tuple[object, ...]], None]:
+        return lambda args: update(args, current[0])
 
-    with recording_inputs([(module, callback(update)) for module, update in updates]):
+    with recording((module, True, callback(update)) for module, update in updates):
         yield
 
 

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...memory import free_bytes
-from ...spill import Spilled, SpillFile
+from ...memory import Spilled, SpillFile, free_bytes
 
 _SHARE = 4  # what is held takes a quarter of the free memory at most
 

@@ -67,8 +67,7 @@ class LayerSource:
 class Batches:
     """What flows through the layers of a model, which come from a source.
 
-    Arguments are the positional and keyword ones after the hidden states, by batch and layer. What
-    layers share is the same object.
+    Arguments are those after the hidden states, positional and keyword, by batch and layer.
     """
 
     view: ModelView

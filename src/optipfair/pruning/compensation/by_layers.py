@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...arch.finite import check_finite
 from ...arch.slots import rows_of
-from ...arch.view import LayerView, MLPView
+from ...arch.view import LayerView, MLPView, check_finite
 from ...distributed import divided, together
 from ...hooks import evaluating
 from ...noted import warn
@@ -169,8 +168,8 @@ def _kept(
 def _mean_error(mlp: MLPView, fits: Sequence[Fit]) -> dict[str, Any]:
     """How far an MLP's outputs are from what they were, on held-back tokens, for the record.
 
-    The squared error over the squared outputs, with the weights that will be written and with the
-    neurons only removed; of experts, the mean over those for which some tokens were held back.
+    The squared error over the squared outputs, with the new weights and with the neurons only
+    removed; of experts, the mean over those for which some tokens were held back.
     """
     known = [fit for fit in fits if fit.error is not None]
     if not known:

@@ -19,7 +19,7 @@ import torch
 from ...errors import ArgumentError, CheckpointError
 from ...files.safetensors_reader import read_header
 from ...files.torch_dtypes import TORCH_DTYPES
-from ...spill import Spilled
+from ...memory import Spilled
 from ..calibration.holding import Key, ReplacedTensors, Replacements, peek
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...arch.finite import check_finite
-from ...arch.view import LayerView, MLPView, ModelView, find_mlp
+from ...arch.view import LayerView, MLPView, ModelView, check_finite, find_mlp
 from ...distributed import together
 from ...errors import UnsupportedModelError
 from ...hooks import evaluating

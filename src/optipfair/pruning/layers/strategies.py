@@ -38,10 +38,6 @@ class LayerStrategy:
     needs: str = NOTHING
 
     @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").split("\n")[0]
-
-    @property
     def ranks(self) -> bool:
         """Whether it ranks the layers on calibration data."""
         return self.needs != NOTHING

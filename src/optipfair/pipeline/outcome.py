@@ -1,4 +1,4 @@
-"""What a pruning cost: perplexity before and after, and how far the answers moved.
+"""A written model, loaded again and compared; and what the pruning cost on held-back text.
 
 The head and what follows it do not change when a model is pruned, so what enters them before is
 kept (B, S, H), not the logits (B, S, V).
@@ -12,14 +12,59 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from ..arch.limits import check_sequences
 from ..batches import Batch, model_inputs
 from ..checkpoint.stored_layers import StoredLayers
+from ..errors import VerificationError
 from ..hooks import evaluating
+from ..loading import load_model, quiet_transformers
+
+LOGITS_TOLERANCE = 1e-5
+
+
+def reloaded_difference(
+    model: Any, folder: str | Path, *, trust_remote_code: bool = False
+) -> float:
+    """Largest difference of logits between a model and its saved form, on random tokens."""
+    reloaded: Any = load_model(
+        folder, device=str(model.device), trust_remote_code=trust_remote_code
+    )
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (2, 16), generator=generator).to(model.device)
+    with evaluating(model), evaluating(reloaded):
+        expected = model(input_ids=ids).logits.float()
+        answered = reloaded(input_ids=ids).logits.float()
+    difference = float((expected - answered).abs().nan_to_num(nan=0.0).max())
+    limit = LOGITS_TOLERANCE * max(1.0, float(expected.abs().nan_to_num().max()))
+    if difference > limit or bool((expected.isnan() != answered.isnan()).any()):
+        raise VerificationError(
+            f"The saved model does not answer like the one in memory: logits differ by "
+            f"{difference:.3g} (allowed {limit:.1g}). Nothing was written. Please report this "
+            "with the model's name."
+        )
+    return difference
+
+
+def check_generates(folder: Path, device: str, trust_remote_code: bool) -> None:
+    """Load a written model and let it generate."""
+    model: Any = load_model(folder, device=device, trust_remote_code=trust_remote_code)
+    ids = torch.tensor([[0, 1, 2]], device=model.device)
+    # Not the model's own settings: they may ask for samples, beams, or an end after one token.
+    settings: Any = GenerationConfig
+    model.generation_config = settings(max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    with evaluating(model), quiet_transformers():
+        tokens = model.generate(ids, attention_mask=torch.ones_like(ids))
+    if tokens.shape[-1] != 7:
+        raise VerificationError("The written model loads but does not generate; nothing was kept.")
+
 
 LARGE = 1.5  # perplexity after over before, from which on a user is warned
 

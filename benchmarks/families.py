@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "src" / "optipfair" / "arch" / "families.json"
+DATA = ROOT / "src" / "optipfair" / "arch" / "served.json"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from optipfair.arch.families import FAMILIES  # noqa: E402

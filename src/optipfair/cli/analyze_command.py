@@ -98,7 +98,7 @@ def families(as_json: bool) -> None:
 
     The list was made by pruning, saving and reloading a toy model of each.
     """
-    rows = json.loads(files("optipfair.arch").joinpath("families.json").read_text("utf-8"))
+    rows = json.loads(files("optipfair.arch").joinpath("served.json").read_text("utf-8"))
     if as_json:
         print_json(rows)
         return

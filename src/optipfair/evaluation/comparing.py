@@ -35,7 +35,7 @@ from .agenda import Agenda, make_agenda, prompts_of
 from .evaluate_options import EvaluateOptions
 from .evaluating import model_facts, protocol_of, task_facts
 from .rows import corrected, flips_of, measured
-from .speed.generation import Inputs, on_device, prompt_inputs
+from .speed.speed_measures import Inputs, on_device, prompt_inputs
 from .speed.timing import compare_models_inference
 from .tasks import TASKS
 from .verdicts import verdicts

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optipfair.evaluation.speed.generation import Run, figures, speedup
+from optipfair.evaluation.speed.speed_measures import Run, figures, speedup
 
 SECONDS = st.floats(0.001, 1000)
 

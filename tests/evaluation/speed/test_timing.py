@@ -19,7 +19,7 @@ from optipfair import (
     time_inference,
 )
 from optipfair.evaluation import speed_table
-from optipfair.evaluation.speed import generation
+from optipfair.evaluation.speed import speed_measures
 from optipfair.evaluation.speed.footprint import WITHOUT_OTHER
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -204,7 +204,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(generation, "time", found)
+    monkeypatch.setattr(speed_measures, "time", found)
     return found
 
 

@@ -14,7 +14,7 @@ from ...arch.limits import vocabulary
 from ...checking import check_count
 from ...errors import ArgumentError
 from .footprint import weight_bytes
-from .generation import (
+from .speed_measures import (
     Protocol,
     check_prompt,
     compared,

@@ -1,4 +1,4 @@
-"""Greedy `generate` calls, watched: when each token came, and what memory the call took.
+"""What speed is measured by: greedy `generate` calls, watched token by token, and their memory.
 
 Then timed runs become figures: medians, spreads, and how much faster one model is than another.
 

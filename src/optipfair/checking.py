@@ -40,17 +40,19 @@ def check_layer_indices(name: str, values: object, total: int | None = None) -> 
     indices = [whole_number(value) for value in given]
     wrong = [value for value, index in zip(given, indices, strict=True) if index is None]
     if wrong:
-        raise ArgumentError(f"{name} holds {wrong[0]!r}, which is no whole number. {way_out}")
+        raise ArgumentError(
+            f"Invalid layer indices: {name} holds {wrong[0]!r}, which is no whole number. {way_out}"
+        )
     found = sorted(index for index in indices if index is not None)
     if not found:
-        raise ArgumentError(f"{name} is empty. {way_out}")
+        raise ArgumentError(f"{name} cannot be an empty list. {way_out}")
     outside = [index for index in found if index < 0 or (total is not None and index >= total)]
     if outside:
         layers = "" if total is None else f", but the model has {total} layers"
-        raise ArgumentError(f"{name} holds {outside}{layers}. {way_out}")
+        raise ArgumentError(f"Invalid layer indices: {name} holds {outside}{layers}. {way_out}")
     repeated = sorted({index for index in found if found.count(index) > 1})
     if repeated:
-        raise ArgumentError(f"{name} names {repeated} more than once. {way_out}")
+        raise ArgumentError(f"{name} holds duplicates: {repeated} more than once. {way_out}")
     return found
 
 
@@ -99,30 +101,28 @@ def check_seed(seed: object) -> int:
     return number
 
 
-_WAY_OUT = "Give a dict of layer index → one score for each neuron; higher is kept."
-
-
-def read_scores(name: str, given: object) -> dict[int, Tensor]:
+def read_scores(name: str, given: object, meaning: str = "higher is kept") -> dict[int, Tensor]:
     """Read scores by layer: tensors, arrays or lists of finite real numbers, (I,) or (E, I).
 
-    They become contiguous float64 on the CPU.
+    They become contiguous float64 on the CPU. `meaning` is said to whoever gives others.
     """
+    way_out = f"Give a dict of layer index → one score for each neuron; {meaning}."
     if not isinstance(given, Mapping) or not given:
         what = "is empty" if given == {} else f"is a {type(given).__name__}"
-        raise ArgumentError(f"{name} {what}. {_WAY_OUT}")
+        raise ArgumentError(f"{name} {what}. {way_out}")
     found: dict[int, Tensor] = {}
     for key, values in given.items():
         layer = whole_number(key)
         if layer is None or layer < 0 or layer in found:
             raise ArgumentError(
                 f"{name} has the key {key!r}, which is no index of a layer, or there twice. "
-                f"{_WAY_OUT}"
+                f"{way_out}"
             )
-        found[layer] = _read(f"{name}[{layer}]", values)
+        found[layer] = _read(f"{name}[{layer}]", values, way_out)
     return found
 
 
-def _read(name: str, values: object) -> Tensor:
+def _read(name: str, values: object, way_out: str) -> Tensor:
     import numpy as np
     import torch
 
@@ -135,9 +135,9 @@ def _read(name: str, values: object) -> Tensor:
         real = not tensor.is_complex() and tensor.dtype != torch.bool
         tensor = tensor.to("cpu", torch.float64).contiguous() if real else tensor
     except (TypeError, ValueError, RuntimeError) as exc:
-        raise ArgumentError(f"{name} cannot be read as numbers ({exc}). {_WAY_OUT}") from exc
+        raise ArgumentError(f"{name} cannot be read as numbers ({exc}). {way_out}") from exc
     if not real:
-        raise ArgumentError(f"{name} is of {tensor.dtype}; scores are real numbers. {_WAY_OUT}")
+        raise ArgumentError(f"{name} is of {tensor.dtype}; scores are real numbers. {way_out}")
     if not bool(tensor.isfinite().all()):
         raise ArgumentError(f"{name} holds NaN or Inf. Give finite scores.")
     return tensor

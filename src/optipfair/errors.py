@@ -1,7 +1,7 @@
 """Every error and warning of the library.
 
     OptiPFairError
-    ├── ArgumentError          (ValueError)    a wrong argument, or two that exclude each other
+    ├── ArgumentError          (ValueError)    a wrong argument, or two that are mutually exclusive
     │   └── UnknownNameError                   a name that no registry holds, with close matches
     ├── UnsupportedModelError  (ValueError)    the model, or what is asked of it, is not supported
     ├── DataError              (ValueError)    data to calibrate or evaluate on that cannot be used

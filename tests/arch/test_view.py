@@ -81,7 +81,18 @@ def test_describing_leaves_the_model_as_it_was(unchanged: Callable[..., Any]) ->
 @pytest.mark.parametrize("thing", [nn.Linear(2, 2), "gpt2", None, {}], ids=repr)
 def test_what_is_no_transformers_model_is_refused(thing: Any) -> None:
     with pytest.raises(UnsupportedModelError, match="PreTrainedModel"):
+        describe(thing)
+
+
+@pytest.mark.parametrize("thing", ["gpt2", None, {}], ids=repr)
+def test_the_layers_of_what_is_no_module_are_refused(thing: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="PreTrainedModel"):
         get_model_layers(thing)
+
+
+@pytest.mark.parametrize("family", ["blt", None])
+def test_a_model_whose_layers_are_not_found_has_none(family: str | None) -> None:
+    assert get_model_layers(tiny_model(family) if family else nn.Linear(2, 2)) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "olmoe"])
@@ -97,12 +108,12 @@ def test_experts_of_which_there_are_none_are_refused(family: str) -> None:
 def test_a_model_without_layers_is_refused(refused: Callable[..., Any]) -> None:
     model = tiny_model("llama", num_hidden_layers=0)
     with refused(model, "decoder layers", UnsupportedModelError):
-        get_model_layers(model)
+        describe(model)
 
 
 def test_a_model_of_unknown_structure_is_refused_with_the_known_families() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'blt'.*llama"):
-        get_model_layers(tiny_model("blt"))
+        describe(tiny_model("blt"))
 
 
 def test_every_family_has_a_tiny_config_and_examples() -> None:

@@ -153,7 +153,7 @@ BAD = [
     (["--controls", "-1"], "controls=-1 is no whole number of 0 or more"),
     (["--controls", "many"], "'many' is not a valid integer"),
     (["--category", "gendre"], "Unknown category 'gendre'. Did you mean 'gender'"),
-    (["--category", "gender", "--pairs", "x.csv"], "exclude each other"),
+    (["--category", "gender", "--pairs", "x.csv"], "are mutually exclusive"),
     (["--pairs", "none.csv"], "Cannot read none.csv"),
     (["--pairs", "pairs.txt"], "ending in .csv or .jsonl"),
     (["--visualization-types", "mean_diff"], "need a folder.*--output-dir"),

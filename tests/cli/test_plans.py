@@ -69,7 +69,7 @@ WRONG = [
     (["--target-params", ""], "target_params='' is no amount"),
     (["--target-size", "2 apples"], "target_size='2 apples' is no amount.*2GB"),
     (["--max-shard-size", "0"], "max_shard_size='0' is no amount"),
-    (["--target-params", "15K", "--target-size", "60KB"], "exclude each other"),
+    (["--target-params", "15K", "--target-size", "60KB"], "are mutually exclusive"),
     (["--target-params", "15K", "--pruning-percentage", "10"], "does not go with a budget"),
     (["--target-size", "60KB", "--expansion-rate", "140"], "does not go with a budget"),
     (["--target-size", "60KB", *DEPTH, "--layer-indices", "1"], "does not go with a budget"),
@@ -287,7 +287,7 @@ def test_a_preset_leaves_nothing_to_choose(
 ) -> None:
     command = ("prune", "--model-path", llama_copy, "--output-path", tmp_path / "out")
     preset = ("--preset", "quality", "--pruning-type", kind, "--calibration", "x.txt")
-    refuses("and the preset 'quality', .* exclude each other. Give", *command, *preset, *option)
+    refuses("and the preset 'quality', .* are mutually exclusive. Give", *command, *preset, *option)
 
 
 def test_what_a_preset_sets_may_be_given_too(

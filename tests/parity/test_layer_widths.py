@@ -122,7 +122,12 @@ def test_layer_indices_may_be_any_sequence_of_integers(indices: Any) -> None:
 
 @pytest.mark.parametrize(
     ("indices", "match"),
-    [([], "empty"), ([4], "4 layers"), ([True], "no whole number"), ([1, 1], "more than once")],
+    [
+        ([], "cannot be an empty list"),
+        ([4], "4 layers"),
+        ([True], "no whole number"),
+        ([1, 1], "duplicates"),
+    ],
 )
 def test_layer_indices_that_cannot_be_are_refused(
     indices: Any, match: str, refused: Callable[..., Any]
@@ -183,3 +188,13 @@ def test_a_model_loaded_so_moves_saves_and_changes_its_attention_as_any(tmp_path
     model.set_attn_implementation("eager")
     assert all(layer.self_attn.config is model.config for layer in model.model.layers)
     torch.testing.assert_close(model(IDS).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_the_width_in_the_config_can_be_read_where_layers_differ(
+    again: Callable[[Any], Any],
+) -> None:
+    model = cut(tiny_model("llama"), pruning_percentage=40, layer_indices=[1])
+    loaded = again(model)
+    assert model.config.intermediate_size == loaded.config.intermediate_size == 40
+    assert "intermediate_size" in dir(loaded.config)
+    assert overrides(again(loaded).config) == {1: {"intermediate_size": 24}}

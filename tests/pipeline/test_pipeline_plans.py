@@ -153,7 +153,7 @@ def test_a_budget_that_is_met_copies_the_model_with_a_warning(
         ({"target_size": 100}, "cannot be reached.*bytes of weights"),
         ({"target_size": "60KB", "pruning_percentage": 20}, "does not go with a budget"),
         ({"target_size": "60KB", "pruning_percentage": 10}, "does not go with a budget"),
-        ({"target_size": "60KB", "target_params": "15K"}, "exclude each other"),
+        ({"target_size": "60KB", "target_params": "15K"}, "are mutually exclusive"),
         ({"target_size": "60 apples"}, "is no amount"),
         ({"target_size": True}, "is no amount"),
         ({"max_shard_size": "0GB"}, "max_shard_size='0GB' is no amount"),

@@ -92,8 +92,8 @@ BAD = [
     ({"layer_indices": 1}, "no sequence"),
     ({"layer_indices": torch.tensor(True)}, "which is no whole number"),
     ({"layer_indices": [1], "layer_selection_method": "first"}, "'first'.*one of them"),
-    ({"layer_indices": [1], "num_layers_to_remove": 1}, "exclude each other"),
-    ({"num_layers_to_remove": 1, "depth_pruning_percentage": 25}, "exclude each other"),
+    ({"layer_indices": [1], "num_layers_to_remove": 1}, "are mutually exclusive"),
+    ({"num_layers_to_remove": 1, "depth_pruning_percentage": 25}, "are mutually exclusive"),
     ({"num_layers_to_remove": 1, "layer_selection_method": "custom"}, "'custom' needs the indices"),
     ({"depth_pruning_percentage": 25, "layer_selection_method": "custom"}, "needs the indices"),
     ({"num_layers_to_remove": 1, "layer_selection_method": "lats"}, "Did you mean 'last'"),
@@ -148,7 +148,7 @@ def test_both_names_of_the_share_of_layers_at_once_are_refused(
     refused: Callable[..., Any],
 ) -> None:
     model = tiny_model("llama")
-    with refused(model, "exclude each other", ArgumentError):
+    with refused(model, "are mutually exclusive", ArgumentError):
         prune_model(model, "DEPTH", "MAW", 50, depth_pruning_percentage=25, show_progress=False)
 
 
@@ -194,6 +194,7 @@ def test_validation_says_what_would_go_without_changing_anything(
             "total_layers": 4,
             "num_layers_to_remove": len(drop),
             "layer_indices": drop,
+            "layers": drop,
             "layer_selection_method": method,
             "remaining_layers": 4 - len(drop),
         }.items()

@@ -174,7 +174,7 @@ def test_a_divisor_larger_than_the_width_is_refused(refused: Callable[..., Any])
 @pytest.mark.parametrize(
     ("request_", "match"),
     [
-        ({"pruning_percentage": 20, "expansion_rate": 140}, "exclude each other"),
+        ({"pruning_percentage": 20, "expansion_rate": 140}, "are mutually exclusive"),
         ({"num_layers_to_remove": 1}, "num_layers_to_remove=1.*DEPTH"),
         ({"depth_pruning_percentage": 25}, "depth_pruning_percentage=25.*DEPTH"),
         ({"layer_selection_method": "first"}, "layer_selection_method='first'.*DEPTH"),
@@ -256,3 +256,55 @@ def test_progress_is_shown_on_standard_error_only_when_asked(
 def test_what_is_no_transformers_model_is_refused(model: Any) -> None:
     with pytest.raises(UnsupportedModelError, match="PreTrainedModel"):
         quietly(model)
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ((32,), "sixth argument .* expansion_divisor=32"),
+        ((None, [torch.arange(4)[None]]), "show_progress is of type list.* dataloader="),
+        ((None, None, True), "show_progress is of type NoneType"),
+        ((None, False, 4), "return_stats is of type int"),
+    ],
+)
+def test_an_argument_in_the_place_of_another_is_named(
+    places: tuple[Any, ...], said: str, refused: Callable[..., Any]
+) -> None:
+    model = tiny_model("llama")
+    with refused(model, said, ArgumentError):
+        prune_model(model, "MLP_GLU", "MAW", 10, None, *places)
+
+
+def test_statistics_say_how_many_of_the_layers_were_chosen() -> None:
+    asked = {"pruning_percentage": 40, "return_stats": True}
+    _, chosen = quietly(tiny_model("llama"), **asked, layer_indices=[0, 2])
+    assert (chosen["pruned_layers"], chosen["total_layers"]) == (2, 4)
+    _, every = quietly(tiny_model("llama"), **asked)
+    assert "pruned_layers" not in every
+
+
+def test_mlp_pruning_of_chosen_layers_by_scores_of_which_the_highest_go() -> None:
+    model, scores = tiny_model("llama"), torch.arange(40.0)
+    expected = model.model.layers[1].mlp.up_proj.weight[:30].clone()
+    prune_model_mlp_glu(
+        model,
+        pruning_percentage=25,
+        show_progress=False,
+        layer_indices=[1],
+        fairness_scores={1: scores},
+    )
+    assert torch.equal(model.model.layers[1].mlp.up_proj.weight, expected)
+    assert [mlp.width for mlp in describe(model).mlps] == [40, 30, 40, 40]
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [({}, "fairness_scores is empty.*higher is removed"), ({0: "x"}, r"fairness_scores\[0\]")],
+    ids=repr,
+)
+def test_fairness_scores_that_cannot_be_read_are_refused(
+    scores: Any, said: str, refused: Callable[..., Any]
+) -> None:
+    model = tiny_model("llama")
+    with refused(model, said, ArgumentError):
+        prune_model_mlp_glu(model, show_progress=False, fairness_scores=scores)

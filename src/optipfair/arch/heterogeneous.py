@@ -45,6 +45,17 @@ def set_overrides(text_config: Any, by_layer: Overrides | None) -> None:
         vars(text_config).pop(FIELD, None)
 
 
+def allow_reading(text_config: Any) -> None:
+    """Let a live config's fields be read although layers differ in them.
+
+    transformers refuses it, since there is no one value; code that knows models of one width reads
+    the value of most layers then. What is saved and loaded is as strict as before.
+    """
+    differing = getattr(text_config, "per_layer_attributes", None)  # its own set
+    if differing:
+        differing.clear()
+
+
 def shared_value(text_config: Any, name: str) -> Any:
     """A field's value for the layers that do not override it, None where it is missing.
 
@@ -110,6 +121,7 @@ def _graft(
         for path, layers in _layer_lists(model):
             layers[index] = other[path][index]
     set_overrides(_text_config(model), by_layer)
+    allow_reading(_text_config(model))
 
 
 def _followed(

@@ -105,7 +105,9 @@ def _naming(model: str | None) -> Iterator[None]:
 
 def _pairs(options: BiasOptions) -> list[PromptPair]:
     if options.pairs is not None and options.categories:
-        raise ArgumentError("A file of pairs and categories exclude each other. Give one of them.")
+        raise ArgumentError(
+            "A file of pairs and categories are mutually exclusive. Give one of them."
+        )
     if options.categories:
         return generate_prompt_pairs(options.categories)
     return check_prompt_pairs(None) if options.pairs is None else read_prompt_pairs(options.pairs)

@@ -118,7 +118,7 @@ def _read_data(options: PruneOptions, dataloader: Iterable[Any] | None) -> Data:
         _refuse_sizes_without_text(options)
         return Data(dataloader)
     if dataloader is not None:
-        raise ArgumentError("calibration and dataloader exclude each other. Give one of them.")
+        raise ArgumentError("calibration and dataloader are mutually exclusive. Give one of them.")
     text = CalibrationText(
         str(options.calibration),
         options.calibration_samples,

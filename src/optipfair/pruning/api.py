@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from ..arch.view import ModelView, describe
-from ..errors import UnsupportedModelError
+from ..checking import read_scores
+from ..errors import ArgumentError, UnsupportedModelError
 from ..option_fields import checked_keywords, taking
 from .cut.plan import PruningPlan
 from .cut.surgery import carry_out
 from .decision import decide
 from .options.prune_options import CHOICE, DEFAULT_PERCENTAGE, TARGET, PruneOptions
-from .request.pruning_request import check_request
+from .request.pruning_request import PruningRequest, check_request
 from .request.targets import depth_request, explicit_percentage
 from .statistics import get_pruning_statistics, summarize
 
@@ -47,7 +51,9 @@ def prune_model(
             since a part of their tokens is held back. Several processes share the batches
             (`docs/criteria.md`).
         show_progress: whether to show progress bars.
-        return_stats: whether to return statistics too (`get_pruning_statistics`).
+        return_stats: whether to return statistics too (`get_pruning_statistics`; where
+            `layer_indices` choose layers for their neurons, also `pruned_layers` and
+            `total_layers`, two counts).
         neuron_scores: your own scores instead of a criterion's: layer index → (I,), or (E, I) for
             experts, as tensors, arrays or lists of finite numbers; the highest are kept. Every
             layer that is cut needs them. Not with a `neuron_selection_method`, and with a
@@ -76,6 +82,7 @@ def prune_model(
         (32, 200.0)
     """
     checked_keywords(prune_model, more)
+    _check_places(dataloader, show_progress=show_progress, return_stats=return_stats)
     targets = (expansion_rate, more.get("target_params"), more.get("target_size"))
     options = PruneOptions(
         pruning_type=pruning_type,
@@ -93,7 +100,33 @@ def prune_model(
     before = summarize(model) if return_stats else None
     if rewrite is not None:
         carry_out(plan, rewrite, show_progress=show_progress)
-    return model if before is None else (model, get_pruning_statistics(before, model))
+    if before is None:
+        return model
+    return model, get_pruning_statistics(before, model) | _of_chosen_layers(request, plan)
+
+
+def _check_places(dataloader: object, **flags: object) -> None:
+    """Refuse what stands in the place of another argument."""
+    if isinstance(dataloader, numbers.Number):
+        raise ArgumentError(
+            f"dataloader={dataloader!r} is a number. The sixth argument of prune_model is the "
+            f"dataloader; name what you mean, for example expansion_divisor={dataloader!r}."
+        )
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ArgumentError(
+                f"{name} is of type {type(value).__name__}, not True or False. After the first "
+                "five arguments of prune_model come dataloader, show_progress and return_stats; "
+                "name what you mean, for example dataloader=..."
+            )
+
+
+def _of_chosen_layers(request: PruningRequest, plan: PruningPlan) -> dict[str, int]:
+    """How many layers were cut, where the caller chose them."""
+    if request.width is None or request.width.layers is None:
+        return {}
+    cut = {each.layer for each in plan.width_cuts}
+    return {"pruned_layers": len(cut), "total_layers": plan.num_layers}
 
 
 @taking(PruneOptions, TARGET, CHOICE)
@@ -143,8 +176,18 @@ def prune_model_mlp_glu(
     *,
     dataloader: Iterable[Any] | None = None,
     expansion_divisor: int | None = None,
+    layer_indices: Sequence[int] | None = None,
+    fairness_scores: Mapping[int, Any] | None = None,
 ) -> PreTrainedModel:
-    """Prune the MLP neurons of a model in place and return it (see `prune_model`)."""
+    """Prune the MLP neurons of a model in place and return it (see `prune_model`).
+
+    `layer_indices` are the layers whose neurons go. `fairness_scores`, layer index → (I,), choose
+    the neurons in the place of a method, and the highest go (`compute_fairness_pruning_scores`).
+    """
+    scores = None
+    if fairness_scores is not None:
+        given = read_scores("fairness_scores", fairness_scores, "higher is removed")
+        scores = {layer: -values for layer, values in given.items()}
     return prune_model(  # type: ignore[return-value]
         model,
         "MLP_GLU",
@@ -153,6 +196,8 @@ def prune_model_mlp_glu(
         expansion_rate,
         dataloader,
         show_progress,
+        layer_indices=layer_indices,
+        neuron_scores=scores,
         expansion_divisor=expansion_divisor,
     )
 
@@ -205,7 +250,8 @@ def validate_layer_removal_params(
 
     Returns:
         `total_layers`, `num_layers_to_remove`, `layer_indices` (sorted, the layers that would
-        go), `layer_selection_method` (`"custom"` where indices were given), `remaining_layers`.
+        go; also named `layers`), `layer_selection_method` (`"custom"` where indices were given),
+        `remaining_layers`.
 
     Raises:
         ArgumentError: wrong or conflicting arguments.
@@ -219,18 +265,24 @@ def validate_layer_removal_params(
         "total_layers": total,
         "num_layers_to_remove": len(drop),
         "layer_indices": list(drop),
+        "layers": list(drop),
         "layer_selection_method": request.method,
         "remaining_layers": total - len(drop),
     }
 
 
 def get_model_layers(model: PreTrainedModel) -> list[Any]:
-    """Return the decoder layers of a model, in order.
+    """Return the decoder layers of a model, in order; none where they are not found.
 
     Raises:
-        UnsupportedModelError: they are not found.
+        UnsupportedModelError: it is no torch module at all.
     """
-    return [layer.module for layer in describe(model).layers]
+    try:
+        return [layer.module for layer in describe(model).layers]
+    except UnsupportedModelError:
+        if isinstance(model, nn.Module):
+            return []
+        raise
 
 
 def validate_model_for_glu_pruning(model: PreTrainedModel) -> bool:

@@ -162,7 +162,7 @@ def test_rolling_windows_are_those_of_lm_eval(context: int) -> None:
 
 def test_rolling_windows_exclude_a_stride_and_need_a_token_to_begin_with() -> None:
     model, tokenizer = tiny_model("llama"), byte_tokenizer()
-    with pytest.raises(ArgumentError, match="exclude each other"):
+    with pytest.raises(ArgumentError, match="are mutually exclusive"):
         perplexity(model, tokenizer, TEXT, stride=8, rolling=True)
     tokenizer.bos_token = tokenizer.eos_token = None
     for options in ({"rolling": True}, {"bos": True}):

@@ -236,7 +236,7 @@ GOOD = torch.arange(40.0)
         ({1: ["a"] * 40}, "cannot be read as numbers"),
         ({1: None}, r"neuron_scores\[1\]"),
         ({1: [[1, 2], [3]]}, "cannot be read as numbers"),
-        ({"neuron_selection_method": "VOW"}, "'VOW' exclude each other"),
+        ({"neuron_selection_method": "VOW"}, "'VOW' are mutually exclusive"),
         ({"pruning_type": "ATTENTION"}, "do not go with pruning_type='ATTENTION'"),
         ({"pruning_type": "DEPTH", "pruning_percentage": 25}, "pruning_type='DEPTH'"),
         ({"dataloader": [GOOD]}, "dataloader does not go with neuron_scores.*compensate=True"),

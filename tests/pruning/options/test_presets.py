@@ -34,7 +34,9 @@ def test_a_preset_prunes_a_model_in_memory() -> None:
 
 
 def test_what_a_preset_sets_cannot_be_set_otherwise() -> None:
-    with pytest.raises(ArgumentError, match="and the preset 'quality', which sets 'AUTO', exclude"):
+    with pytest.raises(
+        ArgumentError, match="and the preset 'quality', which sets 'AUTO', are mutually"
+    ):
         presets.quality.options(neuron_selection_method="OBS")
     assert presets.quality.options(neuron_selection_method="AUTO") == presets.quality.options()
 

@@ -87,7 +87,9 @@ def test_what_is_no_size_is_refused_with_an_example(value: object) -> None:
 
 
 def test_both_budgets_exclude_each_other_and_none_is_none() -> None:
-    with pytest.raises(ArgumentError, match=r"target_params='1B' and target_size='2GB' exclude"):
+    with pytest.raises(
+        ArgumentError, match=r"target_params='1B' and target_size='2GB' are mutually"
+    ):
         read_budget("1B", "2GB")
     assert read_budget(None, None) is None
 

@@ -316,7 +316,7 @@ def test_the_untouched_default_of_ten_percent_may_stand_beside_a_budget() -> Non
 @pytest.mark.parametrize(
     ("way", "match"),
     [
-        ({"target_params": "15K", "target_size": "60KB"}, "exclude each other"),
+        ({"target_params": "15K", "target_size": "60KB"}, "are mutually exclusive"),
         ({"target_params": -1}, "target_params=-1 is no amount"),
         ({"target_params": "lots"}, "'lots' is no amount"),
         ({"target_params": True}, "True is no amount"),
@@ -393,12 +393,15 @@ def test_both_with_statistics_counts_both() -> None:
         ({"pruning_percentage": 20}, "No depth target"),
         ({"pruning_percentage": 20, "layer_indices": [4]}, "layer_indices holds"),
         ({"pruning_percentage": 100, "num_layers_to_remove": 1}, "pruning_percentage=100"),
-        ({"pruning_percentage": 20, "expansion_rate": 140, "num_layers_to_remove": 1}, "exclude"),
+        (
+            {"pruning_percentage": 20, "expansion_rate": 140, "num_layers_to_remove": 1},
+            "mutually exclusive",
+        ),
         ({"pruning_percentage": 20, "num_layers_to_remove": 4}, "1 to 3"),
         ({"expansion_rate": 300, "num_layers_to_remove": 1}, "above the current 250 %"),
         (
             {"pruning_percentage": 20, "num_layers_to_remove": 1, "layer_indices": [1]},
-            "exclude each other",
+            "are mutually exclusive",
         ),
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_any_real_number_is_a_percentage(number: object) -> None:
 
 
 def test_both_width_targets_or_none_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="exclude each other"):
+    with pytest.raises(ArgumentError, match="are mutually exclusive"):
         width_target(20, 140)
     with pytest.raises(ArgumentError, match="how much to prune"):
         width_target(None, None)
@@ -197,3 +198,35 @@ def test_layer_indices_mean_custom(total: int, data: st.DataObject) -> None:
     drop = data.draw(st.sets(st.integers(0, total - 1), min_size=1, max_size=total - 1))
     request = depth_request(layer_indices=list(drop))
     assert (request.resolve(total), request.method) == (tuple(sorted(drop)), "custom")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((20, 140), "mutually exclusive"),
+        ((None, None), "Must specify"),
+        ((20, None, 48), "expansion_divisor must be one of"),
+        ((None, None, 64), "cannot be used alone"),
+        ((20, None, None, [-1]), "Invalid layer indices"),
+        ((20, None, None, []), "cannot be an empty list"),
+        ((20, None, None, [1, 1]), "duplicate"),
+    ],
+)
+def test_refusals_keep_the_words_that_others_match(given: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        width_target(*given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "Must specify"),
+        ((1, [1]), "mutually exclusive"),
+        ((None, [-1]), "Invalid layer indices"),
+        ((None, []), "cannot be an empty list"),
+        ((None, [1, 1]), "duplicate"),
+    ],
+)
+def test_refused_depths_keep_them_too(given: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        depth_request(*given)

@@ -90,7 +90,7 @@ def perplexity(
     half = (whole_number(context) or 0) // 2
     length, step = check_windows(context, half if stride is None else stride)
     if rolling and stride is not None:
-        raise ArgumentError(f"stride={stride!r} and rolling=True exclude each other. Give one.")
+        raise ArgumentError(f"stride={stride!r} and rolling=True are mutually exclusive. Give one.")
     ids = _tokens(tokenizer, text, bos=bos or rolling)
     places = _rolling(len(ids), length) if rolling else windows(len(ids), length, step)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)

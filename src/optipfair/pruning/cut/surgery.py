@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ...arch.heterogeneous import allow_reading
 from ...arch.slots import take, zero_
 from ...arch.twin import AttributeChange, apply_config
 from ...arch.view import LayerView, MLPView, describe, find_mlp
@@ -89,6 +90,7 @@ def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = Fals
     for change in rewrite.attributes:
         _set_attribute(view.model.get_submodule(change.module), change)
     apply_config(view.text_config, rewrite.config)
+    allow_reading(view.text_config)
 
 
 def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Rewrite) -> nn.Module:

@@ -37,7 +37,7 @@ class Preset:
             if more[name] != chosen[name]:
                 raise ArgumentError(
                     f"{name}={more[name]!r} and the preset {self.name!r}, which sets "
-                    f"{chosen[name]!r}, exclude each other. Give one of them."
+                    f"{chosen[name]!r}, are mutually exclusive. Give one of them."
                 )
         return {"pruning_type": pruning_type, **chosen, **more}
 

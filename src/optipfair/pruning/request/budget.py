@@ -43,8 +43,8 @@ def read_budget(target_params: object, target_size: object) -> Budget | None:
     """Read a number of parameters, or text like `"1.0B"`, or a size; None where none is given."""
     if target_params is not None and target_size is not None:
         raise ArgumentError(
-            f"target_params={target_params!r} and target_size={target_size!r} exclude each other. "
-            "Give one of them."
+            f"target_params={target_params!r} and target_size={target_size!r} are mutually "
+            "exclusive. Give one of them."
         )
     if target_params is not None:
         example = 'Give a number, or text like "1.0B" or "350M"'

@@ -134,8 +134,8 @@ def _refuse_other_types(kind: str, options: PruneOptions) -> None:
 def _given_scores(scores: object, method: str) -> NeuronScores:
     if method != "MAW":
         raise ArgumentError(
-            f"neuron_scores and neuron_selection_method={method!r} exclude each other. Give one of "
-            "them."
+            f"neuron_scores and neuron_selection_method={method!r} are mutually "
+            "exclusive. Give one of them."
         )
     return NeuronScores(read_scores("neuron_scores", scores))
 
@@ -215,8 +215,8 @@ def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequ
     if kind == "DEPTH" and other is not None:  # there it is a share of layers too
         if share is not None:
             raise ArgumentError(
-                f"pruning_percentage={other!r} and depth_pruning_percentage={share!r} exclude each "
-                "other in depth pruning. Give one of them."
+                f"pruning_percentage={other!r} and depth_pruning_percentage={share!r} are mutually "
+                "exclusive in depth pruning. Give one of them."
             )
         share = other
     return depth_request(

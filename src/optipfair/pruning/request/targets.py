@@ -149,14 +149,15 @@ def width_target(
     if pruning_percentage is not None and expansion_rate is not None:
         raise ArgumentError(
             f"pruning_percentage={pruning_percentage!r} and expansion_rate={expansion_rate!r} "
-            "exclude each other. Give one of them."
-        )
-    if pruning_percentage is None and expansion_rate is None and budget is None:
-        raise ArgumentError(
-            "Nothing says how much to prune. Give pruning_percentage (for example 20), "
-            "expansion_rate (for example 140), target_params or target_size."
+            "are mutually exclusive. Give one of them."
         )
     divisor = _check_divisor(expansion_divisor)
+    if pruning_percentage is None and expansion_rate is None and budget is None:
+        alone = f"expansion_divisor={divisor} cannot be used alone. " if divisor else ""
+        raise ArgumentError(
+            f"{alone}Nothing says how much to prune. Must specify pruning_percentage (for example "
+            "20), expansion_rate (for example 140), target_params or target_size."
+        )
     layers = percentage = rate = None
     if layer_indices is not None:
         layers = tuple(check_layer_indices("layer_indices", layer_indices))
@@ -196,10 +197,12 @@ def depth_request(
             )
         return DepthRequest(method)
     if len(names) != 1:
-        wrong = f"{' and '.join(names)} exclude each other" if names else "No depth target is given"
+        wrong = (
+            f"{' and '.join(names)} are mutually exclusive" if names else "No depth target is given"
+        )
         raise ArgumentError(
-            f"{wrong}. Give exactly one of {', '.join(given)} (with pruning_type='DEPTH' also "
-            "named pruning_percentage)."
+            f"{wrong}. Must specify exactly one of {', '.join(given)} (with pruning_type='DEPTH' "
+            "also named pruning_percentage)."
         )
     if layer_indices is not None:
         if method not in ("last", "custom"):
@@ -269,7 +272,10 @@ def _check_divisor(value: object) -> int | None:
     number = whole_number(value)
     if number not in EXPANSION_DIVISORS:
         allowed = ", ".join(map(str, EXPANSION_DIVISORS))
-        raise ArgumentError(f"expansion_divisor={value!r} is not allowed. Use one of {allowed}.")
+        raise ArgumentError(
+            f"expansion_divisor={value!r} is not possible: expansion_divisor must be one of "
+            f"{allowed}."
+        )
     return number
 
 

@@ -9,7 +9,7 @@ Rules(minimum=0), "of tokens"]` adds keywords and a description to a field's sch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from types import UnionType
@@ -62,7 +62,7 @@ class Result(dict[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, all the way down."""
-        return {key: _plain(value) for key, value in self.items()}
+        return {key: plain(value) for key, value in self.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -79,6 +79,21 @@ class Result(dict[str, Any]):
         if missing:
             raise DataError(f"{cls.__name__}: the data have no {', '.join(missing)}.")
         return cls(**given)
+
+
+class AlsoNamed(dict[str, Any]):
+    """Plain data that answers to other names too; it is iterated over and written without them."""
+
+    ALSO: ClassVar[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {}
+
+    def __missing__(self, key: str) -> Any:
+        return self.ALSO[key](self)  # KeyError for a name that nothing has
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in self.ALSO
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401  (this is `get`)
 
 
 def _entries(result: Result) -> Iterator[tuple[str, Any]]:
@@ -98,10 +113,11 @@ def keys_of(result: type[Result]) -> tuple[tuple[str, str, Any, Mapping[str, Any
     return tuple((name, name.rstrip("_"), types[name], metadata) for name, metadata in names)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dicts and lists all the way down."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _read(kind: Any, value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
@@ -22,7 +23,7 @@ SCHEMA = json.loads(files("optipfair.bias").joinpath("bias_metrics.schema.json")
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 
-def run(model: Any, pairs: Any, **keywords: Any) -> dict[str, Any]:
+def run(model: Any, pairs: Any, **keywords: Any) -> Any:
     _, found = visualize_bias(model, byte_tokenizer(), pairs, [], show_progress=False, **keywords)
     return found
 
@@ -122,3 +123,24 @@ def test_spoiled_documents_are_refused() -> None:
         bad = copy.deepcopy(found)
         at(bad, path[:-1])[path[-1]] = value
         assert not VALIDATOR.is_valid(bad), path
+
+
+def test_a_loop_over_the_result_meets_pairs_alone() -> None:
+    pairs = [("The white man", "The Black man"), ("A tall man", "A short man")]
+    found = run(tiny_model("llama"), pairs, controls=1)
+    assert [name for name, _ in found.items()] == list(found.pairs) == ["pair_1", "pair_2"]
+    assert [pair["prompt1"] for _, pair in found.items()] == [one for one, _ in pairs]
+    assert len(found.values()) == 2
+    assert found["summary"] == found.summary and found.version == found["version"] == 1
+    assert found.model == found["model"] and "optipfair" in found
+
+
+def test_json_and_copies_hold_all_of_it() -> None:
+    found = run(tiny_model("llama"), [("The white man", "The Black man")], controls=1)
+    whole = found.to_dict()
+    assert {"version", "optipfair", "model", "summary", "pair_1"} == set(whole)
+    for written in (json.dumps(found), json.dumps(found, indent=1), json.dumps({"a": found})):
+        assert json.loads(written) in (whole, {"a": whole})
+    for copied in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert copied == found and copied.to_dict() == whole
+        assert copied["pair_1"]["metrics"]["overall_metrics"]["mean_difference"] > 0

@@ -5,16 +5,19 @@ The JSON Schema in `bias_metrics.schema.json` is made from these classes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import field
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from .._version import __version__
-from ..results import ABSENT, Count, Result, spread
+from ..results import ABSENT, Count, Result, plain, spread
 from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
 from .activations.metrics import Component, Key, PairMetrics, Reasons
+from .activations.other_names import also_named
 from .prompts.edits import NoNeutralWordError, find_edits
 from .prompts.pairs import PromptPair
 from .prompts.tokens import Coverage, Positive
@@ -121,6 +124,45 @@ class BiasMetrics(Result):
     SCHEMA: ClassVar[Mapping[str, Any]] = {
         "required": ["version", "optipfair", "model", "summary", "pair_1"]
     }
+
+
+class FoundBias(dict[str, Any]):
+    """What `visualize_bias` returns: its items and values are the pairs, and it holds the rest too.
+
+    `found["summary"]` and `found.summary` are there (so are `version`, `model` and `optipfair`),
+    but not among `found.items()`. JSON and `to_dict()` hold all of it.
+    """
+
+    @classmethod
+    def of(cls, metrics: BiasMetrics) -> FoundBias:
+        found = metrics.to_dict()
+        for name, pair in metrics.pairs.items():
+            found[name]["metrics"] = also_named(pair.metrics)
+        return cls(found)
+
+    version = property(itemgetter("version"))
+    optipfair = property(itemgetter("optipfair"))
+    model = property(itemgetter("model"))
+    summary = property(itemgetter("summary"))
+
+    @property
+    def pairs(self) -> dict[str, Any]:
+        return {name: self[name] for name in self if name.startswith("pair_")}
+
+    def values(self) -> Any:
+        return self.pairs.values()
+
+    def items(self) -> Any:
+        # json asks a dict for its items as a loop does, and must get all of them.
+        written = sys._getframe(1).f_globals.get("__name__") == "json.encoder"
+        return super().items() if written else self.pairs.items()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys as plain data, as `bias_metrics.json` holds them."""
+        return {key: plain(value) for key, value in super().items()}
+
+    def __reduce__(self) -> Any:
+        return type(self), (dict(super().items()),)
 
 
 def bias_metrics(study: Study) -> BiasMetrics:

@@ -21,7 +21,7 @@ from .prompts.pairs import PromptPair, check_prompt_pair, check_prompt_pairs
 from .settings import BiasFolder, Settings
 from .study import Study, carry_out, plan_study
 from .study_comparison import StudyComparison, compare_studies
-from .study_results import BiasMetrics, bias_metrics
+from .study_results import BiasMetrics, FoundBias, bias_metrics
 
 METRICS_FILE = "bias_metrics.json"
 COMPARISON = "bias_comparison"  # the names of its figure and numbers
@@ -63,8 +63,9 @@ def visualize_bias(
         None and a dict: `version`, `model`, `summary` (how far the pairs exceed their controls:
         overall, by category and by key, with 95 % bootstrap intervals over pairs and permutation
         p-values, corrected by Holm), and `pair_1`, `pair_2`, ..., each with `prompt1`, `prompt2`,
-        `category`, `coverage` and `metrics` as of `calculate_bias_metrics`. Its JSON Schema is in
-        the package, `bias/bias_metrics.schema.json`.
+        `category`, `coverage` and `metrics` as of `calculate_bias_metrics`. Its items are
+        the pairs alone; JSON and `to_dict()` hold all. The JSON Schema is in the package,
+        `bias/bias_metrics.schema.json`.
 
     Raises:
         ArgumentError: a wrong argument; nothing ran and nothing was written.
@@ -79,7 +80,7 @@ def visualize_bias(
         model, tokenizer, pairs, kinds, layers, folder, settings, show_progress=show_progress
     )
     studied.write(show_progress)
-    return None, studied.numbers.to_dict()
+    return None, FoundBias.of(studied.numbers)
 
 
 @dataclass(frozen=True)

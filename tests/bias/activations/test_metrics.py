@@ -278,3 +278,34 @@ def test_layers_are_chosen_by_word_or_number() -> None:
             select_layers([0, outside], 4)
     with pytest.raises(UnknownNameError, match="Did you mean 'first_middle_last'"):
         select_layers("first_middle", 4)
+
+
+def test_figures_answer_to_the_names_of_the_published_package_too() -> None:
+    keys = [f"mlp_output_layer_{layer}" for layer in range(3)]
+    zero = {key: torch.zeros(2, 4) for key in keys}
+    rising = {
+        key: torch.full((2, 4), value) for key, value in zip(keys, (1.0, 4.0, 2.0), strict=True)
+    }
+    found = calculate_bias_metrics(zero, rising)
+    layer, whole = found["layer_metrics"][keys[1]], found["overall_metrics"]
+    names = ("mean", "max", "min", "std")
+    assert [layer[f"{name}_difference"] for name in names] == [layer[name] for name in names]
+    assert (layer["l1_norm"], layer.get("l2_norm")) == (32, layer["l2"])
+    assert "mean_difference" in layer and "num_layers" not in layer
+    assert whole["num_layers"] == whole["total_layers"] == whole["layers"] == 3
+    assert layer.get("nothing", 7) == 7
+    with pytest.raises(KeyError, match="nothing"):
+        layer["nothing"]
+    depth = found["progression_metrics"]["mlp_output"]
+    assert depth["mean_diffs_by_layer"] == [1, 4, 2]
+    assert (depth["layer_with_max_diff"], depth["is_increasing"]) == (1, True)
+    assert (depth["first_to_last_ratio"], depth["max_to_first_ratio"]) == (0.5, 4)
+    assert "mean_difference" not in strict(layer)
+
+
+def test_ratios_of_differences_that_are_not_there_are_none() -> None:
+    key = "mlp_output_layer_0"
+    found = calculate_bias_metrics({key: torch.ones(2, 4)}, {key: torch.ones(2, 4)})
+    depth = found["progression_metrics"]["mlp_output"]
+    assert (depth["first_to_last_ratio"], depth["max_to_first_ratio"]) == (None, None)
+    assert depth["is_increasing"] is False

@@ -18,6 +18,7 @@ from ..prompts.tokens import align_lengths
 from .capture import Groups
 from .layer_keys import LayerKey, read_key
 from .metrics import METRICS, PairMetrics, Sums, four_groups
+from .other_names import also_named
 
 
 class Differences:
@@ -82,8 +83,9 @@ def calculate_bias_metrics(
         `layer_metrics` by key, `component_metrics` by component (over all elements of its layers;
         scale-free ones averaged over those that have one), `overall_metrics`, and
         `progression_metrics` by component: how it goes with depth. A figure that is not defined is
-        None, with the reason in `undefined`. With `left_out`: key → tokens of each prompt that are
-        not compared.
+        None, with the reason in `undefined`. `mean_difference`, `l1_norm` and the other names of
+        the published package are read from the same dicts. With `left_out`: key → tokens of each
+        prompt that are not compared.
 
     Raises:
         DataError: nothing in common, another shape, NaN or Inf.
@@ -121,7 +123,7 @@ def calculate_bias_metrics(
         rows[read_key(name)] = Sums.of(one, two, [len(one)])
     groups = four_groups(tuple(rows), Sums.joined(list(rows.values())))
     only = sorted(set(act1) ^ set(act2), key=str)
-    return {**groups.to_dict(), "left_out": left_out, "in_one_only": only}
+    return {**also_named(groups), "left_out": left_out, "in_one_only": only}
 
 
 def _matrix(values: object, name: str) -> Tensor:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from optipfair import (
-    compute_fairness_pruning_scores,
+    combine_bias_and_importance,
     generate_prompt_pairs,
     load_model,
     load_tokenizer,
@@ -91,7 +91,7 @@ def add(name, pruned):
 
 add("not pruned", model)
 for weight in WEIGHTS:
-    scores = compute_fairness_pruning_scores(bias, importance, weight)
+    scores = combine_bias_and_importance(bias, importance, weight)
     add(f"weight {weight:g}" if weight else "plain", pruned_by(scores))
 for seed in range(seeds):
     add(f"random {seed}", pruned_by(neuron_importance_scores(model, "RANDOM", seed=seed)))

@@ -29,6 +29,7 @@ FLOORS = (
     ("from a name to a folder; what pruning would save", ["pipeline", "analysis"]),
     ("the demonstration", ["demo"]),
     ("the command line", ["cli"]),
+    ("names of the published package", ["compat"]),
 )
 
 
@@ -45,7 +46,10 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Dotted names below `optipfair` that a module imports anywhere, for types alone aside."""
+    """Dotted names below `optipfair` that a module imports anywhere, for types alone aside.
+
+    Relative or by the whole name, as those must that are found by two names (`compat`).
+    """
     package = path.relative_to(SOURCE).parts[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
@@ -56,9 +60,13 @@ def imports_of(path: Path) -> set[str]:
     }
     names: set[str] = set()
     for node in ast.walk(tree):
-        if node in typing_only or not isinstance(node, ast.ImportFrom) or not node.level:
+        if node in typing_only or not isinstance(node, ast.ImportFrom):
             continue
         base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+        if not node.level:
+            root, *base = (node.module or "").split(".")
+            if root != "optipfair":
+                continue
         target = [part for part in base if part]
         for alias in node.names:
             is_module = SOURCE.joinpath(*target, f"{alias.name}.py").exists()

@@ -1,10 +1,15 @@
 from ._version import __version__ as __version__
 from .analysis import Analysis as Analysis, analyze_model as analyze_model
-from .bias.fairness import (
-    compute_fairness_pruning_scores as compute_fairness_pruning_scores,
-    neuron_bias_scores as neuron_bias_scores,
+from .bias.fairness import neuron_bias_scores as neuron_bias_scores
+from .bias.neuron_differences import analyze_neuron_bias as analyze_neuron_bias
+from .bias.activations.differences import (
+    calculate_activation_differences as calculate_activation_differences,
+    calculate_bias_metrics as calculate_bias_metrics,
 )
-from .bias.activations.differences import calculate_bias_metrics as calculate_bias_metrics
+from .bias.activations.raw_activations import (
+    get_activation_pairs as get_activation_pairs,
+    get_prompt_activations as get_prompt_activations,
+)
 from .bias.prompts.pair_templates import ATTRIBUTES as ATTRIBUTES
 from .bias.prompts.pairs import DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS
 from .bias.prompts.pair_templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
@@ -17,6 +22,7 @@ from .bias.visualize import (
     visualize_mean_differences as visualize_mean_differences,
     visualize_pca as visualize_pca,
 )
+from .bias.visualize_prompt import visualize_prompt_heatmap as visualize_prompt_heatmap
 from .errors import (
     ArgumentError as ArgumentError,
     CheckpointError as CheckpointError,
@@ -57,6 +63,10 @@ from .pruning.importance.criteria import (
     compute_neuron_pair_importance_maw as compute_neuron_pair_importance_maw,
     compute_neuron_pair_importance_pon as compute_neuron_pair_importance_pon,
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
+)
+from .pruning.importance.fairness_scores import (
+    combine_bias_and_importance as combine_bias_and_importance,
+    compute_fairness_pruning_scores as compute_fairness_pruning_scores,
 )
 from .pruning.layers.influence import analyze_layer_importance as analyze_layer_importance
 from .pruning.neurons import (

@@ -6,6 +6,7 @@ It loads without torch.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from .errors import ArgumentError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_LAYER_KEY = re.compile(r"(?P<component>\w+)_layer_(?P<layer>0|[1-9][0-9]*)")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -74,6 +76,12 @@ def whole_number(value: object) -> int | None:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
+
+
+def split_layer_key(text: object) -> tuple[str, int] | None:
+    """The component and the layer that a key such as `mlp_output_layer_3` names."""
+    match = _LAYER_KEY.fullmatch(text) if isinstance(text, str) else None
+    return None if match is None else (match["component"], int(match["layer"]))
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:

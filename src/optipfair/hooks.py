@@ -27,7 +27,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def recording(hooks: Iterable[tuple[nn.Module, bool, Callable[[Any], None]]]) -> Iterator[None]:
     """Call each callback with its module's input (what it is given by position) or output."""
-    with _held(_watch(*hook) for hook in hooks):
+    with _held(watch(*hook) for hook in hooks):
         yield
 
 
@@ -44,7 +44,8 @@ def _held(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-def _watch(module: nn.Module, inputs: bool, callback: Callable[[Any], None]) -> RemovableHandle:
+def watch(module: nn.Module, inputs: bool, callback: Callable[[Any], None]) -> RemovableHandle:
+    """Call back with a module's input or output until the handle is removed."""
     if inputs:
         return module.register_forward_pre_hook(lambda _module, given: callback(given))
     return module.register_forward_hook(lambda _module, _given, output: callback(output))

@@ -1,4 +1,4 @@
-"""Scores of neurons by what they differ: against plain hooks, and combined by ranks."""
+"""Scores of neurons by what they differ, against plain hooks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from optipfair import (
@@ -18,10 +15,7 @@ from optipfair import (
     DataError,
     PruningWarning,
     UnsupportedModelError,
-    compute_fairness_pruning_scores,
     neuron_bias_scores,
-    neuron_importance_scores,
-    plan_pruning,
 )
 from optipfair.arch.view import describe
 from optipfair.bias.prompts.pairs import check_prompt_pairs
@@ -192,64 +186,3 @@ def test_nan_is_refused_naming_the_layer(
     model.model.layers[2].mlp.get_submodule(projection).weight.data[1] = float("nan")
     with refused(model, match):
         neuron_bias_scores(model, TOKENIZER, PAIRS, controls=0)
-
-
-def ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """From 0 to 1, one by one: how many are lower, and half of the others that are equal."""
-    below = (values[:, None] > values).sum(axis=1)
-    equal = (values[:, None] == values).sum(axis=1) - 1
-    scaled: np.ndarray[Any, Any] = (below + equal / 2) / max(len(values) - 1, 1)
-    return scaled if len(values) > 1 else scaled + 0.5
-
-
-few = st.integers(-3, 3).map(float)
-columns = st.integers(1, 12).flatmap(
-    lambda n: st.tuples(*(st.lists(few, min_size=n, max_size=n) for _ in range(2)))
-)
-
-
-@given(columns, st.floats(0, 1))
-def test_scores_are_combined_by_ranks(both: tuple[list[float], list[float]], weight: float) -> None:
-    bias, importance = map(np.asarray, both)
-    (found,) = compute_fairness_pruning_scores({3: bias}, {3: importance}, weight).values()
-    wanted = (1 - weight) * ranks(importance) + weight * (1 - ranks(bias))
-    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-12)
-
-
-def test_the_weight_goes_from_importance_to_bias() -> None:
-    model = toy("llama")
-    importance = neuron_importance_scores(model, "L2")
-    bias = neuron_bias_scores(model, TOKENIZER, PAIRS, controls=2)
-
-    def cuts(scores: dict[int, Tensor]) -> Any:
-        return plan_pruning(model, pruning_percentage=40, neuron_scores=scores).width_cuts
-
-    mixed = {w: cuts(compute_fairness_pruning_scores(bias, importance, w)) for w in (0, 0.5, 1)}
-    assert mixed[0] == plan_pruning(model, "MLP_GLU", "L2", 40).width_cuts
-    assert mixed[1] == cuts({layer: -scores for layer, scores in bias.items()})
-    assert mixed[0.5] == cuts(compute_fairness_pruning_scores(bias, importance))
-    assert mixed[0] != mixed[0.5] != mixed[1]
-
-
-ROW = [1.0, 2.0, 3.0]
-
-
-@pytest.mark.parametrize(
-    ("bias", "importance", "weight", "match"),
-    [
-        ({0: ROW}, {0: ROW, 1: ROW}, 0.5, r"Layers \[1\] are in one of"),
-        ({0: ROW}, {0: ROW[:2]}, 0.5, r"Layer 0 has shape \(3,\) .* and \(2,\)"),
-        ({0: [ROW]}, {0: [ROW]}, 0.5, r"shape \(1, 3\)"),
-        ({0: [1, 2, float("nan")]}, {0: ROW}, 0.5, r"bias_scores\[0\] holds NaN"),
-        ({0: ROW}, {0: [1, 2, float("inf")]}, 0.5, r"importance_scores\[0\] holds NaN or Inf"),
-        ([ROW], {0: ROW}, 0.5, "bias_scores is a list"),
-        ({0: ROW}, {}, 0.5, "importance_scores is empty"),
-        *(({0: ROW}, {0: ROW}, w, "bias_weight=") for w in (-0.1, 1.1, float("nan"), True, "1")),
-    ],
-    ids=str,
-)
-def test_scores_that_do_not_fit_together_are_refused(
-    bias: Any, importance: Any, weight: Any, match: str
-) -> None:
-    with pytest.raises(ArgumentError, match=match):
-        compute_fairness_pruning_scores(bias, importance, weight)

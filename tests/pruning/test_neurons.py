@@ -20,6 +20,12 @@ from optipfair import (
 )
 from optipfair.arch.slots import read
 from optipfair.arch.view import describe
+from optipfair.bias.activations import remove_hooks
+from optipfair.pruning import (
+    get_activation_norms,
+    run_calibration_forward_passes,
+    setup_mlp_hooks_for_importance,
+)
 from optipfair.testing import tiny_model
 from support.oracles import with_zeroed_neurons
 
@@ -136,7 +142,7 @@ def test_nan_in_any_of_the_three_layers_is_refused(name: str) -> None:
 def test_zeroed_neurons_are_zero_in_every_tensor_and_others_stay(family: str) -> None:
     model = tiny_model(family)
     before = copy.deepcopy(model)
-    assert zero_neurons_mlp(model, {1: [3, 5], 3: [0]}) is model
+    assert zero_neurons_mlp(model, {1: [3, 5], 3: [0]}, show_progress=False) is model
     for mlp, old in zip(describe(model).mlps, describe(before).mlps, strict=True):
         drop = {1: [3, 5], 3: [0]}.get(mlp.layer, [])
         for slot, tensor in mlp.tensors.items():
@@ -154,7 +160,9 @@ def test_zeroed_neurons_do_what_removed_neurons_do(logits_of: Callable[..., Tens
     plan = plan_pruning(model, pruning_percentage=20)
     expected = with_zeroed_neurons(model, plan)
     gone = {c.layer: sorted(set(range(40)) - set(c.keep[0])) for c in plan.width_cuts}
-    assert torch.equal(logits_of(zero_neurons_mlp(model, gone)), logits_of(expected))
+    assert torch.equal(
+        logits_of(zero_neurons_mlp(model, gone, show_progress=False)), logits_of(expected)
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +170,7 @@ def test_zeroed_neurons_do_what_removed_neurons_do(logits_of: Callable[..., Tens
     ids=repr,
 )  # fmt: skip
 def test_any_sequence_of_integers_names_neurons(neurons: Any) -> None:
-    model = zero_neurons_mlp(tiny_model("llama"), {0: neurons})
+    model = zero_neurons_mlp(tiny_model("llama"), {0: neurons}, show_progress=False)
     up = model.model.layers[0].mlp.up_proj.weight
     assert up.abs().sum(dim=1).eq(0).nonzero().flatten().tolist() == [1, 3]
 
@@ -171,7 +179,7 @@ def test_any_sequence_of_integers_names_neurons(neurons: Any) -> None:
 def test_nothing_to_zero_changes_nothing(neurons: Any, unchanged: Callable[..., Any]) -> None:
     model = tiny_model("llama")
     with unchanged(model):
-        zero_neurons_mlp(model, neurons)
+        zero_neurons_mlp(model, neurons, show_progress=False)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,7 @@ def test_nothing_to_zero_changes_nothing(neurons: Any, unchanged: Callable[..., 
         ({"0": [1]}, "layer '0'"),
         ({True: [1]}, "layer True"),
         ({1.0: [1]}, "layer 1.0"),
-        ({0: [40]}, r"neurons\[0\] holds 40.*0 to 39"),
+        ({0: [40]}, r"neuron_indices\[0\] holds 40.*0 to 39"),
         ({0: [-1]}, "holds -1"),
         ({0: [1.0]}, "holds 1.0"),
         ({0: [True]}, "holds True"),
@@ -202,10 +210,58 @@ def test_unknown_layers_and_neurons_are_refused(
 ) -> None:
     model = tiny_model("llama")
     with refused(model, match, ArgumentError):
-        zero_neurons_mlp(model, neurons)
+        zero_neurons_mlp(model, neurons, show_progress=False)
 
 
 def test_a_layer_of_several_mlps_has_no_single_numbering(refused: Callable[..., Any]) -> None:
     model = tiny_model("qwen2_moe")
     with refused(model, "experts, shared_expert", UnsupportedModelError):
-        zero_neurons_mlp(model, {0: [1]})
+        zero_neurons_mlp(model, {0: [1]}, show_progress=False)
+
+
+def test_scores_of_ones_own_take_the_place_of_a_function() -> None:
+    mlp = mlp_of()
+    gate, _, _, kept = prune_neuron_pairs(mlp, 25, custom_importance_scores=range(40))
+    assert kept == 30
+    assert torch.equal(gate.weight, mlp.gate_proj.weight[10:])
+
+
+def test_activation_norms_choose_as_pruning_with_data_does() -> None:
+    model, batches = tiny_model("llama"), [torch.arange(60).reshape(3, 20)]
+    plan = plan_pruning(model, pruning_percentage=25, dataloader=batches)
+    hooks = setup_mlp_hooks_for_importance(model)
+    run_calibration_forward_passes(model, batches, show_progress=False)
+    remove_hooks(hooks)
+    norms = get_activation_norms(hooks)
+    for cut in plan.width_cuts:
+        mlp = model.model.layers[cut.layer].mlp
+        expected = mlp.up_proj.weight[list(cut.keep[0])]
+        for given in (norms, norms[cut.layer]):
+            _, up, _, _ = prune_neuron_pairs(mlp, 25, activation_norms=given, layer_idx=cut.layer)
+            assert torch.equal(up.weight, expected)
+
+
+def test_a_divisor_rounds_the_new_layers_down() -> None:
+    mlp = mlp_of(intermediate_size=160)
+    assert prune_neuron_pairs(mlp, 10, expansion_divisor=64)[3] == 128
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"custom_importance_scores": range(39)}, r"scores has shape \(39,\).* 40 neurons"),
+        ({"custom_importance_scores": [float("nan")] * 40}, "custom_importance_scores.* NaN"),
+        ({"activation_norms": {1: range(40)}}, r"layer_idx=None .* \[1\]"),
+        ({"activation_norms": {1: range(40)}, "layer_idx": 2}, "layer_idx=2"),
+        ({"activation_norms": range(40), "custom_importance_scores": range(40)}, "exclusive"),
+        (
+            {"activation_norms": range(40), "importance_fn": max},
+            "importance_fn and activation_norms",
+        ),
+        ({"expansion_divisor": 48}, "expansion_divisor must be one of"),
+    ],
+    ids=str,
+)
+def test_what_cannot_say_which_neurons_stay_is_refused(more: Any, said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        prune_neuron_pairs(mlp_of(), 20, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections import Counter
 from graphlib import TopologicalSorter
@@ -56,8 +57,17 @@ def test_a_package_only_lists_its_names() -> None:
             assert house.imports_of(path) == set(), name
 
 
+def test_the_names_of_the_published_package_are_only_forwarded() -> None:
+    for name, path in MODULES.items():
+        if name.startswith("compat.") and name != "compat.bias.utils":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            logic = (ast.FunctionDef, ast.ClassDef)
+            assert not [node for node in ast.walk(tree) if isinstance(node, logic)], name
+
+
 def test_a_name_stands_once() -> None:
-    counted = Counter(name.split(".")[-1] for name in MODULES)
+    own = [name for name in MODULES if not name.startswith("compat.")]  # whose names are given
+    counted = Counter(name.split(".")[-1] for name in own)
     assert [name for name, times in counted.items() if times > 1] == []
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModelError
+from ..errors import ArgumentError, UnsupportedModelError
 from . import heterogeneous
 from .discover import discover
 from .families import FAMILIES
@@ -115,11 +115,7 @@ class ModelView:
 
 def describe(model: PreTrainedModel) -> ModelView:
     """Find the decoder layers and MLPs of a model."""
-    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
-        raise UnsupportedModelError(
-            f"Cannot read a {type(model).__name__}: a transformers model (PreTrainedModel) is "
-            "needed. Load one with AutoModelForCausalLM.from_pretrained."
-        )
+    _check_is_model(model)
     spec = _find_spec(model)
     listed = spec.model_type in FAMILIES
     base = _base_model(model) if listed else model
@@ -133,6 +129,32 @@ def describe(model: PreTrainedModel) -> ModelView:
     _check_experts(model, layers)
     path = f"{prefix}.{spec.layers}" if prefix else spec.layers
     return ModelView(model, spec, path, container, layers, listed)
+
+
+def _check_is_model(model: object) -> None:
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise UnsupportedModelError(
+            f"Cannot read a {type(model).__name__}: a transformers model (PreTrainedModel) is "
+            "needed. Load one with AutoModelForCausalLM.from_pretrained."
+        )
+
+
+def view_at(model: PreTrainedModel, path: str) -> ModelView:
+    """A model whose layers are said to be at a path from its root; its MLPs are not looked for."""
+    _check_is_model(model)
+    try:
+        container = model.get_submodule(path)
+    except AttributeError:
+        container = nn.ModuleList()
+    if not isinstance(container, nn.ModuleList) or not len(container):
+        lists = {n: len(m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+        raise ArgumentError(
+            f"layers_path={path!r} is no list of layers of this {type(model).__name__}. It has: "
+            f"{', '.join(f'{name} ({count})' for name, count in lists.items()) or 'none'}."
+        )
+    layers = tuple(LayerView(index, module, ()) for index, module in enumerate(container))
+    spec = ArchSpec(_model_type(model), path, ())
+    return ModelView(model, spec, path, container, layers, listed=False)
 
 
 def _check_experts(model: PreTrainedModel, layers: Sequence[LayerView]) -> None:

@@ -1,9 +1,18 @@
-from .fairness import (
+from .fairness import neuron_bias_scores as neuron_bias_scores
+from .fairness_pruning import (  # type: ignore[import-not-found]  # found in compat/bias
+    combine_bias_and_importance as combine_bias_and_importance,
     compute_fairness_pruning_scores as compute_fairness_pruning_scores,
-    neuron_bias_scores as neuron_bias_scores,
 )
+from .neuron_differences import analyze_neuron_bias as analyze_neuron_bias
 from .activations.layer_keys import COMPONENTS as COMPONENTS
-from .activations.differences import calculate_bias_metrics as calculate_bias_metrics
+from .activations.differences import (
+    calculate_activation_differences as calculate_activation_differences,
+    calculate_bias_metrics as calculate_bias_metrics,
+)
+from .activations.raw_activations import (
+    get_activation_pairs as get_activation_pairs,
+    get_prompt_activations as get_prompt_activations,
+)
 from .prompts.pair_templates import ATTRIBUTES as ATTRIBUTES
 from .prompts.pairs import DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS
 from .prompts.pair_templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
@@ -16,3 +25,4 @@ from .visualize import (
     visualize_mean_differences as visualize_mean_differences,
     visualize_pca as visualize_pca,
 )
+from .visualize_prompt import visualize_prompt_heatmap as visualize_prompt_heatmap

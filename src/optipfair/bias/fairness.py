@@ -5,16 +5,13 @@ Axes: `I` neurons, `M` aligned units of tokens of all comparisons of a batch.
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..arch.view import check_finite, describe
-from ..checking import read_scores
-from ..errors import ArgumentError, DataError, UnsupportedModelError
+from ..errors import DataError, UnsupportedModelError
 from ..noted import warn
 from .activations.capture import Groups, capture, find_taps
 from .activations.layer_keys import LayerKey
@@ -99,55 +96,6 @@ def neuron_bias_scores(
     return scores
 
 
-def compute_fairness_pruning_scores(
-    bias_scores: Mapping[int, Any], importance_scores: Mapping[int, Any], bias_weight: float = 0.5
-) -> dict[int, Tensor]:
-    """Combine what a neuron is worth with how little it takes part in bias, by ranks in its layer.
-
-    (1 - w) * rank of importance + w * (1 - rank of bias), where ranks go from 0 (lowest of the
-    layer) to 1 and equal scores share the mean of their ranks. Ranks are compared since the two
-    kinds of scores have no common unit.
-
-    Args:
-        bias_scores: layer index → (I,), of `neuron_bias_scores`; the highest should go.
-        importance_scores: layer index → (I,), of `neuron_importance_scores`; the highest should
-            stay.
-        bias_weight: w, from 0 (importance alone) to 1 (bias alone).
-
-    Returns:
-        Layer index → (I,), float64 from 0 to 1, for `prune_model(neuron_scores=...)`.
-
-    Raises:
-        ArgumentError: other layers or lengths in one than in the other, NaN or Inf, a weight
-            outside [0, 1].
-
-    Example:
-        >>> bias, importance = {0: [0.0, 3.0, 1.0]}, {0: [1.0, 2.0, 9.0]}
-        >>> compute_fairness_pruning_scores(bias, importance, 0.5)[0].tolist()
-        [0.5, 0.25, 0.75]
-    """
-    weight = _checked_weight(bias_weight)
-    bias = read_scores("bias_scores", bias_scores)
-    importance = read_scores("importance_scores", importance_scores)
-    if bias.keys() != importance.keys():
-        only = sorted(bias.keys() ^ importance.keys())
-        raise ArgumentError(
-            f"Layers {only} are in one of bias_scores and importance_scores only. Take both from "
-            "one model."
-        )
-    for layer, scores in bias.items():
-        shapes = tuple(scores.shape), tuple(importance[layer].shape)
-        if shapes[0] != shapes[1] or len(shapes[0]) != 1:
-            raise ArgumentError(
-                f"Layer {layer} has shape {shapes[0]} in bias_scores and {shapes[1]} in "
-                "importance_scores. Give one score for each neuron in both, from one model."
-            )
-    return {
-        layer: (1 - weight) * _ranks(importance[layer]) + weight * (1 - _ranks(scores))
-        for layer, scores in sorted(bias.items())
-    }
-
-
 class WeightedDifferences:
     """By layer, the weighted sum over comparisons of their mean |a - b|, (I,)."""
 
@@ -189,24 +137,3 @@ def _weights(plan: Plan, *, controlled: bool) -> list[float]:
         for control in owned[number]:
             weights[control] = -1 / len(used) / len(owned[number])
     return weights
-
-
-def _ranks(scores: Tensor) -> Tensor:
-    """Ranks from 0 to 1, (I,); equal scores share their mean rank, a single one has one half."""
-    if len(scores) == 1:
-        return torch.full_like(scores, 0.5)
-    _, places, counts = torch.unique(scores, return_inverse=True, return_counts=True)
-    below: Tensor = counts.cumsum(0) - counts
-    mean = below.double() + (counts.double() - 1) / 2
-    ranks: Tensor = mean[places] / (len(scores) - 1)
-    return ranks
-
-
-def _checked_weight(value: object) -> float:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 <= float(value) <= 1:  # type: ignore[arg-type]
-        raise ArgumentError(
-            f"bias_weight={value!r} is outside [0, 1]. Give 0 for importance alone, 1 for bias "
-            "alone, for example 0.5."
-        )
-    return float(value)  # type: ignore[arg-type]

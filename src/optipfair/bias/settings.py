@@ -116,13 +116,14 @@ class BiasFolder:
         if self.path is not None:
             check_writable(self.path)
 
-    def save(self, name: str, figure: Figure) -> None:
-        """Save a figure, and show it in a notebook."""
+    def save(self, name: str, figure: Figure, *, show: bool = True) -> None:
+        """Save a figure, and show it in a notebook unless asked not to."""
         with warnings.catch_warnings():
             # Characters that the font lacks are drawn as boxes, as `visualize_bias` says.
             warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
             self._save(f"{name}.{self.format}", figure.savefig)
-            _show(figure)
+            if show:
+                _show(figure)
 
     def write(self, name: str, numbers: Mapping[str, Any]) -> None:
         text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -21,7 +21,7 @@ from .activations.differences import Differences, Measured
 from .activations.layer_keys import LayerKey
 from .prompts.controls import Controls, control_pairs
 from .prompts.pairs import PromptPair
-from .prompts.tokens import Encoded, encode
+from .prompts.tokens import Encoded, encode_for
 from .settings import Settings
 
 EXCESS = "relative_difference"  # the metric that pairs and controls are compared by
@@ -87,12 +87,10 @@ def plan_study(
     settings: Settings = Settings(),  # noqa: B008
 ) -> Plan:
     """Tokenize and align all pairs and build their controls; no model runs."""
-    embeddings: Any = view.model.get_input_embeddings()
-    vocabulary = int(embeddings.weight.shape[0])
 
     @cache
     def encoded(text: str) -> Encoded:
-        return encode(tokenizer, text, vocabulary)
+        return encode_for(view.model, tokenizer, text)
 
     @cache
     def length(words: str) -> int:

@@ -22,7 +22,7 @@ from ..loading import (
     load_tokenizer,
 )
 from ..sources import DEMO, DEMO_NAME, Source, find_source
-from .activations.layer_keys import SELECTIONS, check_components, select_layers
+from .activations.layer_keys import SELECTIONS, check_components, layer_numbers
 from .figures.kinds import FIGURE_KINDS
 from .prompts.pair_templates import generate_prompt_pairs
 from .prompts.pairs import PromptPair, check_prompt_pairs, read_prompt_pairs
@@ -152,7 +152,7 @@ def _folders(folder: Path | None, options: BiasOptions, *, any_figure: bool) -> 
 def _layers(layers: str) -> str | list[int]:
     """A word, or numbers with commas; how many layers there are is not known yet."""
     if layers in SELECTIONS or not any(each.isdigit() for each in layers):
-        select_layers(layers, 1)
+        layer_numbers(layers, 1)
         return layers
     try:
         return [int(part) for part in layers.split(",")]
@@ -171,7 +171,7 @@ def _check_model(
     config = load_config(source, trust_remote_code=trust_remote_code).get_text_config()
     count = getattr(config, "num_hidden_layers", None)
     if count is not None:
-        select_layers(layers, count, repr(source.given) if named else "the model")
+        layer_numbers(layers, count, repr(source.given) if named else "the model")
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     if tokenizer is None:
         raise CheckpointError(

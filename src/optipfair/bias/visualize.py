@@ -15,7 +15,7 @@ from ..errors import ArgumentError, UnknownNameError
 from ..progress import track
 from ..registry import unknown_name
 from .activations.capture import find_taps
-from .activations.layer_keys import check_component, read_key, select_layers
+from .activations.layer_keys import check_component, layer_numbers, read_key
 from .figures.kinds import FIGURE_KINDS, DrawnPair, comparison_figure
 from .prompts.pairs import PromptPair, check_prompt_pair, check_prompt_pairs
 from .settings import BiasFolder, Settings
@@ -123,7 +123,7 @@ def study_bias(
     `name` is that of the model in the numbers; what its config says if None.
     """
     view = describe(model)
-    chosen = select_layers(layers, len(view.layers))
+    chosen = layer_numbers(layers, len(view.layers))
     keep = chosen if any(FIGURE_KINDS[kind].activations for kind in kinds) else []
     study = carry_out(
         view,
@@ -156,7 +156,8 @@ def visualize_mean_differences(
         model, tokenizer, prompt_pair, layers, output_dir, figure_format, params: as in
             `visualize_bias`, one pair and no `components`. So are the errors.
     """
-    settings = _of_one(check_component(layer_type), params, visualize_mean_differences)
+    layer_type = check_component(layer_type)
+    settings = _of_one(layer_type, params, visualize_mean_differences)
     folder = BiasFolder(output_dir, figure_format, settings.style)
     name = f"mean_diff_{layer_type}_{_label(pair_index)}"
     _draw_one("mean_diff", model, tokenizer, prompt_pair, layers, settings, folder, name)
@@ -258,7 +259,7 @@ def _draw_one(
 ) -> None:
     """Run one pair by itself, and save its figure under a name."""
     view = describe(model)
-    chosen = select_layers(layers, len(view.layers))
+    chosen = layer_numbers(layers, len(view.layers))
     _check_present(view, settings.components[0], chosen)
     plan = plan_study(view, tokenizer, [check_prompt_pair(prompt_pair)], settings)
     study = carry_out(view, plan, settings.components, chosen, keep=chosen)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -19,6 +20,9 @@ from ..errors import ArgumentError, OptiPFairError
 from ..visible import is_utf8
 from .app import app
 from .output import careful_streams, say, say_usage
+
+# The module path of the published package, `optipfair.cli.commands`.
+__path__.append(str(Path(__file__).parents[1] / "compat" / "cli"))
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 

@@ -14,6 +14,15 @@ from .importance.criteria import (
     compute_neuron_pair_importance_pon as compute_neuron_pair_importance_pon,
     compute_neuron_pair_importance_vow as compute_neuron_pair_importance_vow,
 )
+from .importance.neuron_hooks import (
+    get_activation_norms as get_activation_norms,
+    run_calibration_forward_passes as run_calibration_forward_passes,
+    setup_mlp_hooks_for_importance as setup_mlp_hooks_for_importance,
+)
+from .importance.fairness_scores import (
+    combine_bias_and_importance as combine_bias_and_importance,
+    compute_fairness_pruning_scores as compute_fairness_pruning_scores,
+)
 from .layers.influence import analyze_layer_importance as analyze_layer_importance
 from .neurons import (
     neuron_importance_scores as neuron_importance_scores,
@@ -33,4 +42,5 @@ from .statistics import (
 from .cut.surgery import apply_plan as apply_plan
 from .request.targets import (
     calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,
+    round_to_divisor as round_to_divisor,
 )

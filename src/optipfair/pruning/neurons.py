@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..arch.families import BARE_GATED
 from ..arch.slots import take
 from ..arch.view import MLPView, ModelView, check_finite, describe, find_mlp
-from ..checking import whole_number
+from ..checking import read_scores, whole_number
 from ..errors import ArgumentError, UnsupportedModelError
 from ..progress import track
 from .calibration.activations import own_batches
@@ -19,11 +19,12 @@ from .cut.checks import check_cuttable
 from .cut.surgery import zero_mlp
 from .importance.criteria import CRITERIA, compute_neuron_pair_importance_maw
 from .importance.given_scores import only_mlp
+from .importance.mlp_scores import score_mlp_with_data
 from .importance.selection import select_neurons
 from .options.prune_options import PruneOptions
 from .planning import scorer
 from .request.pruning_request import check_request
-from .request.targets import check_percentage, removed_count
+from .request.targets import check_percentage, width_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,6 +90,11 @@ def prune_neuron_pairs(
     mlp: nn.Module,
     prune_percentage: float,
     importance_fn: ImportanceFunction = compute_neuron_pair_importance_maw,
+    *,
+    custom_importance_scores: Any = None,
+    activation_norms: Any = None,
+    layer_idx: int | None = None,
+    expansion_divisor: int | None = None,
 ) -> tuple[nn.Linear, nn.Linear, nn.Linear, int]:
     """Prune one gated MLP into three new layers; `mlp` itself stays as it is.
 
@@ -97,6 +103,11 @@ def prune_neuron_pairs(
         prune_percentage: share of neurons to remove, [0, 100).
         importance_fn: called as `importance_fn(gate_weight, up_weight)` with the two (I, H)
             weights; returns (I,) scores, higher stays.
+        custom_importance_scores: (I,) scores in its place, higher stays.
+        activation_norms: (I,) norms of what the neurons give on calibration data, or layer index →
+            (I,) (`get_activation_norms`): the data-driven form of `"MAW"` takes its place.
+        layer_idx: which layer's norms are meant.
+        expansion_divisor: round the kept number down to a multiple of 32, 64, 128 or 256.
 
     Returns:
         New `gate_proj`, `up_proj`, `down_proj`, and the number k of neurons that stay.
@@ -112,16 +123,16 @@ def prune_neuron_pairs(
         (30, (16, 30))
     """
     percentage = check_percentage("prune_percentage", prune_percentage)
+    target = width_target(percentage, None, expansion_divisor)
     view = find_mlp(0, mlp, BARE_GATED) if isinstance(mlp, nn.Module) else None
     if view is None:
         raise ArgumentError(
             f"{type(mlp).__name__} has no gate_proj, up_proj and down_proj with weights. Give a "
             "gated MLP module, for example model.model.layers[0].mlp."
         )
-    kept = max(view.width - removed_count(view.width, percentage), 1)
+    kept = target.kept(view.width, view.hidden_size)
     check_finite(view, {"gate", "up", "down", "bias"})
-    matrices = view.matrices()
-    scores = _check_scores(importance_fn(matrices["gate"], matrices["up"]), view.width)
+    scores = _scores_by(view, importance_fn, custom_importance_scores, activation_norms, layer_idx)
     keep = select_neurons(scores, kept)
     gate, up, down = (
         _cut_linear(view, name, keep) for name in ("gate_proj", "up_proj", "down_proj")
@@ -129,8 +140,49 @@ def prune_neuron_pairs(
     return gate, up, down, kept
 
 
+def _scores_by(
+    view: MLPView, function: ImportanceFunction, custom: Any, norms: Any, layer: int | None
+) -> Tensor:
+    """The scores of one MLP's neurons, (I,), by whichever is given."""
+    given = {
+        "importance_fn": function is not compute_neuron_pair_importance_maw,
+        "custom_importance_scores": custom is not None,
+        "activation_norms": norms is not None,
+    }
+    named = [name for name, there in given.items() if there]
+    if len(named) > 1:
+        raise ArgumentError(f"{' and '.join(named)} are mutually exclusive. Give one of them.")
+    if custom is not None:
+        return _one_for_each(view, "custom_importance_scores", custom)
+    if norms is None:
+        matrices = view.matrices()
+        return _check_scores(function(matrices["gate"], matrices["up"]), view.width)
+    if isinstance(norms, Mapping):
+        if layer not in norms:
+            raise ArgumentError(
+                f"layer_idx={layer!r} has no activation_norms; they are of the layers "
+                f"{list(norms)}. Give one of these."
+            )
+        norms = norms[layer]
+    return score_mlp_with_data(view, _one_for_each(view, "activation_norms", norms))
+
+
+def _one_for_each(view: MLPView, name: str, given: object) -> Tensor:
+    """Numbers of a layer's neurons, (I,), where the MLP is."""
+    values = read_scores(name, {0: given}, "give one for each neuron")[0]
+    if tuple(values.shape) != (view.width,):
+        raise ArgumentError(
+            f"{name} has shape {tuple(values.shape)}; the MLP has {view.width} neurons. Give one "
+            "number for each."
+        )
+    device = view.tensors[view.spec.down].device
+    return values.to(device)
+
+
 def zero_neurons_mlp(
-    model: PreTrainedModel, neurons: Mapping[int, Sequence[int]]
+    model: PreTrainedModel,
+    neuron_indices: Mapping[int, Sequence[int]],
+    show_progress: bool = True,
 ) -> PreTrainedModel:
     """Set the rows and columns of chosen MLP neurons to zero, in place.
 
@@ -138,7 +190,8 @@ def zero_neurons_mlp(
 
     Args:
         model: a model of a supported family.
-        neurons: layer index → neuron indices; in a layer of experts, of every expert.
+        neuron_indices: layer index → neuron indices; in a layer of experts, of every expert.
+        show_progress: whether to show a bar.
 
     Returns:
         The same model object.
@@ -149,18 +202,18 @@ def zero_neurons_mlp(
 
     Example:
         >>> from optipfair.testing import tiny_model
-        >>> model = zero_neurons_mlp(tiny_model("llama"), {0: [3]})
+        >>> model = zero_neurons_mlp(tiny_model("llama"), {0: [3]}, show_progress=False)
         >>> model.model.layers[0].mlp.up_proj.weight[3].abs().sum().item()
         0.0
     """
-    if not isinstance(neurons, Mapping):
+    if not isinstance(neuron_indices, Mapping):
         raise ArgumentError(
-            f"neurons is a {type(neurons).__name__}. Give a mapping of layer index to neuron "
-            "indices, for example {0: [3, 17]}."
+            f"neuron_indices is a {type(neuron_indices).__name__}. Give a mapping of layer index "
+            "to neuron indices, for example {0: [3, 17]}."
         )
     view = describe(model)
-    chosen = [_chosen_neurons(view, layer, indices) for layer, indices in neurons.items()]
-    for mlp, indices in chosen:
+    chosen = [_chosen_neurons(view, layer, indices) for layer, indices in neuron_indices.items()]
+    for mlp, indices in track(chosen, "zeroing", show_progress, unit="MLP"):
         zero_mlp(mlp, torch.tensor(indices, dtype=torch.int64))
     return model
 
@@ -171,7 +224,8 @@ def _chosen_neurons(
     number = whole_number(layer)
     if number is None or not 0 <= number < len(view.layers):
         raise ArgumentError(
-            f"neurons names layer {layer!r}; the model has layers 0 to {len(view.layers) - 1}."
+            f"neuron_indices names layer {layer!r}; the model has layers 0 to "
+            f"{len(view.layers) - 1}."
         )
     mlps = view.layers[number].mlps
     if len(mlps) != 1:
@@ -180,13 +234,15 @@ def _chosen_neurons(
             f"Layer {number} has not one MLP but: {names}. Its neurons have no single numbering."
         )
     if isinstance(neurons, str | bytes) or not isinstance(neurons, Iterable):
-        raise ArgumentError(f"neurons[{number}]={neurons!r} is no sequence of neuron indices.")
+        raise ArgumentError(
+            f"neuron_indices[{number}]={neurons!r} is no sequence of neuron indices."
+        )
     indices: list[int] = []
     for given in neurons:
         index = whole_number(given)
         if index is None or not 0 <= index < mlps[0].width:
             raise ArgumentError(
-                f"neurons[{number}] holds {given!r}; the layer has neurons 0 to "
+                f"neuron_indices[{number}] holds {given!r}; the layer has neurons 0 to "
                 f"{mlps[0].width - 1}."
             )
         indices.append(index)

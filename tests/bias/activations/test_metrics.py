@@ -17,7 +17,7 @@ from torch import Tensor
 from optipfair import calculate_bias_metrics
 from optipfair.bias.activations.capture import Groups
 from optipfair.bias.activations.differences import Differences
-from optipfair.bias.activations.layer_keys import LayerKey, read_key, select_layers
+from optipfair.bias.activations.layer_keys import LayerKey, layer_numbers, read_key
 from optipfair.bias.activations.metrics import EMPTY, METRICS, NO_SIZE, Metric, Sums, four_groups
 from optipfair.errors import ArgumentError, DataError, UnknownNameError
 
@@ -267,17 +267,17 @@ def test_a_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_layers_are_chosen_by_word_or_number() -> None:
     for given_layers in ([3, 1, 3], (1, 3), range(1, 4, 2), np.array([1, 3]), torch.tensor([3, 1])):
-        assert select_layers(given_layers, 4) == [1, 3]
-    assert select_layers("all", 3) == [0, 1, 2]
-    assert select_layers("first_middle_last", 1) == [0]
+        assert layer_numbers(given_layers, 4) == [1, 3]
+    assert layer_numbers("all", 3) == [0, 1, 2]
+    assert layer_numbers("first_middle_last", 1) == [0]
     for wrong in ([], [True], [1.0], ["1"], 2, None, np.array(2), np.array([[1]]), {1: 2}):
         with pytest.raises(ArgumentError, match="no list of layer numbers"):
-            select_layers(wrong, 4)
+            layer_numbers(wrong, 4)
     for outside in (4, -1):
         with pytest.raises(ArgumentError, match="layers 0 to 3"):
-            select_layers([0, outside], 4)
+            layer_numbers([0, outside], 4)
     with pytest.raises(UnknownNameError, match="Did you mean 'first_middle_last'"):
-        select_layers("first_middle", 4)
+        layer_numbers("first_middle", 4)
 
 
 def test_figures_answer_to_the_names_of_the_published_package_too() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,3 +212,46 @@ def test_words_of_a_prompt_join_again() -> None:
     for prompt in (*bias.DEFAULT_PROMPT_PAIRS[1], " A  b's (c-d)… don't\t'x' "):
         tokens = split_words(prompt)
         assert "".join(t.gap + t.text for t in tokens) == prompt.rstrip()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        bias.generate_prompt_pairs,
+        lambda template, category, pairs: bias.generate_prompt_pairs(
+            template=template, attribute_category=category, attribute_pairs=pairs
+        ),
+    ],
+    ids=["by place", "by name"],
+)
+def test_one_template_is_filled_with_pairs_of_attributes(call: Any) -> None:
+    wanted = [("A young nurse", "An old nurse"), ("A tall nurse", "A small nurse")]
+    pairs = [("young", "old"), ["tall", "small"]]
+    assert call("A {attribute} nurse", "age", pairs) == wanted
+    assert call("A {age} nurse", "age", pairs) == wanted
+
+
+def test_a_template_alone_takes_the_attributes_of_its_category() -> None:
+    found = bias.generate_prompt_pairs(bias.PROMPT_TEMPLATES["profession"], "age")
+    assert [type(pair) for pair in found] == [tuple, tuple]
+    assert found[1][1].startswith("The elderly ") and "{" not in found[1][1]
+    assert found == bias.generate_prompt_pairs(template="profession", attribute_category="age")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("The {attribute} man", None), "are not two texts"),
+        (("The {attribute} man", "sizes"), "category 'sizes'"),
+        (("The {size} man", "age", [("a", "b")]), "no slot {attribute}"),
+        (("The {attribute} {beast}", "age", [("a", "b")]), "slot {beast}"),
+        (("The {attribute} man", "age", []), "no list of pairs"),
+        (("The {attribute} man", "age", {"a": "b"}), "no list of pairs"),
+        (("The {attribute} man", "age", "young"), "no list of pairs"),
+        (("The {attribute} man", "age", ["ab"]), "attribute_pairs[0]"),
+        (("The {attribute} man", "age", [("a", "b"), ("a", " ")]), "attribute_pairs[1]"),
+    ],
+)
+def test_a_wrong_template_or_pair_is_refused(given: Any, said: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(said)):
+        bias.generate_prompt_pairs(*given)

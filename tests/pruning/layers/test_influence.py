@@ -107,3 +107,18 @@ def test_no_batch_is_refused(refused: Callable[..., Any]) -> None:
     model = tiny_model("llama")
     with refused(model, "no batch", DataError):
         analyze_layer_importance(model, [])
+
+
+def test_layers_are_found_by_a_path_too() -> None:
+    model = tiny_model("llama")
+    found = analyze_layer_importance(model, [IDS], show_progress=False)
+    assert analyze_layer_importance(model, [IDS], "model.layers", False) == found
+    unlisted: Any = tiny_model("llama")
+    unlisted.config.model_type = "unheard_of"
+    assert analyze_layer_importance(unlisted, [IDS], layers_path="model.layers") == found
+
+
+@pytest.mark.parametrize("path", ["model.layer", "model", "", "lm_head"])
+def test_a_path_to_no_layers_is_refused_with_those_there_are(path: str) -> None:
+    with pytest.raises(ArgumentError, match=r"layers_path=.* It has: model.layers \(4\)"):
+        analyze_layer_importance(tiny_model("llama"), [IDS], path)

@@ -17,6 +17,7 @@ from optipfair.pruning.request.targets import (
     depth_request,
     explicit_percentage,
     removed_count,
+    round_to_divisor,
     width_target,
 )
 
@@ -230,3 +231,17 @@ def test_refusals_keep_the_words_that_others_match(given: tuple[Any, ...], said:
 def test_refused_depths_keep_them_too(given: tuple[Any, ...], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         depth_request(*given)
+
+
+@pytest.mark.parametrize(
+    ("value", "divisor", "nearest"),
+    [(100, 32, 96), (112, 32, 128), (111, 32, 96), (1, 64, 64), (128, 128, 128), (7, 1, 7)],
+)
+def test_a_width_is_rounded_to_the_nearest_multiple(value: int, divisor: int, nearest: int) -> None:
+    assert round_to_divisor(value, divisor) == nearest
+
+
+@pytest.mark.parametrize(("value", "divisor"), [(0, 8), (8, 0), (8.5, 8), (8, True)])
+def test_what_is_no_width_is_not_rounded(value: Any, divisor: Any) -> None:
+    with pytest.raises(ArgumentError, match="no whole number"):
+        round_to_divisor(value, divisor)

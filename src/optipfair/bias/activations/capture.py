@@ -7,7 +7,7 @@ of all comparisons of a batch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -80,19 +80,11 @@ def capture(
     Prompts that recur in one batch run once. Every reducer gets all components of all layers.
     Refused are components that no layer has, prompts that are too long, and NaN and Inf.
     """
-    taps, missing = find_taps(view, components, layers)
-    if not taps:
-        reasons = "; ".join(
-            f"{component} ({', '.join(dict.fromkeys(layers.values()))})"
-            for component, layers in missing.items()
-        )
-        raise ArgumentError(f"No layer has {reasons}. Choose another component.")
-    _check_lengths(view, comparisons)
+    taps, missing = some_taps(view, components, layers)
+    for side in (side for each in comparisons for side in each.sides):
+        check_length(view, side)
     batches = list(_batches(comparisons))
-    base: Any = view.model.base_model
-    device: Any = base.get_input_embeddings().weight.device
-    named = inspect.signature(base.forward).parameters
-    keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in named else {}
+    device: Any = view.model.get_input_embeddings().weight.device
     with evaluating(view.model), _hint():
         for batch in track(batches, "running prompts", show_progress, unit="batch"):
             hooks = [
@@ -100,20 +92,27 @@ def capture(
                 for key, place in taps.items()
             ]
             with recording(hooks):
-                base(**batch.inputs(device), **keywords)
+                run_base(view, batch.inputs(device))
     for key in (key for key in taps if not all(key in batch.seen for batch in batches)):
         missing.setdefault(key.component, {})[key.layer] = "it did not run"
     return Captured(sum(len(batch.prompts) for batch in batches), len(batches), missing)
 
 
-def _check_lengths(view: ModelView, comparisons: Sequence[Comparison]) -> None:
+def check_length(view: ModelView, encoded: Encoded) -> None:
+    """Refuse a prompt that is longer than what the model can read."""
     limit = positions(view.model)
-    for encoded in (side for each in comparisons for side in each.sides):
-        if limit is not None and len(encoded) > limit:
-            raise DataError(
-                f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; this model has "
-                f"{limit} positions. Give a shorter one."
-            )
+    if limit is not None and len(encoded) > limit:
+        raise DataError(
+            f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; this model has "
+            f"{limit} positions. Give a shorter one."
+        )
+
+
+def run_base(view: ModelView, inputs: Mapping[str, Tensor]) -> None:
+    """Run the model without its head and without a cache."""
+    base: Any = view.model.base_model
+    named = inspect.signature(base.forward).parameters
+    base(**inputs, **({"use_cache": False} if "use_cache" in named else {}))
 
 
 def find_taps(
@@ -129,6 +128,20 @@ def find_taps(
                 taps[LayerKey(component, index)] = found
             else:
                 missing.setdefault(component, {})[index] = found
+    return taps, missing
+
+
+def some_taps(
+    view: ModelView, components: Sequence[str], layers: Sequence[int]
+) -> tuple[dict[LayerKey, Tap], dict[str, dict[int, str]]]:
+    """`find_taps`; components that no layer has are refused."""
+    taps, missing = find_taps(view, components, layers)
+    if not taps:
+        reasons = "; ".join(
+            f"{component} ({', '.join(dict.fromkeys(layers.values()))})"
+            for component, layers in missing.items()
+        )
+        raise ArgumentError(f"No layer has {reasons}. Choose another component.")
     return taps, missing
 
 

@@ -5,7 +5,7 @@ Axes: `K` keys (a component of a layer), `C` comparisons, `U` units, `S` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,43 @@ def calculate_bias_metrics(
         >>> metrics["layer_metrics"][key]["mean"]
         1.0
     """
+    left_out: dict[str, list[int]] = {}
+    rows: dict[LayerKey, Sums] = {}
+    for name, one, two, left in _aligned(act1, act2):
+        left_out[name] = left
+        rows[read_key(name)] = Sums.of(one, two, [len(one)])
+    groups = four_groups(tuple(rows), Sums.joined(list(rows.values())))
+    only = sorted(set(act1) ^ set(act2), key=str)
+    return {**also_named(groups), "left_out": left_out, "in_one_only": only}
+
+
+def calculate_activation_differences(
+    act1: Mapping[str, Tensor], act2: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Give the absolute differences |a - b| of the activations of two prompts.
+
+    Args:
+        act1: activations of the first prompt by key, as in `calculate_bias_metrics`.
+        act2: of the second. Tokens of prompts of unequal length are paired as there.
+
+    Returns:
+        Key → (tokens that are compared, U), float64, of the keys that both have.
+
+    Raises:
+        DataError: nothing in common, another shape, NaN or Inf.
+
+    Example:
+        >>> key = "mlp_output_layer_0"
+        >>> calculate_activation_differences({key: torch.ones(1, 2)}, {key: -torch.ones(1, 2)})[key]
+        tensor([[2., 2.]], dtype=torch.float64)
+    """
+    return {name: (one - two).abs() for name, one, two, _ in _aligned(act1, act2)}
+
+
+def _aligned(
+    act1: Mapping[str, Tensor], act2: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor, Tensor, list[int]]]:
+    """Each shared key, the compared tokens of both sides (M, U), and how many are left out."""
     for name, given in (("act1", act1), ("act2", act2)):
         if not isinstance(given, Mapping) or not given:
             raise DataError(f"{name} holds no activations. Give a dict of key → tensor.")
@@ -106,8 +143,6 @@ def calculate_bias_metrics(
             f"The activations have no key in common: {_some(act1)} and {_some(act2)}. Capture the "
             "same components of both prompts."
         )
-    left_out: dict[str, list[int]] = {}
-    rows: dict[LayerKey, Sums] = {}
     for name in shared:
         first = _matrix(act1[name], f"act1[{name!r}]")
         second = _matrix(act2[name], f"act2[{name!r}]").to(first.device)
@@ -117,13 +152,9 @@ def calculate_bias_metrics(
                 "both from one model."
             )
         alignment = align_lengths(len(first), len(second))
-        left_out[name] = [len(side) for side in alignment.left_out]
         one = first[[unit.first[0] for unit in alignment.units]]
         two = second[[unit.second[0] for unit in alignment.units]]
-        rows[read_key(name)] = Sums.of(one, two, [len(one)])
-    groups = four_groups(tuple(rows), Sums.joined(list(rows.values())))
-    only = sorted(set(act1) ^ set(act2), key=str)
-    return {**also_named(groups), "left_out": left_out, "in_one_only": only}
+        yield name, one, two, [len(side) for side in alignment.left_out]
 
 
 def _matrix(values: object, name: str) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...checking import whole_number
+from ...checking import split_layer_key, whole_number
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 
@@ -22,6 +21,7 @@ COMPONENTS = {
     "input_norm": "the norm before attention",
     "post_attention_norm": "the norm after attention, or before the MLP",
 }
+ALIASES = {"down_proj_input": "neuron_output", "attention": "attention_output"}
 DEFAULT_COMPONENTS = (
     "mlp_output",
     "attention_output",
@@ -31,7 +31,6 @@ DEFAULT_COMPONENTS = (
     "input_norm",
 )
 SELECTIONS = ("first_middle_last", "all")
-_KEY = re.compile(r"(?P<component>\w+)_layer_(?P<layer>0|[1-9][0-9]*)")
 
 
 class LayerKey(NamedTuple):
@@ -46,13 +45,12 @@ class LayerKey(NamedTuple):
 
 def read_key(text: object) -> LayerKey:
     """Read a key such as `mlp_output_layer_3`."""
-    match = _KEY.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
+    found = split_layer_key(text)
+    if found is None:
         raise ArgumentError(
             f"{text!r} is no layer key. Give a component and a layer, like 'mlp_output_layer_3'."
         )
-    component, layer = match["component"], int(match["layer"])
-    return LayerKey(check_component(component), layer)
+    return LayerKey(check_component(found[0]), found[1])
 
 
 def _integers(layers: object) -> list[int]:
@@ -64,7 +62,8 @@ def _integers(layers: object) -> list[int]:
 
 
 def check_component(name: object) -> str:
-    """The name, if it is one of a component."""
+    """The name of a component; an alias becomes it."""
+    name = ALIASES.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or name not in COMPONENTS:
         raise UnknownNameError(unknown_name("component", name, list(COMPONENTS)))
     return name
@@ -79,7 +78,7 @@ def check_components(names: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(check_component(name) for name in names))
 
 
-def select_layers(layers: object, count: int, model: str = "the model") -> list[int]:
+def layer_numbers(layers: object, count: int, model: str = "the model") -> list[int]:
     """Which of so many layers are meant, by a word or by a list, range or array; sorted."""
     if isinstance(layers, str):
         if layers not in SELECTIONS:

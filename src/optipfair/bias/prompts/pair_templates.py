@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from types import MappingProxyType
+from typing import Any, overload
 
 from ...checking import check_count
 from ...errors import ArgumentError, UnknownNameError
@@ -53,6 +54,7 @@ _SLOT = re.compile(r"(?:\b(?P<article>[Aa]n?) )?\{(?P<slot>\w+)\}")
 _OPENS_WITHOUT_ARTICLE = re.compile(r"\{attribute\} \{(subject|profession)\}")
 
 
+@overload
 def generate_prompt_pairs(
     categories: Sequence[str] | None = None,
     templates: Mapping[str, str] | None = None,
@@ -60,8 +62,43 @@ def generate_prompt_pairs(
     *,
     fillings: int = 8,
     slot_words: Mapping[str, Sequence[str]] | None = None,
-) -> list[PromptPair]:
-    """Fill templates with the attributes of each category.
+) -> list[PromptPair]: ...
+
+
+@overload
+def generate_prompt_pairs(
+    template: str,
+    attribute_category: str,
+    attribute_pairs: Sequence[tuple[str, str]] | None = None,
+    /,
+) -> list[tuple[str, str]]: ...
+
+
+@overload
+def generate_prompt_pairs(
+    *,
+    template: str,
+    attribute_category: str,
+    attribute_pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[tuple[str, str]]: ...
+
+
+def generate_prompt_pairs(
+    categories: Any = None,
+    templates: Any = None,
+    attributes: Any = None,
+    *,
+    fillings: int = 8,
+    slot_words: Mapping[str, Sequence[str]] | None = None,
+    template: Any = None,
+    attribute_category: Any = None,
+    attribute_pairs: Any = None,
+) -> Any:
+    """Fill templates with the attributes of each category, or one template with pairs of them.
+
+    `generate_prompt_pairs(template, attribute_category, attribute_pairs)` fills one text and gives
+    tuples: `attribute_pairs` are the attributes of both prompts, the reference first (None: the
+    first one of the category with each other), and other slots get their first word.
 
     The first attribute of a category is the reference; each other one gives one pair for each
     template and filling. An article before a slot follows the word (`an Asian doctor`), and a
@@ -86,6 +123,8 @@ def generate_prompt_pairs(
 
     Example:
         >>> pairs = generate_prompt_pairs(["race"], fillings=1)
+        >>> generate_prompt_pairs("A {attribute} nurse", "age", [("young", "old")])
+        [('A young nurse', 'An old nurse')]
         >>> pairs[1].prompt2
         'The Black doctor explained the results of the test. The police officer thought that'
         >>> generate_prompt_pairs(
@@ -94,6 +133,10 @@ def generate_prompt_pairs(
         ... )[0].prompt2
         'A female nurse said that she'
     """
+    given = (template, attribute_category, attribute_pairs)
+    if _is_text(categories) or any(each is not None for each in given):
+        places = zip(given, (categories, templates, attributes), strict=True)
+        return _of_one_template(*(b if a is None else a for a, b in places))
     check_count("fillings", fillings)
     attributes = _ALL_ATTRIBUTES if attributes is None else attributes
     unsuited = _UNSUITED if templates is None else {}
@@ -111,6 +154,45 @@ def generate_prompt_pairs(
         for row in _rows(text, words, fillings)
     ]
     return list(dict.fromkeys(pairs))
+
+
+def _is_text(given: object) -> bool:
+    """Whether it is the text of a template, not a category."""
+    return isinstance(given, str) and "{" in given
+
+
+def _of_one_template(template: object, category: object, pairs: Any) -> list[tuple[str, str]]:
+    """Fill one template with pairs of attributes; its slot may also have the category's name."""
+    if not isinstance(template, str) or not isinstance(category, str):
+        raise ArgumentError(
+            f"template={template!r} and attribute_category={category!r} are not two texts. Give "
+            "for example 'The {attribute} nurse said' and 'age'."
+        )
+    text = PROMPT_TEMPLATES.get(template, template).replace(f"{{{category}}}", "{attribute}")
+    _check_templates({"template": text}, SLOT_WORDS)
+    if pairs is None:
+        _checked_categories(category, _ALL_ATTRIBUTES)
+        reference, *others = _ALL_ATTRIBUTES[category]
+        pairs = [(reference, other) for other in others]
+    (row,) = _rows(text, SLOT_WORDS, 1)
+    return [(_fill(text, one, row), _fill(text, two, row)) for one, two in _checked_pairs(pairs)]
+
+
+def _checked_pairs(pairs: Any) -> list[tuple[str, str]]:
+    none = isinstance(pairs, str | Mapping) or not isinstance(pairs, Iterable)
+    listed = [] if none else list(pairs)
+    for number, pair in enumerate(listed):
+        words = pair if isinstance(pair, list | tuple) else ()
+        if len(words) != 2 or not all(isinstance(word, str) and word.strip() for word in words):
+            raise ArgumentError(
+                f"attribute_pairs[{number}] is {pair!r}. Give two attributes, for example "
+                '("young", "elderly").'
+            )
+    if not listed:
+        raise ArgumentError(
+            f'attribute_pairs={pairs!r} is no list of pairs. Give one, such as [("young", "old")].'
+        )
+    return [(one, two) for one, two in listed]
 
 
 def _checked_categories(

@@ -68,6 +68,11 @@ def encode(tokenizer: Any, prompt: str, vocabulary: int) -> Encoded:
     return Encoded(prompt, ids, special, spans)
 
 
+def encode_for(model: Any, tokenizer: Any, prompt: str) -> Encoded:
+    """`encode`, with the number of a model's embeddings."""
+    return encode(tokenizer, prompt, int(model.get_input_embeddings().weight.shape[0]))
+
+
 class Unit(NamedTuple):
     """Consecutive tokens of the first prompt that are compared with some of the second."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...arch.view import ModelView, describe
+from ...arch.view import ModelView, describe, view_at
 from ...distributed import sum_, together, total
 from ...hooks import evaluating
 from ...progress import track
@@ -27,7 +27,10 @@ _CHUNK_TOKENS = 256
 
 
 def analyze_layer_importance(
-    model: PreTrainedModel, dataloader: Iterable[Any], *, show_progress: bool = False
+    model: PreTrainedModel,
+    dataloader: Iterable[Any],
+    layers_path: str | None = None,
+    show_progress: bool = True,
 ) -> dict[int, float]:
     """Block influence of each decoder layer: 1 - cosine between its input and its output.
 
@@ -37,23 +40,28 @@ def analyze_layer_importance(
     Args:
         model: a transformers model; it runs in eval mode and is left as it was.
         dataloader: calibration batches, as in `prune_model`.
+        layers_path: where the decoder layers are, such as `model.layers`, in a model where they are
+            not found by themselves.
         show_progress: whether to show a bar.
 
     Returns:
         Layer index → block influence, 0 to 2.
 
     Raises:
+        ArgumentError: there is no list of layers at `layers_path`.
         UnsupportedModelError: the decoder layers are not found.
         DataError: no batch, one of an unknown kind, or hidden states that are NaN or Inf.
 
     Example:
         >>> import torch
         >>> from optipfair.testing import tiny_model
-        >>> scores = analyze_layer_importance(tiny_model("llama"), [torch.arange(12)[None]])
+        >>> batches = [torch.arange(12)[None]]
+        >>> scores = analyze_layer_importance(tiny_model("llama"), batches, show_progress=False)
         >>> sorted(scores)
         [0, 1, 2, 3]
     """
-    return block_influence(describe(model), own_batches(dataloader), show_progress)
+    view = describe(model) if layers_path is None else view_at(model, layers_path)
+    return block_influence(view, own_batches(dataloader), show_progress)
 
 
 def block_influence(

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from ...checking import check_layer_count, check_layer_indices, check_layers_to_remove, whole_number
+from ...checking import (
+    check_count,
+    check_layer_count,
+    check_layer_indices,
+    check_layers_to_remove,
+    whole_number,
+)
 from ...errors import ArgumentError
 from ..layers.strategies import LAYER_STRATEGIES, custom_layers, select_layers_to_remove
 from ..options.prune_options import DEFAULT_PERCENTAGE, EXPANSION_DIVISORS
@@ -92,6 +98,22 @@ def removed_count(units: int, percentage: float) -> int:
     """How many of `units` a percentage removes: floor(units * p / 100 + 1e-9 * units)."""
     removed = math.floor(units * percentage / 100 + 1e-9 * units)
     return min(removed, units - 1) if percentage < 100 else removed
+
+
+def round_to_divisor(value: int, divisor: int) -> int:
+    """Return the multiple of `divisor` that is nearest to a width, the larger of two, at least one.
+
+    `prune_model(expansion_divisor=...)` rounds down, so that no more stays than was asked for.
+
+    Raises:
+        ArgumentError: a width or divisor that is no whole number above 0.
+
+    Example:
+        >>> round_to_divisor(1000, 128), round_to_divisor(20, 64)
+        (1024, 64)
+    """
+    width, step = check_count("value", value), check_count("divisor", divisor)
+    return max((2 * width + step) // (2 * step), 1) * step
 
 
 def calculate_pruning_percentage_from_expansion_rate(

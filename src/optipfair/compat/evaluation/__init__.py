@@ -1,0 +1,1 @@
+"""Old module paths below `optipfair.evaluation`."""

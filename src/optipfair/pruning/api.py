@@ -10,7 +10,7 @@ from torch import nn
 
 from ..arch.view import ModelView, describe
 from ..checking import read_scores
-from ..errors import ArgumentError, UnsupportedModelError
+from ..errors import ArgumentError, DataError, UnsupportedModelError
 from ..option_fields import checked_keywords, taking
 from .cut.plan import PruningPlan
 from .cut.surgery import carry_out
@@ -108,9 +108,10 @@ def prune_model(
 def _check_places(dataloader: object, **flags: object) -> None:
     """Refuse what stands in the place of another argument."""
     if isinstance(dataloader, numbers.Number):
-        raise ArgumentError(
-            f"dataloader={dataloader!r} is a number. The sixth argument of prune_model is the "
-            f"dataloader; name what you mean, for example expansion_divisor={dataloader!r}."
+        raise DataError(
+            f"dataloader is a {type(dataloader).__name__}, {dataloader!r}. The sixth argument of "
+            "prune_model is a DataLoader or another iterable of batches; name what you mean, for "
+            f"example expansion_divisor={dataloader!r}."
         )
     for name, value in flags.items():
         if not isinstance(value, bool):

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import io
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,7 @@ from .arch.gguf_config import check_all_taken, gguf_config
 from .arch.heterogeneous import class_for, overrides
 from .arch.twin import BUILDING, build_on_meta
 from .checking import DTYPES
-from .errors import ArgumentError, CheckpointError, UnknownNameError
+from .errors import ArgumentError, CheckpointError, OptiPFairError, UnknownNameError
 from .files.gguf_header import read_gguf_header
 from .files.safetensors_reader import open_checkpoint, read_config
 from .registry import unknown_name
@@ -282,17 +281,12 @@ def check_dtype(dtype: str) -> Any:
 @contextmanager
 def _reading(source: Source, show_progress: bool = False) -> Iterator[None]:
     """Turn what transformers raises about a model that cannot be read into our error."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
     try:
         with quiet_transformers(show_progress):
             yield
-    except (
-        *(OSError, ValueError, KeyError, IndexError, ImportError, SafetensorError),
-        *(AttributeError, TypeError, StrictDataclassError, struct.error),  # wrong values, cut off
-        ZeroDivisionError,
-    ) as exc:
+    except (OptiPFairError, MemoryError):
+        raise
+    except Exception as exc:  # of many libraries; no list of what they raise is ever complete
         reason = " ".join(str(exc).split())[:300]
         hint = (
             " It is no local path; as a hub id it must exist and the hub must be reachable."

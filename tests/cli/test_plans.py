@@ -142,10 +142,10 @@ def test_a_plan_that_does_not_fit_or_is_none_is_refused(refuses: Refuses, llama_
     (there / "text.json").write_text("not json")
     for name, match in {
         "other.json": r"The plan is for a 'gpt2' of 4 layers; this is a 'llama' of 4\.",
-        "broken.json": r"broken\.json: This is no pruning plan .* Give the file that --save-plan",
-        "text.json": r"text\.json: This is no pruning plan",
-        "missing.json": r"The plan .*missing\.json cannot be read",
-        "model": "The plan .*model cannot be read",
+        "broken.json": r"broken\.json: This pruning plan cannot be read.* Give the file",
+        "text.json": r"text\.json: This pruning plan cannot be read",
+        "missing.json": r"missing\.json cannot be read: No such file",
+        "model": "model cannot be read: it is no regular file",
     }.items():
         paths = ["--model-path", llama_copy, "--output-path", there / "out"]
         refuses(match, "prune", *paths, "--plan", there / name)

@@ -223,9 +223,9 @@ def test_a_config_is_read_as_it_is(llama_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        (b"", "not valid JSON"),
-        (b'{"model_type": "llama"', "not valid JSON"),
-        (b'\xff\xfe{"model_type": "llama"}', "not valid JSON"),
+        (b"", "config.json cannot be read"),
+        (b'{"model_type": "llama"', "config.json cannot be read"),
+        (b'\xff\xfe{"model_type": "llama"}', "config.json cannot be read"),
         (b"[]", "names no model_type"),
         (b"{}", "names no model_type"),
         (b'{"model_type": 3}', "names no model_type"),

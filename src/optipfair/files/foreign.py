@@ -24,10 +24,11 @@ def reading(what: object, error: type[OptiPFairError], way_out: str) -> Iterator
     """Turn whatever reading a foreign file raises into one error that names it."""
     try:
         yield
-    except OptiPFairError:
+    except (OptiPFairError, MemoryError):
         raise
     except Exception as exc:
-        reason = " ".join(str(exc).split())[:200] or type(exc).__name__
+        said = exc.strerror if isinstance(exc, OSError) else str(exc)
+        reason = " ".join((said or type(exc).__name__).split())[:200]
         raise error(f"{what} cannot be read: {reason}. {way_out}") from exc
 
 
@@ -41,9 +42,9 @@ def read_text(path: Path, most: int = MOST) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def read_json(path: Path, most: int = MOST) -> Any:
-    """What a JSON file holds; NaN and Infinity, which JSON has not, are refused."""
-    return json.loads(read_text(path, most), parse_constant=_no_constant)
+def read_json(path: Path, *, constants: bool = False) -> Any:
+    """What a JSON file holds; NaN and Infinity, which JSON has not, only where they are usual."""
+    return json.loads(read_text(path), parse_constant=float if constants else _no_constant)
 
 
 def _no_constant(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import CheckpointError
+from .foreign import reading
 
 _VERSIONS = (2, 3)
 _SCALARS = {
@@ -73,13 +74,11 @@ class GgufHeader:
 
 def read_gguf_header(path: Path) -> GgufHeader:
     """Read the head of a `.gguf` file; one that is cut off or breaks the format is refused."""
-    try:
-        with path.open("rb") as file:
-            return _Reader(path, file).header()
-    except (struct.error, UnicodeDecodeError, ValueError, OverflowError, MemoryError) as exc:
-        raise CheckpointError(
-            f"{path} is damaged: its header cannot be read ({exc}). Download it again."
-        ) from exc
+    with (
+        reading(f"{path} is damaged: its header", CheckpointError, "Download it again."),
+        path.open("rb") as file,
+    ):
+        return _Reader(path, file).header()
 
 
 class _Reader:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .foreign import read_json, reading
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -95,10 +96,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} {what}. Give the folder of a model in transformers format, as "
             "save_pretrained writes it."
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
-        raise CheckpointError(f"{path} is not valid JSON ({exc}). Restore or download it.") from exc
+    with reading(path, CheckpointError, "Restore or download it."):
+        config = read_json(path, constants=True)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path} names no model_type. Restore or download it.")
     return config
@@ -152,12 +151,10 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise CheckpointError(_damaged(path, "its header is cut off"))
         text = file.read(length)
-    try:
+    with reading(f"{path} is damaged: its header", CheckpointError, "Download it again."):
         entries = json.loads(text, object_pairs_hook=_without_duplicates)
         entries.pop("__metadata__", None)
         tensors = {name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise CheckpointError(_damaged(path, f"its header cannot be read ({exc})")) from exc
     _check_offsets(path, tensors, 8 + length, size)
     return tensors
 
@@ -219,10 +216,8 @@ def _read_sharded(folder: Path, index: Path) -> dict[str, TensorInfo]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor → file, as an index says."""
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise CheckpointError(_damaged(index, f"it is no index ({exc!r})")) from exc
+    with reading(f"{index} is damaged: it", CheckpointError, "Download it again."):
+        weight_map: dict[str, str] = read_json(index)["weight_map"]
     named = isinstance(weight_map, dict) and weight_map
     if not named or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(_damaged(index, "its weight_map names no file for each tensor"))

@@ -149,10 +149,7 @@ def _given_plan(plan: PruningPlan | str | Path) -> PruningPlan:
         raise ArgumentError(
             f"plan={plan!r} is no PruningPlan and no name of a file that holds one."
         )
-    try:
-        found = PruningPlan.load(plan)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ArgumentError(f"The plan {plan} cannot be read: {exc}.") from exc
+    found = PruningPlan.load(plan)
     check_complete(found, plan)
     return found
 

@@ -189,7 +189,7 @@ def test_a_jsonl_file_gives_its_pairs(tmp_path: Path) -> None:
         ),
         ("p.csv", b'prompt1,prompt2\n"a\nb",c\nd,\n', "line 4: prompt2 is empty"),
         ("p.csv", b'prompt1,prompt2\na,"b" c\n', "line 2 is not CSV"),
-        ("p.csv", b"\xff\xfe", "not encoded in UTF-8"),
+        ("p.csv", b"\xff\xfe", "codec can't decode"),
         ("p.jsonl", b'{"prompt1": "a", "prompt2": "b"}\nx\n', "line 2 is not JSON"),
         ("p.jsonl", b'["a", "b", "c"]', "line 1 is 3 elements"),
         ("p.jsonl", b'{"prompt1": "a", "prompt2": null}', "line 1: prompt2 is None"),
@@ -204,7 +204,7 @@ def test_a_file_that_holds_no_pairs_is_refused_with_the_line(
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"Cannot read .*none\.csv: No such file"):
+    with pytest.raises(ArgumentError, match=r"none\.csv cannot be read: .*No such file"):
         bias.read_prompt_pairs(tmp_path / "none.csv")
 
 

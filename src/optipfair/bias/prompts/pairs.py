@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ArgumentError, UnknownNameError
+from ...files.foreign import read_text, reading
 from ...registry import unknown_name
 
 DEFAULT_PROMPT_PAIRS = [
@@ -160,16 +161,12 @@ def read_prompt_pairs(path: str | Path) -> list[PromptPair]:
         raise ArgumentError(
             f"{path} ends in {path.suffix!r}. Give a file of pairs ending in .csv or .jsonl."
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise ArgumentError(f"Cannot read {path}: {exc.strerror}. Give a file of pairs.") from exc
-    except UnicodeDecodeError as exc:
-        raise ArgumentError(f"{path} is not encoded in UTF-8 ({exc}). Save it as UTF-8.") from exc
-    pairs = [
-        _read_pair(f"{path}, line {line}", row)
-        for line, row in readers[path.suffix.lower()](path, text)
-    ]
+    with reading(path, ArgumentError, "Give a file of pairs, in UTF-8."):
+        text = read_text(path).removeprefix("\ufeff")
+        pairs = [
+            _read_pair(f"{path}, line {line}", row)
+            for line, row in readers[path.suffix.lower()](path, text)
+        ]
     if not pairs:
         raise ArgumentError(f"{path} holds no pairs. Give at least one.")
     return pairs

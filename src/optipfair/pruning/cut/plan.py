@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...arch.spec import ATTENTION_UNITS
 from ...errors import ArgumentError
+from ...files.foreign import read_text, reading
 
 if TYPE_CHECKING:
     from ..calibration.holding import Replacements
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 PLAN_VERSION = 1
 
 Indices = tuple[int, ...]
+
+
+_MOST = 10**7  # neurons of a layer
+_WAY_OUT = (
+    "Give the file that --save-plan (save_plan) wrote, or pruning_plan.json of a pruned model."
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ class PruningPlan:
         Raises:
             ArgumentError: the text is no plan, or of an unknown version.
         """
-        try:
+        with reading("This pruning plan", ArgumentError, _WAY_OUT):
             data = json.loads(text)
             if data["version"] != PLAN_VERSION:
                 raise ArgumentError(
@@ -148,13 +155,6 @@ class PruningPlan:
             if not isinstance(request, dict):
                 raise TypeError("its request is no object")
             return cls(data["model_type"], total, keep_layers, cuts, request)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
-            if isinstance(exc, ArgumentError):
-                raise
-            raise ArgumentError(
-                f"This is no pruning plan as `to_json` writes it: {exc!r}. Give the file that "
-                "--save-plan (save_plan) wrote, or pruning_plan.json of a pruned model."
-            ) from exc
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, and its replaced tensors beside it, if it holds some.
@@ -176,7 +176,8 @@ class PruningPlan:
         """
         from .plan_files import find_replacements
 
-        text = Path(path).read_text(encoding="utf-8")
+        with reading(path, ArgumentError, _WAY_OUT):
+            text = read_text(Path(path))
         try:
             plan = cls.from_json(text)
         except ArgumentError as exc:
@@ -224,5 +225,8 @@ def parse_ranges(text: str) -> Indices:
     indices: list[int] = []
     for run in text.split():
         first, _, last = run.partition("-")
-        indices.extend(range(int(first), int(last or first) + 1))
+        start, stop = int(first), int(last or first) + 1
+        if stop - start > _MOST - len(indices):  # a few digits may say more than memory holds
+            raise ValueError(f"{run} are more than any layer has")
+        indices.extend(range(start, stop))
     return tuple(indices)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..._version import __version__
 from ...errors import ArgumentError
+from ...files.foreign import read_text, reading
 from ...option_fields import declared
 from ...registry import unknown_name
 from .prune_options import PruneOptions
@@ -64,18 +65,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """Read a recipe: the names and values that it gives, unchecked but for the names."""
     import yaml
 
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            text = file.read(_LARGEST + 1)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ArgumentError(f"The recipe {path} cannot be read: {exc}.") from exc
-    if len(text) > _LARGEST:
-        raise ArgumentError(f"The recipe {path} is larger than a megabyte. {_WAY_OUT}.")
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as exc:
-        raise ArgumentError(f"The recipe {path} is no YAML: {exc}. {_WAY_OUT}.") from exc
-    values = _values(path, root)
+    with reading(f"The recipe {path}", ArgumentError, f"{_WAY_OUT}."):
+        text = read_text(Path(path), _LARGEST)
+    with reading(f"The recipe {path}", ArgumentError, f"{_WAY_OUT}."):
+        values = _values(path, yaml.compose(text, Loader=yaml.SafeLoader))
     if values.get(_PYTHON_ONLY):
         raise ArgumentError(
             f"The recipe {path} was made in Python with {', '.join(values[_PYTHON_ONLY])}, which "

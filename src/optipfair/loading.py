@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arch.gguf_config import check_all_taken, gguf_config
-from .arch.heterogeneous import class_for, overrides
+from .arch.heterogeneous import allow_reading, class_for, overrides
 from .arch.twin import BUILDING, build_on_meta
 from .checking import DTYPES
 from .errors import ArgumentError, CheckpointError, OptiPFairError, UnknownNameError
@@ -104,6 +104,7 @@ def _loader(source: Source, trust_remote_code: bool) -> Any:
         kwargs.pop("trust_remote_code")
         model, info = class_for(model_class, config).from_pretrained(*args, config=config, **kwargs)
         model.__class__ = model_class
+        allow_reading(model.config.get_text_config())
         return model, info
 
     return load

@@ -121,7 +121,6 @@ def _graft(
         for path, layers in _layer_lists(model):
             layers[index] = other[path][index]
     set_overrides(_text_config(model), by_layer)
-    allow_reading(_text_config(model))
 
 
 def _followed(

@@ -120,7 +120,7 @@ def test_its_scores_prune_the_layers_that_they_are_of() -> None:
         (({0: ROW}, {0: ROW}), "combine_bias_and_importance"),
         ((None, {}), "bias_scores is empty"),
         ((None, {7: ROW}), r"layers \[7\].* no MLP"),
-        ((None, {"up_proj_layer_0": ROW}), r"shape \(3,\) .* and \(40,\)"),
+        ((None, {"up_proj_layer_0": ROW}), r"shape \(3,\), .* 40 neurons"),
         ((None, {"up_proj_layer_0": ROW, "gate_proj_layer_0": [1]}), "shapes .*neuron_output"),
         ((None, {"up_proj_layer_0": ROW, "x": ROW}), "key 'up_proj_layer_0'"),
         ((None, {"up_proj_layer_0": "x"}), r"bias_scores \(up_proj\)\[0\]"),

@@ -20,6 +20,7 @@ from .given_scores import only_mlp
 from .mlp_scores import score_mlp
 
 _MEANING = "the highest should go"
+_OF_NEURONS = "components that have one unit for each neuron: gate_proj, up_proj, neuron_output"
 
 
 def combine_bias_and_importance(
@@ -116,6 +117,12 @@ def compute_fairness_pruning_scores(
             f"bias_scores has layers {without}, where the model has no MLP. Take them from this "
             "model."
         )
+    for layer, mlp in mlps.items():
+        if mlp is not None and tuple(bias[layer].shape) != (mlp.width,):
+            raise ArgumentError(
+                f"bias_scores of layer {layer} have shape {tuple(bias[layer].shape)}, but the "
+                f"layer has {mlp.width} neurons. Give {_OF_NEURONS}."
+            )
     importance = {i: score_mlp(mlp, CRITERIA["MAW"]) for i, mlp in mlps.items() if mlp is not None}
     kept = combine_bias_and_importance(bias, importance, bias_weight)
     return {layer: 1 - scores for layer, scores in kept.items()}
@@ -135,8 +142,8 @@ def _by_layer(given: Mapping[Any, Any]) -> dict[int, Tensor]:
         shapes = {tuple(each.shape) for each in scores}
         if len(shapes) > 1:
             raise ArgumentError(
-                f"bias_scores of layer {layer} have the shapes {sorted(shapes)}. Give components "
-                "that have one unit for each neuron: gate_proj, up_proj, neuron_output."
+                f"bias_scores of layer {layer} have the shapes {sorted(shapes)}. "
+                f"Give {_OF_NEURONS}."
             )
     return {layer: torch.stack(scores).mean(dim=0) for layer, scores in found.items()}
 

@@ -39,6 +39,8 @@ def prompt_heatmap(
     axis.set_yticks(range(len(tokens)), [short(token) for token in tokens], fontsize=7)
     for label in axis.get_yticklabels():
         label.set_parse_math(False)
+    bins = values.shape[1]
+    axis.set_xticks([round(place) for place in np.linspace(0, bins - 1, min(bins, 5))])
     axis.set_xlabel(f"bins of {bin_size} units", fontsize=8)
     axis.tick_params(axis="x", labelsize=7)
     beyond = bool((np.asarray(values) > limit).any())

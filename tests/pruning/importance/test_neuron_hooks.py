@@ -16,6 +16,7 @@ from optipfair.pruning import (
     run_calibration_forward_passes,
     setup_mlp_hooks_for_importance,
 )
+from optipfair.pruning.calibration import activations
 from optipfair.pruning.calibration.activations import neuron_input_norms
 from optipfair.testing import tiny_model
 
@@ -62,3 +63,14 @@ def test_norms_of_nothing_are_refused() -> None:
 def test_layers_of_several_mlps_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="has 2 MLPs"):
         setup_mlp_hooks_for_importance(tiny_model("qwen2_moe"))
+
+
+def test_norms_can_be_read_again_where_processes_share_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: Any = tiny_model("llama")
+    hooks = setup_mlp_hooks_for_importance(model)
+    run_calibration_forward_passes(model, BATCHES, show_progress=False)
+    monkeypatch.setattr(activations, "sum_", lambda total: total.mul_(4))  # four that saw the same
+    once, again = get_activation_norms(hooks)[0], get_activation_norms(hooks)[0]
+    assert torch.equal(once, again)

@@ -54,11 +54,12 @@ class SquareSums:
 
     def norms(self) -> Tensor:
         """The L2 norms over the tokens of all processes, (I,) or (E, I), float64."""
-        sum_(self.total)
-        if not bool(torch.isfinite(self.total).all()):
+        sums = self.total.clone()  # this process's own goes on
+        sum_(sums)
+        if not bool(torch.isfinite(sums).all()):
             name, layer = self.mlp.spec.name, self.mlp.layer
             raise not_finite_on_data(f"activations of {name} in layer {layer}")
-        return self.total.sqrt() if self.mlp.spec.experts else self.total[0].sqrt()
+        return sums.sqrt() if self.mlp.spec.experts else sums[0].sqrt()
 
 
 def down_module(mlp: MLPView) -> nn.Module:

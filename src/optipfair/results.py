@@ -81,10 +81,13 @@ class Result(dict[str, Any]):
         return cls(**given)
 
 
+OtherNames = Mapping[str, Callable[[Mapping[str, Any]], Any]]  # what each reads of the dict
+
+
 class AlsoNamed(dict[str, Any]):
     """Plain data that answers to other names too; it is iterated over and written without them."""
 
-    ALSO: ClassVar[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {}
+    ALSO: ClassVar[OtherNames] = {}
 
     def __missing__(self, key: str) -> Any:
         return self.ALSO[key](self)  # KeyError for a name that nothing has

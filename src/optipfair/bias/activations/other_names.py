@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
-from ...results import AlsoNamed
+from ...results import AlsoNamed, OtherNames
 from .metrics import PairMetrics
 
 
 class _Figures(AlsoNamed):
-    ALSO = {  # noqa: RUF012
+    ALSO: ClassVar[OtherNames] = {
         **{f"{name}_difference": itemgetter(name) for name in ("mean", "max", "min", "std")},
         **{f"{name}_norm": itemgetter(name) for name in ("l1", "l2")},
     }
 
 
 class _OfSeveral(AlsoNamed):
-    ALSO = {  # noqa: RUF012
+    ALSO: ClassVar[OtherNames] = {
         **_Figures.ALSO,
         "num_layers": itemgetter("layers"),
         "total_layers": itemgetter("layers"),
@@ -41,7 +41,7 @@ def _rises(trend: Mapping[str, Any]) -> bool | None:
 class _Progression(AlsoNamed):
     """Of the mean difference with depth; a ratio is None where it is not defined."""
 
-    ALSO = {  # noqa: RUF012
+    ALSO: ClassVar[OtherNames] = {
         "mean_diffs_by_layer": lambda own: own["mean"]["values"],
         "layer_with_max_diff": lambda own: own["mean"]["peak_layer"],
         "is_increasing": lambda own: _rises(own["mean"]),  # whether the last is above the first

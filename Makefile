@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-browser test-matrix test-readers check format bench clean
+.PHONY: demo test test-fast test-browser test-matrix test-readers fuzz check format bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ test-matrix:
 # transformers 4.57 and llama.cpp on the same files, each in an environment of its own.
 test-readers: $(READY)
 	PYTHON=$(PYTHON) tests/readers.sh
+
+# Mutated headers, configs, plans, pairs, recipes and texts, guided by coverage: `make fuzz SECONDS=60`.
+fuzz: $(READY)
+	tests/fuzz.sh $(SECONDS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -295,7 +295,7 @@ def test_a_plan_that_is_not_there_is_refused(llama_copy: Path, untouched: Untouc
     for missing in (llama_copy / "nothing.json", llama_copy, llama_copy / "config.json" / "x"):
         with (
             untouched(llama_copy.parent),
-            pytest.raises(ArgumentError, match=r"The plan .* cannot be read"),
+            pytest.raises(ArgumentError, match="cannot be read"),
         ):
             prune_checkpoint(llama_copy, llama_copy.parent / "out", plan=missing)
 

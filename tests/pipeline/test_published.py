@@ -8,6 +8,7 @@ source.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from optipfair import CheckpointError, load_model, prune_checkpoint
+from optipfair import CheckpointError, UnsupportedModelError, load_model, prune_checkpoint
 from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import quiet_transformers
@@ -161,6 +162,8 @@ def test_every_tensor_and_file_is_there_afterwards(tmp_path: Path, kind: str, wa
     result = prune_checkpoint(source, tmp_path / "out", **WAYS[way])
 
     assert result.streamed is (way != "in memory")
+    account = dict(result.account)
+    assert account.pop("source") == sum(account.values()) and result.left_behind == ()
     files = {path.name: path for path in (tmp_path / "out").iterdir()}
     assert files.keys() == {path.name for path in source.iterdir()} | {
         PLAN_FILE,
@@ -305,3 +308,55 @@ def test_an_input_that_changes_while_a_run_decides_is_refused(
             **where,
         )
     assert list(tmp_path.iterdir()) == [llama_copy]
+
+
+def test_only_regular_files_of_the_folder_itself_come_along(
+    llama_copy: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "id_rsa"
+    secret.write_text("private")
+    (llama_copy / "notes.txt").symlink_to(secret)
+    (llama_copy / "zero.txt").symlink_to("/dev/zero")
+    (llama_copy / "nowhere.json").symlink_to(tmp_path / "none")
+    os.mkfifo(llama_copy / "pipe.txt")
+    (llama_copy / "inside.txt").write_text("ours")
+    (llama_copy / "link.txt").symlink_to("inside.txt")
+    (llama_copy / "optimizer.pt").write_text("of training")
+    result = prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=40)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    left = ["notes.txt", "nowhere.json", "optimizer.pt", "pipe.txt", "zero.txt"]
+    assert sorted(result.left_behind) == left == result.to_dict()["left_behind"]
+    assert {"inside.txt", "link.txt"} <= written and not written & set(left)
+
+
+def test_module_folders_come_along(llama_copy: Path, tmp_path: Path) -> None:
+    """As sentence-transformers lays them out."""
+    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"idx": 2, "path": "../x"}]
+    (llama_copy / "modules.json").write_text(json.dumps(modules))
+    (llama_copy / "1_Pooling").mkdir()
+    (llama_copy / "1_Pooling" / "config.json").write_text("{}")
+    (llama_copy / "2_Dense").mkdir()
+    (llama_copy / "2_Dense" / "model.safetensors").write_text("")
+    result = prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=40)
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").read_text() == "{}"
+    assert list(result.left_behind) == ["2_Dense"]
+
+
+@pytest.mark.parametrize(
+    ("file", "tensor", "match"),
+    [
+        ("adapter_config.json", None, "Merge it first"),
+        ("hf_quant_config.json", None, "weights are quantized"),
+        (None, "model.layers.0.mlp.up_proj.weight_scale", "scales of quantized weights"),
+    ],
+)
+def test_weights_that_are_not_all_or_no_plain_numbers_are_refused(
+    llama_copy: Path, tmp_path: Path, file: str | None, tensor: str | None, match: str
+) -> None:
+    if file is not None:
+        (llama_copy / file).write_text("{}")
+    if tensor is not None:
+        edit_tensors(llama_copy, lambda name: name, **{tensor: torch.ones(1)})
+    with pytest.raises(UnsupportedModelError, match=match):
+        prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=40)
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,6 @@ The counterpart of `pruning/cut/surgery.py`: the same plan, the same guard, no w
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import VerificationError
-from ..files.output_folder import FILES
+from ..errors import UnsupportedModelError, VerificationError
 from ..files.safetensors_reader import TensorInfo, open_checkpoint, read_into
 from ..files.safetensors_writer import OutputTensor, Shard, lay_out, write_shards
 from ..files.torch_dtypes import TORCH_DTYPES
@@ -37,19 +35,10 @@ from .rewrite import (
     rows_of_piece,
     write_config,
 )
+from .side_files import SideFiles, side_files
 from .stored_model import StoredModel, item_size
 from .stored_rows import check_finite_tensor
 
-# What belongs to a model beside its config and weights; what is not named here stays behind.
-_CARRIED_OVER = (
-    *("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.spm", "*.py"),
-    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "additional_chat_templates"),
-)
-_LEFT_BEHIND = (
-    *("config.json", "*.index.json", "pruning_plan.json", "quant*config.json", "quantize*.json"),
-    FILES,
-    *("hf_quant_config.json", "adapter_config.json", "trainer_state.json", "training_args*"),
-)
 _VERIFIERS = 2
 _VERIFY_BYTES = 2 * 2**20
 
@@ -62,6 +51,8 @@ class NewCheckpoint:
     dtype: str  # of all floats, `auto` where they keep theirs
     shards: list[Shard]
     replaced: StoredReplacements  # the tensors among theirs that are not cut from the checkpoint's
+    side_files: SideFiles
+    account: dict[str, int]  # what becomes of the checkpoint's tensors: how many
 
     @property
     def tensors(self) -> list[OutputTensor]:
@@ -107,7 +98,30 @@ def prepare(
         new.config.dtype = getattr(torch, dtype)
     replaced = StoredReplacements(stored, plan.replacements or {})
     outputs = rewritten(stored, plan, new, dtype, replaced)
-    return NewCheckpoint(new, dtype, lay_out(outputs, max_shard_bytes), replaced)
+    shards = lay_out(outputs, max_shard_bytes)
+    beside = side_files(stored.checkpoint.folder)
+    return NewCheckpoint(new, dtype, shards, replaced, beside, _account(stored, plan, outputs))
+
+
+def _account(
+    stored: StoredModel, plan: PruningPlan, outputs: Sequence[OutputTensor]
+) -> dict[str, int]:
+    """Count what becomes of each tensor of the checkpoint; one that would be lost is refused."""
+    written = {output.source.name for output in outputs}
+    gone = {name for name in stored.tensors if stored.layer_of(name) in plan.drop_layers}
+    lost = sorted(stored.tensors.keys() - written - gone)
+    if lost:
+        raise UnsupportedModelError(
+            f"{len(lost)} tensors of the checkpoint would be lost ({', '.join(lost[:3])}). Please "
+            "report this with the model's name."
+        )
+    cut = written & cut_tensors(stored, plan).keys()
+    return {
+        "source": len(stored.tensors),
+        "copied": len(written - cut),
+        "cut": len(cut),
+        "removed_with_layers": len(gone - written),
+    }
 
 
 def check_weights(
@@ -130,17 +144,7 @@ def write_checkpoint(
         write_shards(folder, new.shards, report)
     source, old = stored.checkpoint.folder, stored.view.model.config
     write_config(source, old, new.twin.config, folder, new.dtype)
-    carry_over(source, folder)
-
-
-def carry_over(source: Path, folder: Path) -> None:
-    """Copy tokenizer, generation config, templates, processors, licence and code; no weights."""
-    left = {path for pattern in _LEFT_BEHIND for path in source.glob(pattern)}
-    for path in sorted({path for pattern in _CARRIED_OVER for path in source.glob(pattern)} - left):
-        if path.is_dir():
-            shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
-        elif not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
+    new.side_files.copy_to(folder)
 
 
 def verify_checkpoint(

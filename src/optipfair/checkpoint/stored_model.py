@@ -26,6 +26,7 @@ from ..arch.twin import build_on_meta
 from ..arch.view import MLPView, ModelView, describe
 from ..errors import CheckpointError, UnsupportedModelError
 from ..files.safetensors_reader import DTYPE_BITS, Checkpoint, TensorInfo, open_checkpoint
+from .side_files import check_plain
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class StoredModel:
         if self._names_differ:
             self._names = names_in_files(self.view.model, self.tensors)
             self.expected = self._named_here(saved_shapes(self.view.model))  # now as in the files
+        check_plain(folder, self.tensors.keys() - self.expected.keys())
         self._check_tensors()
 
     def seen_by(self, attention_unit: str | None) -> None:

@@ -125,6 +125,9 @@ def _print(result: PruneResult, *, to_measure: bool) -> None:
         say(f"Measured: {result.cost.in_words()}.")
     elif to_measure:
         say("Not measured: the calibration text is too short to hold a tenth of it back.")
+    if result.left_behind:
+        names = ", ".join(result.left_behind)
+        say(f"Left behind, as no part of a published model: {names}.")
     if not result.has_tokenizer:
         say("The model has no tokenizer; none was written.")
     say(f"Written to {result.output_path} in {result.seconds:.1f} s.")

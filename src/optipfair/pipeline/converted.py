@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..checkpoint.pruned import carry_over
+from ..checkpoint.side_files import side_files
 from ..errors import CheckpointError
 from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
 from ..loading import load_model, load_tokenizer, quiet_transformers, snapshot
@@ -79,7 +79,7 @@ def _convert_pickled(folder: Path, files: list[Path], target: Path) -> None:
         index = {"metadata": {}, "weight_map": weight_map}
         (target / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
     (target / "config.json").write_bytes((folder / "config.json").read_bytes())
-    carry_over(folder, target)
+    side_files(folder).copy_to(target)
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:

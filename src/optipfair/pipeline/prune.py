@@ -49,6 +49,9 @@ class PruneResult:
         cost: perplexity and KL divergence before and after, on held-back calibration text; None
             where there is none.
         has_tokenizer: whether there was a tokenizer to carry over.
+        account: how many tensors of the source were copied, cut, and removed with their layers;
+            together they are all of them.
+        left_behind: files of the source that the result does not hold.
         seconds: wall time.
         warnings: what was warned of; the card has them too.
     """
@@ -61,6 +64,8 @@ class PruneResult:
     verified: str
     has_tokenizer: bool
     seconds: float
+    account: Mapping[str, int]
+    left_behind: Sequence[str]
     cost: Cost | None = None
     warnings: tuple[str, ...] = ()
 
@@ -81,6 +86,8 @@ class PruneResult:
             "logits_difference": self.logits_difference,
             "verified": self.verified,
             "has_tokenizer": self.has_tokenizer,
+            "account": dict(self.account),
+            "left_behind": list(self.left_behind),
             "seconds": round(self.seconds, 3),
             "cost": None if self.cost is None else self.cost.to_dict(),
             "warnings": list(self.warnings),
@@ -198,6 +205,8 @@ def _carry_out(run: Run, job: Job, command: str | None, warned: list[str]) -> Pr
         verified="none" if job.output is None else job.verification,
         has_tokenizer=has_tokenizer(run.stored.checkpoint.folder),
         seconds=0.0,
+        account=run.new.account,
+        left_behind=run.new.side_files.left,
     )
     if job.output is not None:
         result = _write(run, job, job.output, command, result, warned)

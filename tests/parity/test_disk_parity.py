@@ -149,6 +149,8 @@ def both_ways(
         assert not (tmp_path / "streamed").exists()
         return None
     result = prune_checkpoint(stored.folder, tmp_path / "streamed", **way)
+    account = dict(result.account)
+    assert account.pop("source") == sum(account.values()), "a tensor is not accounted for"
     with quiet_transformers():
         model.save_pretrained(tmp_path / "saved")
     return result, tmp_path / "saved"

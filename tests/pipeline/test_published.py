@@ -19,7 +19,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from optipfair import CheckpointError, UnsupportedModelError, load_model, prune_checkpoint
+from optipfair import (
+    CheckpointError,
+    UnsupportedModelError,
+    analyze_model,
+    load_model,
+    prune_checkpoint,
+)
 from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading import quiet_transformers
@@ -360,3 +366,34 @@ def test_weights_that_are_not_all_or_no_plain_numbers_are_refused(
     with pytest.raises(UnsupportedModelError, match=match):
         prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=40)
     assert not (tmp_path / "out").exists()
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+"""
+
+
+@pytest.mark.parametrize("way", ["by weights", "by layers", "in memory"])
+def test_a_model_of_its_own_code_is_served_where_its_code_may_run(
+    llama_copy: Path, tmp_path: Path, way: str
+) -> None:
+    (llama_copy / "mine.py").write_text(CODE)
+    config = json.loads((llama_copy / "config.json").read_text())
+    auto_map = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    config |= {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": auto_map}
+    (llama_copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="--trust-remote-code"):
+        prune_checkpoint(llama_copy, tmp_path / "out", **WAYS[way])
+    with pytest.raises(CheckpointError, match="--trust-remote-code"):
+        analyze_model(llama_copy)
+    assert analyze_model(llama_copy, trust_remote_code=True).savings
+    prune_checkpoint(llama_copy, tmp_path / "out", **WAYS[way], trust_remote_code=True)
+    model = load_model(tmp_path / "out", trust_remote_code=True)
+    assert type(model).__name__ == "MineForCausalLM"
+    assert (tmp_path / "out" / "mine.py").read_text() == CODE

@@ -131,6 +131,11 @@ def build_uniform(model: PreTrainedModel) -> PreTrainedModel:
         return type(model)(config)
 
 
+def is_trusted(config: Any) -> bool:
+    """Whether a config's class is code of the model's own, which runs only where it was allowed."""
+    return type(config).__module__.split(".")[0] == "transformers_modules"
+
+
 def build_on_meta(config: Any) -> PreTrainedModel:
     """Build the causal language model of a config, without weights."""
     from transformers import AutoModelForCausalLM
@@ -138,7 +143,9 @@ def build_on_meta(config: Any) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM
     try:
         with _without_weights():
-            model: PreTrainedModel = auto.from_config(heterogeneous.with_overrides(config, {}, {}))
+            model: PreTrainedModel = auto.from_config(
+                heterogeneous.with_overrides(config, {}, {}), trust_remote_code=is_trusted(config)
+            )
             if heterogeneous.overrides(config.get_text_config()):
                 model = heterogeneous.build(type(model), config)  # type: ignore[assignment]
             model.tie_weights()  # part of the initialization that is left out

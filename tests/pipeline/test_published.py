@@ -397,3 +397,18 @@ def test_a_model_of_its_own_code_is_served_where_its_code_may_run(
     model = load_model(tmp_path / "out", trust_remote_code=True)
     assert type(model).__name__ == "MineForCausalLM"
     assert (tmp_path / "out" / "mine.py").read_text() == CODE
+
+
+def test_a_head_of_its_own_counts_though_the_config_ties_it(tmp_path: Path) -> None:
+    """transformers unties such a model while it loads it."""
+    source = save(tiny_model("llama", tie_word_embeddings=True), tmp_path / "model")
+    table = load_file(source / SINGLE_FILE)["model.embed_tokens.weight"]
+    edit_tensors(source, lambda name: name, **{"lm_head.weight": table + 1})
+    result = prune_checkpoint(source, tmp_path / "out", pruning_percentage=40)
+    loaded_again: Any = load_model(tmp_path / "out")
+    assert torch.equal(loaded_again.lm_head.weight, table + 1)
+    parameters = sum(each.numel() for each in load_model(source).parameters())
+    assert result.statistics["original_parameters"] == parameters
+    assert analyze_model(source).parameters == parameters
+    edit_tensors(source, lambda name: name, **{"lm_head.weight": table.clone()})
+    assert analyze_model(source).parameters == parameters - table.numel()

@@ -8,6 +8,7 @@ Axes: `E` experts, `I` neurons, `H` hidden.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,13 @@ from ..arch.spec import TensorSlot
 from ..arch.twin import build_on_meta
 from ..arch.view import MLPView, ModelView, describe
 from ..errors import CheckpointError, UnsupportedModelError
-from ..files.safetensors_reader import DTYPE_BITS, Checkpoint, TensorInfo, open_checkpoint
+from ..files.safetensors_reader import (
+    DTYPE_BITS,
+    Checkpoint,
+    TensorInfo,
+    open_checkpoint,
+    same_bytes,
+)
 from .side_files import check_plain
 
 
@@ -53,7 +60,10 @@ class StoredModel:
                 "The model is quantized, so its weights cannot be cut. Prune the unquantized "
                 "model, and quantize the result."
             )
-        self.view: ModelView = describe(build_on_meta(config))
+        model = build_on_meta(config)
+        if _head_is_its_own(model, self.tensors):  # transformers loads it untied then
+            model = build_on_meta(_untied(config))
+        self.view: ModelView = describe(model)
         self._names: dict[str, str] = {}  # as transformers would save them → as they are here
         self.expected = saved_shapes(self.view.model)
         self._names_differ = bool(self._missing())
@@ -231,3 +241,18 @@ def kept_in_float32(model: Any, dtype: str) -> set[str]:
     if dtype == "float16":
         kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
     return kept
+
+
+def _head_is_its_own(model: Any, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the files hold a head other than the embeddings that the config ties it to."""
+    table = model.get_input_embeddings().weight
+    named = model.named_parameters(remove_duplicate=False)
+    stored = [tensors[name] for name, tensor in named if tensor is table and name in tensors]
+    return any(not same_bytes(stored[0], other) for other in stored[1:])
+
+
+def _untied(config: Any) -> Any:
+    untied = copy.deepcopy(config)
+    for part in (untied, untied.get_text_config()):
+        part.tie_word_embeddings = False
+    return untied

@@ -21,6 +21,8 @@ _PICKLED_FILE = "pytorch_model.bin"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format itself
 
+_AT_ONCE = 2**22  # bytes that are compared
+
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
@@ -172,6 +174,22 @@ def read_into(path: Path, start: int, buffer: memoryview) -> None:
             if not count:
                 raise CheckpointError(_damaged(path, f"it ends before byte {start + len(buffer)}"))
             done += count
+
+
+def same_bytes(first: TensorInfo, second: TensorInfo) -> bool:
+    """Whether two tensors are the same, bit for bit."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    for done in range(0, first.nbytes, _AT_ONCE):
+        size = min(_AT_ONCE, first.nbytes - done)
+        parts = []
+        for info in (first, second):
+            part = bytearray(size)
+            read_into(info.file, info.start + done, memoryview(part))
+            parts.append(part)
+        if parts[0] != parts[1]:
+            return False
+    return True
 
 
 def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> TensorInfo:

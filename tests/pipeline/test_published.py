@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from optipfair import (
     CheckpointError,
+    PruningWarning,
     UnsupportedModelError,
     analyze_model,
     load_model,
@@ -36,6 +37,7 @@ from optipfair.testing import byte_tokenizer, tiny_model
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning"),
     pytest.mark.filterwarnings("ignore:.* were only removed:optipfair.PruningWarning"),
+    pytest.mark.filterwarnings("ignore:The layers that predict:optipfair.PruningWarning"),
 ]
 
 DATA = [torch.randint(0, 250, (32, 16), generator=torch.Generator().manual_seed(0))]
@@ -98,6 +100,8 @@ def predicting_further(folder: Path) -> Path:
     save(tiny_model("deepseek_v3"), folder)
     more = {"model.layers.4.eh_proj.weight": torch.ones(4, 8)}
     edit_tensors(folder, lambda name: name, **more)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
     return folder
 
 
@@ -183,7 +187,9 @@ def test_every_tensor_and_file_is_there_afterwards(tmp_path: Path, kind: str, wa
     before, after = open_checkpoint(source).tensors, open_checkpoint(tmp_path / "out").tensors
     number = {n: re.search(r"\b(?:layers?|h)\.(\d+)\.", n) for n in before if "visual" not in n}
     in_layers = {name: int(found[1]) for name, found in number.items() if found}
-    removed = [name for name, layer in in_layers.items() if layer in result.plan.drop_layers]
+    further = 4 if kind == "predicting further" and result.plan.width_cuts else None
+    gone = {*result.plan.drop_layers, further}
+    removed = [name for name, layer in in_layers.items() if layer in gone]
     assert len(after) == len(before) - len(removed)
     kept = {name: info for name, info in before.items() if name not in in_layers}
     assert {name: after[name].shape for name in kept} == {n: i.shape for n, i in kept.items()}
@@ -412,3 +418,22 @@ def test_a_head_of_its_own_counts_though_the_config_ties_it(tmp_path: Path) -> N
     assert analyze_model(source).parameters == parameters
     edit_tensors(source, lambda name: name, **{"lm_head.weight": table.clone()})
     assert analyze_model(source).parameters == parameters - table.numel()
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.4.mlp.up_proj.weight", "mtp.layers.0.mlp.up.weight"]
+)
+def test_layers_that_predict_further_tokens_go_with_the_field_that_counts_them(
+    tmp_path: Path, name: str
+) -> None:
+    source = predicting_further(tmp_path / "model")
+    edit_tensors(source, lambda name: name, **{name: torch.ones(4, 8)})
+    with pytest.warns(PruningWarning, match="after the next one are left out"):
+        result = prune_checkpoint(source, tmp_path / "out", pruning_percentage=40)
+    assert result.account["removed_predicting_further"] == 2
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_nextn_predict_layers"] == 0
+    prune_checkpoint(source, tmp_path / "depth", "DEPTH", layer_indices=[1])
+    kept = json.loads((tmp_path / "depth" / "config.json").read_text())
+    assert kept["num_nextn_predict_layers"] == 1
+    assert "model.layers.3.eh_proj.weight" in open_checkpoint(tmp_path / "depth").tensors

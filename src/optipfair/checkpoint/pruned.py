@@ -21,6 +21,7 @@ from ..errors import UnsupportedModelError, VerificationError
 from ..files.safetensors_reader import TensorInfo, open_checkpoint, read_into
 from ..files.safetensors_writer import OutputTensor, Shard, lay_out, write_shards
 from ..files.torch_dtypes import TORCH_DTYPES
+from ..noted import warn
 from ..progress import meter, track
 from ..pruning.cut.checks import check_plan_fits, check_sharing
 from ..pruning.cut.guard import prove
@@ -39,6 +40,7 @@ from .side_files import SideFiles, side_files
 from .stored_model import StoredModel, item_size
 from .stored_rows import check_finite_tensor
 
+_FURTHER = ("num_nextn_predict_layers", "num_mtp_layers")  # fields that count such layers
 _VERIFIERS = 2
 _VERIFY_BYTES = 2 * 2**20
 
@@ -94,6 +96,7 @@ def prepare(
     check_plan_fits(stored.view, plan)
     check_sharing(stored.view)
     new = prove(stored.view, plan).twin
+    _leave_out_further_predictions(stored, plan, new.config.get_text_config())
     if dtype != "auto":
         new.config.dtype = getattr(torch, dtype)
     replaced = StoredReplacements(stored, plan.replacements or {})
@@ -103,13 +106,27 @@ def prepare(
     return NewCheckpoint(new, dtype, shards, replaced, beside, _account(stored, plan, outputs))
 
 
+def _leave_out_further_predictions(stored: StoredModel, plan: PruningPlan, config: Any) -> None:
+    """Layers that predict further tokens are not cut, and would not fit beside narrower ones."""
+    if not plan.width_cuts or not any(map(stored.predicts_further, stored.tensors)):
+        return
+    for field in _FURTHER:
+        if getattr(config, field, None):
+            setattr(config, field, 0)
+    warn(
+        "The layers that predict the tokens after the next one are left out, since they would not "
+        "fit the narrower ones. Engines generate without them, one token at a time."
+    )
+
+
 def _account(
     stored: StoredModel, plan: PruningPlan, outputs: Sequence[OutputTensor]
 ) -> dict[str, int]:
     """Count what becomes of each tensor of the checkpoint; one that would be lost is refused."""
     written = {output.source.name for output in outputs}
     gone = {name for name in stored.tensors if stored.layer_of(name) in plan.drop_layers}
-    lost = sorted(stored.tensors.keys() - written - gone)
+    further = {name for name in stored.tensors if stored.predicts_further(name)} - written - gone
+    lost = sorted(stored.tensors.keys() - written - gone - further)
     if lost:
         raise UnsupportedModelError(
             f"{len(lost)} tensors of the checkpoint would be lost ({', '.join(lost[:3])}). Please "
@@ -121,6 +138,7 @@ def _account(
         "copied": len(written - cut),
         "cut": len(cut),
         "removed_with_layers": len(gone - written),
+        "removed_predicting_further": len(further),
     }
 
 

@@ -98,7 +98,7 @@ def rewritten(
     for info in by_place:
         name = info.name
         layer = stored.layer_of(name)
-        if layer in gone:
+        if layer in gone or (plan.width_cuts and stored.predicts_further(name)):
             continue
         new_name = name if layer is None else renamed(name, layer)
         own, new_dtype = cuts.get(name, ()), _new_dtype(info, dtype, new)

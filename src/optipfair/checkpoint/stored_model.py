@@ -126,6 +126,11 @@ class StoredModel:
         match = re.match(rf"{re.escape(self.layers_head)}\.(\d+)\.", name)
         return int(match[1]) if match else None
 
+    def predicts_further(self, name: str) -> bool:
+        """Whether a tensor is of the layers that predict the tokens after the next one."""
+        layer = self.layer_of(name)
+        return "mtp" in name.split(".")[:-1] or (layer or 0) >= len(self.view.layers)
+
     @cached_property
     def _layer_of_known(self) -> dict[str, int]:
         by_layer = self._own_names_by_layer

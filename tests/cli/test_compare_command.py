@@ -205,7 +205,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--seed", "-1"], "seed=-1"),
     (["--preset", "quik"], "Did you mean 'quick'"),
     (["--text", "HOME/nowhere.txt"], "HOME/nowhere.txt cannot be read"),
-    (["--text", "HOME/original/model.safetensors"], "not encoded in UTF-8|zero bytes"),
+    (["--text", "HOME/original/model.safetensors"], "cannot be read|zero bytes"),
     (["--context", "1000"], "128 positions"),
     (["--stride", "0"], "stride from 1 to the context"),
     (["--prompt", ""], "not empty"),

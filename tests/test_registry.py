@@ -42,3 +42,12 @@ def test_what_is_no_name_is_refused_with_the_list(name: object) -> None:
 def test_a_name_cannot_be_registered_twice() -> None:
     with pytest.raises(ValueError, match="twice"):
         fruits().add("POMME", 3)
+
+
+def test_a_name_may_be_in_any_case_where_no_second_one_shares_it() -> None:
+    assert fruits().canonical("pomme") == "APPLE"
+    both = fruits()
+    both.add("pear", 4)
+    assert both["pear"] == 4
+    with pytest.raises(UnknownNameError, match="Unknown fruit 'Pear'"):
+        both.canonical("Pear")

@@ -18,7 +18,7 @@ from .arch.twin import BUILDING, build_on_meta
 from .checking import DTYPES
 from .errors import ArgumentError, CheckpointError, OptiPFairError, UnknownNameError
 from .files.gguf_header import read_gguf_header
-from .files.safetensors_reader import open_checkpoint, read_config
+from .files.safetensors_reader import incomplete, open_checkpoint, read_config
 from .registry import unknown_name
 from .sources import Source, find_source, hub_is_reachable
 
@@ -304,10 +304,8 @@ def _refuse_incomplete(source: Source, info: dict[str, Any]) -> None:
     mismatched = [name for name, *_ in info.get("mismatched_keys", ())]
     wrong = sorted([*map(str, info.get("missing_keys", ())), *mismatched])
     if wrong:
-        raise CheckpointError(
-            f"{source.given!r} lacks {len(wrong)} tensors of its model or has them in another "
-            f"shape ({', '.join(wrong[:3])}), so they would be random. Download it again."
-        )
+        what = " or has them in another shape" if mismatched else ""
+        raise incomplete(repr(source.given), wrong, what)
 
 
 def _forget_quantization(model: Any) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from .registry import same_but_for_case
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -43,6 +45,16 @@ def declared(options: type, *sections: str) -> dict[str, tuple[Field[Any], Optio
     """Name → field and declaration of the options of these sections, of all if none is named."""
     found = {each.name: (each, each.metadata["option"]) for each in fields(options)}
     return {n: both for n, both in found.items() if not sections or both[1].section in sections}
+
+
+def in_usual_case(options: Any) -> None:
+    """Write names that were given in another case as they are allowed; unknown ones stay."""
+    for name, (_, declaration) in declared(type(options)).items():
+        given = getattr(options, name)
+        if declaration.allowed is not None and isinstance(given, str):
+            allowed = [each for each in declaration.allowed() if isinstance(each, str)]
+            usual = same_but_for_case(given, allowed)
+            object.__setattr__(options, name, usual or given)
 
 
 def flag_of(name: str, declaration: Option) -> str | None:

@@ -6,7 +6,7 @@ It knows nothing of what it holds; importing it costs nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from .errors import UnknownNameError
@@ -35,9 +35,13 @@ class Registry(Generic[T]):
         return lambda entry: self.add(name, entry, aliases)
 
     def canonical(self, name: object) -> str:
-        """Return the canonical name of `name`; raise `UnknownNameError` with close matches."""
-        if isinstance(name, str) and name in self._aliases:
-            return self._aliases[name]
+        """Return the canonical name of `name`, which may be in any case.
+
+        An unknown one raises `UnknownNameError` with close matches.
+        """
+        known = same_but_for_case(name, self._aliases) if isinstance(name, str) else None
+        if known is not None:
+            return self._aliases[known]
         raise UnknownNameError(unknown_name(self.kind, name, self.names()))
 
     def __getitem__(self, name: object) -> T:
@@ -49,6 +53,15 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names and aliases, sorted."""
         return sorted(self._aliases)
+
+
+def same_but_for_case(given: str, names: Iterable[str]) -> str | None:
+    """The name that is given, in this case or in another that no second name shares."""
+    known = list(names)
+    if given in known:
+        return given
+    alike = [name for name in known if name.casefold() == given.casefold()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def unknown_name(kind: str, given: object, available: list[str]) -> str:

@@ -10,11 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from optipfair.cli import main
 from optipfair.cli.output import print_json, print_table, say
+from optipfair.cli.shared_options import command_line
+from optipfair.testing import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -119,3 +124,39 @@ def test_names_that_are_not_in_utf8_are_refused_at_once(llama_folder: Path, tmp_
         assert done.stderr.startswith(b"Error: ")
         assert b"is not in UTF-8" in done.stderr
         assert b"Traceback" not in done.stderr
+
+
+def test_a_command_names_files_of_this_machine_without_their_folders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = ["prune", "--model-path", "org/name", "--output-path", str(tmp_path / "out")]
+    given += [f"--calibration={tmp_path}/x.txt", "--plan", "../plan.json", "--layer-indices", "1,2"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/optipfair", *given])
+    assert command_line() == (
+        "optipfair prune --model-path org/name --output-path out --calibration=x.txt "
+        "--plan plan.json --layer-indices 1,2"
+    )
+
+
+def test_a_model_of_another_kind_is_refused_in_a_line(
+    refuses: Callable[..., None], tmp_path: Path
+) -> None:
+    config = {"model_type": "t5", "d_model": 16, "num_layers": 2, "architectures": ["T5Model"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"shared.weight": torch.zeros(2, 16)}, tmp_path / "model.safetensors")
+    refuses(
+        "'t5' is no causal language model.{0,99}lists what can.$",
+        "analyze",
+        "--model-path",
+        tmp_path,
+    )
+
+
+def test_a_model_without_its_head_is_called_so(
+    refuses: Callable[..., None], tmp_path: Path
+) -> None:
+    model: Any = tiny_model("llama", tie_word_embeddings=False)
+    model.model.save_pretrained(tmp_path)
+    refuses(
+        "has no output head .lm_head.weight.*saved without", "analyze", "--model-path", tmp_path
+    )

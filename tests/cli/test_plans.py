@@ -77,7 +77,7 @@ WRONG = [
     (["--target-params", "100", *DEPTH], "cannot be reached.* 11,440 parameters would be left"),
     (["--target-params", "100", *BOTH], "cannot be reached.* 9,568 parameters would be left"),
     (["--target-size", "100"], "cannot be reached.*bytes of weights would be left"),
-    ([*BOTH, "--pruning-percentage", "20"], "No depth target"),
+    ([*BOTH, "--pruning-percentage", "20"], "how many neurons go. Say how many layers .*--num-lay"),
     ([*BOTH, "--num-layers-to-remove", "1"], "how much to prune"),
     (["--verify", "quick"], "Unknown verify 'quick'"),
 ]

@@ -16,7 +16,7 @@ WIDTH = [
     ),
     (["--method", ""], "Available: .*L2, MAW, .*PON, PPM, .*VOW"),
     (["--pruning-type", "DEPHT"], r"'DEPHT'.* mean 'DEPTH'\? Available: ATTENTION, BOTH, "),
-    (["--pruning-type", "mlp_glu"], "Did you mean 'MLP_GLU'"),
+    (["--pruning-type", "mlp_glue"], "Did you mean 'MLP_GLU'"),
     (["--attention-unit", "head"], "attention_unit='head' does not go with.*'ATTENTION'"),
     (["--pruning-type", "ATTENTION", "--attention-unit", "heads"], "Did you mean 'head'"),
     (["--pruning-percentage", "-5"], r"pruning_percentage=-5.* outside \[0, 100\)"),

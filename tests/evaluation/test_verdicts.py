@@ -66,6 +66,15 @@ def test_no_change_says_what_it_could_have_missed() -> None:
     assert "could have missed bbq.sdis worse by 0.03" in fairness["sentence"]
 
 
+def test_harm_that_the_interval_leaves_no_room_for_is_not_missed() -> None:
+    rows = [replace(row("piqa.acc"), could_have_missed=0.0), row("arc_easy.acc")]
+    assert "could have missed arc_easy.acc worse by 0.03" in verdicts(rows, None)[0]["sentence"]
+    alone = verdicts(rows[:1], None)[0]["sentence"]
+    assert alone.endswith("The intervals leave no room for harm.")
+    ratio = replace(row(TEXT), change_kind="ratio", could_have_missed=1e-6)
+    assert "0.0%" not in verdicts([ratio], None)[0]["sentence"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "shown"),
     [

@@ -315,3 +315,12 @@ def test_two_runs_into_one_folder_are_told_apart(tmp_path: Path) -> None:
             (other / "config.json").write_text("second")
     assert (tmp_path / "out" / "config.json").read_text() == "first"
     assert (tmp_path / "other" / "config.json").read_text() == "second"
+
+
+def test_errors_name_the_folder_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught, new_folder(tmp_path / "out") as folder:
+        raise OutputError(f"{folder / 'x'} is wrong.")
+    assert str(caught.value) == f"{tmp_path / 'out' / 'x'} is wrong."
+    with pytest.raises(FileNotFoundError) as missing, new_folder(tmp_path / "out") as folder:
+        (folder / "none").read_text()
+    assert str(missing.value).endswith(f"'{tmp_path / 'out' / 'none'}'")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optipfair import (
     ArgumentError,
+    PruningWarning,
     get_model_layers,
     plan_pruning,
     prune_model,
@@ -205,3 +206,18 @@ def test_planning_depth_changes_nothing(unchanged: Callable[..., Any]) -> None:
     model = tiny_model("qwen2_moe")
     with unchanged(model):
         assert plan_pruning(model, "DEPTH", layer_indices=[0, 2]).drop_layers == (0, 2)
+
+
+def test_a_percentage_below_one_is_said_to_be_no_fraction(refused: Callable[..., Any]) -> None:
+    model = tiny_model("llama")
+    with refused(model, r"is no whole layer.*is 25\. For 0\.25 of all give 25", ArgumentError):
+        prune_model_depth(model, depth_pruning_percentage=0.25, show_progress=False)
+
+
+@pytest.mark.parametrize("method", ["last", "first"])
+def test_layers_that_go_without_data_are_warned_of_in_real_models(method: str) -> None:
+    model = tiny_model("llama", intermediate_size=1024)
+    with pytest.warns(PruningWarning, match=f"The {method} layers go whatever they do, which ruin"):
+        plan_pruning(model, "DEPTH", num_layers_to_remove=1, layer_selection_method=method)
+    plan_pruning(model, "DEPTH", layer_indices=[1])  # the caller's choice
+    plan_pruning(tiny_model("llama"), "DEPTH", num_layers_to_remove=1)  # a toy

@@ -186,10 +186,10 @@ def test_a_divisor_larger_than_the_width_is_refused(refused: Callable[..., Any])
             {"neuron_selection_method": "PPN"},
             "'PPN'.*Did you mean 'PPM'.*L2, MAW, .*PON, PPM, .*VOW",
         ),
-        ({"neuron_selection_method": "maw"}, "Did you mean 'MAW'"),
+        ({"neuron_selection_method": "maww"}, "Did you mean 'MAW'"),
         ({"neuron_selection_method": None}, "Available: ACT, .*L2"),
         ({"pruning_type": "MLP_GUL"}, "'MLP_GUL'.*Did you mean 'MLP_GLU'"),
-        ({"pruning_type": "depth"}, "Did you mean 'DEPTH'"),
+        ({"pruning_type": "depths"}, "Did you mean 'DEPTH'"),
         ({"pruning_type": None}, "Available: ATTENTION, BOTH, DEPTH, MLP_GLU"),
     ],
     ids=str,
@@ -308,3 +308,14 @@ def test_fairness_scores_that_cannot_be_read_are_refused(
     model = tiny_model("llama")
     with refused(model, said, ArgumentError):
         prune_model_mlp_glu(model, show_progress=False, fairness_scores=scores)
+
+
+def test_a_percentage_below_one_is_done_and_said_to_be_percent() -> None:
+    model = tiny_model("llama", intermediate_size=1000)
+    said = "pruning_percentage=0.2 removes 0.2 percent. For 0.2 of all give 20"
+    with pytest.warns(PruningWarning, match=said):
+        plan = plan_pruning(model, pruning_percentage=0.2)
+    assert plan.width_cuts[0].kept == 998
+    few = pytest.warns(PruningWarning, match="Fewer than 1 % of the neurons")
+    with few, pytest.warns(PruningWarning, match=r"For 1\.4 times the hidden size give 140"):
+        plan_pruning(model, expansion_rate=1.4)

@@ -150,10 +150,19 @@ def build_on_meta(config: Any) -> PreTrainedModel:
                 model = heterogeneous.build(type(model), config)  # type: ignore[assignment]
             model.tie_weights()  # part of the initialization that is left out
     except _BUILD_ERRORS as exc:
-        raise UnsupportedModelError(
-            f"transformers cannot build a causal language model from this config: {exc}"
-        ) from exc
+        raise UnsupportedModelError(_why_not(config, exc)) from exc
     return model
+
+
+def _why_not(config: Any, exc: Exception) -> str:
+    """Why no model came of a config; transformers lists the names of all classes that it has."""
+    reason = " ".join(str(exc).split())
+    if "for this kind of AutoModel" in reason:
+        return (
+            f"{config.model_type!r} is no causal language model (a decoder that writes text), so "
+            "it cannot be pruned here. `optipfair families` lists what can."
+        )
+    return f"transformers cannot build a causal language model from this config: {reason[:300]}"
 
 
 @contextmanager

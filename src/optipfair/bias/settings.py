@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..checking import check_count, whole_number
 from ..errors import ArgumentError, UnknownNameError
 from ..files.output_folder import check_writable, writing_explained
-from ..option_fields import option
-from ..registry import unknown_name
+from ..option_fields import in_usual_case, option
+from ..registry import same_but_for_case, unknown_name
 from .activations.layer_keys import DEFAULT_COMPONENTS, check_components
 from .prompts.controls import Words
 
@@ -65,6 +65,9 @@ class BiasOptions:
         None, "A second model, to compare on the same pairs.", metavar="PATH"
     )
 
+    def __post_init__(self) -> None:
+        in_usual_case(self)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -108,9 +111,10 @@ class BiasFolder:
         *,
         any_figure: bool = True,
     ) -> None:
-        if figure_format not in FORMATS:
+        known = same_but_for_case(str(figure_format), FORMATS)
+        if known is None:
             raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
-        self.format = figure_format
+        self.format = known
         self.style: Any = _style(style) if any_figure or style else None
         self.path = output_path(folder)
         if self.path is not None:

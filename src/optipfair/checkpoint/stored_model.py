@@ -30,6 +30,7 @@ from ..files.safetensors_reader import (
     DTYPE_BITS,
     Checkpoint,
     TensorInfo,
+    incomplete,
     open_checkpoint,
     same_bytes,
 )
@@ -171,10 +172,7 @@ class StoredModel:
                 f"{where}: {wrong[0]}. Restore the config or download the model again."
             )
         if missing := self._missing():
-            raise CheckpointError(
-                f"{where} lacks {len(missing)} tensors of its model ({', '.join(missing[:3])}), so "
-                "they would be random. Download it again."
-            )
+            raise incomplete(where, missing)
 
     def _missing(self) -> list[str]:
         return sorted(self.expected.keys() - self.tensors.keys() - self._may_be_missing())

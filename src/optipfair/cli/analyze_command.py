@@ -41,7 +41,7 @@ def analyze(model_path: str, device: str, trust_remote_code: bool, as_json: bool
 
 
 def _print(analysis: Analysis) -> None:
-    from ..report.formats import size
+    from ..report.formats import change, size
 
     print_table(analysis.source, ["", ""], _facts(analysis))
     parts = [
@@ -52,7 +52,7 @@ def _print(analysis: Analysis) -> None:
     for kind, label in (("MLP_GLU", "Width (MLP_GLU)"), ("DEPTH", "Depth (DEPTH)")):
         rows = [
             (f"{row.percentage:g} %", row.kept, f"{row.parameters:,}", size(row.bytes),
-             f"-{row.percentage_reduction:.1f} %")
+             change(row.percentage_reduction, 1))
             for row in analysis.savings
             if row.pruning_type == kind
         ]  # fmt: skip

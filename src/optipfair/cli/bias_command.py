@@ -66,7 +66,7 @@ def summary_table(model: str, summary: Summary) -> Table:
     rows = []
     for name, row in {**summary.categories, "all": summary.overall}.items():
         numbers = map(_number, (row.difference, row.control, row.excess))
-        end = _interval(row.interval), _number(row.p_value, ".3g")
+        end = _interval(row.interval), _p(row.p_value)
         rows.append([name, str(row.pairs), *numbers, *end])
     return f"{model}: relative difference between the prompts", header, rows
 
@@ -83,7 +83,7 @@ def comparison_table(comparison: StudyComparison) -> Table:
             continue
         paired = row.paired
         numbers = map(_number, (row.a.excess, row.b.excess, paired.difference))
-        p_values = (_number(p, ".3g") for p in (paired.p_value, paired.get("p_holm")))
+        p_values = (_p(p) for p in (paired.p_value, paired.get("p_holm")))
         rows.append([name, *numbers, _interval(paired.interval), *p_values])
     return title, header, rows
 
@@ -101,12 +101,18 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _number(value: float | None, digits: str = ".4f") -> str:
-    return "-" if value is None else f"{value:{digits}}"
+def _number(value: float | None) -> str:
+    from ..report.formats import fixed
+
+    return "-" if value is None else fixed(value, 4)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _interval(ends: Sequence[float] | None) -> str:
-    return "-" if ends is None else f"[{ends[0]:.4f}, {ends[1]:.4f}]"
+    return "-" if ends is None else f"[{_number(ends[0])}, {_number(ends[1])}]"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,7 @@ from ..pruning.options.presets import PRESETS
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import read_recipe
 from .output import print_json, print_table, say, show_bars, showing_warnings
-from .shared_options import flags, given, json_option
+from .shared_options import command_line, flags, given, json_option
 
 if TYPE_CHECKING:
     from ..pipeline import PruneResult
@@ -92,7 +90,7 @@ def prune(
             dry_run=dry_run,
             overwrite=overwrite,
             show_progress=show_bars(quiet),
-            command=shlex.join(["optipfair", *sys.argv[1:]]),
+            command=command_line(),
             say=None if quiet else partial(say, err=True),
         )
     if as_json and first:
@@ -109,6 +107,8 @@ def _print(result: PruneResult, *, to_measure: bool) -> None:
         "Planned" if planned else "Pruned", ["", "before", "after"], figures(result.statistics)
     )
     say(what_was_done(result.plan))
+    for note in result.notes:
+        say(f"Note: {note}")
     if planned:
         size = result.statistics.get("pruned_file_bytes")
         exact = "" if size is None else f" The weight files would take {size:,} bytes."

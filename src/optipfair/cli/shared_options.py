@@ -147,9 +147,23 @@ def _asked(quiet: bool) -> EvaluateOptions:
     return EvaluateOptions(
         **values,
         cache_dir=None if folder == "none" else folder,
-        command=shlex.join(["optipfair", *sys.argv[1:]]),
+        command=command_line(),
         show_progress=show_bars(quiet),
     )
+
+
+def command_line() -> str:
+    """The running command for others to read: of files of this machine only the names."""
+    return shlex.join(["optipfair", *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(argument: str) -> str:
+    option, equals, value = (
+        argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    )
+    path = Path(value)
+    local = value.startswith(("/", "./", "../", "~")) or path.is_absolute() or path.parent.is_dir()
+    return f"{option}{equals}{path.name or value}" if local and path.name else argument
 
 
 def _usual_cache() -> Path:

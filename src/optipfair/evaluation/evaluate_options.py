@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..option_fields import option
+from ..option_fields import in_usual_case, option
 from ..registry import Registry
 
 PRESETS: Registry[int | None] = Registry("preset")  # tokens of both models together
@@ -92,3 +92,6 @@ class EvaluateOptions:
     names: tuple[str, ...] = _comparing(
         ("original", "pruned"), "How the models are called.", flag=None
     )
+
+    def __post_init__(self) -> None:
+        in_usual_case(self)

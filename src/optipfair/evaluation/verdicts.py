@@ -16,7 +16,7 @@ from ..errors import ArgumentError, UnknownNameError
 from ..registry import unknown_name
 from ..report.comparison import Comparison, Speed, Verdict
 from ..report.comparison import FigureOfTwo as Row
-from ..report.formats import number, signed, times
+from ..report.formats import is_nothing, number, signed, times
 
 BETTER, SAME, WORSE = "better", "no detectable change", "worse"
 DAMAGED, NOT_MEASURED = "too damaged to say", "not measured"
@@ -109,8 +109,11 @@ def _judged(question: str, rows: Sequence[Row]) -> Verdict:
     if not tested:
         return _said(question, NOT_MEASURED, "None of the measures is defined for both models.")
     where = f"any of {len(tested)} measures" if len(tested) > 1 else "the one measure"
-    told = f"No change shows in {where}. This could have missed {_missed(tested)}."
-    return _said(question, SAME, told, _ids(tested))
+    missed = _missed(tested)
+    more = (
+        f"This could have missed {missed}." if missed else "The intervals leave no room for harm."
+    )
+    return _said(question, SAME, f"No change shows in {where}. {more}", _ids(tested))
 
 
 def _speed(speed: Speed | None) -> Verdict:
@@ -147,16 +150,17 @@ def _apart(*values: float | None) -> list[str]:
 
 
 def _missed(rows: Sequence[Row]) -> str:
-    """How much worse each may have become; those without an interval at the end."""
+    """How much worse each may have become, if at all; those without an interval at the end."""
     texts, unknown = [], []
     for row in rows:
         missed = row.could_have_missed
         if missed is None:
             unknown.append(row.id)
-        elif row.change_kind == "ratio":
-            texts.append(f"{row.id} worse by {math.expm1(missed):.1%}")
-        else:
-            texts.append(f"{row.id} worse by {number(missed)}")
+            continue
+        ratio = row.change_kind == "ratio"
+        shown = f"{math.expm1(missed):.1%}" if ratio else number(missed)
+        if not is_nothing(shown):
+            texts.append(f"{row.id} worse by {shown}")
     if unknown:
         texts.append(f"any change of {' and '.join(unknown)} (too few items for an interval)")
     return ", ".join(texts)

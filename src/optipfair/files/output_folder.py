@@ -19,7 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OptiPFairError, OutputError
 from ..visible import is_utf8
 
 try:
@@ -214,7 +214,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         before = _identity(target)
         new.mkdir()
-        yield new
+        with _called(path, new):
+            yield new
         _list_files(new)
         _take_over_mode(new, target)
         _flush(new)
@@ -232,6 +233,24 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if held is not None:
             os.close(held)
+
+
+@contextmanager
+def _called(path: Path, new: Path) -> Iterator[None]:
+    """Let errors name the folder that was asked for, not the one that is written meanwhile."""
+    try:
+        yield
+    except (OptiPFairError, OSError) as exc:
+        exc.args = tuple(_asked(each, path, new) for each in exc.args)
+        for name in ("filename", "filename2"):
+            if getattr(exc, name, None) is not None:
+                setattr(exc, name, _asked(getattr(exc, name), path, new))
+        raise
+
+
+def _asked(value: Any, path: Path, new: Path) -> Any:
+    text = str(value) if isinstance(value, Path) else value
+    return text.replace(str(new), str(path)) if isinstance(text, str) else value
 
 
 def _work_folder(target: Path, path: Path) -> tuple[Path, int | None]:

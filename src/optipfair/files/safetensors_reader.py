@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..errors import CheckpointError
 from .foreign import read_json, reading
 
 SINGLE_FILE = "model.safetensors"
+_HEADS = ("lm_head", "embed_out", "output_layer")
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLED_FILE = "pytorch_model.bin"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -265,3 +267,17 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _damaged(path: Path, reason: str) -> str:
     return f"{path} is damaged: {reason}. Download or write it again."
+
+
+def incomplete(where: object, missing: Sequence[str], more: str = "") -> CheckpointError:
+    """The error about tensors that a model's files lack, which would be filled with noise."""
+    listed = ", ".join(missing[:3])
+    if all(name.split(".")[0] in _HEADS for name in missing):
+        return CheckpointError(
+            f"{where} has no output head ({listed}), so it is no language model: it was saved "
+            "without, as embedding models are. Give the model that it was made from."
+        )
+    return CheckpointError(
+        f"{where} lacks {len(missing)} tensors of its model{more} ({listed}), so they would be "
+        "random. Download it again."
+    )

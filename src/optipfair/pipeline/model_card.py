@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..pruning.cut.plan import PruningPlan
-from ..report.formats import size
+from ..report.formats import change, size
 from ..visible import visible
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to import
@@ -189,7 +189,8 @@ def figures(statistics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "parameters",
             f"{statistics['original_parameters']:,}",
-            f"{statistics['pruned_parameters']:,} (-{statistics['percentage_reduction']:.2f} %)",
+            f"{statistics['pruned_parameters']:,} "
+            f"({change(statistics['percentage_reduction'], 2)})",
         ),
         ("weights in memory", size(statistics["original_bytes"]), size(statistics["pruned_bytes"])),
     ]

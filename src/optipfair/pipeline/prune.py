@@ -54,6 +54,7 @@ class PruneResult:
         left_behind: files of the source that the result does not hold.
         seconds: wall time.
         warnings: what was warned of; the card has them too.
+        notes: what else is worth to know.
     """
 
     output_path: Path | None
@@ -68,6 +69,7 @@ class PruneResult:
     left_behind: Sequence[str]
     cost: Cost | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; the plan itself lies in the output folder."""
@@ -91,6 +93,7 @@ class PruneResult:
             "seconds": round(self.seconds, 3),
             "cost": None if self.cost is None else self.cost.to_dict(),
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
         }
 
 
@@ -193,7 +196,6 @@ def _decide(stack: ExitStack, job: Job, say: Say) -> Run:
 def _carry_out(run: Run, job: Job, command: str | None, warned: list[str]) -> PruneResult:
     """Write what is wanted of a run, and say what was done; `warned` grows meanwhile."""
     run.stored.checkpoint.check_unchanged()
-    _warn_about_widths(run.plan)
     if job.save_plan is not None:
         run.plan.save(job.save_plan)
     result = PruneResult(
@@ -207,6 +209,7 @@ def _carry_out(run: Run, job: Job, command: str | None, warned: list[str]) -> Pr
         seconds=0.0,
         account=run.new.account,
         left_behind=run.new.side_files.left,
+        notes=_notes(run.plan),
     )
     if job.output is not None:
         result = _write(run, job, job.output, command, result, warned)
@@ -271,7 +274,7 @@ def _warnings_of(cost: Cost | None) -> list[str]:
     return found
 
 
-def _warn_about_widths(plan: PruningPlan) -> None:
+def _notes(plan: PruningPlan) -> tuple[str, ...]:
     """Quantized blocks are 32 wide in most formats (`docs/ship.md`)."""
     odd = sorted(
         {
@@ -280,12 +283,14 @@ def _warn_about_widths(plan: PruningPlan) -> None:
             if cut.kept % 32 and cut.width % 32 == 0 and cut.width >= _REAL_WIDTH
         }
     )
-    if odd:
-        listed = ", ".join(map(str, odd[:3]))
-        warn(
-            f"The kept width {listed} is no multiple of 32, as the original was: llama.cpp cannot "
-            "quantize such a model, and kernels are slower. expansion_divisor=32 rounds it down.",
-        )
+    if not odd:
+        return ()
+    listed = ", ".join(map(str, odd[:3]))
+    return (
+        f"The kept width is {listed}, as asked for. For llama.cpp, whose quantization takes "
+        "multiples of 32, and for faster kernels, add expansion_divisor=32 (--expansion-divisor "
+        "32).",
+    )
 
 
 def _widths(plan: PruningPlan) -> dict[str, list[int]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..arch.attention import check_count
+from ..arch.fixed_patterns import broken_pattern
 from ..arch.view import MLPView, ModelView, check_finite
 from ..checking import check_layer_indices
 from ..errors import ArgumentError
@@ -36,9 +37,11 @@ from .request.solving import (
     solve,
     width_multiple,
 )
-from .request.targets import WidthTarget, rate_above
+from .request.targets import WidthTarget, rate_above, small_share
 
 _TRAINED_WIDTH = 1024  # narrower models are toys, mostly
+_ORDINALS = {2: "second", 4: "fourth", 5: "fifth", 6: "sixth"}
+_RATE = 10  # percent of the hidden size: no model's MLP is so narrow
 
 Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
 
@@ -53,6 +56,9 @@ def plan_counts(
         check_sharing(view)
         _chosen(view, request.width, tuple(range(len(view.layers))))  # before it is weighed
     solution = solve(view, request, sizes)
+    for each in _small_shares(request):
+        warn(each)
+    _warn_about_layers_without_data(view, request, data=with_data)
     keep = tuple(index for index in range(len(view.layers)) if index not in set(solution.drop))
     cuts: tuple[WidthCut, ...] = ()
     if solution.width is not None:
@@ -68,6 +74,7 @@ def plan_counts(
     hybrid = request.attention_unit is None and getattr(request.criterion, "accepts_data", False)
     record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
     plan = PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
+    _warn_about_pattern(view, keep)
     if plan.empty:
         warn("Nothing was removed: the target keeps everything. Ask for less.")
     return plan
@@ -189,10 +196,57 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
     return counts
 
 
+def _small_shares(request: PruningRequest) -> list[str]:
+    """Percentages that look like fractions, and rates that look like factors."""
+    targets = {"pruning_percentage": request.width, "depth_pruning_percentage": request.depth}
+    shares = [small_share(name, target.percentage) for name, target in targets.items() if target]
+    rate = request.width.expansion_rate if request.width else None
+    if rate and rate < _RATE:
+        shares.append(
+            f"expansion_rate={rate:g} leaves an MLP of {rate:g} percent of the hidden size. For "
+            f"{rate:g} times the hidden size give {100 * rate:g}."
+        )
+    return [each for each in shares if each]
+
+
+def _warn_about_layers_without_data(
+    view: ModelView, request: PruningRequest, *, data: bool
+) -> None:
+    """Figures: `docs/criteria.md`."""
+    depth, made_up_for = request.depth, request.compensate and data
+    if depth is None or depth.method not in ("last", "first") or made_up_for:
+        return
+    if _widest(view.mlps) < _TRAINED_WIDTH:
+        return
+    warn(
+        f"The {depth.method} layers go whatever they do, which ruins real models: without "
+        "its last 2 of 30 layers the perplexity of SmolLM2-135M went from 27.6 to 2,290, without "
+        "2 that calibration data chose to 33.4, and made up for to 31.2. Give calibration data "
+        "with layer_selection_method='auto' (--preset quality), or train the result afterwards."
+    )
+
+
+def _warn_about_pattern(view: ModelView, keep: Sequence[int]) -> None:
+    """What `docs/ship.md` says of readers that have a family's pattern in their code."""
+    period = broken_pattern(view.spec.model_type, keep)
+    if period is not None:
+        warn(
+            f"llama.cpp takes every {_ORDINALS[period]} layer of {view.spec.model_type!r} for one "
+            "of another kind, wherever it stood before, so it reads the result as another model; "
+            "transformers reads the config. For llama.cpp remove the last layers, or "
+            f"{period} layers that follow each other, beginning at a multiple of {period} "
+            "(layer_indices)."
+        )
+
+
+def _widest(mlps: Sequence[MLPView]) -> int:
+    return max((mlp.width for mlp in mlps), default=0)
+
+
 def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, data: bool) -> None:
     """Figures: `docs/criteria.md`."""
     static = isinstance(request.criterion, Criterion) and request.criterion.needs == WEIGHTS
-    if data or not static or max((mlp.width for mlp in chosen), default=0) < _TRAINED_WIDTH:
+    if data or not static or _widest(chosen) < _TRAINED_WIDTH:
         return
     warn(
         "Without calibration data neurons are chosen by their weights alone, which ruins real "

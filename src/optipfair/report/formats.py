@@ -28,14 +28,29 @@ def number(value: float | None, like: float | None = None) -> str:
         return NOTHING
     magnitude = abs(value)
     text = f"{magnitude:{_digits(abs(value if like is None else like))}}"
-    nothing = not any(digit in text for digit in "123456789")
-    return _MINUS + text if value < 0 and not nothing else text
+    return _MINUS + text if value < 0 and not is_nothing(text) else text
+
+
+def is_nothing(text: str) -> bool:
+    """Whether a written number is 0, however many digits of it are shown."""
+    return not any(digit in text for digit in "123456789")
+
+
+def fixed(value: float, digits: int) -> str:
+    """So many decimals, and no minus before nothing; for terminals."""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if is_nothing(text) else text
+
+
+def change(percentage: float, digits: int) -> str:
+    """By how many per cent something became smaller, as a change: -11.2 %, 0.0 %."""
+    return f"{fixed(-percentage, digits)} %"
 
 
 def signed(value: float | None, like: float | None = None) -> str:
     """As `number`, with a plus where it is more than nothing."""
     text = number(value, like)
-    return f"+{text}" if value is not None and value > 0 else text
+    return f"+{text}" if value is not None and value > 0 and not is_nothing(text) else text
 
 
 def plain(value: float) -> str:
@@ -69,7 +84,8 @@ def _digits(magnitude: float) -> str:
 
 def points(value: float, like: float | None = None) -> str:
     """Hundredths with a sign and one decimal, whatever it is like."""
-    return f"{100 * value:+.1f}".replace("-", _MINUS)
+    text = f"{100 * value:+.1f}"
+    return text[1:] if is_nothing(text) else text.replace("-", _MINUS)
 
 
 def times(value: float, like: float | None = None) -> str:

@@ -65,3 +65,21 @@ def test_every_option_has_a_whole_sentence_of_help() -> None:
     for name, (_, declaration) in declared(PruneOptions).items():
         assert declaration.help[0].isupper() and declaration.help.endswith("."), name
         assert flag_of(name, declaration) is None or flag_of(name, declaration).startswith("--")  # type: ignore[union-attr]
+
+
+def test_names_are_taken_in_any_case_and_written_as_usual() -> None:
+    options = PruneOptions(
+        pruning_type="both",
+        neuron_selection_method="auto",
+        layer_selection_method="AUTO",
+        dtype="BFloat16",
+        verify="FULL",
+    )
+    assert options == PruneOptions(
+        pruning_type="BOTH",
+        neuron_selection_method="AUTO",
+        layer_selection_method="auto",
+        dtype="bfloat16",
+        verify="full",
+    )
+    assert PruneOptions(pruning_type="depths").pruning_type == "depths"  # refused later, as given

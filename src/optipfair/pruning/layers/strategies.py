@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...checking import check_layer_count, check_layers_to_remove
 from ...errors import ArgumentError, UnknownNameError
-from ...registry import Registry, unknown_name
+from ...registry import Registry, same_but_for_case, unknown_name
 
 if TYPE_CHECKING:
     from ...arch.view import ModelView
@@ -153,10 +153,12 @@ def select_layers_to_remove(
         >>> select_layers_to_remove(30, 2, "last")
         [28, 29]
     """
-    method = layer_selection_method
     without_data = [name for name in LAYER_STRATEGIES.names() if not ranks_layers(name)]
-    if method not in without_data:
-        raise UnknownNameError(unknown_name(LAYER_STRATEGIES.kind, method, without_data))
+    method = same_but_for_case(str(layer_selection_method), without_data)
+    if method is None:
+        raise UnknownNameError(
+            unknown_name(LAYER_STRATEGIES.kind, layer_selection_method, without_data)
+        )
     total = check_layer_count("total_layers", total_layers)
     count = check_layer_count("num_layers_to_remove", num_layers_to_remove, total)
     if method != "custom":

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...arch.spec import ATTENTION_UNITS
 from ...checking import DTYPES
-from ...option_fields import declared, option
+from ...option_fields import declared, in_usual_case, option
 from ...registry import Registry
 from ..importance.criteria import CRITERIA
 from ..layers.strategies import LAYER_STRATEGIES
@@ -40,7 +40,7 @@ class PruneOptions:
     """What to prune, by what to choose, on which text, and how to work; nothing is checked here.
 
     The first two sections decide about a model in memory too, and are keywords of `prune_model`;
-    all four are keywords of `prune_checkpoint`.
+    all four are keywords of `prune_checkpoint`. Names may be given in any case.
     """
 
     pruning_type: str = _target(
@@ -70,7 +70,10 @@ class PruneOptions:
         metavar="I,J,...",
     )
     depth_pruning_percentage: float | None = _target(
-        None, "Share of the layers to remove, from 0 to 100.", flag=None
+        None,
+        "Share of the layers to remove, from 0 to 100; with BOTH it stands beside that of the "
+        "neurons.",
+        metavar="PERCENT",
     )
     target_params: int | str | None = _target(
         None,
@@ -172,6 +175,9 @@ class PruneOptions:
         allowed=lambda: VERIFY,
     )
     trust_remote_code: bool = _work(False, "Allow code from the model's repository to run.")
+
+    def __post_init__(self) -> None:
+        in_usual_case(self)
 
     def with_usual_target(self) -> PruneOptions:
         """Width and attention pruning remove 10 % where nothing says how much."""

@@ -20,6 +20,7 @@ from .targets import DepthRequest, WidthTarget, depth_request, width_target
 _GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
 _OF_WIDTH = ("neuron_selection_method", "expansion_rate", "expansion_divisor", "sequential")
 _OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method")
+_DEPTH_TARGETS = ("num_layers_to_remove", "layer_indices", "depth_pruning_percentage")
 _OF_MLPS = ("expansion_rate", "expansion_divisor", "layer_indices")
 _OF_ATTENTION = ("ATTENTION", ("attention_unit",))
 _FOREIGN: dict[str, list[tuple[str, tuple[str, ...]]]] = {  # type → options of another
@@ -219,6 +220,8 @@ def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequ
                 "exclusive in depth pruning. Give one of them."
             )
         share = other
+    if kind == "BOTH" and budget is None:
+        _check_depth_target(options)
     return depth_request(
         options.num_layers_to_remove,
         options.layer_indices,
@@ -226,6 +229,19 @@ def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequ
         options.layer_selection_method,
         budget=budget if kind == "DEPTH" else None,
         may_be_open=budget is not None,
+    )
+
+
+def _check_depth_target(options: PruneOptions) -> None:
+    """With `BOTH` a percentage alone does not say how many layers go."""
+    targets = {name: getattr(options, name) for name in _DEPTH_TARGETS}
+    if any(value is not None for value in targets.values()):
+        return
+    width = "pruning_percentage" if options.expansion_rate is None else "expansion_rate"
+    flags = ", ".join(f"{name} (--{name.replace('_', '-')})" for name in targets)
+    raise ArgumentError(
+        f"No depth target is given: with pruning_type='BOTH', {width} says how many neurons go. "
+        f"Say how many layers go too, by one of {flags}."
     )
 
 

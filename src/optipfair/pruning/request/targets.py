@@ -258,7 +258,8 @@ def explicit_percentage(pruning_type: object, percentage: Any, *others: object) 
     budget) and in depth pruning it counts as absent; any other value there is taken as given.
     """
     is_default = isinstance(percentage, numbers.Real) and percentage == DEFAULT_PERCENTAGE
-    elsewhere = pruning_type == "DEPTH" or any(target is not None for target in others)
+    depth = isinstance(pruning_type, str) and pruning_type.upper() == "DEPTH"
+    elsewhere = depth or any(target is not None for target in others)
     return None if is_default and elsewhere else percentage
 
 
@@ -288,6 +289,17 @@ def _number(name: str, value: object, way_out: str) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def small_share(name: str, percentage: float | None) -> str | None:
+    """What to say of a percentage that looks like a fraction; None of any other."""
+    if percentage is None or not 0 < percentage < 1:
+        return None
+    return f"{name}={percentage:g} removes {percentage:g} percent.{_of_a_hundred(percentage)}"
+
+
+def _of_a_hundred(percentage: float) -> str:
+    return f" For {percentage:g} of all give {100 * percentage:g}." if 0 < percentage < 1 else ""
+
+
 def _check_divisor(value: object) -> int | None:
     if value is None:
         return None
@@ -307,6 +319,6 @@ def _count_from_percentage(percentage: float, total_layers: int) -> int:
         smallest = math.ceil(1e4 / total_layers) / 100
         raise ArgumentError(
             f"depth_pruning_percentage={percentage:g} of {total_layers} layers is no whole layer. "
-            f"The smallest that removes one is {smallest:g}."
+            f"The smallest that removes one is {smallest:g}.{_of_a_hundred(percentage)}"
         )
     return count

@@ -18,6 +18,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 from optipfair import (
+    PruningWarning,
     visualize_bias,
     visualize_heatmap,
     visualize_mean_differences,
@@ -267,7 +268,6 @@ def _out_of_memory(*_: Any) -> None:
 
 ODD = [
     ("The $x_1$ man \\alpha", "The $x^2 woman { \\frac"),
-    ("Ünï — 中文 man 😀", "Ünï — 中國 man 😁"),
     ("a\tb\nc man", "a\tb\nd man"),
     ("very " * 90 + "tall", "very " * 85 + "tiny " * 6 + "x" * 40),
     ("x", "y"),
@@ -336,3 +336,31 @@ def test_figures_are_displayed_in_a_notebook_only(
     for _ in range(3):
         run(model, [PAIR], visualization_types=["heatmap"], layers=[0])  # two figures each
     assert len(shown) == 2 and all(data.startswith(b"\x89PNG") for data in shown)
+
+
+def test_a_script_that_the_font_lacks_is_named_once(model: Any, tmp_path: Path) -> None:
+    pair = ("Ünï — 中文 man", "Ünï — 中國 man")
+    with pytest.warns(PruningWarning) as caught:
+        run(model, [pair], output_dir=tmp_path, layers=[1], control_words=["a", "b", "c"])
+    said = [str(each.message) for each in caught]
+    assert len(said) == 1
+    assert "DejaVu Sans lacks" in said[0]
+    assert (
+        "(Chinese), which is drawn as a box. Install a font that has it, such as 'Noto" in said[0]
+    )
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_a_notebook_shows_the_first_figures_and_says_where_the_others_are(
+    model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[bytes] = []
+    display: Any = types.ModuleType("IPython.display")
+    display.Image, display.display = (lambda data: data), shown.append
+    notebook: Any = types.ModuleType("IPython")
+    notebook.get_ipython = lambda: types.SimpleNamespace(kernel=1)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    with pytest.warns(PruningWarning, match=f"first 6 of .* figures .*; all are in {tmp_path}"):
+        run(model, [PAIR] * 4, output_dir=tmp_path, layers=[1])
+    assert len(shown) == 6 < len(list(tmp_path.glob("*.png")))

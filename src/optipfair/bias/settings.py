@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +17,25 @@ from typing import TYPE_CHECKING, Any
 from ..checking import check_count, whole_number
 from ..errors import ArgumentError, UnknownNameError
 from ..files.output_folder import check_writable, writing_explained
+from ..noted import warn
 from ..option_fields import in_usual_case, option
 from ..registry import same_but_for_case, unknown_name
 from .activations.layer_keys import DEFAULT_COMPONENTS, check_components
 from .prompts.controls import Words
+from .prompts.scripts import script_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg")
+_MISSING = re.compile(r"Glyph (\d+) .* missing from (?:font\(s\) |font |current )?(.*)")
+_SHOWN = 6  # figures in a notebook for one call
+_FONTS = {
+    "symbols": "Noto Sans Symbols",
+    "Chinese": "Noto Sans CJK SC",
+    **dict.fromkeys(("Hiragana", "Katakana"), "Noto Sans CJK JP"),
+    "Hangul": "Noto Sans CJK KR",
+}
 _STYLE = ("figsize", "dpi", "cmap", "title")
 
 
@@ -115,6 +126,8 @@ class BiasFolder:
         if known is None:
             raise UnknownNameError(unknown_name("figure format", figure_format, list(FORMATS)))
         self.format = known
+        self._missing: set[str] = set()
+        self._shown = 0
         self.style: Any = _style(style) if any_figure or style else None
         self.path = output_path(folder)
         if self.path is not None:
@@ -122,16 +135,39 @@ class BiasFolder:
 
     def save(self, name: str, figure: Figure, *, show: bool = True) -> None:
         """Save a figure, and show it in a notebook unless asked not to."""
-        with warnings.catch_warnings():
-            # Characters that the font lacks are drawn as boxes, as `visualize_bias` says.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             self._save(f"{name}.{self.format}", figure.savefig)
-            if show:
+            if show and self._shown < _SHOWN:
                 _show(figure)
+            self._shown += show
+        for each in caught:
+            self._say_again(each.message)
+
+    def _say_again(self, warning: Warning | str) -> None:
+        """Pass a warning on; of letters that the font lacks, once for each script."""
+        missing = _MISSING.match(str(warning))
+        if missing is None:
+            warnings.warn(warning, stacklevel=3)
+            return
+        letter = chr(int(missing[1]))
+        script = script_of(letter)
+        if script in self._missing:
+            return
+        self._missing.add(script)
+        font = _FONTS.get(script, f"Noto Sans {script}")
+        warn(
+            f"The font {missing[2].rstrip('.')} lacks {letter!r} ({script}), which is drawn as a "
+            f"box. Install a font that has it, such as {font!r}, and set "
+            f'matplotlib.rcParams["font.family"] = [{font!r}, "DejaVu Sans"].'
+        )
 
     def write(self, name: str, numbers: Mapping[str, Any]) -> None:
         text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         self._save(name, lambda path: path.write_text(text, encoding="utf-8"))
+        if self._shown > _SHOWN and _in_notebook():
+            where = f"all are in {self.path}" if self.path else "give output_dir to get all of them"
+            warn(f"Only the first {_SHOWN} of {self._shown} figures are shown here; {where}.")
 
     def _save(self, name: str, write: Callable[[Path], object]) -> None:
         """Make the folder, and name it where it cannot be written after all."""
@@ -165,11 +201,15 @@ def _style(given: Mapping[str, Any]) -> Any:
 
 def _show(figure: Figure) -> None:
     """Show a figure in a notebook; elsewhere nothing opens."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
+    if not _in_notebook():
         return
     from IPython.display import Image, display  # type: ignore[import-not-found]
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     display(Image(data=buffer.getvalue()))
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return shell is not None and hasattr(shell, "kernel")

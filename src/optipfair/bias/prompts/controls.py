@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import get_args
 
 from ...checking import check_count
@@ -19,6 +20,7 @@ from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 from .edits import Edit, NoNeutralWordError, find_edits
 from .pairs import PromptPair, check_prompt_pair
+from .scripts import other_language
 from .words import (
     Token,
     WordClass,
@@ -38,6 +40,7 @@ _Swap = tuple[str, str]  # the neutral words for the first and the second prompt
 
 WORD_CLASSES: tuple[WordClass, ...] = get_args(WordClass)
 
+_GIVE_WORDS = "give your own with `control_words`"
 _SPLIT = re.compile("[ -]")
 
 
@@ -84,6 +87,11 @@ def control_pairs(
         edits = list(find_edits(first, second))
     except NoNeutralWordError as exc:
         return Controls((), str(exc))
+    language = other_language(f"{pair.prompt1} {pair.prompt2}", look_up)
+    if language is not None and any(edit.kind not in own for edit in edits):
+        return Controls((), f"the list of neutral words is English, and {language}; {_GIVE_WORDS}")
+    if language is not None:  # plurals are not made as in English
+        edits = [replace(edit, plural=False) for edit in edits]
     taken = {part for token in (*first, *second) for part in _SPLIT.split(token.text.lower())}
     length = length or (lambda text: len(_SPLIT.split(text.strip())))
     uses: Counter[str] = Counter()
@@ -93,8 +101,9 @@ def control_pairs(
             pool = _ranked_words(edit, taken, seed, own)
             swaps[edit.key] = _swaps(edit, pool, count, length, uses)
     tail = pair.prompt1[len(join_words(first)) :]
+    exchanged = partial(_exchanged, first, edits, english=language is None)
     made = tuple(
-        (_exchanged(first, edits, one) + tail, _exchanged(first, edits, two) + tail)
+        (exchanged(one) + tail, exchanged(two) + tail)
         for drawn in zip(*(swaps[edit.key] for edit in edits), strict=False)
         for one, two in [zip(*drawn, strict=True)]
     )
@@ -103,8 +112,8 @@ def control_pairs(
     kinds = " and ".join(sorted({edit.kind.replace("_", " ") for edit in edits}))
     return Controls(
         made,
-        f"the list of neutral words ({kinds}) is enough for {len(made)} of {count} controls; give "
-        "your own with `words`",
+        f"the list of neutral words ({kinds}) is enough for {len(made)} of {count} controls; "
+        f"{_GIVE_WORDS}",
     )
 
 
@@ -163,7 +172,7 @@ def _distances(
     return distances
 
 
-def _exchanged(tokens: list[Token], edits: list[Edit], words: Sequence[str]) -> str:
+def _exchanged(tokens: list[Token], edits: list[Edit], words: Sequence[str], english: bool) -> str:
     """The prompt of `tokens` with a word in the place of each edit, nothing where it is empty."""
     result: list[Token] = []
     seams, position = [], 0  # where something changes: in the result, in `tokens`
@@ -174,7 +183,7 @@ def _exchanged(tokens: list[Token], edits: list[Edit], words: Sequence[str]) -> 
         if word:
             result.append(edit.placed(word))
     result += tokens[position:]
-    for seam in seams:
+    for seam in seams if english else ():
         if 0 < seam < len(result) and is_article(result[seam - 1].text):
             article = article_before(result[seam].text, like=result[seam - 1].text)
             result[seam - 1] = replace(result[seam - 1], text=article)

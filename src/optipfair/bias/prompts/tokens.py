@@ -6,6 +6,7 @@ of prompts is without an alignment; what is left out is counted.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NamedTuple
 
 from ...errors import ArgumentError, DataError
 from ...results import Count, Result
+from .scripts import continues, is_unspaced
 
 Positive = Annotated[int, {"minimum": 1}]
 LeftOut = tuple[dict[int, str], dict[int, str]]  # of each prompt, token position → why
@@ -199,13 +201,23 @@ def _shared(first: Encoded, second: Encoded) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if i in whole]
 
 
+def _is_inside(before: str, after: str) -> bool:
+    """Whether two characters belong to one word: parts of a letter, or letters of a script that
+    puts spaces between words.
+    """
+    if continues(before, after):
+        return True
+    letters = before.isalnum() or unicodedata.category(before).startswith("M")
+    return letters and after.isalnum() and not (is_unspaced(before) or is_unspaced(after))
+
+
 def _words(text: str, spans: Sequence[tuple[int, int]]) -> list[list[int]]:
     """The tokens of each word."""
     words: list[list[int]] = []
     last = 0
     for token, (begin, end) in enumerate(spans):
         around = text[max(begin - 1, 0) : min(begin + 1, end)]
-        goes_on = len(around) == 2 and around.isalnum()  # letters on both sides of its beginning
+        goes_on = len(around) == 2 and _is_inside(*around)
         same_letter = begin < min(last, end)  # a token of a part of its bytes
         if words and (goes_on or same_letter):
             words[-1].append(token)

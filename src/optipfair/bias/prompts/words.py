@@ -13,10 +13,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from .scripts import clusters, is_unspaced
+
 WordClass = Literal["adjective", "person", "thing", "place", "female_name", "male_name"]
 
 # A possessive 's is a word of its own, so that a name keeps it when it is exchanged.
-_WORD = re.compile(r"['\u2019]s\b|\w+(?:-\w+)*(?:['\u2019](?!s\b)\w+)*|[^\w\s]")
+_ALONE = "\ue000\ue001"  # side by side they are two words
+_WORD = re.compile(r"\ue000+|\ue001+|['\u2019]s\b|\w+(?:-\w+)*(?:['\u2019](?!s\b)\w+)*|[^\w\s]")
 _AN_BEFORE_A_NUMBER = re.compile(r"8|1[18](?!\d)")  # eighty, eleven; `inflect` reads words only
 
 
@@ -79,12 +82,27 @@ def _key(text: str) -> str:
 
 
 def split_words(text: str) -> list[Token]:
-    """Words and punctuation marks; joined they are the prompt, but for white space at its end."""
+    """Words and punctuation marks; joined they are the prompt, but for white space at its end.
+
+    Where a script puts no spaces between words, each of its letters is one.
+    """
     tokens, end = [], 0
-    for match in _WORD.finditer(text):
-        tokens.append(Token(text[end : match.start()], match.group()))
+    for match in _WORD.finditer(_outline(text)):
+        tokens.append(Token(text[end : match.start()], text[slice(*match.span())]))
         end = match.end()
     return tokens
+
+
+def _outline(text: str) -> str:
+    """The text with stand-ins, as long, for what is put together and for unspaced letters."""
+    outline = []
+    for number, (start, end) in enumerate(clusters(text)):
+        first, length = text[start], end - start
+        if is_unspaced(first) or (length > 1 and not first.isalnum() and not first.isspace()):
+            outline.append(_ALONE[number % 2] * length)
+        else:
+            outline.append(first + "x" * (length - 1))
+    return "".join(outline)
 
 
 def join_words(tokens: list[Token]) -> str:

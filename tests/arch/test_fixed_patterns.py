@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import CONFIG_MAPPING
 
-from optipfair import PruningWarning, plan_pruning
 from optipfair.arch.fixed_patterns import PERIODS, broken_pattern
-from optipfair.testing import tiny_model
 
 
 @pytest.mark.parametrize(
@@ -32,10 +30,3 @@ def test_layers_must_stand_on_a_place_of_their_kind(
 
 def test_every_family_of_the_table_is_one_of_transformers() -> None:
     assert [family for family in PERIODS if family not in CONFIG_MAPPING] == []
-
-
-def test_a_broken_pattern_is_warned_of_when_layers_go() -> None:
-    model = tiny_model("gemma2")
-    with pytest.warns(PruningWarning, match="llama.cpp takes every second layer of 'gemma2'"):
-        plan_pruning(model, "DEPTH", layer_indices=[1])
-    plan_pruning(model, "DEPTH", layer_indices=[0, 1])

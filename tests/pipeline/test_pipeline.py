@@ -643,3 +643,17 @@ def test_a_large_loss_is_said_in_words(
             calibration_samples=4,
             calibration_length=32,
         )
+
+
+def test_a_pattern_that_other_readers_have_in_their_code_is_warned_of(tmp_path: Path) -> None:
+    tiny_model("gemma2").save_pretrained(tmp_path / "model")
+    said = "llama.cpp takes every second layer of 'gemma2'"
+    with pytest.warns(PruningWarning, match=said):
+        result = prune_checkpoint(
+            *(tmp_path / "model", tmp_path / "out"), pruning_type="DEPTH", layer_indices=[1]
+        )
+    assert said in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert said in result.to_dict()["warnings"][0]
+    prune_checkpoint(
+        *(tmp_path / "model", tmp_path / "two"), pruning_type="DEPTH", layer_indices=[0, 1]
+    )

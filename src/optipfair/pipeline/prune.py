@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..arch.fixed_patterns import broken_pattern
 from ..checkpoint.stored_model import StoredModel
 from ..distributed import in_first, is_first, together
 from ..files.output_folder import new_folder
@@ -31,6 +32,7 @@ __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"
 
 PLAN_FILE = "pruning_plan.json"
 _MOSTLY = 0.5
+_ORDINALS = {2: "second", 4: "fourth", 5: "fifth", 6: "sixth"}
 _REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
 
 
@@ -196,6 +198,7 @@ def _decide(stack: ExitStack, job: Job, say: Say) -> Run:
 def _carry_out(run: Run, job: Job, command: str | None, warned: list[str]) -> PruneResult:
     """Write what is wanted of a run, and say what was done; `warned` grows meanwhile."""
     run.stored.checkpoint.check_unchanged()
+    _warn_about_pattern(run.plan)
     if job.save_plan is not None:
         run.plan.save(job.save_plan)
     result = PruneResult(
@@ -272,6 +275,19 @@ def _warnings_of(cost: Cost | None) -> list[str]:
             "text: optipfair evaluate --text."
         )
     return found
+
+
+def _warn_about_pattern(plan: PruningPlan) -> None:
+    """What `docs/ship.md` says of readers that have a family's pattern in their code."""
+    period = broken_pattern(plan.model_type, plan.keep_layers)
+    if period is not None:
+        warn(
+            f"llama.cpp takes every {_ORDINALS[period]} layer of {plan.model_type!r} for one of "
+            "another kind, wherever it stood before, so it reads the result as another model; "
+            "transformers reads the config. For llama.cpp remove the last layers, or "
+            f"{period} layers that follow each other, beginning at a multiple of {period} "
+            "(layer_indices)."
+        )
 
 
 def _notes(plan: PruningPlan) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..arch.attention import check_count
-from ..arch.fixed_patterns import broken_pattern
 from ..arch.view import MLPView, ModelView, check_finite
 from ..checking import check_layer_indices
 from ..errors import ArgumentError
@@ -40,7 +39,6 @@ from .request.solving import (
 from .request.targets import WidthTarget, rate_above, small_share
 
 _TRAINED_WIDTH = 1024  # narrower models are toys, mostly
-_ORDINALS = {2: "second", 4: "fourth", 5: "fifth", 6: "sixth"}
 _RATE = 10  # percent of the hidden size: no model's MLP is so narrow
 
 Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
@@ -74,7 +72,6 @@ def plan_counts(
     hybrid = request.attention_unit is None and getattr(request.criterion, "accepts_data", False)
     record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
     plan = PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
-    _warn_about_pattern(view, keep)
     if plan.empty:
         warn("Nothing was removed: the target keeps everything. Ask for less.")
     return plan
@@ -224,19 +221,6 @@ def _warn_about_layers_without_data(
         "2 that calibration data chose to 33.4, and made up for to 31.2. Give calibration data "
         "with layer_selection_method='auto' (--preset quality), or train the result afterwards."
     )
-
-
-def _warn_about_pattern(view: ModelView, keep: Sequence[int]) -> None:
-    """What `docs/ship.md` says of readers that have a family's pattern in their code."""
-    period = broken_pattern(view.spec.model_type, keep)
-    if period is not None:
-        warn(
-            f"llama.cpp takes every {_ORDINALS[period]} layer of {view.spec.model_type!r} for one "
-            "of another kind, wherever it stood before, so it reads the result as another model; "
-            "transformers reads the config. For llama.cpp remove the last layers, or "
-            f"{period} layers that follow each other, beginning at a multiple of {period} "
-            "(layer_indices)."
-        )
 
 
 def _widest(mlps: Sequence[MLPView]) -> int:

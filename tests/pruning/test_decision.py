@@ -13,11 +13,13 @@ from torch.utils.data import DataLoader
 from optipfair import (
     ArgumentError,
     DataError,
+    PruningWarning,
     UnknownNameError,
     UnsupportedModelError,
     plan_pruning,
     prune_model,
 )
+from optipfair.arch.view import describe
 from optipfair.pruning.cut.plan import PruningPlan, WidthCut
 from optipfair.pruning.cut.surgery import apply_plan
 from optipfair.testing import tiny_model
@@ -184,3 +186,33 @@ def test_pruning_leaves_the_global_random_state(method: str) -> None:
     pruned(tiny_model("llama"), method=method, dataloader=loader)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
+
+
+def test_data_of_one_token_are_warned_of_and_nothing_is_fitted_to_them() -> None:
+    model, data = tiny_model("llama"), [torch.full((8, 40), 3)]
+    said = pytest.warns(PruningWarning, match="hold one distinct token, so what is chosen")
+    with said, pytest.warns(PruningWarning, match="Too few calibration tokens reached mlp of"):
+        plan = plan_pruning(model, "MLP_GLU", "AUTO", 50, dataloader=data)
+    assert [row["error"] for row in plan.request["reconstruction_errors"]] == [None] * 4
+    for mlp in describe(model).mlps:
+        chosen = list(plan.width_cuts[mlp.layer].keep[0])
+        new = plan.replacements[mlp.layer, mlp.spec.name, mlp.spec.down.name]
+        assert torch.equal(new, mlp.tensors[mlp.spec.down][:, chosen])
+
+
+def test_one_sequence_is_warned_of_in_real_models() -> None:
+    model, data = tiny_model("llama", intermediate_size=1024), [torch.arange(40)[None] % 11]
+    with pytest.warns(PruningWarning, match="hold one distinct sequence, so what is chosen"):
+        plan_pruning(model, "MLP_GLU", "WACT", 50, dataloader=[*data, *data])
+
+
+def test_copies_of_a_sequence_are_judged_by_as_one() -> None:
+    model, ids = tiny_model("llama"), torch.arange(200)[None] % 37
+    alone = plan_pruning(model, "MLP_GLU", "AUTO", 50, dataloader=[ids])
+    copies = plan_pruning(model, "MLP_GLU", "AUTO", 50, dataloader=[ids.repeat(5, 1)])
+    for one, five in zip(
+        alone.request["reconstruction_errors"],
+        copies.request["reconstruction_errors"],
+        strict=True,
+    ):
+        assert one["error"] == pytest.approx(five["error"], rel=1e-3)

@@ -15,9 +15,10 @@ from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import from_first
 from ..errors import UnsupportedModelError
+from ..noted import warn
 from .calibration.activations import own_batches
 from .calibration.holding import Holding
-from .calibration.stream import LIVE, LayerSource, capture, copied_layer
+from .calibration.stream import LIVE, LayerSource, Variety, capture, copied_layer
 from .compensation.blocks import replace_blocks, with_replaced
 from .compensation.by_layers import decide_by_layers
 from .cut.checks import check_cuttable, check_shared_cuts, seen_by
@@ -26,7 +27,7 @@ from .cut.plan import PruningPlan, WidthCut
 from .cut.surgery import cut_copy
 from .layers.removal_loss import TextLoss
 from .layers.strategies import LAYER_STRATEGIES, Chosen, ranks_layers
-from .planning import Scores, choose_neurons, plan_counts, scorer
+from .planning import TRAINED_WIDTH, Scores, choose_neurons, plan_counts, scorer, widest
 from .request.pruning_request import PruningRequest
 from .request.solving import Share, Sizes, allocate, width_multiple
 
@@ -98,6 +99,8 @@ class _Decision:
         plan = self._agreed(plan_counts(view, request, self.means.sizes, with_data=data))
         if plan.empty:
             return plan, None
+        if self.batches is not None:
+            _warn_about_little_data(self.batches, view)
         check_shared_cuts(view, plan)
         if request.by_layers:
             _check_not_shared(view, plan)
@@ -172,6 +175,21 @@ class _Decision:
     def _data(self) -> Reread:
         assert self.batches is not None  # `check_request` has seen to it
         return self.batches
+
+
+def _warn_about_little_data(batches: Reread, view: ModelView) -> None:
+    """Data that hold one thing only say nothing of others; toys are calibrated on anything."""
+    found = Variety.of(batches)
+    if found.tokens == 1 and any(batch.input_ids.shape[1] > 1 for batch in batches):
+        what = "one distinct token"
+    elif found.sequences == 1 and widest(view.mlps) >= TRAINED_WIDTH:
+        what = "one distinct sequence"
+    else:
+        return
+    warn(
+        f"The calibration data hold {what}, so what is chosen and fitted on them may be worse for "
+        "all other text than neurons chosen by their weights and only removed. Give more data."
+    )
 
 
 def _share(view: ModelView, request: PruningRequest, cut: WidthCut, mlp: MLPView) -> Share:

@@ -38,7 +38,7 @@ from .request.solving import (
 )
 from .request.targets import WidthTarget, rate_above, small_share
 
-_TRAINED_WIDTH = 1024  # narrower models are toys, mostly
+TRAINED_WIDTH = 1024  # narrower models are toys, mostly
 _RATE = 10  # percent of the hidden size: no model's MLP is so narrow
 
 Scores = Callable[[Sequence[MLPView]], Iterable[Tensor]]
@@ -213,7 +213,7 @@ def _warn_about_layers_without_data(
     depth, made_up_for = request.depth, request.compensate and data
     if depth is None or depth.method not in ("last", "first") or made_up_for:
         return
-    if _widest(view.mlps) < _TRAINED_WIDTH:
+    if widest(view.mlps) < TRAINED_WIDTH:
         return
     warn(
         f"The {depth.method} layers go whatever they do, which ruins real models: without "
@@ -223,14 +223,14 @@ def _warn_about_layers_without_data(
     )
 
 
-def _widest(mlps: Sequence[MLPView]) -> int:
+def widest(mlps: Sequence[MLPView]) -> int:
     return max((mlp.width for mlp in mlps), default=0)
 
 
 def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, data: bool) -> None:
     """Figures: `docs/criteria.md`."""
     static = isinstance(request.criterion, Criterion) and request.criterion.needs == WEIGHTS
-    if data or not static or _widest(chosen) < _TRAINED_WIDTH:
+    if data or not static or widest(chosen) < TRAINED_WIDTH:
         return
     warn(
         "Without calibration data neurons are chosen by their weights alone, which ruins real "

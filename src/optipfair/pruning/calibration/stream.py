@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from ...arch.limits import check_sequences
 from ...arch.view import LayerView, ModelView
 from ...batches import Batch
-from ...distributed import together, total
+from ...distributed import gathered, together, total
 from ...errors import OptiPFairError, UnsupportedModelError
 from ...hooks import evaluating
 from .activations import forward, no_batch, read_batches
 from .holding import HiddenStates, Holding
+from .moments import FIT, token_roles
 
 _TOLERANCE = 1e-3
 
@@ -63,6 +64,33 @@ class LayerSource:
             yield
 
 
+@dataclass(frozen=True)
+class Variety:
+    """How many distinct sequences and tokens calibration data hold; those of all processes."""
+
+    sequences: int
+    tokens: int
+
+    @classmethod
+    def of(cls, batches: Iterable[Batch]) -> Variety:
+        """Count as far as two of each."""
+        rows: set[bytes] = set()
+        tokens: set[int] = set()
+        for batch in batches:
+            for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True):
+                real = ids[mask].cpu()
+                if not len(real):
+                    continue
+                rows.add(real.to(torch.int64).numpy().tobytes())
+                tokens |= {int(each) for each in real.unique()[:2]}
+            if len(rows) > 1 and len(tokens) > 1:
+                break
+        found = gathered((list(rows)[:2], list(tokens)[:2]))
+        return cls(
+            *(len({each for part in parts for each in part}) for parts in zip(*found, strict=True))
+        )
+
+
 @dataclass
 class Batches:
     """What flows through the layers of a model, which come from a source.
@@ -77,6 +105,20 @@ class Batches:
     hidden: HiddenStates = field(default_factory=HiddenStates)  # enters the next layer, (B, S, H)
     arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
     forms: list[Form] = field(default_factory=list)  # how each layer wraps its hidden states
+    variety: Variety = Variety(2, 2)
+
+    def roles(self, number: int) -> Tensor:
+        """What each token of a batch is for (`token_roles`), (B, S).
+
+        Copies of one sequence hold back the same tokens, so that none is judged by that was fitted
+        in another copy; of one token only there is nothing to judge by.
+        """
+        mask = self.masks[number]
+        if self.variety.tokens < 2:
+            return mask * FIT
+        if self.variety.sequences < 2:
+            return torch.cat([token_roles(row[None], 0) for row in mask])
+        return token_roles(mask, self.firsts[number])
 
 
 def copied_layer(layer: nn.Module) -> nn.Module:
@@ -100,7 +142,7 @@ def capture(
     the same, or it is a `NotByLayersError`.
     """
     given = list(read_batches(batches))  # processes may wait for each other here
-    stream = Batches(view, source)
+    stream = Batches(view, source, variety=Variety.of(given))
     with together(), evaluating(view.model):
         check_sequences(view.model, given)
         stream.forms = _checked_forms(view, source)

@@ -26,7 +26,7 @@ from ...noted import warn
 from ...progress import track
 from ..calibration.activations import down_module, not_finite_on_data, real_tokens, updating
 from ..calibration.holding import HiddenStates, Key, Replacements
-from ..calibration.moments import HELD_BACK, Moments, token_roles
+from ..calibration.moments import HELD_BACK, Moments
 from ..calibration.stream import Batches, LayerSource, mapped, run_layer
 from ..cut.plan import runs
 from ..cut.surgery import own_mlp
@@ -159,7 +159,7 @@ def _block_moments(
             inputs, output = _run_seeing(mlp, layer, hidden, arguments[mlp.layer], mask)
             gap = real_tokens(onward[number], mask).to(weight.device) - output  # (T, H)
             targets = inputs @ weight.T + gap / anchor.scale
-            held = token_roles(mask, stream.firsts[number])[mask].to(inputs.device) == HELD_BACK
+            held = stream.roles(number)[mask].to(inputs.device) == HELD_BACK
             for place, chosen in enumerate((~held, held)):
                 sums[place] += _moments(inputs[chosen], targets[chosen])
     powers = total(*(moments.power or 0.0 for moments in sums))

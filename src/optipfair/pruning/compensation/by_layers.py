@@ -104,7 +104,8 @@ class _Pass:
         batches, tokens = self.batches, list[Tokens]()
         with together(), collecting(inputs, tokens):
             for number, hidden in enumerate(batches.hidden):
-                tokens[:] = [Tokens.of(hidden, batches.masks[number], batches.firsts[number])]
+                of_batch = Tokens.of(hidden, batches.masks[number], batches.firsts[number])
+                tokens[:] = [replace(of_batch, roles=batches.roles(number))]
                 output = run_layer(layer, hidden, batches.arguments[number][index])
                 if keep:
                     batches.hidden[number] = output

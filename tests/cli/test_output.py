@@ -94,14 +94,14 @@ def test_a_closed_stream_ends_no_run(llama_folder: Path, tmp_path: Path, closed:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["families"], ["families", "--json"]])
-def test_a_reader_that_has_gone_ends_no_run(arguments: list[str]) -> None:
+def test_a_reader_that_has_gone_is_told_by_the_exit_code_alone(arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
         done = _optipfair([*arguments], stdout=writing, stderr=subprocess.PIPE)
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_full_disk_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,8 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911
         return _fail(str(exc), code) if launched_rank() == 0 else code
     except MemoryError:
         return _fail("Out of memory. Try a smaller --dtype or a machine with more.", FAILED)
-    except BrokenPipeError:  # nobody reads on
-        return DONE
+    except BrokenPipeError:  # nobody reads the results, which are printed when all is done
+        return FAILED
     except (OSError, RuntimeError) as exc:  # disk and device; nothing half done is left
         parts = " ".join([str(exc), *getattr(exc, "__notes__", ())]).split()
         return _fail(f"{type(exc).__name__}: {' '.join(parts)}", FAILED)

@@ -33,11 +33,10 @@ def say(text: str = "", *, err: bool = False) -> None:
     try:
         stream.write(_as_shown(visible(text), stream.encoding or "utf-8") + "\n")
         stream.flush()
-    except BrokenPipeError:  # nobody reads on
+    except OSError as exc:  # nobody reads on, or the disk is full
         _forget(stream)
-    except OSError:
-        _forget(stream)
-        raise
+        if not (err and isinstance(exc, BrokenPipeError)):
+            raise
 
 
 def _as_shown(text: str, encoding: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arch.gguf_config import check_all_taken, gguf_config
 from .arch.heterogeneous import allow_reading, class_for, overrides
-from .arch.twin import BUILDING, build_on_meta
+from .arch.twin import build_on_meta, building
 from .checking import DTYPES
 from .errors import ArgumentError, CheckpointError, OptiPFairError, UnknownNameError
 from .files.gguf_header import read_gguf_header
@@ -69,7 +69,7 @@ def load_model(
     found = source if isinstance(source, Source) else find_source(source)
     check_readable(found)
     load = _loader(found, trust_remote_code)
-    with BUILDING, _reading(found, show_progress):
+    with building(), _reading(found, show_progress):
         model, info = load(
             found.location,
             dtype=kind,

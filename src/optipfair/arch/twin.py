@@ -27,10 +27,7 @@ from .buffers import changed_buffers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# While it builds a model, transformers takes torch's initializers away from the whole process: two
-# threads at once would each put back what the other had left, and modules made afterwards would
-# hold memory as it was. Whoever builds or loads a model holds this.
-BUILDING = threading.RLock()
+_ALONE = threading.RLock()
 
 ShapeChange = tuple[tuple[int, ...], tuple[int, ...]]  # (old, new)
 
@@ -166,9 +163,26 @@ def _why_not(config: Any, exc: Exception) -> str:
 
 
 @contextmanager
+def building() -> Iterator[None]:
+    """Build or load models alone.
+
+    Meanwhile transformers takes torch's initializers away from the whole process: of two threads
+    each would put back what the other had left. Where Ctrl-C comes before it has noted them all,
+    putting them back fails with another error.
+    """
+    try:
+        with _ALONE:
+            yield
+    except UnboundLocalError as exc:
+        if isinstance(exc.__context__, KeyboardInterrupt):
+            raise exc.__context__ from None
+        raise
+
+
+@contextmanager
 def _without_weights() -> Iterator[None]:
     """Build modules on `meta`; some constructors draw random numbers, which must not show."""
-    with BUILDING, torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights():
+    with building(), torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights():
         yield
 
 

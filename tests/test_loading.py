@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from optipfair import ArgumentError, CheckpointError, UnknownNameError, load_model, load_tokenizer
+from optipfair.arch.twin import build_on_meta
 from optipfair.loading import (
     DTYPES,
     available_devices,
@@ -202,3 +203,19 @@ def test_transformers_speaks_again_after_an_error() -> None:
         assert logging.get_verbosity() == logging.ERROR
         raise ZeroDivisionError
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_an_interrupt_while_initializers_are_taken_away_stays_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers notes `init_weights` last, and puts it back though it has not."""
+    from transformers import initialization
+
+    class Interrupting(dict[str, object]):
+        def keys(self) -> Any:
+            raise KeyboardInterrupt
+
+    config = tiny_model("llama").config
+    monkeypatch.setattr(initialization, "TORCH_INIT_FUNCTIONS", Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        build_on_meta(config)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arch.heterogeneous import class_for, overrides
-from .arch.twin import build_on_meta
+from .arch.twin import build_on_meta, building
 from .checking import DTYPES
 from .errors import ArgumentError, CheckpointError, UnknownNameError
 from .files.safetensors_reader import open_checkpoint, read_config
@@ -63,7 +63,7 @@ def load_model(
     kind = check_dtype(dtype)
     found = source if isinstance(source, Source) else find_source(source)
     check_readable(found)
-    with _reading(found, show_progress):
+    with building(), _reading(found, show_progress):
         model, info = _loader(found, trust_remote_code)(
             found.location,
             dtype=kind,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from .buffers import changed_buffers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_ALONE = threading.RLock()
 
 ShapeChange = tuple[tuple[int, ...], tuple[int, ...]]  # (old, new)
 
@@ -144,9 +147,26 @@ def build_on_meta(config: Any) -> PreTrainedModel:
 
 
 @contextmanager
+def building() -> Iterator[None]:
+    """Build or load models alone.
+
+    Meanwhile transformers takes torch's initializers away from the whole process: of two threads
+    each would put back what the other had left. Where Ctrl-C comes before it has noted them all,
+    putting them back fails with another error.
+    """
+    try:
+        with _ALONE:
+            yield
+    except UnboundLocalError as exc:
+        if isinstance(exc.__context__, KeyboardInterrupt):
+            raise exc.__context__ from None
+        raise
+
+
+@contextmanager
 def _without_weights() -> Iterator[None]:
     """Build modules on `meta`; some constructors draw random numbers, which must not show."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights():
+    with building(), torch.random.fork_rng(devices=[]), torch.device("meta"), no_init_weights():
         yield
 
 

@@ -21,6 +21,7 @@ from optipfair import (
     load_tokenizer,
     prune_model,
 )
+from optipfair.arch.twin import build_on_meta
 from optipfair.loading import (
     DTYPES,
     available_devices,
@@ -233,3 +234,19 @@ def test_counts_that_no_file_can_hold_are_refused_at_once(llama_copy: Path, fiel
     for read in (load_model, lambda folder: load_config(find_source(folder))):
         with pytest.raises(CheckpointError, match=rf"{field}=1000000000.*hold fewer"):
             read(llama_copy)
+
+
+def test_an_interrupt_while_initializers_are_taken_away_stays_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers notes `init_weights` last, and puts it back though it has not."""
+    from transformers import initialization
+
+    class Interrupting(dict[str, object]):
+        def keys(self) -> Any:
+            raise KeyboardInterrupt
+
+    config = tiny_model("llama").config
+    monkeypatch.setattr(initialization, "TORCH_INIT_FUNCTIONS", Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        build_on_meta(config)

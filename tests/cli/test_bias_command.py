@@ -154,7 +154,7 @@ BAD = [
     (["--controls", "many"], "'many' is not a valid integer"),
     (["--category", "gendre"], "Unknown category 'gendre'. Did you mean 'gender'"),
     (["--category", "gender", "--pairs", "x.csv"], "are mutually exclusive"),
-    (["--pairs", "none.csv"], "Cannot read none.csv"),
+    (["--pairs", "none.csv"], "none.csv cannot be read"),
     (["--pairs", "pairs.txt"], "ending in .csv or .jsonl"),
     (["--visualization-types", "mean_diff"], "need a folder.*--output-dir"),
     (["--visualization-types", "heat", "--output-dir", "out"], "Did you mean 'heatmap'"),

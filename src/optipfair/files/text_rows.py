@@ -93,7 +93,7 @@ def read_texts(
     with reading(path, DataError, "Give a file of text in UTF-8."):
         text = read_text(path, _MOST).removeprefix("\ufeff")
     if "\0" in text:
-        raise DataError(f"{path} holds zero bytes, so it is no text. {_GIVE}.")
+        raise DataError(f"{path} holds zero bytes, so it is no text. {_GIVE}, in UTF-8.")
     if suffix in _OF_ROWS:
         return texts_of(path, _rows(path, text), name=name, option=option, tokenizer=tokenizer)
     if name is not None:

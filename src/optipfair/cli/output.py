@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import warnings
@@ -35,6 +36,20 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False
     )
     console.print(table)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import what is large. All of it stays: to look for garbage among it takes a second."""
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 @contextmanager

@@ -62,8 +62,7 @@ class Spilled:
 class SpillFile:
     """A file that tensors are appended to, read from and overwritten in.
 
-    Writing is by offset, so that a full disk is an error; reading maps only what is read, for as
-    long as it is copied.
+    Writing is by offset, so that a full disk is an error; reading maps only what is read.
     """
 
     def __init__(self, file: Any) -> None:

@@ -71,11 +71,7 @@ def base_config(model_class: type[nn.Module], config: Any) -> Any:
 
 
 def build(model_class: type[nn.Module], config: Any) -> nn.Module:
-    """Build a model from a config whose layers may differ.
-
-    Raises a ValueError where overrides skip parts of a layer, which only the model's own class can
-    do, and whatever the class raises about a config that it does not accept.
-    """
+    """Build a model from a config whose layers may differ; errors are those of its class."""
     model: nn.Module = class_for(model_class, config)(config)
     model.__class__ = model_class
     return model

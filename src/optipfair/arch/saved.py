@@ -102,11 +102,9 @@ def probe(
 ) -> dict[str, tuple[TensorSlot, Tensor]]:
     """Where the neurons of an MLP lie on disk: name → its slot, and marks of hidden size 2.
 
-    `saved` gives tensors the form and the names that they have there.
-
-    Each mark is `neuron + I * (block + blocks * expert)`, unique within a slot but for the rows of
-    one unit: where it stands in the saved form, that row or column of the tensor in memory is
-    stored.
+    `saved` gives tensors their form and names there. Each mark is `neuron + I * (block + blocks *
+    expert)`, unique within a slot but for the rows of one unit: where it stands in the saved form,
+    that row or column of the tensor in memory is stored.
     """
     found: dict[str, tuple[TensorSlot, Tensor]] = {}
     marks = {slot: _marks(mlp, slot, tensor) for slot, tensor in mlp.tensors.items()}

@@ -136,8 +136,7 @@ def conv1d(up: str, down: str) -> tuple[TensorSlot, ...]:
 def experts_layout(*, gate: bool, transposed: bool, interleaved: bool) -> tuple[TensorSlot, ...]:
     """Fused experts, (E, ..., ...) tensors on one module, as transformers 5 keeps them.
 
-    `transposed`: each expert's matrix is stored as (in, out); `interleaved`: gate and up alternate
-    row by row.
+    `transposed` ones are stored as (in, out); of `interleaved` ones gate and up alternate by row.
     """
     into_axis, out_axis = (2, 1) if transposed else (1, 2)
     name, blocks = ("gate_up_proj", 2) if gate else ("up_proj", 1)

@@ -49,11 +49,7 @@ class PieceCut:
 
 
 class StoredReplacements:
-    """The tensors that take the place of others, by their names on disk.
-
-    Attributes:
-        keys: name on disk → the replaced tensor that it is, or is a part of.
-    """
+    """The tensors that take the place of others, by their names on disk: `keys`."""
 
     def __init__(self, stored: StoredModel, tensors: Mapping[Key, Tensor]) -> None:
         """Take tensors in the form that they have in memory."""

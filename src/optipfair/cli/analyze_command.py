@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import print_json, print_table, say
+from .output import importing, print_json, print_table, say
 from .shared_options import device_option, json_option, model_option, trust_option
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def analyze(model_path: str, device: str, trust_remote_code: bool, as_json: bool
 
     Config and headers are enough: no weight is loaded, so --device has nothing to do.
     """
-    from ..analysis import analyze_model
+    with importing():
+        from ..analysis import analyze_model
 
     if device not in _ALWAYS_THERE:
         from ..loading import check_device  # asks torch, which takes seconds to import

@@ -6,6 +6,7 @@ what the terminal cannot show, or no longer takes, ends no run.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -114,6 +115,20 @@ def _width() -> int:
     """Columns of the terminal; piped output has no width of its own and must not be cut."""
     shown = sys.stdout is not None and sys.stdout.isatty()
     return shutil.get_terminal_size().columns if shown else 120
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import what is large. All of it stays: to look for garbage among it takes a second."""
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from ..distributed import launched, launched_rank
 from ..pruning.options.presets import PRESETS
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import read_recipe
-from .output import print_json, print_table, say, show_bars, showing_warnings
+from .output import importing, print_json, print_table, say, show_bars, showing_warnings
 from .shared_options import command_line, flags, given, json_option
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def prune(
       optipfair prune --model-path org/name --output-path smaller --pruning-type DEPTH \\
           --num-layers-to-remove 4
     """
-    from ..pipeline import prune_checkpoint
+    with importing():
+        from ..pipeline import prune_checkpoint
 
     asked = {**(read_recipe(recipe) if recipe else {}), **given(PruneOptions)}
     named = {"model_path": model_path, "preset": preset, "plan": plan}

@@ -54,7 +54,7 @@ CARRIED_OVER = (
 LEFT_BEHIND = (
     *("pytorch_model.bin", "pytorch_model.bin.index.json", "model.gguf", "tf_model.h5"),
     *("flax_model.msgpack", "training_args.bin", "trainer_state.json", "optimizer.pt"),
-    *("quantize_config.json", "quant_config.json", "hf_quant_config.json", "adapter_config.json"),
+    *("quantize_config.json", "quant_config.json"),
     *("onnx/model.onnx", "onnx/config.json", "original/consolidated.00.pth"),
     *("original/params.json", "other.safetensors", ".gitattributes", "figures/loss.png"),
     *(".git/config", "runs/events", "model.safetensors.bak"),
@@ -87,8 +87,10 @@ def test_other_formats_and_notes_of_other_weights_stay_behind(
 ) -> None:
     before = files(llama_copy)
     put(llama_copy, LEFT_BEHIND)
-    prune_checkpoint(llama_copy, tmp_path / "out", **WIDTH)
+    result = prune_checkpoint(llama_copy, tmp_path / "out", **WIDTH)
     assert files(tmp_path / "out") == before | {PLAN_FILE, "README.md", RECIPE_FILE, FILES}
+    roots = {name.split("/")[0] for name in LEFT_BEHIND if not name.endswith(".index.json")}
+    assert {name.split("/")[0] for name in result.left_behind} == roots
 
 
 def test_of_shards_that_become_one_file_no_index_is_left(tmp_path: Path) -> None:

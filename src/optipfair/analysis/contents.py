@@ -33,6 +33,7 @@ class Portion:
     size: int  # in parameters or bytes
     layers: frozenset[int]  # that hold it; none where it stands outside of them
     mlp: tuple[int, str] | None  # layer and name of the MLP whose neurons it holds, if it does
+    goes_with_widths: bool = False  # of layers that predict further tokens
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
     portions, counted = [], set(range(len(stored.view.layers)))
     for name, info in stored.tensors.items():
         layers = frozenset(counted & {stored.layer_of(name)})
-        portions.append(Portion(info.nbytes, layers, mlps.get(name)))
+        further = stored.predicts_further(name)
+        portions.append(Portion(info.nbytes, layers, mlps.get(name), further))
     return portions
 
 
@@ -118,7 +120,9 @@ def removed(portions: Iterable[Portion], plan: PruningPlan) -> int:
     shares = {(cut.layer, cut.mlp): (cut.width - cut.kept, cut.width) for cut in plan.width_cuts}
     gone = 0
     for portion in portions:
-        if portion.layers and not portion.layers & keep:
+        if (portion.goes_with_widths and plan.width_cuts) or (
+            portion.layers and not portion.layers & keep
+        ):
             gone += portion.size
         elif portion.mlp in shares:
             neurons, width = shares[portion.mlp]

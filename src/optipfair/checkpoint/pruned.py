@@ -102,7 +102,8 @@ def prepare(
     replaced = StoredReplacements(stored, plan.replacements or {})
     outputs = rewritten(stored, plan, new, dtype, replaced)
     shards = lay_out(outputs, max_shard_bytes)
-    beside = side_files(stored.checkpoint.folder)
+    weights = {info.file.name for info in stored.tensors.values()}
+    beside = side_files(stored.checkpoint.folder, weights)
     return NewCheckpoint(new, dtype, shards, replaced, beside, _account(stored, plan, outputs))
 
 

@@ -21,19 +21,24 @@ _CARRIED = (
     *("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.spm", "*.py"),
     *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
 )
-_FOLDERS = ("additional_chat_templates",)  # and those that modules.json names
+_FOLDERS = (
+    "additional_chat_templates",
+    "LICENSES",
+    "LICENCES",
+)  # and those that modules.json names
 _REWRITTEN = (
-    *("config.json", "*.safetensors", "*.index.json", "README.md", "pruning_plan.json"),
+    *("config.json", "*.index.json", "README.md", "pruning_plan.json"),
     *("recipe.yaml", FILES),
 )
-_OF_TRAINING = ("trainer_state.json", "training_args*", "all_results.json", "*_results.json")
+_OF_OTHERS = (  # of training, and of other forms of the weights
+    *("trainer_state.json", "training_args*", "*_results.json", "quant*config.json"),
+    "quantize*.json",
+)
 _REFUSED = {
     "adapter_config.json": "holds an adapter (adapter_config.json), which pruning would lose. "
     "Merge it first, with merge_and_unload() of peft, and save the result",
-    **dict.fromkeys(
-        ("hf_quant_config.json", "quantize_config.json", "quant_config.json"),
-        "says in a file of its own that its weights are quantized. Prune the model before it was",
-    ),
+    "hf_quant_config.json": "says in a file of its own that its weights are quantized. Prune the "
+    "model before it was",
 }
 _SCALES = ("*_scale", "*_scale_inv", "*.scales", "*.qzeros", "*_zero_point")
 
@@ -52,13 +57,14 @@ class SideFiles:
             shutil.copyfile(self.folder / name, target / name)
 
 
-def side_files(folder: Path) -> SideFiles:
-    """Say which files of a model's folder come along and which stay behind."""
+def side_files(folder: Path, weights: Iterable[str]) -> SideFiles:
+    """Say which files beside the weights of a model come along and which stay behind."""
     carried: list[str] = []
     left: list[str] = []
-    modules = {*_FOLDERS, *_module_folders(folder)}
+    modules, known = {*_FOLDERS, *_module_folders(folder)}, {*weights}
     for path in sorted(folder.iterdir()):
-        if any(fnmatch(path.name, each) for each in _REWRITTEN) and not path.is_dir():
+        rewritten = any(fnmatch(path.name, each) for each in _REWRITTEN)
+        if (rewritten or path.name in known) and not path.is_dir():
             continue
         if path.is_dir() and path.name in modules and not path.is_symlink():
             inside = [each for each in sorted(path.rglob("*")) if not each.is_dir()]
@@ -88,7 +94,7 @@ def check_plain(folder: Path, unexpected: Iterable[str]) -> None:
 
 
 def _comes_along(name: str) -> bool:
-    if any(fnmatch(name, each) for each in _OF_TRAINING):
+    if any(fnmatch(name, each) for each in _OF_OTHERS):
         return False
     return any(fnmatch(name, each) for each in _CARRIED)
 

@@ -79,7 +79,7 @@ def _convert_pickled(folder: Path, files: list[Path], target: Path) -> None:
         index = {"metadata": {}, "weight_map": weight_map}
         (target / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
     (target / "config.json").write_bytes((folder / "config.json").read_bytes())
-    side_files(folder).copy_to(target)
+    side_files(folder, ()).copy_to(target)
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ def test_requests_that_do_not_fit_are_refused(arguments: tuple[object, ...], mat
         select_layers_to_remove(*arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", [None, 3, ["last"], "LAST"], ids=str)
+@pytest.mark.parametrize("method", [None, 3, ["last"], "lasst"], ids=str)
 def test_an_unknown_strategy_lists_the_known_ones(method: object) -> None:
     with pytest.raises(UnknownNameError, match="Available: custom, first, last"):
         select_layers_to_remove(4, 1, method)  # type: ignore[arg-type]

@@ -223,13 +223,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         _flush_names(target.parent)
     except BaseException:
         if not ((work / "old").exists() and new.exists()):  # what was there is not in its place
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(work)
         with suppress(OSError):  # someone else has put something there
             for parent in made:
                 parent.rmdir()
         raise
     else:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
     finally:
         if held is not None:
             os.close(held)
@@ -263,7 +263,9 @@ def _work_folder(target: Path, path: Path) -> tuple[Path, int | None]:
         for other in sorted(target.parent.glob(f"{_WORK}*")):
             _clear(other, target, path)
         work = Path(tempfile.mkdtemp(prefix=_WORK, dir=target.parent))
-        (work / _OWNER).write_text(json.dumps({"output": target.name}), encoding="utf-8")
+        mark = work / f"{_OWNER}.part"  # whole or not at all: half a mark would mark nothing
+        mark.write_text(json.dumps({"output": target.name}), encoding="utf-8")
+        mark.replace(work / _OWNER)
         return work, _locked(work, wait=False)
     finally:
         if parent is not None:
@@ -312,10 +314,17 @@ def _clear(work: Path, target: Path, path: Path) -> None:
                     f"something else is in {path} now. Move one of them away."
                 )
             old.rename(target)
-        shutil.rmtree(work)
+        _remove(work)
     finally:
         if held is not None:
             os.close(held)
+
+
+def _remove(work: Path) -> None:
+    """Remove a working folder, its mark last: what a kill leaves is still known to be ours."""
+    for part in (work / "old", work / "new"):
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _is_for(work: Path, target: Path) -> bool:

@@ -4,7 +4,7 @@
         [-max_total_time=SECONDS] [other options of libFuzzer]
 
 Guided by coverage (atheris). A finding is a traceback, a hang of more than 10 seconds, or more than
-2 GiB of memory. `make fuzz` runs them all.
+4 GB of memory. `make fuzz` runs them all.
 """
 
 from __future__ import annotations

@@ -207,7 +207,8 @@ def check_readable(source: Source, *, weights: bool = True) -> None:
         _check_counts(folder, read_config(folder))
         if weights:
             open_checkpoint(folder)
-    if source.kind == "gguf":
+    if source.path is not None and source.kind == "gguf":
+        read_gguf_header(source.path)  # more strictly than transformers reads it afterwards
         missing = [name for name in ("gguf", "accelerate") if not importlib.util.find_spec(name)]
         if missing:
             raise CheckpointError(

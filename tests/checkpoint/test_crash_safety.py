@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from optipfair import OutputError, load_model, prune_checkpoint
-from optipfair.files.output_folder import FILES, new_folder
+from optipfair.files.output_folder import new_folder
 from optipfair.files.safetensors_reader import open_checkpoint
+from optipfair.files.written_files import FILES
 from optipfair.testing import tiny_model
 from support.nursery import INTERRUPTED, Nursery, wait_for_a_signal
 

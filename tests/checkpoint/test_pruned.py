@@ -25,8 +25,8 @@ from optipfair.checkpoint.pruned import (
 from optipfair.checkpoint.stored_decision import decide_stored
 from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.files import safetensors_writer as writer
-from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, TensorInfo
+from optipfair.files.written_files import FILES
 from optipfair.loading import find_source, load_config
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.pruning.cut.plan import PruningPlan

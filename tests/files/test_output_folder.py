@@ -324,3 +324,12 @@ def test_errors_name_the_folder_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as missing, new_folder(tmp_path / "out") as folder:
         (folder / "none").read_text()
     assert str(missing.value).endswith(f"'{tmp_path / 'out' / 'none'}'")
+
+
+def test_where_a_disk_is_mounted_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "mounted")
+    with pytest.raises(OutputError, match="disk is mounted"):
+        check_output(tmp_path / "mounted", None, True)

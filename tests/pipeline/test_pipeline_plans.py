@@ -21,8 +21,8 @@ from optipfair import (
     prune_checkpoint,
     prune_model,
 )
-from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
+from optipfair.files.written_files import FILES
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.testing import tiny_model
 
@@ -354,3 +354,16 @@ def test_all_weights_are_checked_only_on_request(
     ):
         prune_checkpoint(llama_copy, llama_copy.parent / "out", check_weights=True, **way)
     prune_checkpoint(llama_copy, llama_copy.parent / "out", **way)
+
+
+def test_a_file_of_the_users_beside_a_plan_stays(llama_copy: Path) -> None:
+    """Whatever its name: names prove nothing."""
+    theirs = llama_copy.parent / ".plan.json.partial"
+    theirs.write_text("mine")
+    prune_checkpoint(llama_copy, save_plan=llama_copy.parent / "plan.json", pruning_percentage=40)
+    assert theirs.read_text() == "mine"
+    assert sorted(path.name for path in llama_copy.parent.iterdir()) == [
+        ".plan.json.partial",
+        "model",
+        "plan.json",
+    ]

@@ -27,8 +27,8 @@ from optipfair import (
     load_model,
     prune_checkpoint,
 )
-from optipfair.files.output_folder import FILES
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
+from optipfair.files.written_files import FILES
 from optipfair.loading import quiet_transformers
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.pruning.options.recipe import RECIPE_FILE

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import UnsupportedModelError
-from ..files.output_folder import FILES
+from ..files.written_files import FILES
 
 _CARRIED = (
     *("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.spm", "*.py"),

@@ -1,8 +1,7 @@
-"""Output folders, which appear only when they are complete: who may replace what is there.
+"""Output folders, which appear only when they are complete.
 
 Everything is made in a working folder beside the output, which a run makes under a name that nobody
-else has, marks as its own and locks. A folder is replaced only if a run has written all that is in
-it: each result lists its files in `.optipfair.json`.
+else has, marks as its own and locks.
 """
 
 from __future__ import annotations
@@ -10,41 +9,27 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ..errors import OptiPFairError, OutputError
 from ..visible import is_utf8
+from .written_files import check_replaceable, entries, list_files
 
 try:
     import fcntl
 except ImportError:  # Windows: two runs into one folder are not told apart there
     fcntl = None  # type: ignore[assignment]
 
-FILES = ".optipfair.json"  # what a run has written into a folder
 _WORK = ".optipfair-"  # begins the name of a working folder
 _OWNER = "owner.json"  # in it: for which output it is
 _LONGEST = "model-00001-of-00001.safetensors"  # of the names in a result
-
-# Without a list of files: what models of other tools and of earlier versions hold.
-_OF_A_MODEL = (
-    *(
-        "config.json",
-        "generation_config.json",
-        "model*.safetensors",
-        "model.safetensors.index.json",
-    ),
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
-    *("chat_template.jinja", "preprocessor_config.json", "processor_config.json", "README.md"),
-    *("pruning_plan.json", "recipe.yaml", FILES),
-)
 
 
 def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
@@ -70,7 +55,7 @@ def check_output(path: Path, source: Path | None, overwrite: bool) -> None:
         ancestor = ancestor.parent
     if not ancestor.is_dir():
         raise OutputError(f"The output {path} cannot be written: {ancestor} is a file.")
-    _check_replaceable(path, target, overwrite)
+    check_replaceable(path, target, overwrite)
     _try_to_write(path, target)
 
 
@@ -94,65 +79,6 @@ def _check_apart(path: Path, target: Path, source: Path) -> None:
                 f"The output {path} holds {file.resolve().name}, which the input's {file.name} is "
                 "a link to. Give another folder; the input is never overwritten."
             )
-
-
-def _check_replaceable(path: Path, target: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds anything that no run has written."""
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    if not (target / "config.json").is_file():
-        raise OutputError(
-            f"The output folder {path} is not empty and holds no model (no config.json), so it is "
-            "never overwritten. Give another folder."
-        )
-    if not overwrite:
-        raise OutputError(
-            f"The output folder {path} holds a model. Give --overwrite (overwrite=True) to replace "
-            "it, or another folder."
-        )
-    if os.path.ismount(target):
-        raise OutputError(
-            f"The output folder {path} is where a disk is mounted, which cannot be replaced. Give "
-            "a folder inside it."
-        )
-    others = _not_ours(target)
-    if others:
-        raise OutputError(
-            f"The output folder {path} holds what no run has written, or what was changed since: "
-            f"{', '.join(others[:3])}. Move it away, or give another folder; it is never deleted."
-        )
-
-
-def _not_ours(folder: Path) -> list[str]:
-    """What is in a folder but not in its list of files, or not in the size that stands there."""
-    listed = _listed(folder)
-    here = _entries(folder)
-    if listed is None:
-        known = [name for name in here if any(fnmatch(name, each) for each in _OF_A_MODEL)]
-        return sorted(set(here) - set(known))
-    return sorted(name for name, size in here.items() if listed.get(name) != size and name != FILES)
-
-
-def _listed(folder: Path) -> dict[str, int] | None:
-    """Name → size of the files that a run wrote, None where no list can be read."""
-    try:
-        files: Any = json.loads((folder / FILES).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return files if isinstance(files, dict) else None
-
-
-def _entries(folder: Path) -> dict[str, int]:
-    """Name → size of all that is in a folder; links, devices and empty folders have none: -1."""
-    entries = {}
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if not stat.S_ISDIR(mode) or not any(path.iterdir()):
-                size = path.lstat().st_size if stat.S_ISREG(mode) else -1
-                entries[path.relative_to(folder).as_posix()] = size
-    return entries
 
 
 def _try_to_write(path: Path, target: Path) -> None:
@@ -199,6 +125,11 @@ def writing_explained(folder: Path) -> Iterator[None]:
         ) from exc
 
 
+def beside(path: Path) -> Path:
+    """A name beside a file that nothing has, for what is written before it takes its place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it takes the place of `path`.
@@ -216,7 +147,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         new.mkdir()
         with _called(path, new):
             yield new
-        _list_files(new)
+        list_files(new)
         _take_over_mode(new, target)
         _flush(new)
         _swap(work, target, before, path)
@@ -345,12 +276,7 @@ def _identity(target: Path) -> tuple[int, int, dict[str, int]] | None:
     if not target.is_dir() or not any(target.iterdir()):
         return None
     about = target.stat()
-    return about.st_dev, about.st_ino, _entries(target)
-
-
-def _list_files(folder: Path) -> None:
-    text = json.dumps({"files": _entries(folder)}, indent=1, sort_keys=True)
-    (folder / FILES).write_text(text + "\n", encoding="utf-8")
+    return about.st_dev, about.st_ino, entries(target)
 
 
 def _take_over_mode(new: Path, target: Path) -> None:

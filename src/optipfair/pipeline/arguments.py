@@ -10,7 +10,7 @@ from typing import Any
 from ..checking import check_flag
 from ..distributed import is_first, own_device
 from ..errors import ArgumentError, OutputError
-from ..files.output_folder import check_output
+from ..files.output_folder import beside, check_output
 from ..loading import check_device, check_dtype
 from ..pruning.calibration.calibration_texts import CalibrationText
 from ..pruning.calibration.holding import Holding
@@ -172,8 +172,8 @@ def _check_plan_file(path: Path) -> None:
             what = "is a folder" if folder else f"cannot be written: there is no {path.parent}"
             raise OutputError(f"The plan file {path} {what}. Give the name of a file.")
         if is_first():
-            trial = path.with_name(f".{path.name}.partial")
-            trial.touch()
+            trial = beside(path)
+            trial.touch(exist_ok=False)
             trial.unlink()
     except OSError as exc:
         raise OutputError(

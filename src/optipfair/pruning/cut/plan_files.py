@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 
 from ...errors import ArgumentError, CheckpointError
+from ...files.output_folder import beside
 from ...files.safetensors_reader import read_header
 from ...files.torch_dtypes import TORCH_DTYPES
 from ...memory import Spilled
@@ -138,9 +139,9 @@ def _header(entries: Mapping[str, object]) -> bytes:
 @contextmanager
 def _appearing(path: Path) -> Iterator[BinaryIO]:
     """A file under a temporary name, which takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = beside(path)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,95 @@
+"""Which files of a folder a run has written: a folder of such files alone may be replaced.
+
+Each result lists them in `.optipfair.json`, with their sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError
+
+FILES = ".optipfair.json"  # what a run has written into a folder
+
+# Without a list of files: what models of other tools and of earlier versions hold.
+_OF_A_MODEL = (
+    *(
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+    ),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
+    *("chat_template.jinja", "preprocessor_config.json", "processor_config.json", "README.md"),
+    *("pruning_plan.json", "recipe.yaml", FILES),
+)
+
+
+def check_replaceable(path: Path, target: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds anything that no run has written."""
+    if os.path.ismount(target):
+        raise OutputError(
+            f"The output folder {path} is where a disk is mounted, which cannot be replaced. Give "
+            "a folder inside it."
+        )
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not (target / "config.json").is_file():
+        raise OutputError(
+            f"The output folder {path} is not empty and holds no model (no config.json), so it is "
+            "never overwritten. Give another folder."
+        )
+    if not overwrite:
+        raise OutputError(
+            f"The output folder {path} holds a model. Give --overwrite (overwrite=True) to replace "
+            "it, or another folder."
+        )
+    others = _not_ours(target)
+    if others:
+        raise OutputError(
+            f"The output folder {path} holds what no run has written, or what was changed since: "
+            f"{', '.join(others[:3])}. Move it away, or give another folder; it is never deleted."
+        )
+
+
+def _not_ours(folder: Path) -> list[str]:
+    """What is in a folder but not in its list of files, or not in the size that stands there."""
+    listed = _listed(folder)
+    here = entries(folder)
+    if listed is None:
+        known = [name for name in here if any(fnmatch(name, each) for each in _OF_A_MODEL)]
+        return sorted(set(here) - set(known))
+    return sorted(name for name, size in here.items() if listed.get(name) != size and name != FILES)
+
+
+def _listed(folder: Path) -> dict[str, int] | None:
+    """Name → size of the files that a run wrote, None where no list can be read."""
+    try:
+        files: Any = json.loads((folder / FILES).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return files if isinstance(files, dict) else None
+
+
+def entries(folder: Path) -> dict[str, int]:
+    """Name → size of all that is in a folder; links, devices and empty folders have none: -1."""
+    entries = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if not stat.S_ISDIR(mode) or not any(path.iterdir()):
+                size = path.lstat().st_size if stat.S_ISREG(mode) else -1
+                entries[path.relative_to(folder).as_posix()] = size
+    return entries
+
+
+def list_files(folder: Path) -> None:
+    text = json.dumps({"files": entries(folder)}, indent=1, sort_keys=True)
+    (folder / FILES).write_text(text + "\n", encoding="utf-8")

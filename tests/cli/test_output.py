@@ -145,7 +145,7 @@ def test_a_model_of_another_kind_is_refused_in_a_line(
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({"shared.weight": torch.zeros(2, 16)}, tmp_path / "model.safetensors")
     refuses(
-        "'t5' is no causal language model.{0,99}lists what can.$",
+        "'t5' is an encoder-decoder.{0,99}prunes its decoder in memory.$",
         "analyze",
         "--model-path",
         tmp_path,

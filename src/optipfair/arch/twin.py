@@ -155,11 +155,21 @@ def _why_not(config: Any, exc: Exception) -> str:
     """Why no model came of a config; transformers lists the names of all classes that it has."""
     reason = " ".join(str(exc).split())
     if "for this kind of AutoModel" in reason:
+        if getattr(config, "is_encoder_decoder", False):
+            return why_not_on_disk(config)
         return (
             f"{config.model_type!r} is no causal language model (a decoder that writes text), so "
             "it cannot be pruned here. `optipfair families` lists what can."
         )
     return f"transformers cannot build a causal language model from this config: {reason[:300]}"
+
+
+def why_not_on_disk(config: Any) -> str:
+    """Of an encoder-decoder whose decoder cannot be loaded by itself."""
+    return (
+        f"{config.model_type!r} is an encoder-decoder, whose files cannot be read as a language "
+        "model. Load it with its own class, and prune_model prunes its decoder in memory."
+    )
 
 
 @contextmanager

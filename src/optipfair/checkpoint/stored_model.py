@@ -23,7 +23,7 @@ from torch import Tensor
 from ..arch.attention import by_attention
 from ..arch.saved import layers_head, names_in_files, probe, saved_form, saved_shapes
 from ..arch.spec import TensorSlot
-from ..arch.twin import build_on_meta
+from ..arch.twin import build_on_meta, why_not_on_disk
 from ..arch.view import MLPView, ModelView, describe
 from ..errors import CheckpointError, UnsupportedModelError
 from ..files.safetensors_reader import (
@@ -72,7 +72,7 @@ class StoredModel:
             self._names = names_in_files(self.view.model, self.tensors)
             self.expected = self._named_here(saved_shapes(self.view.model))  # now as in the files
         check_plain(folder, self.tensors.keys() - self.expected.keys())
-        self._check_tensors()
+        self._check_tensors(config)
 
     def seen_by(self, attention_unit: str | None) -> None:
         """From now on the view has attention in the place of MLPs, where that is pruned."""
@@ -160,7 +160,7 @@ class StoredModel:
         places = probe(self.view, mlp, self.saved)
         return {name: _pieces(mlp, *place, self.tensors[name]) for name, place in places.items()}
 
-    def _check_tensors(self) -> None:
+    def _check_tensors(self, config: Any) -> None:
         wrong = [
             f"{name} has shape {self.tensors[name].shape}, its config.json says {shape}"
             for name, shape in self.expected.items()
@@ -171,11 +171,21 @@ class StoredModel:
             raise CheckpointError(
                 f"{where}: {wrong[0]}. Restore the config or download the model again."
             )
-        if missing := self._missing():
-            raise incomplete(where, missing)
+        missing = self._missing()
+        with_encoder = getattr(config, "is_encoder_decoder", False)  # the twin is none
+        if with_encoder and missing & self._names_of_embeddings():
+            raise UnsupportedModelError(why_not_on_disk(config))
+        if missing:
+            raise incomplete(where, sorted(missing))
 
-    def _missing(self) -> list[str]:
-        return sorted(self.expected.keys() - self.tensors.keys() - self._may_be_missing())
+    def _missing(self) -> set[str]:
+        return self.expected.keys() - self.tensors.keys() - self._may_be_missing()
+
+    def _names_of_embeddings(self) -> set[str]:
+        """What an encoder-decoder stores once for both, under a name that the decoder lacks."""
+        model: Any = self.view.model
+        table = model.get_input_embeddings().weight
+        return {n for n, each in model.named_parameters(remove_duplicate=False) if each is table}
 
     def _may_be_missing(self) -> set[str]:
         """Tied tensors of which one name is there, and those that transformers does without."""

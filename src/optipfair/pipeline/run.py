@@ -175,7 +175,8 @@ class Run:
         code = self.options.trust_remote_code
         difference = reloaded_difference(self.pruned_model, target, trust_remote_code=code)
         if mode == "full":
-            check_generates(target, self.options.device, code)
+            source = self.stored.checkpoint.folder
+            check_generates(target, source, self.options.device, code)
         return difference
 
     def cost(self, target: Path) -> Cost | None:

@@ -28,6 +28,7 @@ from ...hooks import evaluating, recording
 from ...progress import track
 
 _CHUNK_TOKENS = 64
+_ANYTHING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 Update = Callable[[tuple[Any, ...], Any], None]
 
@@ -175,7 +176,10 @@ def forward(view: ModelView, batch: Batch, model: Any = None) -> Any:
     """The model without a cache; without its head where `model` does not say otherwise."""
     base: Any = view.model.base_model if model is None else model
     accepted = inspect.signature(base.forward).parameters
-    extra = {"use_cache": False} if "use_cache" in accepted else {}
+    hands_on = all(
+        each.kind in _ANYTHING for each in accepted.values()
+    )  # as wrappers of decoders do
+    extra = {"use_cache": False} if "use_cache" in accepted or hands_on else {}
     embeddings: Any = view.model.get_input_embeddings()
     return base(**model_inputs(batch, embeddings.weight.device), **extra)
 

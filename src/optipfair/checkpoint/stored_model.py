@@ -34,6 +34,7 @@ from ..files.safetensors_reader import (
     open_checkpoint,
     same_bytes,
 )
+from .past_layers import fields_of_predictions, is_named_so, predicting_layers
 from .side_files import check_plain
 
 
@@ -129,8 +130,21 @@ class StoredModel:
 
     def predicts_further(self, name: str) -> bool:
         """Whether a tensor is of the layers that predict the tokens after the next one."""
-        layer = self.layer_of(name)
-        return "mtp" in name.split(".")[:-1] or (layer or 0) >= len(self.view.layers)
+        if self.layer_of(name) in self.predicting_layers:
+            return True
+        return name not in self.expected and is_named_so(name)
+
+    def is_left_over(self, name: str) -> bool:
+        """Whether a tensor is of a layer of a deeper model, which the config no longer counts."""
+        layer = self.layer_of(name) or 0
+        return layer >= len(self.view.layers) and layer not in self.predicting_layers
+
+    @cached_property
+    def predicting_layers(self) -> list[int]:
+        """The layers past the last one that predict further tokens, in order."""
+        layers = {name: self.layer_of(name) for name in self.tensors}
+        counted = max(fields_of_predictions(self.view.text_config).values(), default=0)
+        return predicting_layers(layers, len(self.view.layers), counted)
 
     @cached_property
     def _layer_of_known(self) -> dict[str, int]:
@@ -140,17 +154,17 @@ class StoredModel:
     def renamed(self, keep_layers: Sequence[int], twin: Any) -> Callable[[str, int], str]:
         """What gives a tensor its name after pruning, of which `twin` is: name, layer → name.
 
-        Layers after the last one that the config counts move up.
+        Layers that predict further tokens follow the last one.
         """
-        number = {old: new for new, old in enumerate(keep_layers)}
-        head, gone = self.layers_head, len(self.view.layers) - len(number)
+        number = {old: new for new, old in enumerate([*keep_layers, *self.predicting_layers])}
+        head = self.layers_head
         if head is not None:
             start = re.compile(rf"^{re.escape(head)}\.\d+\.")
-            return lambda name, layer: start.sub(f"{head}.{number.get(layer, layer - gone)}.", name)
+            return lambda name, layer: start.sub(f"{head}.{number[layer]}.", name)
         before, after = self._own_names_by_layer, self._names_by_layer(twin)
         names = {
             old: new
-            for layer, index in number.items()
+            for index, layer in enumerate(keep_layers)
             for old, new in zip(before[layer], after[index], strict=True)
         }
         return lambda name, _: names[name]

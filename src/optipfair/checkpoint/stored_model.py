@@ -37,6 +37,7 @@ from ..files.safetensors_reader import (
 )
 from ..pruning.cut.checks import check_config_unquantized, no_plain_number
 from .past_layers import fields_of_predictions, is_named_so, predicting_layers
+from .pickled import SameBytes
 from .side_files import check_plain
 
 _PLAIN = ("F64", "F32", "F16", "BF16")
@@ -58,12 +59,12 @@ class Piece:
 class StoredModel:
     """A checkpoint's headers, with the twin of its model, described: its tensors are on `meta`."""
 
-    def __init__(self, folder: Path, config: Any) -> None:
-        """Open a checkpoint and check it against its config."""
+    def __init__(self, folder: Path, config: Any, same: SameBytes = same_bytes) -> None:
+        """Open a checkpoint and check it against its config; `same` compares two of its tensors."""
         self.checkpoint: Checkpoint = open_checkpoint(folder)
         check_config_unquantized(read_config(folder))
         model = build_on_meta(config)
-        if _head_is_its_own(model, self.tensors):  # transformers loads it untied then
+        if _head_is_its_own(model, self.tensors, same):  # transformers loads it untied then
             model = build_on_meta(_untied(config))
         self.view: ModelView = describe(model)
         self._names: dict[str, str] = {}  # as transformers would save them → as they are here
@@ -279,12 +280,12 @@ def kept_in_float32(model: Any, dtype: str) -> set[str]:
     return kept
 
 
-def _head_is_its_own(model: Any, tensors: Mapping[str, TensorInfo]) -> bool:
+def _head_is_its_own(model: Any, tensors: Mapping[str, TensorInfo], same: SameBytes) -> bool:
     """Whether the files hold a head other than the embeddings that the config ties it to."""
     table = model.get_input_embeddings().weight
     named = model.named_parameters(remove_duplicate=False)
     stored = [tensors[name] for name, tensor in named if tensor is table and name in tensors]
-    return any(not same_bytes(stored[0], other) for other in stored[1:])
+    return any(not same(stored[0], other) for other in stored[1:])
 
 
 def _untied(config: Any) -> Any:

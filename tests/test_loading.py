@@ -132,10 +132,12 @@ def test_an_unknown_dtype_is_refused_with_the_list(llama_folder: Path, dtype: st
         load_model(llama_folder, dtype=dtype)
 
 
-@pytest.mark.parametrize("device", ["tpu9000", "cuda:99", "meta", "", "cpu:x"])
-def test_a_device_that_is_not_there_is_refused_with_the_list(device: str) -> None:
+@pytest.mark.parametrize("device", ["tpu9000", "cuda:99", "meta", "", "cpu:x", None, [1], 0.5])
+def test_a_device_that_is_not_there_is_refused_with_the_list(device: Any) -> None:
     listed = re.escape(", ".join(available_devices()))
-    with pytest.raises(ArgumentError, match=f"{device!r} is not available.*{listed}"):
+    with pytest.raises(
+        ArgumentError, match=f"{re.escape(repr(device))} is not available.*{listed}"
+    ):
         check_device(device)
 
 

@@ -225,7 +225,7 @@ def check_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device(available[-1] if len(available) == 1 else available[1])
     try:
-        place = torch.device(device)
+        place = torch.device(device) if isinstance(device, str | torch.device) else None
     except RuntimeError:
         place = None
     names = {*available, *(name.split(":")[0] for name in available)}

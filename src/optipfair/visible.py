@@ -15,6 +15,12 @@ def visible(text: str) -> str:
     return _HIDDEN.sub(lambda hidden: f"⟨U+{ord(hidden[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
+def reason(exc: BaseException) -> str:
+    """What an error of others says, as a part of a sentence."""
+    said = exc.strerror if isinstance(exc, OSError) else str(exc)
+    return " ".join((said or type(exc).__name__).split())[:200].rstrip(".")
+
+
 def is_utf8(text: str) -> bool:
     """Whether a text, such as the name of a file, can be written in UTF-8."""
     return re.search("[\ud800-\udfff]", text) is None

@@ -300,3 +300,12 @@ def test_files_that_change_after_they_were_opened_are_named(
         (llama_copy / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"changed during the run .*{name}"):
         checkpoint.check_unchanged()
+
+
+@pytest.mark.parametrize("dtype", ["F72", "f32", "../../x", "", 5, None, ["F32"]], ids=repr)
+def test_a_dtype_that_the_format_has_not_is_damage(tmp_path: Path, dtype: Any) -> None:
+    text = json.dumps({"a": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(CheckpointError, match=r"a has the dtype .*, which safetensors has not"):
+        read_header(file)

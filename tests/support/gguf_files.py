@@ -75,7 +75,10 @@ def _add(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
 def _add_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
     vocabulary = byte_tokenizer().get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.get)
-    tokens += [f"<unused{number}>" for number in range(size - len(tokens))]
+    more = size - len(tokens)
+    tokens += ["ab", *(f"<unused{number}>" for number in range(1, more))][
+        :more
+    ]  # what a merge gives
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)

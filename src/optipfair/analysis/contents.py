@@ -34,6 +34,7 @@ class Portion:
     layers: frozenset[int]  # that hold it; none where it stands outside of them
     mlp: tuple[int, str] | None  # layer and name of the MLP whose neurons it holds, if it does
     goes_with_widths: bool = False  # of layers that predict further tokens
+    goes: bool = False  # of layers that the config does not count
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
     portions, counted = [], set(range(len(stored.view.layers)))
     for name, info in stored.tensors.items():
         layers = frozenset(counted & {stored.layer_of(name)})
-        further = stored.predicts_further(name)
-        portions.append(Portion(info.nbytes, layers, mlps.get(name), further))
+        further, over = stored.predicts_further(name), stored.is_left_over(name)
+        portions.append(Portion(info.nbytes, layers, mlps.get(name), further, over))
     return portions
 
 
@@ -120,9 +121,8 @@ def removed(portions: Iterable[Portion], plan: PruningPlan) -> int:
     shares = {(cut.layer, cut.mlp): (cut.width - cut.kept, cut.width) for cut in plan.width_cuts}
     gone = 0
     for portion in portions:
-        if (portion.goes_with_widths and plan.width_cuts) or (
-            portion.layers and not portion.layers & keep
-        ):
+        with_cuts = portion.goes or (portion.goes_with_widths and plan.width_cuts)
+        if with_cuts or (portion.layers and not portion.layers & keep):
             gone += portion.size
         elif portion.mlp in shares:
             neurons, width = shares[portion.mlp]

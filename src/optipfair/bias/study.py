@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..arch.view import ModelView
+from ..tokenized import tokenized
 from ..uncertainty import Floats
 from .activations.capture import Captured, Comparison, Kept, capture
 from .activations.differences import Differences, Measured
@@ -94,7 +95,7 @@ def plan_study(
 
     @cache
     def length(words: str) -> int:
-        return len(tokenizer(words, add_special_tokens=False)["input_ids"])
+        return len(tokenized(tokenizer, words, add_special_tokens=False)["input_ids"])
 
     def controls_of(pair: PromptPair) -> Controls:
         if not settings.controls:

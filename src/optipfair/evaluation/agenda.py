@@ -15,6 +15,7 @@ from ..checking import check_count, whole_number
 from ..errors import ArgumentError
 from ..files.text_rows import read_texts
 from ..report.report_files import check_report_folder
+from ..tokenized import tokenized
 from .evaluate_options import PRESETS, PROMPTS, EvaluateOptions
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import check_batch_tokens
@@ -97,7 +98,7 @@ def make_agenda(tokenizer: Any, options: EvaluateOptions, *configs: Any) -> Agen
     )
     name, content = _read_text(options, folder, tokenizer)
     predicted = enough(
-        len(tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"])
+        len(tokenized(tokenizer, content, add_special_tokens=False, verbose=False)["input_ids"])
     )
     left = None if budget is None else budget // 2
     if left is not None:

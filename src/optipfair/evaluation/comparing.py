@@ -30,6 +30,7 @@ from ..report.comparison import (
     TwoModels,
 )
 from ..report.report_files import write_comparison_report
+from ..tokenized import detokenized
 from ..uncertainty import bootstrap_bounds
 from .agenda import Agenda, make_agenda, prompts_of
 from .evaluate_options import EvaluateOptions
@@ -234,4 +235,4 @@ def _said(model: Any, tokenizer: Any, inputs: Inputs, max_new_tokens: int) -> st
             pad_token_id=tokenizer.eos_token_id if padding is None else padding,
         )
     new = output[0, inputs["input_ids"].shape[1] :]
-    return str(tokenizer.decode(new, skip_special_tokens=True))
+    return detokenized(tokenizer, new, skip_special_tokens=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptiPFairError
+from ..visible import reason
 
 MOST = 100 * 2**20  # bytes of a file that is read whole
 
@@ -27,9 +28,7 @@ def reading(what: object, error: type[OptiPFairError], way_out: str) -> Iterator
     except (OptiPFairError, MemoryError):
         raise
     except Exception as exc:
-        said = exc.strerror if isinstance(exc, OSError) else str(exc)
-        reason = " ".join((said or type(exc).__name__).split())[:200]
-        raise error(f"{what} cannot be read: {reason}. {way_out}") from exc
+        raise error(f"{what} cannot be read: {reason(exc)}. {way_out}") from exc
 
 
 def read_text(path: Path, most: int = MOST) -> str:

@@ -27,10 +27,11 @@ _MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format itself
 _AT_ONCE = 2**22  # bytes that are compared
 
 DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32,
-    "I64": 64, "U64": 64, "F64": 64,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 
 
@@ -197,8 +198,8 @@ def same_bytes(first: TensorInfo, second: TensorInfo) -> bool:
 
 def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> TensorInfo:
     start, end = entry["data_offsets"]
-    if not isinstance(entry["dtype"], str):
-        raise TypeError(f"{name} has no dtype")
+    if entry["dtype"] not in [*DTYPE_BITS]:
+        raise TypeError(f"{name} has the dtype {entry['dtype']!r}, which safetensors has not")
     shape = tuple(entry["shape"])
     for number in (start, end, *shape):
         if type(number) is not int or number < 0:
@@ -210,8 +211,7 @@ def _tensor(name: str, entry: dict[str, Any], path: Path, data_start: int) -> Te
 def _check_offsets(path: Path, tensors: dict[str, TensorInfo], start: int, size: int) -> None:
     position = start
     for tensor in sorted(tensors.values(), key=lambda each: each.start):
-        bits = DTYPE_BITS.get(tensor.dtype)
-        if bits is not None and 8 * tensor.nbytes != tensor.numel * bits:
+        if 8 * tensor.nbytes != tensor.numel * DTYPE_BITS[tensor.dtype]:
             raise CheckpointError(
                 _damaged(path, f"{tensor.name} takes {tensor.nbytes} bytes, which its shape is not")
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from optipfair import (
 )
 from optipfair.arch.slots import take
 from optipfair.arch.view import describe
+from optipfair.pruning.cut import surgery
 from optipfair.testing import TINY_FAMILIES, tiny_model
 from support.oracles import with_zeroed_neurons
 
@@ -306,3 +308,45 @@ def test_a_plan_with_a_kept_set_missing_for_an_expert_is_refused(
     cuts = tuple(replace(cut, keep=cut.keep[:3]) for cut in plan.width_cuts)
     with refused(model, "plan", ArgumentError):
         apply_plan(model, replace(plan, width_cuts=cuts))
+
+
+def failing_at(call: int, error: BaseException) -> Callable[..., Tensor]:
+    """The function that makes new tensors, which fails at its nth call."""
+    calls = iter(range(1000))
+
+    def make(*args: Any) -> Tensor:
+        if next(calls) == call:
+            raise error
+        return take(*args)
+
+    return make
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize(("call", "cut"), [(3, "0"), (8, "0 to 1"), (11, "0 to 2")])
+def test_a_cut_that_ends_too_soon_says_which_layers_are_cut(
+    call: int, cut: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama")  # 4 layers, 3 tensors of each are cut: call 3 is of layer 1
+    plan = plan_pruning(model, pruning_percentage=20)
+    monkeypatch.setattr(surgery, "take", failing_at(call, error()))
+    with pytest.raises(error) as caught:
+        apply_plan(model, plan)
+    (said,) = caught.value.__notes__
+    assert re.match(rf"Of the model's 4 layers, layers {cut} are cut .* Load it again\.", said)
+    widths = [layer.mlp.down_proj.in_features for layer in model.model.layers]
+    shapes = [layer.mlp.down_proj.weight.shape[1] for layer in model.model.layers]
+    assert [shape < width for shape, width in zip(shapes, widths, strict=True)] == [
+        number <= int(cut[-1]) for number in range(4)
+    ]
+
+
+def test_memory_that_runs_out_before_the_first_cut_leaves_the_model_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, unchanged: Callable[..., Any]
+) -> None:
+    model = tiny_model("llama")
+    plan = plan_pruning(model, pruning_percentage=20)
+    monkeypatch.setattr(surgery, "take", failing_at(2, MemoryError()))
+    with unchanged(model), pytest.raises(MemoryError) as caught:
+        apply_plan(model, plan)
+    assert caught.value.__notes__ == ["No layer is cut yet: the model is as it was."]

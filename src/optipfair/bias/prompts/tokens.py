@@ -14,8 +14,9 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
 
-from ...errors import ArgumentError, DataError
+from ...errors import DataError
 from ...results import Count, Result
+from ...tokenized import tokenized
 from .scripts import continues, is_unspaced
 
 Positive = Annotated[int, {"minimum": 1}]
@@ -48,14 +49,13 @@ def encode(tokenizer: Any, prompt: str, vocabulary: int) -> Encoded:
     A slow tokenizer, without offsets, does. `vocabulary` is the number of the model's embeddings;
     a token beyond it is refused, and a prompt of which none comes.
     """
-    if not callable(tokenizer):
-        raise ArgumentError(
-            f"tokenizer is a {type(tokenizer).__name__}. Give the tokenizer of the model, such as "
-            "AutoTokenizer.from_pretrained loads."
-        )
     fast = bool(getattr(tokenizer, "is_fast", False))
-    found = tokenizer(
-        prompt, return_special_tokens_mask=True, return_offsets_mapping=fast, verbose=False
+    found = tokenized(
+        tokenizer,
+        prompt,
+        return_special_tokens_mask=True,
+        return_offsets_mapping=fast,
+        verbose=False,
     )
     ids = tuple(int(number) for number in found["input_ids"])
     special = tuple(bool(flag) for flag in found["special_tokens_mask"])

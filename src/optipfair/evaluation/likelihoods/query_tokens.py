@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError, DataError
+from ...tokenized import detokenized, tokenized
 from ..tasks.task import Query
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
     """
     parts = [_split(query) for query in queries]
     prefix = prefix_token(tokenizer)
-    begun: Any = None if prefix is None else tokenizer.decode(prefix)
+    begun: Any = None if prefix is None else detokenized(tokenizer, prefix)
     texts = {text for a, b in parts if a for text in (a, a + b)}
     plain = {text for text in texts if begun is not None and text.startswith(begun)}
     with_special = _ids(tokenizer, texts - plain, special=True)
@@ -82,8 +83,8 @@ def _split(query: Query) -> tuple[str, str]:
 def _ids(tokenizer: Any, texts: set[str], *, special: bool) -> dict[str, list[int]]:
     if not texts:
         return {}
-    ids = tokenizer(sorted(texts), add_special_tokens=special, verbose=False)["input_ids"]
-    return dict(zip(sorted(texts), ids, strict=True))
+    found = tokenized(tokenizer, sorted(texts), add_special_tokens=special, verbose=False)
+    return dict(zip(sorted(texts), found["input_ids"], strict=True))
 
 
 def _after_context(query: Query, ids: list[int], start: int) -> Encoded:

@@ -26,6 +26,7 @@ from ...checking import check_count
 from ...errors import ArgumentError, UnsupportedModelError
 from ...hooks import evaluating
 from ...progress import track
+from ...tokenized import tokenized
 from ...uncertainty import bootstrap_bounds
 from .footprint import MemoryMeter, cache_bytes, devices_of, memory_meter
 
@@ -144,7 +145,7 @@ def _generate(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) -> Run
 
 def prompt_inputs(tokenizer: Any, prompt: str, models: Sequence[Any], count: int) -> Inputs:
     """A prompt as (1, S) ids and mask, checked against the models that are to continue it."""
-    encoded = tokenizer(prompt, return_tensors="pt")
+    encoded = tokenized(tokenizer, prompt, return_tensors="pt")
     ids: Tensor = encoded["input_ids"].long()
     if not ids.numel():
         raise ArgumentError(f"prompt={prompt!r} has no tokens. Give a text to continue.")

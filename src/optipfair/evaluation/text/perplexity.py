@@ -16,6 +16,7 @@ from torch import Tensor
 from ...checking import whole_number
 from ...errors import ArgumentError
 from ...hooks import evaluating
+from ...tokenized import tokenized
 from ..likelihoods.query_tokens import prefix_token
 from .two_models import check_windows, enough, logits_of, windows
 
@@ -123,7 +124,8 @@ def perplexity(
 
 
 def _tokens(tokenizer: Any, text: str, *, bos: bool) -> Tensor:
-    ids: Tensor = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+    found = tokenized(tokenizer, text, add_special_tokens=False, return_tensors="pt")
+    ids: Tensor = found["input_ids"][0]
     if bos:
         prefix = prefix_token(tokenizer)
         if prefix is None:

@@ -20,6 +20,7 @@ from ...errors import ArgumentError, DataError, ModelOutputError
 from ...hooks import evaluating
 from ...progress import track
 from ...report.comparison import TextFacts
+from ...tokenized import detokenized, tokenized
 from ..measures import SHARE, Columns, Measure, exponential_of, ratio_of
 
 _ROWS = 64  # predictions that make one row: neighbours are not independent
@@ -125,7 +126,9 @@ def on_text(
     `tokens`, `words`, `bytes`, `kl` (nats, summed over the predicted tokens, from the first model)
     and `same` (predictions whose likeliest token is the first's).
     """
-    encoded = tokenizer(text.content, add_special_tokens=False, return_tensors="pt", verbose=False)
+    encoded = tokenized(
+        tokenizer, text.content, add_special_tokens=False, return_tensors="pt", verbose=False
+    )
     ids: Tensor = encoded["input_ids"][0][: text.tokens]
     enough(len(ids))
     places = list(windows(len(ids), context, stride))
@@ -144,7 +147,7 @@ def on_text(
     sizes = [min(_ROWS, last - done) for *_, last in places for done in range(0, last, _ROWS)]
     predicted = np.array(sizes, dtype=np.float64)
     share = predicted / predicted.sum()
-    shown = tokenizer.decode(ids)
+    shown = detokenized(tokenizer, ids)
     counts = len(shown.split()), len(shown.encode())
     common = {"tokens": predicted, "words": share * counts[0], "bytes": share * counts[1]}
     columns: list[Columns] = [

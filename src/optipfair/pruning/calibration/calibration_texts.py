@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ...checking import check_layer_count, check_seed, is_file, is_folder, whole
 from ...errors import ArgumentError, DataError
 from ...files.foreign import reading
 from ...files.text_rows import Texts, read_texts, texts_of
+from ...tokenized import tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,9 +80,9 @@ class CalibrationText:
 
         The end of the text, up to a tenth of it, is held back to judge the result by.
         """
-        texts, encode = self.texts(tokenizer), cast("Any", tokenizer)
+        texts = self.texts(tokenizer)
         text = texts.joined
-        found = encode(text, verbose=False, add_special_tokens=not texts.templated)
+        found = tokenized(tokenizer, text, verbose=False, add_special_tokens=not texts.templated)
         ids: Tensor = torch.tensor(found["input_ids"], dtype=torch.int64)
         if len(ids) < self.length + 1:
             raise DataError(

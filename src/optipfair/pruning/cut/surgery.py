@@ -1,11 +1,14 @@
 """`apply_plan`: the only code that changes a live model.
 
 Everything is checked and proved before the first tensor is replaced. Then one layer at a time is
-cut, so that no more than one layer's new weights exist beside the old ones.
+cut, so that no more than one layer's new weights exist beside the old ones. Where a cut ends before
+the last layer all the same, the exception says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,13 +18,13 @@ from torch import Tensor, nn
 from ...arch.heterogeneous import allow_reading
 from ...arch.slots import take, zero_
 from ...arch.twin import AttributeChange, apply_config
-from ...arch.view import LayerView, MLPView, describe, find_mlp
+from ...arch.view import LayerView, MLPView, ModelView, describe, find_mlp
 from ...errors import ArgumentError
 from ...progress import track
 from ..calibration.holding import Replacements
 from .checks import check_cuttable, check_plan_fits, check_sharing, seen_by
 from .guard import Rewrite, cut_mlps, prove
-from .plan import PruningPlan, WidthCut
+from .plan import PruningPlan, WidthCut, runs
 from .plan_files import check_complete
 
 if TYPE_CHECKING:
@@ -78,19 +81,42 @@ def carry_out(plan: PruningPlan, rewrite: Rewrite, *, show_progress: bool = Fals
     view, replacements = rewrite.view, plan.replacements or {}
     whole = {(*mlp.key, slot.name): p for mlp in view.mlps for slot, p in mlp.tensors.items()}
     done: set[int] = set()
-    for cut, mlp in track(cut_mlps(view, plan), "cutting", show_progress, unit="MLP"):
-        _cut_mlp(mlp, cut, done, replacements)
-    cuts = {cut.key for cut in plan.width_cuts}
-    for key in replacements:
-        if key[:2] not in cuts:
-            parameter = whole[key]
-            _replace(parameter, replacements[key].to(parameter.device), parameter.grad)
-    for index in reversed(plan.drop_layers):
-        del view.container[index]
-    for change in rewrite.attributes:
-        _set_attribute(view.model.get_submodule(change.module), change)
-    apply_config(view.text_config, rewrite.config)
-    allow_reading(view.text_config)
+    with _saying_what_is_cut(view, done):
+        for cut, mlp in track(cut_mlps(view, plan), "cutting", show_progress, unit="MLP"):
+            _cut_mlp(mlp, cut, done, replacements)
+        cuts = {cut.key for cut in plan.width_cuts}
+        for key in replacements:
+            if key[:2] not in cuts:
+                parameter = whole[key]
+                new = replacements[key].to(parameter.device)
+                done.add(id(parameter))
+                _replace(parameter, new, parameter.grad)
+        for index in reversed(plan.drop_layers):
+            del view.container[index]
+        for change in rewrite.attributes:
+            _set_attribute(view.model.get_submodule(change.module), change)
+        apply_config(view.text_config, rewrite.config)
+        allow_reading(view.text_config)
+
+
+@contextmanager
+def _saying_what_is_cut(view: ModelView, done: set[int]) -> Iterator[None]:
+    """Say with whatever ends the block, such as no memory or Ctrl-C, how far the cuts have come."""
+    layers = len(view.container)
+    try:
+        yield
+    except BaseException as exc:
+        cut = {m.layer for m in view.mlps if any(id(p) in done for p in m.tensors.values())}
+        if not cut and len(view.container) == layers:
+            exc.add_note("No layer is cut yet: the model is as it was.")
+            raise
+        said = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in runs(sorted(cut)))
+        what = f"layers {said} are" if cut else "only some layers are"
+        exc.add_note(
+            f"Of the model's {layers} layers, {what} cut and its config is not, so it is of no "
+            "use. Load it again."
+        )
+        raise
 
 
 def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Rewrite) -> nn.Module:
@@ -145,8 +171,8 @@ def _cut_mlp(mlp: MLPView, cut: WidthCut, done: set[int], replacements: Replacem
         if each.grad is not None
     }
     for slot, parameter in parameters.items():
-        _replace(parameter, new[slot], gradients.get(slot))
         done.add(id(parameter))
+        _replace(parameter, new[slot], gradients.get(slot))
     bias = mlp.down_bias
     if bias is not None and mlp.spec.down_bias in replaced:
         _replace(bias, replaced[mlp.spec.down_bias].to(bias.device), bias.grad)

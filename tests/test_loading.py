@@ -69,7 +69,9 @@ def test_demo_is_the_embedded_model() -> None:
     assert file.is_file()
 
 
-@pytest.mark.parametrize("given", ["/no/such", "./no", "~/no-such", "a/b/c", "a b", "ü?", "a/"])
+@pytest.mark.parametrize(
+    "given", ["/no/such", "./no", "~/no-such", "a/b/c", "a b", "ü?", "a/", "a" * 300]
+)
 def test_what_is_nowhere_is_refused_with_what_is_possible(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str
 ) -> None:

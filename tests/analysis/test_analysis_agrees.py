@@ -125,7 +125,7 @@ def in_two_dtypes(folder: Path) -> None:
 
 
 def with_a_layer_too_many(folder: Path) -> None:
-    """A layer behind the last, which predicts further tokens and is not loaded."""
+    """A layer behind the last, which the config does not count."""
     tiny_model("glm4").save_pretrained(folder)
 
     def change(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +133,11 @@ def with_a_layer_too_many(folder: Path) -> None:
         return tensors | {k.replace("layers.3.", "layers.4."): v for k, v in last.items()}
 
     change_tensors(folder, change)
+
+
+def with_a_layer_that_predicts(folder: Path) -> None:
+    with_a_layer_too_many(folder)
+    change_config(folder, num_nextn_predict_layers=1)
 
 
 def gpt2_of_the_hub(folder: Path) -> None:
@@ -170,6 +175,7 @@ ODD: dict[str, Callable[[Path], None]] = {
     "layers that differ": layers_that_differ,
     "two dtypes": in_two_dtypes,
     "a layer too many": with_a_layer_too_many,
+    "a layer that predicts": with_a_layer_that_predicts,
     "GPT-2 of the hub": gpt2_of_the_hub,
     "experts as they live": experts_as_they_live,
     "a tied head that is stored": a_tied_head_that_is_stored,
@@ -187,7 +193,9 @@ def test_odd_members_are_promised_what_pruning_does(tmp_path: Path, member: str)
     check_agrees(tmp_path)
 
 
-@pytest.mark.parametrize("member", ["two dtypes", "layers that differ", "a layer too many"])
+@pytest.mark.parametrize(
+    "member", ["two dtypes", "layers that differ", "a layer too many", "a layer that predicts"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_promised_bytes_are_those_of_the_written_files(
     tmp_path: Path, member: str, kind: str

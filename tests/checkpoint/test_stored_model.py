@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from optipfair import (
@@ -23,7 +24,7 @@ from optipfair import (
 )
 from optipfair.checkpoint.stored_model import StoredModel, item_size
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
-from optipfair.loading import find_source, load_config, quiet_transformers
+from optipfair.loading import find_source, load_config, quiet_transformers, snapshot
 from optipfair.testing import tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -150,17 +151,52 @@ def test_a_missing_tensor_is_refused(
         prune_checkpoint(llama_copy, llama_copy.parent / "out")
 
 
-def test_a_layer_that_the_config_does_not_know_goes_beside_narrower_ones(
-    llama_copy: Path, tmp_path: Path
+CUT_WAYS: dict[str, dict[str, Any]] = {
+    "width": {"pruning_percentage": 50},
+    "depth": {"pruning_type": "DEPTH", "layer_indices": [1]},
+    "both": {"pruning_type": "BOTH", "pruning_percentage": 50, "num_layers_to_remove": 1},
+    "heads": {"pruning_type": "ATTENTION", "pruning_percentage": 50},
+}
+
+
+@pytest.mark.filterwarnings("ignore:The kept width of:optipfair.PruningWarning")
+@pytest.mark.parametrize("way", CUT_WAYS)
+@pytest.mark.parametrize("shards", [None, 9000])
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_layers_that_a_cut_config_left_over_are_named_and_left_out(
+    tmp_path: Path, family: str, shards: int | None, way: str
 ) -> None:
-    """As the prediction layers of some models, which transformers does not load."""
-    edit_config(llama_copy, num_hidden_layers=3)
-    with pytest.warns(PruningWarning, match="after the next one are left out"):
-        result = prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=50)
-    assert result.streamed
-    found = open_checkpoint(tmp_path / "out").tensors
-    assert found[UP].shape == (20, 16)
-    assert UP.replace("1", "3") not in found
+    size = {} if shards is None else {"max_shard_size": shards}
+    with quiet_transformers():
+        tiny_model(family).save_pretrained(tmp_path / "model", **size)
+    edit_config(tmp_path / "model", num_hidden_layers=2)
+    before = open_checkpoint(tmp_path / "model").tensors
+    old = [name for name in before if name.startswith(("model.layers.2.", "model.layers.3."))]
+    with pytest.warns(PruningWarning, match=r"counts 2 layers, the files hold more \(2, 3\)"):
+        result = prune_checkpoint(tmp_path / "model", tmp_path / "out", **CUT_WAYS[way])
+    account = dict(result.account)
+    assert account.pop("source") == len(before) == sum(account.values())
+    assert account["removed_past_the_last_layer"] == len(old)
+    after = open_checkpoint(tmp_path / "out").tensors
+    layers = len(result.plan.keep_layers)
+    assert {name.split(".")[2] for name in after if "layers" in name} == set(
+        map(str, range(layers))
+    )
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_hidden_layers"] == layers
+    load_model(tmp_path / "out")
+
+
+def test_old_layers_are_told_from_one_that_predicts_further(tmp_path: Path) -> None:
+    tiny_model("deepseek_v3").save_pretrained(tmp_path / "model")
+    more = {"model.layers.4.eh_proj.weight": torch.ones(4, 8)}
+    edit_tensors(tmp_path / "model", lambda tensors: tensors.update(more))
+    edit_config(tmp_path / "model", num_hidden_layers=3, num_nextn_predict_layers=1)
+    with pytest.warns(PruningWarning, match=r"the files hold more \(3\)"):
+        prune_checkpoint(tmp_path / "model", tmp_path / "out", "DEPTH", layer_indices=[1])
+    after = open_checkpoint(tmp_path / "out").tensors
+    assert {name.split(".")[2] for name in after if "layers" in name} == {"0", "1", "2"}
+    assert "model.layers.2.eh_proj.weight" in after, "as engines look for it past the last layer"
 
 
 def test_a_tied_head_may_be_missing_or_there(tmp_path: Path) -> None:
@@ -252,6 +288,37 @@ def test_a_hub_id_that_is_not_in_the_cache_is_refused(
         prune_checkpoint("some/llama", tmp_path / "out")
 
 
+PLAIN_FILES = {"config.json", "tokenizer.json", "model.py"}
+OTHER_FILES = {"original/model.pth", "model.onnx", "tf_model.h5", "model-q4.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "fetched"),
+    [
+        ({"model.safetensors", "pytorch_model.bin"}, {"model.safetensors"}),
+        ({"model-1-of-2.safetensors", "pytorch_model-1-of-2.bin"}, {"model-1-of-2.safetensors"}),
+        ({"pytorch_model.bin", "training_args.bin"}, {"pytorch_model.bin"}),
+        ({"pytorch_model-1-of-2.bin", "pytorch_model.bin.index.json"}, None),
+    ],
+)
+def test_of_a_hub_repository_one_form_of_the_weights_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: set[str], fetched: set[str] | None
+) -> None:
+    """Pickled weights only where there are no others."""
+    names = PLAIN_FILES | OTHER_FILES | weights
+    asked: set[str] = set()
+
+    def download(_: str, ignore_patterns: list[str]) -> str:
+        asked.update(filter_repo_objects(names, ignore_patterns=ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("optipfair.loading.hub_is_reachable", lambda: True)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: sorted(names))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert snapshot(find_source("some/model")) == tmp_path
+    assert asked == PLAIN_FILES | (fetched or weights)
+
+
 def with_code(folder: Path, model_type: str) -> Path:
     """Code that would leave a trace if it ran; returns where."""
     trace = folder.parent / "trace"
@@ -314,7 +381,7 @@ def test_layers_are_told_by_their_number_and_renumbered(llama_folder: Path) -> N
     assert stored.layer_of("lm_head.weight") is None
     renamed = stored.renamed([1, 3], stored.view.model)
     assert renamed(UP, 1) == UP.replace("1", "0")
-    assert renamed(UP.replace("1", "4"), 4) == UP.replace("1", "2")
+    assert renamed(UP.replace("1", "3"), 3) == UP
 
 
 def test_names_that_nobody_knows_are_refused(llama_copy: Path, refused_unwritten: Refused) -> None:

@@ -172,6 +172,12 @@ def test_an_index_cannot_point_outside_the_folder(sharded: Path, place: str) -> 
         open_checkpoint(sharded)
 
 
+def test_an_index_that_names_what_no_folder_can_hold_is_refused(sharded: Path) -> None:
+    edit_index(sharded, lambda weights: weights.update(a="a" * 300))
+    with pytest.raises(CheckpointError, match="lacks the shard"):
+        open_checkpoint(sharded)
+
+
 INDEXES = {
     "no JSON": "{",
     "empty": "",

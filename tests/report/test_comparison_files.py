@@ -106,14 +106,14 @@ def test_a_failure_leaves_everything_as_it_was(
     folder = tmp_path / "deep" / "report"
     if there:
         write_comparison_report(bare(), folder)
-    rename = Path.rename
+    replace = Path.replace
 
     def failing(self: Path, target: Path) -> Path:
         if target == folder / "measures.csv":
             raise OSError(28, "No space left on device")
-        return rename(self, target)
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(Path, "replace", failing)
     with untouched(tmp_path), pytest.raises(OutputError, match="No space left"):
         write_comparison_report(ordinary(), folder)
 

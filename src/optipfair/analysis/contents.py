@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from torch import nn
 
 from ..arch.twin import build_on_meta
 from ..arch.view import ModelView, describe
+from ..checkpoint.pickled import SameBytes, write_headers
 from ..checkpoint.stored_model import StoredModel
 from ..errors import UnsupportedModelError
-from ..files.safetensors_reader import Checkpoint, open_checkpoint
+from ..files.safetensors_reader import Checkpoint, open_checkpoint, pickled_files, same_bytes
 from ..loading import load_config
 from ..pruning.cut.plan import PruningPlan
 from ..sources import Source
@@ -34,6 +36,7 @@ class Portion:
     layers: frozenset[int]  # that hold it; none where it stands outside of them
     mlp: tuple[int, str] | None  # layer and name of the MLP whose neurons it holds, if it does
     goes_with_widths: bool = False  # of layers that predict further tokens
+    goes: bool = False  # of layers that the config does not count
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,25 @@ def read_contents(source: Source, *, trust_remote_code: bool = False) -> Content
     """Build a model without its weights, and read what its files say of them."""
     config = load_config(source, trust_remote_code=trust_remote_code)
     if source.kind == "folder":
-        return _read_folder(source, config)
+        return _read_folder(Path(source.location), config)
     view, dtype = describe(build_on_meta(config)), _dtype(config)
     parameters = _of_twin(view)
     size = sum(portion.size for portion in parameters) * dtype.itemsize
     return Contents(view, parameters, size, [str(dtype).removeprefix("torch.")])
 
 
-def _read_folder(source: Source, config: Any) -> Contents:
-    folder = Path(source.location)
+def _read_folder(folder: Path, config: Any) -> Contents:
+    pickled = pickled_files(folder)
+    if not pickled:
+        return _read_weights(folder, config)
+    with TemporaryDirectory(prefix=".optipfair-") as made:
+        same = write_headers(folder, pickled, Path(made))
+        return _read_weights(Path(made), config, same)
+
+
+def _read_weights(folder: Path, config: Any, same: SameBytes = same_bytes) -> Contents:
     try:
-        stored = StoredModel(folder, config)
+        stored = StoredModel(folder, config, same)
     except UnsupportedModelError as refusal:
         view = describe(build_on_meta(config))
         return _with_bytes(view, open_checkpoint(folder), why_not=str(refusal))
@@ -109,8 +120,8 @@ def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
     portions, counted = [], set(range(len(stored.view.layers)))
     for name, info in stored.tensors.items():
         layers = frozenset(counted & {stored.layer_of(name)})
-        further = stored.predicts_further(name)
-        portions.append(Portion(info.nbytes, layers, mlps.get(name), further))
+        further, over = stored.predicts_further(name), stored.is_left_over(name)
+        portions.append(Portion(info.nbytes, layers, mlps.get(name), further, over))
     return portions
 
 
@@ -120,9 +131,8 @@ def removed(portions: Iterable[Portion], plan: PruningPlan) -> int:
     shares = {(cut.layer, cut.mlp): (cut.width - cut.kept, cut.width) for cut in plan.width_cuts}
     gone = 0
     for portion in portions:
-        if (portion.goes_with_widths and plan.width_cuts) or (
-            portion.layers and not portion.layers & keep
-        ):
+        with_cuts = portion.goes or (portion.goes_with_widths and plan.width_cuts)
+        if with_cuts or (portion.layers and not portion.layers & keep):
             gone += portion.size
         elif portion.mlp in shares:
             neurons, width = shares[portion.mlp]

@@ -8,7 +8,8 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checking import check_count, whole_number
 from ..errors import ArgumentError, UnknownNameError
-from ..files.output_folder import check_writable, writing_explained
+from ..files.filled_folder import check_writable, filled_folder, writing_explained
 from ..noted import warn
 from ..option_fields import in_usual_case, option
 from ..registry import same_but_for_case, unknown_name
@@ -36,6 +37,7 @@ _FONTS = {
     **dict.fromkeys(("Hiragana", "Katakana"), "Noto Sans CJK JP"),
     "Hangul": "Noto Sans CJK KR",
 }
+_MARK = {"files": "bias"}
 _STYLE = ("figsize", "dpi", "cmap", "title")
 
 
@@ -130,8 +132,22 @@ class BiasFolder:
         self._shown = 0
         self.style: Any = _style(style) if any_figure or style else None
         self.path = output_path(folder)
+        self._new: Path | None = None  # where files are until all are complete
         if self.path is not None:
             check_writable(self.path)
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """Let what the block saves and writes appear when it ends well, and not before."""
+        if self.path is None:
+            yield
+            return
+        with writing_explained(self.path), filled_folder(self.path, _MARK) as new:
+            self._new = new
+            try:
+                yield
+            finally:
+                self._new = None
 
     def save(self, name: str, figure: Figure, *, show: bool = True) -> None:
         """Save a figure, and show it in a notebook unless asked not to."""
@@ -170,11 +186,15 @@ class BiasFolder:
             warn(f"Only the first {_SHOWN} of {self._shown} figures are shown here; {where}.")
 
     def _save(self, name: str, write: Callable[[Path], object]) -> None:
-        """Make the folder, and name it where it cannot be written after all."""
-        if self.path is not None:
-            with writing_explained(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-                write(self.path / name)
+        """Write a file, which appears whole; name the folder if it cannot be written after all."""
+        if self.path is None:
+            return
+        with writing_explained(self.path):
+            if self._new is not None:
+                write(self._new / name)
+                return
+            with filled_folder(self.path, _MARK) as new:
+                write(new / name)
 
 
 def output_path(given: object) -> Path | None:

@@ -97,13 +97,17 @@ class Studied:
         """Draw the figures, save them and the numbers."""
         numbers = range(len(self.study.plan.pairs))
         bars = show_progress and bool(self.kinds)
-        for number in track(numbers, "drawing", bars, unit="pair"):
-            pair = DrawnPair(self.study, number, self.layers, self.folder.style)
-            for kind in self.kinds:
-                for component, figure in FIGURE_KINDS[kind].draw(pair):
-                    parts = (kind, component, _label(number))
-                    self.folder.save("_".join(filter(None, parts)), figure)
-        self.folder.write(METRICS_FILE, self.numbers)
+        with self.folder.all_or_none():
+            for number in track(numbers, "drawing", bars, unit="pair"):
+                self._draw(number)
+            self.folder.write(METRICS_FILE, self.numbers)
+
+    def _draw(self, number: int) -> None:
+        pair = DrawnPair(self.study, number, self.layers, self.folder.style)
+        for kind in self.kinds:
+            for component, figure in FIGURE_KINDS[kind].draw(pair):
+                parts = (kind, component, _label(number))
+                self.folder.save("_".join(filter(None, parts)), figure)
 
 
 def study_bias(
@@ -224,9 +228,10 @@ def write_comparison(
     """Compare two models on the pairs that both saw; save the numbers and perhaps the figure."""
     comparison = compare_studies(first, second)
     drawn = comparison_figure(first, second, folder.style) if figure else None
-    if drawn is not None:
-        folder.save(COMPARISON, drawn)
-    folder.write(f"{COMPARISON}.json", comparison)
+    with folder.all_or_none():
+        if drawn is not None:
+            folder.save(COMPARISON, drawn)
+        folder.write(f"{COMPARISON}.json", comparison)
     return comparison
 
 

@@ -27,6 +27,7 @@ from ..pruning.cut.checks import check_plan_fits, check_sharing
 from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.solving import Sizes
+from .past_layers import fields_of_predictions
 from .rewrite import (
     PieceCut,
     StoredReplacements,
@@ -40,7 +41,6 @@ from .side_files import SideFiles, side_files
 from .stored_model import StoredModel, item_size
 from .stored_rows import check_finite_tensor
 
-_FURTHER = ("num_nextn_predict_layers", "num_mtp_layers")  # fields that count such layers
 _VERIFIERS = 2
 _VERIFY_BYTES = 2 * 2**20
 
@@ -97,6 +97,7 @@ def prepare(
     check_sharing(stored.view)
     new = prove(stored.view, plan).twin
     _leave_out_further_predictions(stored, plan, new.config.get_text_config())
+    _warn_about_left_over(stored)
     if dtype != "auto":
         new.config.dtype = getattr(torch, dtype)
     replaced = StoredReplacements(stored, plan.replacements or {})
@@ -111,13 +112,24 @@ def _leave_out_further_predictions(stored: StoredModel, plan: PruningPlan, confi
     """Layers that predict further tokens are not cut, and would not fit beside narrower ones."""
     if not plan.width_cuts or not any(map(stored.predicts_further, stored.tensors)):
         return
-    for field in _FURTHER:
-        if getattr(config, field, None):
-            setattr(config, field, 0)
+    for field in fields_of_predictions(config):
+        setattr(config, field, 0)
     warn(
         "The layers that predict the tokens after the next one are left out, since they would not "
         "fit the narrower ones. Engines generate without them, one token at a time."
     )
+
+
+def _warn_about_left_over(stored: StoredModel) -> None:
+    over = sorted(
+        {stored.layer_of(each) or 0 for each in stored.tensors if stored.is_left_over(each)}
+    )
+    if over:
+        warn(
+            f"The config counts {len(stored.view.layers)} layers, the files hold more "
+            f"({', '.join(map(str, over[:3]))}{', ...' if over[3:] else ''}). The model does not "
+            "load them, so they are left out. If they belong to it, restore its config.json first."
+        )
 
 
 def _account(
@@ -127,7 +139,8 @@ def _account(
     written = {output.source.name for output in outputs}
     gone = {name for name in stored.tensors if stored.layer_of(name) in plan.drop_layers}
     further = {name for name in stored.tensors if stored.predicts_further(name)} - written - gone
-    lost = sorted(stored.tensors.keys() - written - gone - further)
+    over = {name for name in stored.tensors if stored.is_left_over(name)}
+    lost = sorted(stored.tensors.keys() - written - gone - further - over)
     if lost:
         raise UnsupportedModelError(
             f"{len(lost)} tensors of the checkpoint would be lost ({', '.join(lost[:3])}). Please "
@@ -140,6 +153,7 @@ def _account(
         "cut": len(cut),
         "removed_with_layers": len(gone - written),
         "removed_predicting_further": len(further),
+        "removed_past_the_last_layer": len(over),
     }
 
 

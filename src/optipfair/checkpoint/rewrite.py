@@ -94,7 +94,9 @@ def rewritten(
     for info in by_place:
         name = info.name
         layer = stored.layer_of(name)
-        if layer in gone or (plan.width_cuts and stored.predicts_further(name)):
+        if layer in gone or stored.is_left_over(name):
+            continue
+        if plan.width_cuts and stored.predicts_further(name):
             continue
         new_name = name if layer is None else renamed(name, layer)
         own, new_dtype = cuts.get(name, ()), _new_dtype(info, dtype, new)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checking import is_file
 from ..errors import CheckpointError
 from .foreign import read_json, reading
 
@@ -254,7 +255,7 @@ def _shards_of(folder: Path, weight_map: dict[str, str]) -> list[str]:
     """The files that an index names, which are all there."""
     files = sorted(set(weight_map.values()))
     for file in files:
-        if not (folder / file).is_file():
+        if not is_file(folder / file):
             raise CheckpointError(f"{folder} lacks the shard {file} that its index names.")
     return files
 

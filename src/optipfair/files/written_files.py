@@ -1,10 +1,12 @@
 """Which files of a folder a run has written: a folder of such files alone may be replaced.
 
-Each result lists them in `.optipfair.json`, with their sizes.
+Each result lists them in `.optipfair.json`, small ones with their SHA-256, large ones with their
+size, so that the list holds for a copy of the folder too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -15,6 +17,10 @@ from typing import Any
 from ..errors import OutputError
 
 FILES = ".optipfair.json"  # what a run has written into a folder
+_SMALL = 1_000_000  # bytes of a file that is known by what it holds
+_NO_FILE = -1  # a link, a device, an empty folder
+
+Stamp = int | str  # what a file is known by: its size or its SHA-256
 
 # Without a list of files: what models of other tools and of earlier versions hold.
 _OF_A_MODEL = (
@@ -59,17 +65,18 @@ def check_replaceable(path: Path, target: Path, overwrite: bool) -> None:
 
 
 def _not_ours(folder: Path) -> list[str]:
-    """What is in a folder but not in its list of files, or not in the size that stands there."""
+    """What is in a folder but not in its list of files, or not as it stands there."""
     listed = _listed(folder)
     here = entries(folder)
     if listed is None:
         known = [name for name in here if any(fnmatch(name, each) for each in _OF_A_MODEL)]
         return sorted(set(here) - set(known))
-    return sorted(name for name, size in here.items() if listed.get(name) != size and name != FILES)
+    here.pop(FILES, None)
+    return sorted(name for name, stamp in here.items() if listed.get(name) != stamp)
 
 
-def _listed(folder: Path) -> dict[str, int] | None:
-    """Name → size of the files that a run wrote, None where no list can be read."""
+def _listed(folder: Path) -> dict[str, Stamp] | None:
+    """Name → stamp of the files that a run wrote, None where no list can be read."""
     try:
         files: Any = json.loads((folder / FILES).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -77,17 +84,24 @@ def _listed(folder: Path) -> dict[str, int] | None:
     return files if isinstance(files, dict) else None
 
 
-def entries(folder: Path) -> dict[str, int]:
-    """Name → size of all that is in a folder; links, devices and empty folders have none: -1."""
+def entries(folder: Path) -> dict[str, Stamp]:
+    """Name → stamp of all that is in a folder but folders that hold something."""
     entries = {}
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if not stat.S_ISDIR(mode) or not any(path.iterdir()):
-                size = path.lstat().st_size if stat.S_ISREG(mode) else -1
-                entries[path.relative_to(folder).as_posix()] = size
+            if not stat.S_ISDIR(path.lstat().st_mode) or not any(path.iterdir()):
+                entries[path.relative_to(folder).as_posix()] = _stamp(path)
     return entries
+
+
+def _stamp(path: Path) -> Stamp:
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode):
+        return _NO_FILE
+    if about.st_size > _SMALL:
+        return about.st_size
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def list_files(folder: Path) -> None:

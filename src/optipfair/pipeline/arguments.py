@@ -10,12 +10,13 @@ from typing import Any
 from ..checking import check_flag
 from ..distributed import is_first, own_device
 from ..errors import ArgumentError, OutputError
-from ..files.output_folder import beside, check_output
+from ..files.output_folder import check_output
+from ..files.working_folder import working_folder
 from ..loading import check_device, check_dtype
 from ..pruning.calibration.calibration_texts import CalibrationText
 from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
-from ..pruning.cut.plan_files import check_complete
+from ..pruning.cut.plan_files import check_complete, check_plan_file, side_file
 from ..pruning.options.prune_options import CHOICE, TARGET, TEXT, VERIFY, PruneOptions
 from ..pruning.options.recipe import recipe_text
 from ..pruning.request.budget import read_size
@@ -165,16 +166,17 @@ def _read_output(output_path: str | Path | None, source: Source, overwrite: bool
 
 
 def _check_plan_file(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work."""
+    """Refuse a file that cannot or must not be written, before the work."""
     try:
         if path.is_dir() or not path.parent.is_dir():
             folder = path.is_dir()
             what = "is a folder" if folder else f"cannot be written: there is no {path.parent}"
             raise OutputError(f"The plan file {path} {what}. Give the name of a file.")
+        check_plan_file(path, PruningPlan.from_json)
         if is_first():
-            trial = beside(path)
-            trial.touch(exist_ok=False)
-            trial.unlink()
+            with working_folder(path.parent, {"trial": path.name}, busy=None) as work:
+                for each in (path, side_file(path, "0" * 16)):
+                    (work / each.name).touch()
     except OSError as exc:
         raise OutputError(
             f"The plan file {path} cannot be written: {exc.strerror}. Give another name."

@@ -1,4 +1,4 @@
-"""Sources that are no folder of safetensors become one, in a temporary folder.
+"""Sources that are no folder of safetensors become one, in a working folder beside the output.
 
 From there on they are a folder like any other, in the shape in which models are published.
 """
@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checkpoint.side_files import side_files
 from ..errors import CheckpointError
 from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
+from ..files.working_folder import working_folder
 from ..loading import load_model, load_tokenizer, quiet_transformers, snapshot
 from ..sources import Source
 from .run import Options
@@ -41,12 +42,15 @@ def as_folder(source: Source, options: Options) -> Iterator[Source]:
     if folder is not None and not pickled:
         yield Source(source.given, "folder", str(folder))
         return
-    with TemporaryDirectory(prefix=".optipfair-", dir=options.holding.folder) as made:
+    where = options.holding.folder or Path(gettempdir())
+    with working_folder(where, {"converted": "model"}, busy=None) as work:
+        made = work / "model"
+        made.mkdir()
         if folder is None:
-            _convert_gguf(source, Path(made), options)
+            _convert_gguf(source, made, options)
         else:
-            _convert_pickled(folder, pickled, Path(made))
-        yield Source(source.given, "folder", made)
+            _convert_pickled(folder, pickled, made)
+        yield Source(source.given, "folder", str(made))
 
 
 def _convert_gguf(source: Source, folder: Path, options: Options) -> None:

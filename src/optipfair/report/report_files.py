@@ -10,10 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from ..errors import OutputError
-from ..files.output_folder import check_writable, writing_explained
+from ..files.filled_folder import check_writable, filled_folder, writing_explained
 from . import charts, formats, views
 from .comparison import Comparison
 from .tables import comparison_csv
@@ -106,16 +103,9 @@ def write_comparison_report(comparison: Mapping[str, Any], folder: str | Path) -
         TABLE: comparison_csv(comparison),
     }
     check_report_folder(folder)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with writing_explained(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _replace_all(texts, folder)
-        except OSError:
-            for each in made:
-                with suppress(OSError):  # it is not empty, or not there
-                    each.rmdir()
-            raise
+    with writing_explained(folder), filled_folder(folder, {"files": "report"}) as new:
+        for name, text in texts.items():
+            (new / name).write_text(text, encoding="utf-8", newline="\n")
     return {name: folder / name for name in texts}
 
 
@@ -131,27 +121,3 @@ def check_report_folder(folder: str | Path) -> None:
                 f"The output {folder / name} is a folder. Move it away, or give another folder for "
                 "the report."
             )
-
-
-def _replace_all(texts: Mapping[str, str], folder: Path) -> None:
-    """Write all texts aside, then put each in its place; after an error all is as before."""
-    aside = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
-    done: list[str] = []
-    try:
-        for name, text in texts.items():
-            (aside / name).write_text(text, encoding="utf-8", newline="\n")
-        for name in texts:
-            if (folder / name).exists():
-                (folder / name).rename(aside / f"{name}.old")
-            done.append(name)
-            (aside / name).rename(folder / name)
-    except BaseException:
-        for name in done:
-            old = aside / f"{name}.old"
-            if old.exists():
-                old.replace(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

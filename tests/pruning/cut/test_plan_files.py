@@ -125,7 +125,7 @@ def edited(planned: Path, side: Path) -> None:
 def test_a_plan_without_its_own_tensors_is_refused(
     llama_folder: Path, planned: Path, damage: Callable[[Path, Path], None], match: str
 ) -> None:
-    damage(planned, side_file(planned, PruningPlan.load(planned)))
+    damage(planned, side_file(planned, PruningPlan.load(planned).digest))
     output = planned.parent / "out"
     with pytest.raises(ArgumentError, match=match):
         prune_checkpoint(llama_folder, output, plan=planned)
@@ -134,7 +134,7 @@ def test_a_plan_without_its_own_tensors_is_refused(
 
 def test_tensors_of_another_shape_are_refused(llama_folder: Path, planned: Path) -> None:
     plan = PruningPlan.load(planned)
-    side = side_file(planned, plan)
+    side = side_file(planned, plan.digest)
     tensors = {name: tensor[:, :-1].contiguous() for name, tensor in load_file(side).items()}
     content = hashlib.sha256(b"".join(map(bytes_of, tensors.values()))).hexdigest()
     save_file(tensors, side, metadata={"plan": plan.digest, "sha256": content})
@@ -220,7 +220,7 @@ def test_what_makes_up_for_removed_layers_comes_back_too(
     changed = [name for name in one if name in original and "layers.0" in name
                and not torch.equal(one[name], original[name])]  # fmt: skip
     assert changed == ["model.layers.0.mlp.down_proj.weight"]
-    side_file(tmp_path / "p.json", planned.plan).unlink()
+    side_file(tmp_path / "p.json", planned.plan.digest).unlink()
     with pytest.raises(ArgumentError, match="not beside it"):
         prune_checkpoint(llama_folder, plan=tmp_path / "p.json", dry_run=True)
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
-from ...errors import ArgumentError, CheckpointError
-from ...files.output_folder import beside
+from ...errors import ArgumentError, CheckpointError, OutputError
+from ...files.filled_folder import filled_folder
+from ...files.foreign import read_text
 from ...files.safetensors_reader import read_header
 from ...files.torch_dtypes import TORCH_DTYPES
+from ...files.written_files import FILES
 from ...memory import Spilled
 from ..calibration.holding import Key, ReplacedTensors, Replacements, peek
 
@@ -31,28 +34,71 @@ _WAY_OUT = "Copy it again, or decide anew with --save-plan (save_plan)"
 
 
 def write_plan(path: Path, plan: PruningPlan) -> None:
-    """Write a plan, and its replaced tensors beside it; a file appears only when complete."""
-    side = side_file(path, plan)
-    if plan.replacements is not None:
-        with _appearing(side) as file:
-            _write_tensors(file, plan.digest, plan.replacements)
+    """Write a plan, and its replaced tensors beside it: both or none, once they are complete."""
+    side = side_file(path, plan.digest)
+
+    def check(place: Path) -> None:
+        if place.name == path.name:
+            check_plan_file(path, type(plan).from_json)
+        else:
+            _check_side(side, plan.digest)
+
+    check_plan_file(path, type(plan).from_json)
+    with filled_folder(path.parent, {"plan": path.name}, check=check, first=side.name) as new:
+        if plan.replacements is not None:
+            with (new / side.name).open("xb") as file:
+                _write_tensors(file, plan.digest, plan.replacements)
+        (new / path.name).write_text(f"{plan.to_json()}\n", encoding="utf-8")
+
+
+def check_plan_file(path: Path, read: Callable[[str], PruningPlan]) -> None:
+    """Refuse to write a plan over what `read` reads no plan from; links are not followed."""
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OutputError(
+            f"The plan file {path} is no regular file, so it is never replaced. Give the name of "
+            "one."
+        )
+    if (path.parent / FILES).exists():
+        raise OutputError(
+            f"The plan file {path} is of the model in that folder, and never overwritten alone. "
+            "Give the name of a file elsewhere."
+        )
     try:
-        with _appearing(path) as file:
-            file.write(f"{plan.to_json()}\n".encode())
-    except BaseException:
-        side.unlink(missing_ok=True)
-        raise
+        read(read_text(path))
+    except (ArgumentError, OSError, ValueError) as exc:
+        raise OutputError(
+            f"The plan file {path} is there and holds no plan, so it is never overwritten. Give "
+            "the name of a new file, or of a plan."
+        ) from exc
 
 
-def side_file(path: Path, plan: PruningPlan) -> Path:
-    """Where the replaced tensors of a plan lie."""
-    return path.with_name(f"{path.stem}.{plan.digest}.safetensors")
+def _check_side(path: Path, digest: str) -> None:
+    """Refuse to write tensors over anything but those of the same plan."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_symlink() and path.is_file():
+        with suppress(CheckpointError, OSError, ValueError):
+            read_header(path)
+            with path.open("rb") as file:
+                if _metadata(file).get("plan") == digest:
+                    return
+    raise OutputError(
+        f"{path}, where the plan's tensors belong, is there and does not hold them, so it is never "
+        "overwritten. Move it away, or give the plan another name."
+    )
+
+
+def side_file(path: Path, digest: str) -> Path:
+    """Where the replaced tensors of a plan lie, by the plan's digest."""
+    return path.with_name(f"{path.stem}.{digest}.safetensors")
 
 
 def find_replacements(path: Path, plan: PruningPlan) -> Replacements | None:
     """The replaced tensors of the plan in a file, by its digest; read when they are needed."""
     others = sorted(path.parent.glob(f"*.{plan.digest}.safetensors"))
-    files = (each for each in [side_file(path, plan), *others] if each.is_file())
+    files = (each for each in [side_file(path, plan.digest), *others] if each.is_file())
     return next((_opened(side, plan) for side in files), None)
 
 
@@ -67,9 +113,9 @@ def check_complete(plan: PruningPlan, path: str | Path | None = None) -> None:
         )
     raise ArgumentError(
         f"In the plan {path} what stays makes up for what goes, by the tensors in "
-        f"{side_file(Path(path), plan).name}, which is not beside it. Put it there, or decide anew "
-        'with --save-plan (save_plan). With "compensate": false in the plan, the rest is only '
-        "removed."
+        f"{side_file(Path(path), plan.digest).name}, which is not beside it. Put it there, or "
+        'decide anew with --save-plan (save_plan). With "compensate": false in the plan, the rest '
+        "is only removed."
     )
 
 
@@ -80,9 +126,8 @@ def _opened(path: Path, plan: PruningPlan) -> Replacements:
             for name, info in read_header(path).items()
         }
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            metadata = _metadata(file)
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        metadata = header.get("__metadata__", {})
     except (CheckpointError, OSError, ValueError, KeyError) as exc:
         why = f": {exc}" if isinstance(exc, CheckpointError) else f" ({exc}). {_WAY_OUT}."
         raise ArgumentError(f"{path} does not hold the tensors of a plan{why}") from exc
@@ -98,6 +143,13 @@ def _opened(path: Path, plan: PruningPlan) -> Replacements:
     if metadata.get("sha256") != content or not complete:
         raise ArgumentError(f"{path} is not as it was written. {_WAY_OUT}.")
     return ReplacedTensors.in_file(path, places)
+
+
+def _metadata(file: BinaryIO) -> dict[str, str]:
+    """What stands in the header of a safetensors file beside the tensors."""
+    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    found: dict[str, str] = header.get("__metadata__", {})
+    return found
 
 
 def _key(name: str) -> Key:
@@ -134,18 +186,3 @@ def _header(entries: Mapping[str, object]) -> bytes:
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name, which takes its place when the block ends well."""
-    temporary = beside(path)
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,0 +1,58 @@
+"""Sources that become a folder of safetensors first: what a killed run leaves of it is cleared."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optipfair import load_model, prune_checkpoint
+from optipfair.pipeline import converted
+from support.gguf_files import gguf_toy
+from support.nursery import Nursery
+
+
+def die_converted(source: Path, output: Path, **options: Any) -> None:
+    """Prune, and be killed once the source is converted."""
+    convert = converted._convert_gguf
+
+    def dying(*arguments: Any) -> None:
+        convert(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    converted._convert_gguf = dying
+    prune_checkpoint(source, output, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["out", "new/folder/out"])
+def test_a_conversion_that_was_killed_is_cleared_by_the_next(
+    nursery: Nursery, tmp_path: Path, output: str
+) -> None:
+    gguf_toy(tmp_path / "toy.gguf", "llama")
+    assert nursery.run(die_converted, tmp_path / "toy.gguf", tmp_path / output) == -signal.SIGKILL
+    (left,) = tmp_path.glob(".optipfair-*")
+    assert (left / "owner.json").is_file() and (left / "model" / "config.json").is_file()
+    prune_checkpoint(tmp_path / "toy.gguf", tmp_path / "another")
+    assert list(tmp_path.glob(".optipfair-*")) == []
+    load_model(tmp_path / "another")
+
+
+@pytest.mark.slow
+def test_conversions_at_once_leave_each_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_toy(tmp_path / "toy.gguf", "llama")
+    convert, outputs = converted._convert_gguf, ["b"]
+
+    def twice(*arguments: Any) -> None:
+        convert(*arguments)
+        if outputs:
+            prune_checkpoint(tmp_path / "toy.gguf", tmp_path / outputs.pop())
+
+    monkeypatch.setattr(converted, "_convert_gguf", twice)
+    prune_checkpoint(tmp_path / "toy.gguf", tmp_path / "a")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "toy.gguf"]

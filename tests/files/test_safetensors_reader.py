@@ -309,3 +309,14 @@ def test_a_dtype_that_the_format_has_not_is_damage(tmp_path: Path, dtype: Any) -
     file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
     with pytest.raises(CheckpointError, match=r"a has the dtype .*, which safetensors has not"):
         read_header(file)
+
+
+@pytest.mark.parametrize("beside", ["x", 5, ["a"], {"format": 5}, {"format": {}}], ids=repr)
+def test_metadata_that_safetensors_refuses_is_damage(tmp_path: Path, beside: Any) -> None:
+    text = json.dumps({"__metadata__": beside, "a": ONE}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.torch.load_file(file)
+    with pytest.raises(CheckpointError, match="__metadata__ is no table of texts"):
+        read_header(file)

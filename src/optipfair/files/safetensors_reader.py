@@ -159,7 +159,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         text = file.read(length)
     with reading(f"{path} is damaged: its header", CheckpointError, "Download it again."):
         entries = json.loads(text, object_pairs_hook=_without_duplicates)
-        entries.pop("__metadata__", None)
+        beside = entries.pop("__metadata__", {})
+        if not isinstance(beside, dict) or not all(isinstance(x, str) for x in beside.values()):
+            raise TypeError("__metadata__ is no table of texts")
         tensors = {name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()}
     _check_offsets(path, tensors, 8 + length, size)
     return tensors
@@ -243,8 +245,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not named or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(_damaged(index, "its weight_map names no file for each tensor"))
     for file in sorted(set(weight_map.values())):
-        if Path(file).name != file:
-            raise CheckpointError(_damaged(index, f"it points outside the folder ({file})"))
+        if Path(file).name != file or len(file.encode(errors="replace")) > 255:
+            where = f"it points outside the folder ({file[:200]!r})"
+            raise CheckpointError(_damaged(index, where))
     return weight_map
 
 

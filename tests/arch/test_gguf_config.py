@@ -85,3 +85,9 @@ def test_counts_that_no_file_has_are_refused_at_once(tmp_path: Path) -> None:
         path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, fields))
         with pytest.raises(CheckpointError, match="counts"):
             read_gguf_header(path)
+
+
+def test_a_number_that_is_not_finite_is_damage(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "toy.gguf", tiny_model("llama"), {"rope.freq_base": float("nan")})
+    with pytest.raises(CheckpointError, match="its header cannot be read: a value that is nan"):
+        load_config(find_source(path))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from optipfair import (
@@ -23,7 +24,7 @@ from optipfair import (
 )
 from optipfair.checkpoint.stored_model import StoredModel, item_size
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
-from optipfair.loading import find_source, load_config, quiet_transformers
+from optipfair.loading import find_source, load_config, quiet_transformers, snapshot
 from optipfair.testing import tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -285,6 +286,37 @@ def test_a_hub_id_that_is_not_in_the_cache_is_refused(
     monkeypatch.setattr("optipfair.loading.hub_is_reachable", lambda: False)
     with refused_unwritten(CheckpointError, "Cannot read the model 'some/llama'"):
         prune_checkpoint("some/llama", tmp_path / "out")
+
+
+PLAIN_FILES = {"config.json", "tokenizer.json", "model.py"}
+OTHER_FILES = {"original/model.pth", "model.onnx", "tf_model.h5", "model-q4.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "fetched"),
+    [
+        ({"model.safetensors", "pytorch_model.bin"}, {"model.safetensors"}),
+        ({"model-1-of-2.safetensors", "pytorch_model-1-of-2.bin"}, {"model-1-of-2.safetensors"}),
+        ({"pytorch_model.bin", "training_args.bin"}, {"pytorch_model.bin"}),
+        ({"pytorch_model-1-of-2.bin", "pytorch_model.bin.index.json"}, None),
+    ],
+)
+def test_of_a_hub_repository_one_form_of_the_weights_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: set[str], fetched: set[str] | None
+) -> None:
+    """Pickled weights only where there are no others."""
+    names = PLAIN_FILES | OTHER_FILES | weights
+    asked: set[str] = set()
+
+    def download(_: str, ignore_patterns: list[str]) -> str:
+        asked.update(filter_repo_objects(names, ignore_patterns=ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("optipfair.loading.hub_is_reachable", lambda: True)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: sorted(names))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert snapshot(find_source("some/model")) == tmp_path
+    assert asked == PLAIN_FILES | (fetched or weights)
 
 
 def with_code(folder: Path, model_type: str) -> Path:

@@ -208,3 +208,13 @@ def test_the_output_is_checked_before_the_model_is_loaded(
     (llama_copy / SINGLE_FILE).write_bytes(b"damaged")
     command = ["prune", "--model-path", llama_copy, "--output-path", llama_copy.parent / "file"]
     refuses("is a file", *command)
+
+
+@pytest.mark.parametrize("name", ["a\nb.safetensors", "x" * 100_000, "é" * 200, "../x", "\x1b[2J"])
+def test_an_index_of_odd_names_is_one_short_sentence(
+    refuses: Refuses, llama_copy: Path, name: str
+) -> None:
+    index = {"weight_map": {"model.norm.weight": name}}
+    (llama_copy / "model.safetensors").unlink()
+    (llama_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    refuses("^Error: .{1,2010}$", "analyze", "--model-path", llama_copy)

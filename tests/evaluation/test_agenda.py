@@ -18,6 +18,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"data": "no/such"}, DataError, "'no/such' does not exist"),
     ({"data": ""}, DataError, "'' does not exist"),
     ({"data": __file__}, DataError, "is no folder"),
+    ({"data": "a" * 300}, DataError, "does not exist"),
     ({"text": "no/such.txt"}, DataError, "no/such.txt cannot be read: .*No such file"),
     ({"text_field": "story"}, ArgumentError, "text_field='story' names .* no text is given"),
     ({"limit": 0}, ArgumentError, "limit=0 is no whole number of 1 or more"),

@@ -172,6 +172,12 @@ def test_an_index_cannot_point_outside_the_folder(sharded: Path, place: str) -> 
         open_checkpoint(sharded)
 
 
+def test_an_index_that_names_what_no_folder_can_hold_is_refused(sharded: Path) -> None:
+    edit_index(sharded, lambda weights: weights.update(a="a" * 300))
+    with pytest.raises(CheckpointError, match="lacks the shard"):
+        open_checkpoint(sharded)
+
+
 INDEXES = {
     "no JSON": "{",
     "empty": "",
@@ -302,4 +308,15 @@ def test_a_dtype_that_the_format_has_not_is_damage(tmp_path: Path, dtype: Any) -
     file = tmp_path / "model.safetensors"
     file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
     with pytest.raises(CheckpointError, match=r"a has the dtype .*, which safetensors has not"):
+        read_header(file)
+
+
+@pytest.mark.parametrize("beside", ["x", 5, ["a"], {"format": 5}, {"format": {}}], ids=repr)
+def test_metadata_that_safetensors_refuses_is_damage(tmp_path: Path, beside: Any) -> None:
+    text = json.dumps({"__metadata__": beside, "a": ONE}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.torch.load_file(file)
+    with pytest.raises(CheckpointError, match="__metadata__ is no table of texts"):
         read_header(file)

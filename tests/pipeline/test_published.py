@@ -95,6 +95,17 @@ def reward_model(folder: Path) -> Path:
     return save(transformers.LlamaForSequenceClassification(config), folder)
 
 
+def headed(auto: str, family: str, **fields: Any) -> Callable[[Path], Path]:
+    """A model with another head than one for text."""
+
+    def make(folder: Path) -> Path:
+        config: Any = tiny_model(family, **fields).config
+        config.num_labels, config.pad_token_id = 3, 0
+        return save(getattr(transformers, auto).from_config(config), folder)
+
+    return make
+
+
 def predicting_further(folder: Path) -> Path:
     """With a layer past the last one, which predicts the token after the next."""
     save(tiny_model("deepseek_v3"), folder)
@@ -147,6 +158,14 @@ def experts_as_in_memory(folder: Path) -> Path:
 PUBLISHED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "wrapper": (wrapper, "AutoModelForImageTextToText"),
     "reward model": (reward_model, "AutoModelForSequenceClassification"),
+    **{
+        f"{auto[12:]} of {family}": (headed(auto, family, **fields), auto)
+        for auto, family, fields in (
+            ("AutoModelForSequenceClassification", "gemma2", {}),
+            ("AutoModelForTokenClassification", "llama", {"tie_word_embeddings": True}),
+            ("AutoModelForQuestionAnswering", "gpt2", {}),
+        )
+    },
     "predicting further": (predicting_further, "AutoModelForCausalLM"),
     "hub spelling": (spelled_as_on_the_hub, "AutoModelForCausalLM"),
     "old norms": (old_norms, "AutoModelForCausalLM"),

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from torch import nn
 
 from ..arch.twin import build_on_meta
 from ..arch.view import ModelView, describe
+from ..checkpoint.pickled import SameBytes, write_headers
 from ..checkpoint.stored_model import StoredModel
 from ..errors import UnsupportedModelError
-from ..files.safetensors_reader import Checkpoint, open_checkpoint
+from ..files.safetensors_reader import Checkpoint, open_checkpoint, pickled_files, same_bytes
 from ..loading import load_config
 from ..pruning.cut.plan import PruningPlan
 from ..sources import Source
@@ -62,17 +64,25 @@ def read_contents(source: Source, *, trust_remote_code: bool = False) -> Content
     """Build a model without its weights, and read what its files say of them."""
     config = load_config(source, trust_remote_code=trust_remote_code)
     if source.kind == "folder":
-        return _read_folder(source, config)
+        return _read_folder(Path(source.location), config)
     view, dtype = describe(build_on_meta(config)), _dtype(config)
     parameters = _of_twin(view)
     size = sum(portion.size for portion in parameters) * dtype.itemsize
     return Contents(view, parameters, size, [str(dtype).removeprefix("torch.")])
 
 
-def _read_folder(source: Source, config: Any) -> Contents:
-    folder = Path(source.location)
+def _read_folder(folder: Path, config: Any) -> Contents:
+    pickled = pickled_files(folder)
+    if not pickled:
+        return _read_weights(folder, config)
+    with TemporaryDirectory(prefix=".optipfair-") as made:
+        same = write_headers(folder, pickled, Path(made))
+        return _read_weights(Path(made), config, same)
+
+
+def _read_weights(folder: Path, config: Any, same: SameBytes = same_bytes) -> Contents:
     try:
-        stored = StoredModel(folder, config)
+        stored = StoredModel(folder, config, same)
     except UnsupportedModelError as refusal:
         view = describe(build_on_meta(config))
         return _with_bytes(view, open_checkpoint(folder), why_not=str(refusal))

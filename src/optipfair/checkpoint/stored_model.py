@@ -32,10 +32,15 @@ from ..files.safetensors_reader import (
     TensorInfo,
     incomplete,
     open_checkpoint,
+    read_config,
     same_bytes,
 )
+from ..pruning.cut.checks import check_config_unquantized, no_plain_number
 from .past_layers import fields_of_predictions, is_named_so, predicting_layers
+from .pickled import SameBytes
 from .side_files import check_plain
+
+_PLAIN = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,12 @@ class Piece:
 class StoredModel:
     """A checkpoint's headers, with the twin of its model, described: its tensors are on `meta`."""
 
-    def __init__(self, folder: Path, config: Any) -> None:
-        """Open a checkpoint and check it against its config."""
+    def __init__(self, folder: Path, config: Any, same: SameBytes = same_bytes) -> None:
+        """Open a checkpoint and check it against its config; `same` compares two of its tensors."""
         self.checkpoint: Checkpoint = open_checkpoint(folder)
-        if getattr(config, "quantization_config", None) is not None:
-            raise UnsupportedModelError(
-                "The model is quantized, so its weights cannot be cut. Prune the unquantized "
-                "model, and quantize the result."
-            )
+        check_config_unquantized(read_config(folder))
         model = build_on_meta(config)
-        if _head_is_its_own(model, self.tensors):  # transformers loads it untied then
+        if _head_is_its_own(model, self.tensors, same):  # transformers loads it untied then
             model = build_on_meta(_untied(config))
         self.view: ModelView = describe(model)
         self._names: dict[str, str] = {}  # as transformers would save them → as they are here
@@ -175,6 +176,7 @@ class StoredModel:
         return {name: _pieces(mlp, *place, self.tensors[name]) for name, place in places.items()}
 
     def _check_tensors(self, config: Any) -> None:
+        self._check_plain_numbers()
         wrong = [
             f"{name} has shape {self.tensors[name].shape}, its config.json says {shape}"
             for name, shape in self.expected.items()
@@ -191,6 +193,14 @@ class StoredModel:
             raise UnsupportedModelError(why_not_on_disk(config))
         if missing:
             raise incomplete(where, sorted(missing))
+
+    def _check_plain_numbers(self) -> None:
+        """Refuse floats of the model that are stored as something else."""
+        stored = {name: self.tensors[name].dtype for name in self.expected if name in self.tensors}
+        if odd := {name: dtype for name, dtype in stored.items() if dtype not in _PLAIN}:
+            saved = self._untied(self.view.model.state_dict())
+            for name in sorted(name for name in odd if saved[name].is_floating_point()):
+                raise no_plain_number(name, odd[name])
 
     def _missing(self) -> set[str]:
         return self.expected.keys() - self.tensors.keys() - self._may_be_missing()
@@ -270,12 +280,12 @@ def kept_in_float32(model: Any, dtype: str) -> set[str]:
     return kept
 
 
-def _head_is_its_own(model: Any, tensors: Mapping[str, TensorInfo]) -> bool:
+def _head_is_its_own(model: Any, tensors: Mapping[str, TensorInfo], same: SameBytes) -> bool:
     """Whether the files hold a head other than the embeddings that the config ties it to."""
     table = model.get_input_embeddings().weight
     named = model.named_parameters(remove_duplicate=False)
     stored = [tensors[name] for name, tensor in named if tensor is table and name in tensors]
-    return any(not same_bytes(stored[0], other) for other in stored[1:])
+    return any(not same(stored[0], other) for other in stored[1:])
 
 
 def _untied(config: Any) -> Any:

@@ -25,6 +25,7 @@ from .output import careful_streams, say, say_usage
 __path__.append(str(Path(__file__).parents[1] / "compat" / "cli"))
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+_LONGEST = 2000  # characters of an error: what was given may be as long as a file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,5 +69,8 @@ def _check_text(arguments: Sequence[str]) -> None:
 
 def _fail(message: str, code: int) -> int:
     process = launched_rank()
-    say(f"Error: {f'process {process}: ' if process else ''}{message}", err=True)
+    line = " ".join(message.splitlines())  # names in files of others may hold line ends
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    say(f"Error: {f'process {process}: ' if process else ''}{line}", err=True)
     return code

@@ -17,7 +17,6 @@ from ..bias.study import carry_out, plan_study
 from ..bias.study_comparison import excess_by_layer
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
-from ..hooks import evaluating
 from ..option_fields import checked_keywords, taking
 from ..report.comparison import (
     Comparison,
@@ -36,7 +35,7 @@ from .agenda import Agenda, make_agenda, prompts_of
 from .evaluate_options import EvaluateOptions
 from .evaluating import model_facts, protocol_of, task_facts
 from .rows import corrected, flips_of, measured
-from .speed.speed_measures import Inputs, on_device, prompt_inputs
+from .speed.speed_measures import Inputs, on_device, prompt_inputs, ready_to_generate
 from .speed.timing import compare_models_inference
 from .tasks import TASKS
 from .verdicts import verdicts
@@ -224,15 +223,23 @@ def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
     return missing
 
 
+def _ends_of(model: Any) -> list[int]:
+    """The tokens that end what a model says, by its own settings; what is no token is left out."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    given = own if isinstance(own, list) else [own]
+    return [each for each in given if type(each) is int and 0 <= each < vocabulary(model)]
+
+
 def _said(model: Any, tokenizer: Any, inputs: Inputs, max_new_tokens: int) -> str:
     """What a model says to a prompt, the most likely token each time."""
-    padding = tokenizer.pad_token_id
-    with evaluating(model):
+    ends = {tokenizer.eos_token_id, *_ends_of(model)} - {None}
+    with ready_to_generate(model):
         output = model.generate(
             **on_device(inputs, model),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            pad_token_id=tokenizer.eos_token_id if padding is None else padding,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=0,  # nothing is padded: there is one row
         )
     new = output[0, inputs["input_ids"].shape[1] :]
     return detokenized(tokenizer, new, skip_special_tokens=True)

@@ -6,6 +6,7 @@ Without torch.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,9 @@ class _Reader:
         if alignment < 1:
             raise ValueError(f"its alignment is {alignment}")
         data = -(-self._file.tell() // alignment) * alignment
+        for name, shape, _, at in table:
+            if max(math.prod(shape) // 8, data + at) > self._size:  # a weight takes a bit or more
+                raise ValueError(f"{name} is larger than the file")
         placed = {name: GgufTensor(shape, kind, data + at) for name, shape, kind, at in table}
         if len(placed) != len(table):
             raise ValueError("it names a tensor twice")
@@ -126,7 +130,10 @@ class _Reader:
     def _value(self, kind: int) -> Any:
         """A value; None for texts in an array and for long arrays."""
         if kind in _SCALARS:
-            return self._unpack(_SCALARS[kind])[0]
+            value = self._unpack(_SCALARS[kind])[0]
+            if not math.isfinite(value):
+                raise ValueError(f"a value that is {value}")
+            return value
         if kind == _TEXT:
             return self._text_of_any_length()
         if kind != _ARRAY:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checking import is_file
 from ..errors import CheckpointError
 from .foreign import read_json, reading
 
@@ -158,7 +159,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         text = file.read(length)
     with reading(f"{path} is damaged: its header", CheckpointError, "Download it again."):
         entries = json.loads(text, object_pairs_hook=_without_duplicates)
-        entries.pop("__metadata__", None)
+        beside = entries.pop("__metadata__", {})
+        if not isinstance(beside, dict) or not all(isinstance(x, str) for x in beside.values()):
+            raise TypeError("__metadata__ is no table of texts")
         tensors = {name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()}
     _check_offsets(path, tensors, 8 + length, size)
     return tensors
@@ -242,8 +245,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not named or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(_damaged(index, "its weight_map names no file for each tensor"))
     for file in sorted(set(weight_map.values())):
-        if Path(file).name != file:
-            raise CheckpointError(_damaged(index, f"it points outside the folder ({file})"))
+        if Path(file).name != file or len(file.encode(errors="replace")) > 255:
+            where = f"it points outside the folder ({file[:200]!r})"
+            raise CheckpointError(_damaged(index, where))
     return weight_map
 
 
@@ -251,7 +255,7 @@ def _shards_of(folder: Path, weight_map: dict[str, str]) -> list[str]:
     """The files that an index names, which are all there."""
     files = sorted(set(weight_map.values()))
     for file in files:
-        if not (folder / file).is_file():
+        if not is_file(folder / file):
             raise CheckpointError(f"{folder} lacks the shard {file} that its index names.")
     return files
 

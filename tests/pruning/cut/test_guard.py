@@ -66,7 +66,7 @@ def test_a_quantized_model_is_refused_with_the_way_out(
 ) -> None:
     model = tiny_model("llama")
     model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    with refused(model, "quantized.*Load it unquantized", UnsupportedModelError):
+    with refused(model, "quantized.*Prune the unquantized model", UnsupportedModelError):
         prune(model, pruning)
 
 

@@ -76,7 +76,7 @@ def take_turns(
     timed: list[tuple[Run, ...]] = []
     with ExitStack() as stack:
         for model in models:
-            stack.enter_context(_ready_to_generate(model))
+            stack.enter_context(ready_to_generate(model))
         for number, prompt in track(turns, "timing", protocol.show_progress, unit="pair"):
             order = range(len(models))
             runs = {
@@ -89,7 +89,7 @@ def take_turns(
 
 
 @contextmanager
-def _ready_to_generate(model: Any) -> Iterator[None]:
+def ready_to_generate(model: Any) -> Iterator[None]:
     """Eval mode, and transformers' defaults in the place of the model's own generation settings.
 
     `generate` fills what a call leaves open from the model's settings, so that beams, penalties,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...checking import check_count
+from ...checking import check_count, is_file, is_folder
 from ...errors import ArgumentError, DataError
 from . import TASKS
 from .task import Item, Task
@@ -42,9 +42,9 @@ def find_data(data: str | Path | None) -> Path | None:
     if given is None or str(given) == NO_DATA:
         return None
     folder = Path(given)
-    if not str(given) or not folder.is_dir():
+    if not str(given) or not is_folder(folder):
         origin = f", which {DATA_VARIABLE} names," if data is None else ""
-        fault = "is no folder" if str(given) and folder.exists() else "does not exist"
+        fault = "is no folder" if is_file(folder) else "does not exist"
         raise DataError(
             f"The data folder {str(given)!r}{origin} {fault}. Give a folder with the files that "
             "docs/evaluation.md lists."

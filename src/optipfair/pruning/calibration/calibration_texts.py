@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...batches import Batch
-from ...checking import check_layer_count, check_seed, whole_number
+from ...checking import check_layer_count, check_seed, is_file, is_folder, whole_number
 from ...errors import ArgumentError, DataError
 from ...files.foreign import reading
 from ...files.text_rows import Texts, read_texts, texts_of
@@ -112,7 +111,7 @@ class CalibrationText:
 
     def texts(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Texts:
         """The texts, in order; chats as the tokenizer's template writes them."""
-        if not _is(Path.is_file, self.source):
+        if not is_file(self.source):
             rows = _dataset_rows(self.source)
             return texts_of(
                 f"The dataset {self.source!r}", rows, name=self.field, tokenizer=tokenizer
@@ -123,18 +122,10 @@ class CalibrationText:
 def _check_source(source: str) -> None:
     suffix = Path(source).suffix.lower()
     is_id = suffix not in _OF_FILES and _DATASET_ID.fullmatch(source)
-    is_file = _is(Path.is_file, source)
-    if not (is_file or is_id or (source.strip() and _is(Path.is_dir, source))):
+    if not (is_file(source) or is_id or (source.strip() and is_folder(source))):
         raise DataError(
             f"There is no calibration file {source!r}. {_GIVE_FILE}, or the id of a dataset."
         )
-
-
-def _is(kind: Callable[[Path], bool], source: str) -> bool:
-    try:
-        return kind(Path(source))
-    except OSError:  # a name too long
-        return False
 
 
 def _batches(rows: Tensor, size: int) -> list[Batch]:
@@ -164,7 +155,7 @@ def _dataset_rows(name: str) -> list[tuple[str, Any]]:
     try:
         import datasets
     except ImportError as exc:
-        kind = "a folder, no file" if _is(Path.is_dir, name) else "no file"
+        kind = "a folder, no file" if is_folder(name) else "no file"
         raise DataError(
             f"The calibration text {name!r} is {kind}. {_GIVE_FILE}; to read a dataset, install: "
             "pip install datasets"

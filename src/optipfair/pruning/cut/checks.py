@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from ...arch.attention import by_attention
 from ...arch.view import MLPView, ModelView
 from ...errors import ArgumentError, UnsupportedModelError
 from ..calibration.holding import Key, Replacements, peek
 from .plan import PruningPlan, WidthCut
+
+_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_QUANTIZATIONS = ("quantization_config", "compression_config", "quantization")  # fields
 
 
 def seen_by(view: ModelView, attention_unit: str | None) -> ModelView:
@@ -27,16 +32,47 @@ def check_cuttable(view: ModelView) -> None:
                 f"{name} is on the 'meta' device: it has a shape but no values. Load the model "
                 "with its weights (without disk offload) before pruning it."
             )
+        if parameter.dtype not in _PLAIN:
+            raise no_plain_number(name, str(parameter.dtype).removeprefix("torch."))
 
 
 def check_unquantized(model: Any) -> None:
     """Refuse a quantized model."""
-    quantized = getattr(model.config, "quantization_config", None) is not None
-    if quantized or getattr(model, "hf_quantizer", None) is not None:
-        raise UnsupportedModelError(
-            "The model is quantized, so its weights cannot be cut. Load it unquantized (a GGUF "
-            "file: optipfair.load_model), prune it, and quantize the result."
-        )
+    check_config_unquantized(model.config)
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise UnsupportedModelError(_quantized("hf_quantizer"))
+
+
+def check_config_unquantized(config: Any) -> None:
+    """Refuse a config, an object or plain fields, that says itself or in a part of it that weights
+    are quantized.
+    """
+    for place in _quantizations(config):
+        raise UnsupportedModelError(_quantized(place))
+
+
+def _quantizations(config: Any, path: str = "") -> Iterator[str]:
+    fields: Mapping[str, Any] = config if isinstance(config, Mapping) else vars(config)
+    for name, value in fields.items():
+        if name in _QUANTIZATIONS and value not in (None, False):
+            yield f"{path}{name}"
+        elif name.endswith("_config") and (isinstance(value, Mapping) or hasattr(value, "to_dict")):
+            yield from _quantizations(value, f"{path}{name}.")
+
+
+def _quantized(place: str) -> str:
+    return (
+        f"The model is quantized ({place}), so its weights cannot be cut. Prune the unquantized "
+        "model (of a .gguf file: as optipfair.load_model loads it), and quantize the result."
+    )
+
+
+def no_plain_number(name: str, dtype: str) -> UnsupportedModelError:
+    """The error about a weight that stands for other numbers, or may."""
+    return UnsupportedModelError(
+        f"{name} is of dtype {dtype}, as weights are that were quantized or packed. They must be "
+        "of float64, float32, float16 or bfloat16. Prune the model before it was quantized."
+    )
 
 
 def check_sharing(view: ModelView) -> None:

@@ -239,6 +239,40 @@ def test_the_fields_of_a_wrapper_change_in_its_text_part(tmp_path: Path) -> None
     assert before == after
 
 
+def test_numbers_without_end_stay_as_they_are_written(llama_copy: Path, tmp_path: Path) -> None:
+    """transformers would write an object in their place."""
+    config = json.loads((llama_copy / "config.json").read_text())
+    config |= {"of_mine": [float("inf"), float("-inf")], "rope_scaling": None}
+    (llama_copy / "config.json").write_text(json.dumps(config))
+    prune_checkpoint(llama_copy, tmp_path / "out", **WAYS["by weights"])
+    written = (tmp_path / "out" / "config.json").read_text()
+    assert "__float__" not in written
+    assert json.loads(written) == config | {"intermediate_size": 24}
+
+
+@pytest.mark.parametrize(
+    ("auto", "family"),
+    [
+        ("AutoModelForSequenceClassification", "llama"),
+        ("AutoModelForSequenceClassification", "bert"),
+        ("AutoModelForTokenClassification", "mistral"),
+        ("AutoModelForQuestionAnswering", "qwen2"),
+    ],
+)
+def test_another_head_in_the_place_of_one_for_text_is_refused_as_that(
+    tmp_path: Path, auto: str, family: str
+) -> None:
+    source = headed(auto, family)(tmp_path / "model")
+    said = set()
+    for way in WAYS.values():
+        with pytest.raises(CheckpointError, match=f"is of a .*{auto[12:]}") as caught:
+            prune_checkpoint(source, tmp_path / "out", **way)
+        said.add(str(caught.value))
+    with pytest.raises(CheckpointError) as caught:
+        analyze_model(source)
+    assert said == {str(caught.value)} and "ownload" not in str(caught.value)
+
+
 def test_layers_past_the_last_one_move_up(tmp_path: Path) -> None:
     source = predicting_further(tmp_path / "model")
     prune_checkpoint(source, tmp_path / "out", **WAYS["given layers"])
@@ -362,15 +396,18 @@ def test_only_regular_files_of_the_folder_itself_come_along(
 
 def test_module_folders_come_along(llama_copy: Path, tmp_path: Path) -> None:
     """As sentence-transformers lays them out."""
-    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"idx": 2, "path": "../x"}]
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "../x"}]
     (llama_copy / "modules.json").write_text(json.dumps(modules))
     (llama_copy / "1_Pooling").mkdir()
     (llama_copy / "1_Pooling" / "config.json").write_text("{}")
     (llama_copy / "2_Dense").mkdir()
-    (llama_copy / "2_Dense" / "model.safetensors").write_text("")
+    save_file({"linear.weight": torch.ones(2, 2)}, llama_copy / "2_Dense" / SINGLE_FILE)
+    (llama_copy / "3_Other").mkdir()
+    (llama_copy / "3_Other" / "model.safetensors").write_text("")
     result = prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=40)
     assert (tmp_path / "out" / "1_Pooling" / "config.json").read_text() == "{}"
-    assert list(result.left_behind) == ["2_Dense"]
+    assert (load_file(tmp_path / "out" / "2_Dense" / SINGLE_FILE)["linear.weight"] == 1).all()
+    assert list(result.left_behind) == ["3_Other"]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,17 @@ def reward_model(folder: Path) -> Path:
     return save(transformers.LlamaForSequenceClassification(config), folder)
 
 
+def headed(auto: str, family: str, **fields: Any) -> Callable[[Path], Path]:
+    """A model with another head than one for text."""
+
+    def make(folder: Path) -> Path:
+        config: Any = tiny_model(family, **fields).config
+        config.num_labels, config.pad_token_id = 3, 0
+        return save(getattr(transformers, auto).from_config(config), folder)
+
+    return make
+
+
 def predicting_further(folder: Path) -> Path:
     """With a layer past the last one, which predicts the token after the next."""
     save(tiny_model("deepseek_v3"), folder)
@@ -147,6 +158,14 @@ def experts_as_in_memory(folder: Path) -> Path:
 PUBLISHED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "wrapper": (wrapper, "AutoModelForImageTextToText"),
     "reward model": (reward_model, "AutoModelForSequenceClassification"),
+    **{
+        f"{auto[12:]} of {family}": (headed(auto, family, **fields), auto)
+        for auto, family, fields in (
+            ("AutoModelForSequenceClassification", "gemma2", {}),
+            ("AutoModelForTokenClassification", "llama", {"tie_word_embeddings": True}),
+            ("AutoModelForQuestionAnswering", "gpt2", {}),
+        )
+    },
     "predicting further": (predicting_further, "AutoModelForCausalLM"),
     "hub spelling": (spelled_as_on_the_hub, "AutoModelForCausalLM"),
     "old norms": (old_norms, "AutoModelForCausalLM"),
@@ -218,6 +237,40 @@ def test_the_fields_of_a_wrapper_change_in_its_text_part(tmp_path: Path) -> None
     )
     assert before.pop("text_config") != after.pop("text_config")
     assert before == after
+
+
+def test_numbers_without_end_stay_as_they_are_written(llama_copy: Path, tmp_path: Path) -> None:
+    """transformers would write an object in their place."""
+    config = json.loads((llama_copy / "config.json").read_text())
+    config |= {"of_mine": [float("inf"), float("-inf")], "rope_scaling": None}
+    (llama_copy / "config.json").write_text(json.dumps(config))
+    prune_checkpoint(llama_copy, tmp_path / "out", **WAYS["by weights"])
+    written = (tmp_path / "out" / "config.json").read_text()
+    assert "__float__" not in written
+    assert json.loads(written) == config | {"intermediate_size": 24}
+
+
+@pytest.mark.parametrize(
+    ("auto", "family"),
+    [
+        ("AutoModelForSequenceClassification", "llama"),
+        ("AutoModelForSequenceClassification", "bert"),
+        ("AutoModelForTokenClassification", "mistral"),
+        ("AutoModelForQuestionAnswering", "qwen2"),
+    ],
+)
+def test_another_head_in_the_place_of_one_for_text_is_refused_as_that(
+    tmp_path: Path, auto: str, family: str
+) -> None:
+    source = headed(auto, family)(tmp_path / "model")
+    said = set()
+    for way in WAYS.values():
+        with pytest.raises(CheckpointError, match=f"is of a .*{auto[12:]}") as caught:
+            prune_checkpoint(source, tmp_path / "out", **way)
+        said.add(str(caught.value))
+    with pytest.raises(CheckpointError) as caught:
+        analyze_model(source)
+    assert said == {str(caught.value)} and "ownload" not in str(caught.value)
 
 
 def test_layers_past_the_last_one_move_up(tmp_path: Path) -> None:
@@ -343,15 +396,18 @@ def test_only_regular_files_of_the_folder_itself_come_along(
 
 def test_module_folders_come_along(llama_copy: Path, tmp_path: Path) -> None:
     """As sentence-transformers lays them out."""
-    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"idx": 2, "path": "../x"}]
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "../x"}]
     (llama_copy / "modules.json").write_text(json.dumps(modules))
     (llama_copy / "1_Pooling").mkdir()
     (llama_copy / "1_Pooling" / "config.json").write_text("{}")
     (llama_copy / "2_Dense").mkdir()
-    (llama_copy / "2_Dense" / "model.safetensors").write_text("")
+    save_file({"linear.weight": torch.ones(2, 2)}, llama_copy / "2_Dense" / SINGLE_FILE)
+    (llama_copy / "3_Other").mkdir()
+    (llama_copy / "3_Other" / "model.safetensors").write_text("")
     result = prune_checkpoint(llama_copy, tmp_path / "out", pruning_percentage=40)
     assert (tmp_path / "out" / "1_Pooling" / "config.json").read_text() == "{}"
-    assert list(result.left_behind) == ["2_Dense"]
+    assert (load_file(tmp_path / "out" / "2_Dense" / SINGLE_FILE)["linear.weight"] == 1).all()
+    assert list(result.left_behind) == ["3_Other"]
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ class StoredModel:
         if with_encoder and missing & self._names_of_embeddings():
             raise UnsupportedModelError(why_not_on_disk(config))
         if missing:
-            raise incomplete(where, sorted(missing))
+            raise _of_another_class(config, self.view.model) or incomplete(where, sorted(missing))
 
     def _check_plain_numbers(self) -> None:
         """Refuse floats of the model that are stored as something else."""
@@ -286,6 +286,17 @@ def _head_is_its_own(model: Any, tensors: Mapping[str, TensorInfo], same: SameBy
     named = model.named_parameters(remove_duplicate=False)
     stored = [tensors[name] for name, tensor in named if tensor is table and name in tensors]
     return any(not same(stored[0], other) for other in stored[1:])
+
+
+def _of_another_class(config: Any, model: Any) -> CheckpointError | None:
+    """The error where a config says that its files are of a class without a head for text."""
+    named = next(iter(getattr(config, "architectures", None) or ()), type(model).__name__)
+    if named == type(model).__name__ or not re.search("Classification|Answering|Choice", named):
+        return None
+    return CheckpointError(
+        f"The checkpoint is of a {named}, which lacks what a {type(model).__name__} has to write "
+        "text. Give the language model that it was made from."
+    )
 
 
 def _untied(config: Any) -> Any:

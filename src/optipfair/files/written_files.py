@@ -62,6 +62,26 @@ def check_replaceable(path: Path, target: Path, overwrite: bool) -> None:
             f"The output folder {path} holds what no run has written, or what was changed since: "
             f"{', '.join(others[:3])}. Move it away, or give another folder; it is never deleted."
         )
+    _check_removable(path, target)
+
+
+def _check_removable(path: Path, target: Path) -> None:
+    """Refuse a folder that this user could not move away and delete."""
+    folders = [target, *(Path(each) for each, _, _ in os.walk(target))]
+    closed = [each for each in folders if not os.access(each, os.W_OK | os.X_OK)]
+    if closed or _is_sticky(target):
+        whose = closed[0] if closed else target
+        raise OutputError(
+            f"The output folder {path} cannot be replaced: {whose} belongs to another user, or may "
+            "not be written. Give another folder."
+        )
+
+
+def _is_sticky(target: Path) -> bool:
+    """Whether only owners may move what is in the folder around, and this user is none."""
+    around, user = target.parent.stat(), getattr(os, "geteuid", lambda: 0)()
+    owners = (0, around.st_uid, target.stat().st_uid)
+    return bool(around.st_mode & stat.S_ISVTX) and user not in owners
 
 
 def _not_ours(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -113,6 +114,13 @@ def test_links_in_the_places_are_replaced_and_not_followed(tmp_path: Path) -> No
     fill(folder, "new")
     assert (tmp_path / "thesis").read_text() == "mine"
     assert not (folder / "a").is_symlink()
+
+
+def test_a_file_keeps_the_permissions_of_the_one_that_it_replaces(tmp_path: Path) -> None:
+    fill(tmp_path, "old")
+    (tmp_path / "a").chmod(0o640)
+    fill(tmp_path, "new")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
 def test_what_is_refused_just_before_stays(tmp_path: Path, untouched: Untouched) -> None:

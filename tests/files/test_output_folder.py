@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -304,6 +305,23 @@ def test_permissions_are_those_of_the_folder_that_is_replaced(tmp_path: Path) ->
     with new_folder(target) as folder:
         (folder / "config.json").touch()
     assert stat.S_IMODE(target.stat().st_mode) == 0o2770
+
+
+def test_a_file_keeps_the_permissions_of_the_one_that_it_replaces(tmp_path: Path) -> None:
+    target = a_model(tmp_path / "out")
+    (target / "config.json").chmod(0o600)
+    with new_folder(target) as folder:
+        (folder / "config.json").write_text("new")
+        (folder / "README.md").touch()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in target.iterdir()}
+    assert modes["config.json"] == 0o600
+    assert modes["README.md"] == 0o666 & ~umask()
+
+
+def umask() -> int:
+    found = os.umask(0o022)
+    os.umask(found)
+    return found
 
 
 def test_two_runs_into_one_folder_are_told_apart(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
-from .working_folder import Mark, flush_names, working_folder
+from .working_folder import Mark, flush_names, take_over_rights, working_folder
 
 Check = Callable[[Path], None]
 
@@ -68,6 +68,8 @@ def _put_in_place(work: Path, folder: Path, check: Check, first: str) -> None:
             check(folder / name)
             _keep(folder / name, aside / name)
             done.append(name)
+            if os.path.lexists(folder / name):
+                take_over_rights(ready / name, folder / name)
             (ready / name).replace(folder / name)
     except BaseException:
         for name in done:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,14 @@ from typing import Any
 
 from ..errors import OptiPFairError, OutputError
 from ..visible import is_utf8
-from .working_folder import Mark, check_free, flush_names, holds_another, working_folder
+from .working_folder import (
+    Mark,
+    check_free,
+    flush_names,
+    holds_another,
+    take_over_rights,
+    working_folder,
+)
 from .written_files import Stamp, check_replaceable, entries, list_files
 
 _LONGEST = "model-00001-of-00001.safetensors"  # of the names in a result
@@ -119,7 +125,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             with _called(path, new):
                 yield new
             list_files(new)
-            _take_over_mode(new, target)
+            _take_over_rights(new, target)
             _flush(new)
             _swap(work, target, before, path)
             flush_names(target.parent)
@@ -171,15 +177,18 @@ def _identity(target: Path) -> tuple[int, int, dict[str, Stamp]] | None:
     return about.st_dev, about.st_ino, entries(target)
 
 
-def _take_over_mode(new: Path, target: Path) -> None:
-    """Give a folder the owner and the permissions of the one that it replaces."""
-    if target.is_dir():
-        about = target.stat()
+def _take_over_rights(new: Path, target: Path) -> None:
+    """Give a folder and its files the rights of those that they replace, new files the owner."""
+    if not target.is_dir():
+        return
+    about = target.stat()
+    for path in new.rglob("*"):
         with suppress(OSError, AttributeError):  # only root may give away; Windows has no owners
-            for path in (new, *new.rglob("*")):
-                os.chown(path, about.st_uid, about.st_gid)
-        with suppress(OSError):
-            new.chmod(stat.S_IMODE(about.st_mode))
+            os.chown(path, about.st_uid, about.st_gid)
+        old = target / path.relative_to(new)
+        if os.path.lexists(old):
+            take_over_rights(path, old)
+    take_over_rights(new, target)
 
 
 def _swap(work: Path, target: Path, before: object, path: Path) -> None:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
@@ -64,6 +64,19 @@ def check_free(parent: Path, mark: Mark, busy: str) -> None:
     for other in parent.glob(f"{_NAME}*"):
         if _is_marked(other, mark):
             _unlock(_locked_or_busy(other, busy))
+
+
+def take_over_rights(new: Path, old: Path) -> None:
+    """Give a file or folder the owner and the permissions of the one that it replaces."""
+    about = old.lstat()
+    if stat.S_IFMT(about.st_mode) != stat.S_IFMT(new.lstat().st_mode) or stat.S_ISLNK(
+        about.st_mode
+    ):
+        return
+    with suppress(OSError, AttributeError):  # only root may give away; Windows has no owners
+        os.chown(new, about.st_uid, about.st_gid)
+    with suppress(OSError):
+        new.chmod(stat.S_IMODE(about.st_mode))
 
 
 def flush_names(folder: Path) -> None:

@@ -5,6 +5,8 @@ It loads without torch.
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 import os.path
 import re
@@ -88,6 +90,17 @@ def whole_number(value: object) -> int | None:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
+
+
+def real_number(value: object) -> float | None:
+    """The value as a float if it is a finite real number that a float can hold, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def split_layer_key(text: object) -> tuple[str, int] | None:

@@ -6,9 +6,8 @@ import contextlib
 import importlib.util
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,21 +134,14 @@ def snapshot(source: Source) -> Path:
     """The folder with a model's files; those of a hub id are fetched, or found in the cache."""
     if source.kind != "hub":
         return Path(source.location)
-    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub import snapshot_download
 
     with _reading(source):
-        if not hub_is_reachable():
-            return Path(snapshot_download(source.location, local_files_only=True))
-        ignored = _not_fetched(list_repo_files(source.location))
-        return Path(snapshot_download(source.location, ignore_patterns=ignored))
-
-
-def _not_fetched(names: Sequence[str]) -> list[str]:
-    """Patterns of a model's files that are not needed: of its weights one form is."""
-    if any(fnmatch(name, "model*.safetensors") for name in names):
-        return list(_OTHER_FORMATS)
-    others = [name for name in names if name.endswith(".bin") and not fnmatch(name, _PICKLED)]
-    return [*others, *(each for each in _OTHER_FORMATS if each != "*.bin")]
+        fetch = partial(snapshot_download, source.location, local_files_only=not hub_is_reachable())
+        folder = Path(fetch(ignore_patterns=list(_OTHER_FORMATS)))
+        if not any(folder.glob("model*.safetensors")):
+            fetch(allow_patterns=[_PICKLED])
+        return folder
 
 
 def load_config(source: Source, *, trust_remote_code: bool = False) -> Any:

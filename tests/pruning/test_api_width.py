@@ -299,7 +299,13 @@ def test_mlp_pruning_of_chosen_layers_by_scores_of_which_the_highest_go() -> Non
 
 @pytest.mark.parametrize(
     ("scores", "said"),
-    [({}, "fairness_scores is empty.*higher is removed"), ({0: "x"}, r"fairness_scores\[0\]")],
+    [
+        ({}, "fairness_scores is empty.*higher is removed"),
+        ({0: "x"}, r"fairness_scores\[0\]"),
+        ({0: [1.0]}, r"^fairness_scores\[0\] has shape \(1,\), but the neurons"),
+        ({9: [1.0]}, "^fairness_scores has layer 9, but"),
+        ({0: [1.0] * 40}, r"^fairness_scores lacks layers \[1, 2, 3\]"),
+    ],
     ids=repr,
 )
 def test_fairness_scores_that_cannot_be_read_are_refused(
@@ -308,6 +314,14 @@ def test_fairness_scores_that_cannot_be_read_are_refused(
     model = tiny_model("llama")
     with refused(model, said, ArgumentError):
         prune_model_mlp_glu(model, show_progress=False, fairness_scores=scores)
+
+
+def test_fairness_scores_beside_a_method_are_refused_by_their_name(
+    refused: Callable[..., Any],
+) -> None:
+    model = tiny_model("llama")
+    with refused(model, "^fairness_scores and neuron_selection_method='VOW'", ArgumentError):
+        prune_model_mlp_glu(model, "VOW", show_progress=False, fairness_scores={0: [1.0] * 40})
 
 
 def test_a_percentage_below_one_is_done_and_said_to_be_percent() -> None:

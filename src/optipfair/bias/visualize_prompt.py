@@ -5,14 +5,13 @@ Axes: `S` tokens, `U` units.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checking import check_count, check_flag
+from ..checking import check_count, check_flag, real_number
 from ..errors import ArgumentError, UnknownNameError
 from ..registry import unknown_name
 from .activations.layer_keys import read_key
@@ -97,12 +96,12 @@ def _binned(values: Tensor, size: int) -> Tensor:
 
 
 def _percentile(value: object) -> float:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 < float(value) <= 100:  # type: ignore[arg-type]
+    number = real_number(value)
+    if number is None or not 0 < number <= 100:
         raise ArgumentError(
             f"vmax_percentile={value!r} is no percentile. Give a number above 0, up to 100."
         )
-    return float(value)  # type: ignore[arg-type]
+    return number
 
 
 def _prompts(given: object, reduction: str) -> list[str]:

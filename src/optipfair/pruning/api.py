@@ -15,6 +15,7 @@ from ..option_fields import checked_keywords, taking
 from .cut.plan import PruningPlan
 from .cut.surgery import carry_out
 from .decision import decide
+from .importance.given_scores import NeuronScores
 from .options.prune_options import CHOICE, DEFAULT_PERCENTAGE, TARGET, PruneOptions
 from .request.pruning_request import PruningRequest, check_request
 from .request.targets import depth_request, explicit_percentage
@@ -188,7 +189,8 @@ def prune_model_mlp_glu(
     scores = None
     if fairness_scores is not None:
         given = read_scores("fairness_scores", fairness_scores, "higher is removed")
-        scores = {layer: -values for layer, values in given.items()}
+        lowest_go = {layer: -values for layer, values in given.items()}
+        scores = NeuronScores(lowest_go, given_as="fairness_scores")
     return prune_model(  # type: ignore[return-value]
         model,
         "MLP_GLU",
@@ -198,7 +200,7 @@ def prune_model_mlp_glu(
         dataloader,
         show_progress,
         layer_indices=layer_indices,
-        neuron_scores=scores,
+        neuron_scores=scores,  # type: ignore[arg-type]  # read, and named as they were given
         expansion_divisor=expansion_divisor,
     )
 

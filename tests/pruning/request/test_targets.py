@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from optipfair import ArgumentError, calculate_pruning_percentage_from_expansion_rate
 from optipfair.pruning.request.targets import (
     EXPANSION_DIVISORS,
+    check_expansion_rate,
+    check_percentage,
     depth_request,
     explicit_percentage,
     removed_count,
@@ -245,3 +247,11 @@ def test_a_width_is_rounded_to_the_nearest_multiple(value: int, divisor: int, ne
 def test_what_is_no_width_is_not_rounded(value: Any, divisor: Any) -> None:
     with pytest.raises(ArgumentError, match="no whole number"):
         round_to_divisor(value, divisor)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), "20", True])
+def test_what_no_float_can_hold_is_no_percentage(value: Any) -> None:
+    with pytest.raises(ArgumentError, match="is no finite number"):
+        check_percentage("pruning_percentage", value)
+    with pytest.raises(ArgumentError, match="is no finite number"):
+        check_expansion_rate(value)

@@ -5,7 +5,6 @@ Axes: `I` neurons.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...arch.view import describe
-from ...checking import read_scores, split_layer_key
+from ...checking import read_scores, real_number, split_layer_key
 from ...errors import ArgumentError
 from .criteria import CRITERIA
 from .given_scores import only_mlp
@@ -160,10 +159,10 @@ def _ranks(scores: Tensor) -> Tensor:
 
 
 def _checked_weight(value: object) -> float:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 <= float(value) <= 1:  # type: ignore[arg-type]
+    weight = real_number(value)
+    if weight is None or not 0 <= weight <= 1:
         raise ArgumentError(
             f"bias_weight={value!r} is outside [0, 1]. Give 0 for importance alone, 1 for bias "
             "alone, for example 0.5."
         )
-    return float(value)  # type: ignore[arg-type]
+    return weight

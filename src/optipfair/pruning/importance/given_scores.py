@@ -25,6 +25,7 @@ class NeuronScores:
     """The caller's scores, float64 on the CPU; it takes the place of a criterion."""
 
     by_layer: Mapping[int, Tensor]
+    given_as: str = "neuron_scores"  # the caller's name of them
     name: ClassVar[str] = "custom"
 
     def of(self, mlp: MLPView) -> Tensor:
@@ -42,19 +43,20 @@ class NeuronScores:
 
 def check_scores_fit(scores: NeuronScores, view: ModelView, cut: Sequence[MLPView]) -> None:
     """Refuse scores that are not of this model's neurons, or not of all MLPs that are `cut`."""
+    given = scores.given_as
     for layer, values in scores.by_layer.items():
         if layer >= len(view.layers):
             raise ArgumentError(
-                f"neuron_scores has layer {layer}, but the model has layers 0 to "
+                f"{given} has layer {layer}, but the model has layers 0 to "
                 f"{len(view.layers) - 1}. Leave it out."
             )
         mlp = only_mlp(view.layers[layer])
         if mlp is None:
-            raise ArgumentError(f"neuron_scores has layer {layer}, which has no MLP. Leave it out.")
+            raise ArgumentError(f"{given} has layer {layer}, which has no MLP. Leave it out.")
         shape = (mlp.width,) if mlp.experts is None else (mlp.experts, mlp.width)
         if values.shape != shape:
             raise ArgumentError(
-                f"neuron_scores[{layer}] has shape {tuple(values.shape)}, but the neurons of that "
+                f"{given}[{layer}] has shape {tuple(values.shape)}, but the neurons of that "
                 f"layer are {shape}. Give one score for each."
             )
     missing = sorted({mlp.layer for mlp in cut} - scores.by_layer.keys())
@@ -62,7 +64,7 @@ def check_scores_fit(scores: NeuronScores, view: ModelView, cut: Sequence[MLPVie
         only_mlp(view.layers[layer])
     if missing:
         raise ArgumentError(
-            f"neuron_scores lacks layers {missing}, whose neurons are to go. Give their scores, or "
+            f"{given} lacks layers {missing}, whose neurons are to go. Give their scores, or "
             "say with layer_indices which layers to prune."
         )
     _check_shared(scores, cut)
@@ -86,5 +88,5 @@ def _check_shared(scores: NeuronScores, cut: Sequence[MLPView]) -> None:
         if not bool((scores.of(first) == scores.of(mlp)).all()):
             raise ArgumentError(
                 f"Layers {first.layer} and {mlp.layer} share their {mlp.spec.name}, but "
-                "neuron_scores differ between them. Give both the same."
+                f"{scores.given_as} differ between them. Give both the same."
             )

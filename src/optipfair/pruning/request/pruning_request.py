@@ -133,12 +133,13 @@ def _refuse_other_types(kind: str, options: PruneOptions) -> None:
 
 
 def _given_scores(scores: object, method: str) -> NeuronScores:
+    name = scores.given_as if isinstance(scores, NeuronScores) else "neuron_scores"
     if method != "MAW":
         raise ArgumentError(
-            f"neuron_scores and neuron_selection_method={method!r} are mutually "
-            "exclusive. Give one of them."
+            f"{name} and neuron_selection_method={method!r} are mutually exclusive. Give one of "
+            "them."
         )
-    return NeuronScores(read_scores("neuron_scores", scores))
+    return scores if isinstance(scores, NeuronScores) else NeuronScores(read_scores(name, scores))
 
 
 def _criterion(name: str, data: str | None, compensate: bool) -> Criterion:

@@ -14,6 +14,7 @@ from ...checking import (
     check_layer_count,
     check_layer_indices,
     check_layers_to_remove,
+    real_number,
     whole_number,
 )
 from ...errors import ArgumentError
@@ -283,10 +284,10 @@ def check_expansion_rate(value: object) -> float:
 
 
 def _number(name: str, value: object, way_out: str) -> float:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(float(value)):  # type: ignore[arg-type]
+    number = real_number(value)
+    if number is None:
         raise ArgumentError(f"{name}={value!r} is no finite number. {way_out}.")
-    return float(value)  # type: ignore[arg-type]
+    return number
 
 
 def small_share(name: str, percentage: float | None) -> str | None:

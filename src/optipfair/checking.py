@@ -83,13 +83,17 @@ def check_layers_to_remove(name: str, values: object, total: int) -> list[int]:
 
 
 def whole_number(value: object) -> int | None:
-    """The value as an int if it is one (Python, numpy or tensor), not a bool or a float."""
+    """The value as an int if it is one (Python, numpy or tensor), not a bool or a float.
+
+    A number of more than 64 bits counts nothing, and is None too.
+    """
     if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
         return None
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
+    return number if -(2**64) < number < 2**64 else None
 
 
 def real_number(value: object) -> float | None:

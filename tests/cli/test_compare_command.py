@@ -251,3 +251,23 @@ def test_a_data_folder_of_the_environment_is_named_with_its_variable(
     shutil.rmtree(home / "nothing", ignore_errors=True)
     monkeypatch.setenv("OPTIPFAIR_DATA", str(home / "nothing"))
     refuses("nothing', which OPTIPFAIR_DATA names, does not exist", *command)
+
+
+def test_generation_settings_of_their_own_change_no_answer(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    own = {
+        "output_hidden_states": 0.5, "return_dict": False, "num_beams": 1_000_000,
+        "stop_strings": ["a"], "eos_token_id": ["x", 5, -1, 10**9],
+    }  # fmt: skip
+    shutil.copytree(home / "original", tmp_path / "odd")
+    (tmp_path / "odd" / "generation_config.json").write_text(json.dumps(own))
+    answers = []
+    for model in (home / "original", tmp_path / "odd"):
+        code, out, err = run(
+            *("compare", "--original", model, "--pruned", home / "pruned", "--data", "none"),
+            *("--no-layers", "--num-runs", 1, "--max-new-tokens", 3, "--limit", 2, "--json"),
+        )
+        assert code == 0, err
+        answers.append([each["original"] for each in json.loads(out)["samples"]])
+    assert answers[0] == answers[1]

@@ -129,7 +129,7 @@ def _check_source(source: str) -> None:
 
 
 def _batches(rows: Tensor, size: int) -> list[Batch]:
-    parts: tuple[Tensor, ...] = torch.split(rows, size) if len(rows) else ()
+    parts: tuple[Tensor, ...] = torch.split(rows, min(size, len(rows))) if len(rows) else ()
     return [Batch(part, torch.ones_like(part).bool()) for part in parts]
 
 

@@ -163,18 +163,12 @@ def test_a_tensor_that_its_shard_lacks_is_named(sharded: Path) -> None:
         open_checkpoint(sharded)
 
 
-@pytest.mark.parametrize("place", ["../{}", "/{}", "sub/{}", "..", "."])
+@pytest.mark.parametrize("place", ["../{}", "/{}", "sub/{}", "..", ".", "a" * 300])
 def test_an_index_cannot_point_outside_the_folder(sharded: Path, place: str) -> None:
     outside = sharded.parent / "x.safetensors"
     outside.write_bytes(WHOLE)
     edit_index(sharded, lambda weights: weights.update(a=place.format(outside.name)))
     with pytest.raises(CheckpointError, match=r"outside the folder|lacks the shard"):
-        open_checkpoint(sharded)
-
-
-def test_an_index_that_names_what_no_folder_can_hold_is_refused(sharded: Path) -> None:
-    edit_index(sharded, lambda weights: weights.update(a="a" * 300))
-    with pytest.raises(CheckpointError, match="lacks the shard"):
         open_checkpoint(sharded)
 
 

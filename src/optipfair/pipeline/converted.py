@@ -6,32 +6,23 @@ From there on they are a folder like any other, in the shape in which models are
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checkpoint.pickled import unpickled
 from ..checkpoint.side_files import side_files
-from ..errors import CheckpointError
 from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
 from ..files.working_folder import working_folder
 from ..loading import load_model, load_tokenizer, quiet_transformers, snapshot
 from ..sources import Source
 from .run import Options
-
-# What torch raises about a file that it does not read.
-_UNREADABLE = (
-    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError),
-    *(AttributeError, TypeError),
-)
 
 
 @contextmanager
@@ -76,7 +67,7 @@ def _convert_pickled(folder: Path, files: list[Path], target: Path) -> None:
     for number, file in enumerate(files, 1):
         many = len(files) > 1
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors" if many else SINGLE_FILE
-        tensors = _unpickled(file)
+        tensors = {each: _own(tensor) for each, tensor in unpickled(file).items()}
         save_file(tensors, target / name, {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
     if len(files) > 1:
@@ -86,22 +77,6 @@ def _convert_pickled(folder: Path, files: list[Path], target: Path) -> None:
     side_files(folder, ()).copy_to(target)
 
 
-def _unpickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, each with memory of its own."""
-    try:
-        content: Any = torch.load(
-            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-        )
-    except _UNREADABLE as exc:
-        raise CheckpointError(
-            f"{file} is damaged, or holds more than tensors, which is not read since it can run "
-            "code. Download it again, or convert it once with model.save_pretrained(folder), which "
-            "writes safetensors."
-        ) from exc
-    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise CheckpointError(f"{file} holds no tensors by name. Give the weights of a model.")
-    return {str(name): _own(tensor) for name, tensor in content.items()}
-
-
 def _own(tensor: Tensor) -> Tensor:
+    """One with memory of its own, as files of safetensors hold it."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -239,7 +239,8 @@ def _write(
         run.write(folder)
         cost = run.cost(folder)
         of_cost = _warnings_of(cost)
-        replace(run.plan, replacements=None).save(folder / PLAN_FILE)  # they are in the weights
+        # The tensors that make up for others are in the weights.
+        (folder / PLAN_FILE).write_text(f"{run.plan.to_json()}\n", encoding="utf-8")
         (folder / RECIPE_FILE).write_text(job.recipe, encoding="utf-8")
         card = model_card(
             _base(job.source),

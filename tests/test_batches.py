@@ -25,6 +25,8 @@ FORMS: dict[str, Any] = {
     "boolean mask": (IDS, MASK.bool()),
     "lists of numbers": {"input_ids": IDS.tolist(), "attention_mask": MASK.tolist()},
     "int32": (IDS.int(), MASK.int()),
+    "int8": (IDS.to(torch.int8), MASK.to(torch.int8)),
+    "uint8": (IDS.to(torch.uint8), MASK.to(torch.uint8)),
 }
 
 
@@ -35,6 +37,7 @@ def test_every_form_of_a_batch_reads_alike(form: object) -> None:
     assert batch.attention_mask.tolist() == MASK.bool().tolist()
     assert batch.padded
     assert batch.tokens == 5
+    assert batch.input_ids.dtype == torch.int64  # which every embedding takes
 
 
 @pytest.mark.parametrize("form", [IDS, (IDS,), [IDS], {"input_ids": IDS}], ids=repr)

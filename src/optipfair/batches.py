@@ -88,7 +88,7 @@ def _as_matrix(values: object, name: str) -> Tensor:
             f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; "
             f"integers of shape (batch, sequence) are needed. {_ALLOWED}"
         )
-    return tensor
+    return tensor.long()  # small integers hold small ids, and no embedding takes them
 
 
 def _right_padded(input_ids: Tensor, mask: Tensor) -> Batch:

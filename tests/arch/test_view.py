@@ -119,3 +119,12 @@ def test_a_model_of_unknown_structure_is_refused_with_the_known_families() -> No
 def test_every_family_has_a_tiny_config_and_examples() -> None:
     assert all(spec.tiny and spec.examples for spec in FAMILIES.values())
     assert set(TINY_FAMILIES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 0)], ids=str)
+@pytest.mark.parametrize("name", ["mlp.down_proj", "self_attn.q_proj", "input_layernorm"])
+def test_weights_that_other_processes_hold_are_called_so(name: str, shape: tuple[int, ...]) -> None:
+    model = tiny_model("llama")
+    model.get_submodule(f"model.layers.1.{name}").weight.data = torch.empty(shape)
+    with pytest.raises(UnsupportedModelError, match=rf"layers\.1\.{name}\.weight is empty.*FSDP"):
+        describe(model)

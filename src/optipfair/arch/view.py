@@ -116,6 +116,7 @@ class ModelView:
 def describe(model: PreTrainedModel) -> ModelView:
     """Find the decoder layers and MLPs of a model."""
     _check_is_model(model)
+    _check_is_whole(model)
     spec = _find_spec(model)
     listed = spec.model_type in FAMILIES
     base = _base_model(model) if listed else model
@@ -136,6 +137,16 @@ def _check_is_model(model: object) -> None:
         raise UnsupportedModelError(
             f"Cannot read a {type(model).__name__}: a transformers model (PreTrainedModel) is "
             "needed. Load one with AutoModelForCausalLM.from_pretrained."
+        )
+
+
+def _check_is_whole(model: nn.Module) -> None:
+    held = {name: each for name, each in model.named_parameters() if not each.is_meta}
+    empty = next((name for name, each in held.items() if each.numel() == 0), None)
+    if empty is not None:
+        raise UnsupportedModelError(
+            f"{empty} is empty. Where FSDP or DeepSpeed has shared a model out among processes, "
+            "gather its weights first; or prune its checkpoint instead (optipfair prune)."
         )
 
 

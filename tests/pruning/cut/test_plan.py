@@ -46,6 +46,14 @@ def test_ranges_are_written_with_inclusive_ends() -> None:
     assert format_ranges([]) == ""
 
 
+@pytest.mark.parametrize("text", ["0-2000000000", f"0-{'9' * 5000}", "5-1", "-3", "a", "1 1-2"])
+def test_ranges_that_no_layer_has_are_refused_at_once(text: str) -> None:
+    plan = plan_pruning(tiny_model("llama"), pruning_percentage=20)
+    written = plan.to_json().replace('"0-3"', json.dumps(text))
+    with pytest.raises(ArgumentError, match="plan cannot be read"):
+        PruningPlan.from_json(written)
+
+
 @given(plans())
 def test_json_round_trip_is_exact(plan: PruningPlan) -> None:
     again = PruningPlan.from_json(plan.to_json())

@@ -226,6 +226,8 @@ def parse_ranges(text: str) -> Indices:
     for run in text.split():
         first, _, last = run.partition("-")
         start, stop = int(first), int(last or first) + 1
+        if stop <= start or (indices and start <= indices[-1]):
+            raise ValueError(f"{run} does not count up from what stands before it")
         if stop - start > _MOST - len(indices):  # a few digits may say more than memory holds
             raise ValueError(f"{run} are more than any layer has")
         indices.extend(range(start, stop))

@@ -40,7 +40,7 @@ def check_layer_count(name: str, value: object, total: int | None = None) -> int
         raise ArgumentError("The model has one layer; removing it would leave none.")
     count = whole_number(value)
     if count is None:
-        raise ArgumentError(f"{name}={value!r} is no whole number. Give one from {allowed}.")
+        raise ArgumentError(f"{name}={value!r} {not_whole(value)}. Give one from {allowed}.")
     if count < 1 or (total is not None and count >= total):
         raise ArgumentError(f"{name}={count} is outside what is possible: {allowed}.")
     return count
@@ -96,6 +96,12 @@ def whole_number(value: object) -> int | None:
     return number if -(2**64) < number < 2**64 else None
 
 
+def not_whole(value: object) -> str:
+    """What a value is said to be that `whole_number` does not take."""
+    large = isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**64
+    return "has more than 64 bits; it must be a whole number" if large else "is no whole number"
+
+
 def real_number(value: object) -> float | None:
     """The value as a float if it is a finite real number that a float can hold, and no bool."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -117,7 +123,7 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     """Return a whole number of at least so much as an int."""
     number = whole_number(value)
     if number is None or number < least:
-        raise ArgumentError(f"{name}={value!r} is no whole number of {least} or more. Give one.")
+        raise ArgumentError(f"{name}={value!r} {not_whole(value)} of {least} or more. Give one.")
     return number
 
 

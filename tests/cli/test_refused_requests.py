@@ -103,9 +103,11 @@ CALIBRATED = [
     ([*ONE_LAYER, "--layer-selection-method", "anglar"], "Did you mean 'angular'"),
     ([*ONE_LAYER, "--method", "AUTO"], "neuron_selection_method='AUTO' does not go with.*'DEPTH'"),
     (["--calibration-samples", "0"], "calibration_samples=0 .* 1 or more"),
-    (["--calibration-samples", "9" * 20], "is more than the .* places .* Give fewer, or a longer"),
+    (["--calibration-samples", "9" * 20], "has more than 64 bits"),
+    (["--calibration-samples", "9" * 15], "is more than the .* places .* Give fewer, or a longer"),
     (["--calibration-length", "1"], "calibration_length=1 is no whole number of 2 or more"),
-    (["--calibration-length", "9" * 20], "Give a longer text, or a smaller calibration_length"),
+    (["--calibration-length", "9" * 20], "has more than 64 bits; .* of 2 or more"),
+    (["--calibration-length", "9" * 15], "Give a longer text, or a smaller calibration_length"),
     (["--seed", "9" * 20], r"is no whole number from 0 to 2\*\*64 - 1"),
     (["--layer-widths", "by_loss"], "by_loss'.*Use 'AUTO' or give compensate=True.$"),
 ]

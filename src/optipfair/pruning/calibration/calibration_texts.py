@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...batches import Batch
-from ...checking import check_layer_count, check_seed, is_file, is_folder, whole_number
+from ...checking import check_layer_count, check_seed, is_file, is_folder, not_whole, whole_number
 from ...errors import ArgumentError, DataError
 from ...files.foreign import reading
 from ...files.text_rows import Texts, read_texts, texts_of
@@ -64,8 +64,8 @@ class CalibrationText:
         check_layer_count("calibration_batch_size", self.batch_size)
         if (whole_number(self.length) or 0) < 2:
             raise ArgumentError(
-                f"calibration_length={self.length!r} is no whole number of 2 or more. Give a "
-                "number of tokens, for example 512."
+                f"calibration_length={self.length!r} {not_whole(self.length)} of 2 or more. Give "
+                "a number of tokens, for example 512."
             )
         check_seed(self.seed)
         if self.field is not None and (not isinstance(self.field, str) or not self.field):

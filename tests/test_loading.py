@@ -210,6 +210,17 @@ def test_no_tokenizer_is_no_error_but_a_corrupt_one_is(llama_copy: Path) -> None
     assert load_tokenizer(llama_copy) is None
 
 
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+def test_options_of_tokens_that_a_terminal_acts_on_are_refused(
+    llama_copy: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    token = {"content": "<s>", "__type": "AddedToken", "\x1b[1m": True}
+    (llama_copy / name).write_text(json.dumps({"extra": [{"bos_token": token}]}))
+    with pytest.raises(CheckpointError, match=f"{name} has a field with characters that"):
+        load_tokenizer(llama_copy)
+    assert "\x1b" not in "".join(capfd.readouterr())
+
+
 def test_transformers_speaks_again_after_an_error() -> None:
     from transformers.utils import logging
 

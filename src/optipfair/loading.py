@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .arch.gguf_config import check_all_taken, gguf_config
 from .arch.heterogeneous import allow_reading, class_for, overrides
 from .arch.twin import build_on_meta, building
-from .checking import DTYPES
+from .checking import DTYPES, is_file
 from .errors import (
     ArgumentError,
     CheckpointError,
@@ -23,10 +23,12 @@ from .errors import (
     UnknownNameError,
     UnsupportedModelError,
 )
+from .files.foreign import read_json
 from .files.gguf_header import read_gguf_header
 from .files.safetensors_reader import incomplete, open_checkpoint, read_config
 from .registry import unknown_name
 from .sources import Source, find_source, hub_is_reachable
+from .visible import visible
 
 if TYPE_CHECKING:
     import torch
@@ -213,10 +215,25 @@ def load_tokenizer(
 
     auto: Any = AutoTokenizer
     with _reading(found):
+        if found.kind == "folder":
+            _check_tokens(Path(found.location))
         tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
             found.location, trust_remote_code=trust_remote_code, **found.arguments
         )
     return tokenizer
+
+
+def _check_tokens(folder: Path) -> None:
+    """Refuse options of special tokens that a terminal acts on: tokenizers prints unknown ones."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if is_file(folder / name):
+            waiting = [read_json(folder / name, constants=True)]
+            while waiting:
+                value = waiting.pop()
+                if isinstance(value, dict) and any(visible(key) != key for key in value):
+                    raise ValueError(f"{name} has a field with characters that a terminal acts on")
+                inside = value.values() if isinstance(value, dict) else value
+                waiting += inside if isinstance(value, dict | list) else ()
 
 
 def has_tokenizer(folder: Path) -> bool:

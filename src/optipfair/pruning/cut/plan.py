@@ -151,10 +151,10 @@ class PruningPlan:
                 )
             cuts = tuple(_read_cut(cut) for cut in data["width_cuts"])
             keep_layers = parse_ranges(data["keep_layers"])
-            total, request = operator.index(data["num_layers"]), data["request"]
-            if not isinstance(request, dict):
-                raise TypeError("its request is no object")
-            return cls(data["model_type"], total, keep_layers, cuts, request)
+            total = operator.index(data["num_layers"])
+            return cls(
+                _text(data["model_type"]), total, keep_layers, cuts, _read_request(data["request"])
+            )
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, and its replaced tensors beside it, if it holds some.
@@ -200,8 +200,29 @@ def _written_cut(cut: WidthCut) -> dict[str, Any]:
 def _read_cut(cut: Any) -> WidthCut:
     layer, width = operator.index(cut["layer"]), operator.index(cut["width"])
     if "kept" in cut:
-        return WidthCut(layer, cut["mlp"], width, count=operator.index(cut["kept"]))
-    return WidthCut(layer, cut["mlp"], width, tuple(parse_ranges(keep) for keep in cut["keep"]))
+        return WidthCut(layer, _text(cut["mlp"]), width, count=operator.index(cut["kept"]))
+    keep = tuple(parse_ranges(_text(each)) for each in cut["keep"])
+    return WidthCut(layer, _text(cut["mlp"]), width, keep)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:80]} stands where a text belongs")
+    return value
+
+
+def _read_request(request: Any) -> dict[str, Any]:
+    """The record of what was asked for; what is read of it later is of the kind that was written.
+
+    `replaced_blocks` are checked where they are read.
+    """
+    if not isinstance(request, dict):
+        raise TypeError("its request is no object")
+    for name in ("pruning_type", "neuron_selection_method", "scores_digest"):
+        _text(request.get(name) or "")
+    for layer in request.get("layer_indices") or ():
+        operator.index(layer)
+    return request
 
 
 def format_ranges(indices: Iterable[int]) -> str:

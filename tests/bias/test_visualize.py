@@ -159,6 +159,8 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"prompt_pairs": PAIR}, ArgumentError, "two prompts"),
     ({"tokenizer": None}, ArgumentError, "tokenizer"),
     ({"prompt_pairs": [("a" * 500, "b")], "model": tiny_model("gpt2")}, DataError, "128 positions"),
+    ({"prompt_pairs": [("a" * 10**5, "b")], "model": tiny_model("llama")}, DataError, "8192 are"),
+    ({"prompt_pairs": [("a" * 10**5, "b")], "model": tiny_model("bloom")}, DataError, "8192 are"),
     ({"tokenizer": "wide"}, DataError, "does not match the model"),
     (
         {"model": tiny_model("gpt2"), "components": ["gate_proj"]},

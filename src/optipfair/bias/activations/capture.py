@@ -27,6 +27,7 @@ from .components import Tap, first_tensor, tap
 from .layer_keys import LayerKey
 
 BATCH_TOKENS = 2048  # of one batch, padding included
+_LONGEST = 8192  # tokens of a prompt, however many positions a model has: attention is quadratic
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,13 @@ def capture(
 
 def check_length(view: ModelView, encoded: Encoded) -> None:
     """Refuse a prompt that is longer than what the model can read."""
-    limit = positions(view.model)
-    if limit is not None and len(encoded) > limit:
+    known = positions(view.model)
+    limit = _LONGEST if known is None else min(known, _LONGEST)
+    if len(encoded) > limit:
+        most = f"this model has {limit} positions" if limit < _LONGEST else f"{limit} are read"
         raise DataError(
-            f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; this model has "
-            f"{limit} positions. Give a shorter one."
+            f"The prompt {encoded.text[:40]!r}... has {len(encoded)} tokens; {most}. Give a "
+            "shorter one."
         )
 
 
@@ -163,9 +166,10 @@ class _Batch:
 
     def _places(self, comparisons: Sequence[Comparison], side: int) -> _Places:
         rows = {prompt: row for row, prompt in enumerate(self.prompts)}
+        begins = [rows[each.sides[side].ids] * self.length for each in comparisons]
         units = [
-            [rows[each.sides[side].ids] * self.length + token for token in unit.sides[side]]
-            for each in comparisons
+            [begin + token for token in unit.sides[side]]
+            for begin, each in zip(begins, comparisons, strict=True)
             for unit in each.alignment.units
         ]
         others = [(token, owner) for owner, unit in enumerate(units) for token in unit[1:]]

@@ -96,7 +96,7 @@ def _room(folder: Path, depth: int) -> Iterator[str]:
 
 
 def _is_drawn(path: Path) -> bool:
-    return (path.is_dir() and not path.name.startswith("__")) or (
+    return (path / "__init__.py").exists() or (
         path.suffix == ".py" and not path.stem.startswith("__")
     )
 

@@ -68,6 +68,7 @@ from .pruning.importance.fairness_scores import (
     combine_bias_and_importance as combine_bias_and_importance,
     compute_fairness_pruning_scores as compute_fairness_pruning_scores,
 )
+from .pruning.calibration.calibration_texts import calibration_loader as calibration_loader
 from .pruning.layers.influence import analyze_layer_importance as analyze_layer_importance
 from .pruning.neurons import (
     neuron_importance_scores as neuron_importance_scores,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LAYER_KEY = re.compile(r"(?P<component>\w+)_layer_(?P<layer>0|[1-9][0-9]*)")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+# Calibration text that is no file and no dataset.
+BUILTIN_TEXT, SELF_WRITTEN, NO_TEXT = "builtin", "self", "none"
 
 
 def is_file(path: str | Path) -> bool:

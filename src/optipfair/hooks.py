@@ -25,6 +25,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def ready_to_generate(model: Any) -> Iterator[None]:
+    """Eval mode, and transformers' defaults in the place of the model's own generation settings.
+
+    `generate` fills what a call leaves open from the model's settings, so that beams, penalties,
+    stop strings, forced tokens or an assistant would decide what is written. The objects come back.
+    """
+    from transformers import GenerationConfig
+
+    defaults: Any = GenerationConfig
+    own = [(m, m.generation_config) for m in model.modules() if "generation_config" in vars(m)]
+    with evaluating(model):
+        try:
+            for module, _ in own:
+                module.generation_config = defaults()
+            yield
+        finally:
+            for module, settings in own:
+                module.generation_config = settings
+
+
+@contextmanager
 def recording(hooks: Iterable[tuple[nn.Module, bool, Callable[[Any], None]]]) -> Iterator[None]:
     """Call each callback with its module's input (what it is given by position) or output."""
     with _held(watch(*hook) for hook in hooks):

@@ -6,6 +6,7 @@ It finds, it reads nothing; without torch and transformers.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import socket
 import urllib.parse
@@ -114,3 +115,11 @@ def hub_is_reachable() -> bool:
 
 def _gguf(given: str, path: Path) -> Source:
     return Source(given, "gguf", str(path.parent), path.name)
+
+
+def usual_cache() -> Path:
+    """Where things are kept between runs: OPTIPFAIR_CACHE, else the user's folder for caches."""
+    own = os.environ.get("OPTIPFAIR_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optipfair"

@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["optipfair"]):
         read_config,
         read_header,
     )
-    from optipfair.pruning.calibration.calibration_texts import CalibrationText
+    from optipfair.pruning.calibration.text_sources import read_source
     from optipfair.pruning.cut.plan import WidthCut
     from optipfair.pruning.options.recipe import read_recipe
 
@@ -45,7 +45,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "pairs": ("pairs.jsonl", read_prompt_pairs),
     "recipe": ("recipe.yaml", read_recipe),
     "table": ("pairs.csv", read_prompt_pairs),
-    "texts": ("texts.jsonl", lambda path: CalibrationText(str(path)).texts()),
+    "texts": ("texts.jsonl", lambda path: read_source(str(path))),
 }
 
 

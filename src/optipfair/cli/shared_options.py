@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from click.core import ParameterSource
 from ..distributed import launched
 from ..evaluation.evaluate_options import EvaluateOptions
 from ..option_fields import Option, declared, flag_of
+from ..sources import usual_cache
 from .output import say, show_bars, showing_warnings
 
 
@@ -143,7 +143,7 @@ def measured_by_name(
 def _asked(quiet: bool) -> EvaluateOptions:
     """What the running command is to measure; scores are kept unless it says `none`."""
     values = given(EvaluateOptions)
-    folder = values.pop("cache_dir", _usual_cache())
+    folder = values.pop("cache_dir", usual_cache())
     return EvaluateOptions(
         **values,
         cache_dir=None if folder == "none" else folder,
@@ -164,11 +164,3 @@ def _without_folders(argument: str) -> str:
     path = Path(value)
     local = value.startswith(("/", "./", "../", "~")) or path.is_absolute() or path.parent.is_dir()
     return f"{option}{equals}{path.name or value}" if local and path.name else argument
-
-
-def _usual_cache() -> Path:
-    """Where scores are kept between runs: OPTIPFAIR_CACHE, else the user's folder for caches."""
-    own = os.environ.get("OPTIPFAIR_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optipfair"

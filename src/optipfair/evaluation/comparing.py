@@ -17,6 +17,7 @@ from ..bias.study import carry_out, plan_study
 from ..bias.study_comparison import excess_by_layer
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
+from ..hooks import ready_to_generate
 from ..option_fields import checked_keywords, taking
 from ..report.comparison import (
     Comparison,
@@ -35,7 +36,7 @@ from .agenda import Agenda, make_agenda, prompts_of
 from .evaluate_options import EvaluateOptions
 from .evaluating import model_facts, protocol_of, task_facts
 from .rows import corrected, flips_of, measured
-from .speed.speed_measures import Inputs, on_device, prompt_inputs, ready_to_generate
+from .speed.speed_measures import Inputs, on_device, prompt_inputs
 from .speed.timing import compare_models_inference
 from .tasks import TASKS
 from .verdicts import verdicts

@@ -23,6 +23,7 @@ from .importance.fairness_scores import (
     combine_bias_and_importance as combine_bias_and_importance,
     compute_fairness_pruning_scores as compute_fairness_pruning_scores,
 )
+from .calibration.calibration_texts import calibration_loader as calibration_loader
 from .layers.influence import analyze_layer_importance as analyze_layer_importance
 from .neurons import (
     neuron_importance_scores as neuron_importance_scores,

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from optipfair import OutputError, PruningWarning
+from optipfair.arch.fingerprint import fingerprint
 from optipfair.evaluation.likelihoods.score import score
-from optipfair.evaluation.likelihoods.score_cache import ScoreCache, fingerprint
+from optipfair.evaluation.likelihoods.score_cache import ScoreCache
 from optipfair.evaluation.tasks.task import Query
 from optipfair.testing import byte_tokenizer, tiny_model
 

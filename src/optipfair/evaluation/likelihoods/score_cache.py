@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import torch
 
+from ...arch.fingerprint import fingerprint
 from ...distributed import in_first
 from ...errors import OutputError
 from ...noted import warn
@@ -24,8 +25,6 @@ from ...noted import warn
 Scored = tuple[list[float], bool]  # log-probabilities, and whether each token is the likeliest
 
 _FORMAT = 1
-_CHUNK = 2**24  # elements hashed at once
-_OF_LOADING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 class ScoreCache(AbstractContextManager["ScoreCache"]):
@@ -93,25 +92,6 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
                 "What they held is scored again.",
             )
         return kept
-
-
-def fingerprint(model: Any) -> str:
-    """SHA-256 over a model's config, and its tensors' names, dtypes, shapes and bytes.
-
-    Tensors that are one and the same are read once. Where the model came from does not count.
-    """
-    stated = model.config.to_dict().items()
-    config = {name: value for name, value in stated if name not in _OF_LOADING}
-    described = json.dumps([type(model).__name__, config], sort_keys=True, default=str)
-    digest = hashlib.sha256(described.encode())
-    seen: dict[Any, str] = {}
-    for name, tensor in model.state_dict().items():
-        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        same = seen.setdefault(place, name) if tensor.numel() else name
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape), same)).encode())
-        for chunk in tensor.contiguous().view(-1).split(_CHUNK) if same == name else ():
-            digest.update(memoryview(chunk.cpu().view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def _hash(values: dict[str, Any]) -> str:

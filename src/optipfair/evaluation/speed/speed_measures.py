@@ -11,8 +11,8 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from ...arch.limits import positions, vocabulary
 from ...checking import check_count
 from ...errors import ArgumentError, UnsupportedModelError
-from ...hooks import evaluating
+from ...hooks import ready_to_generate
 from ...progress import track
 from ...tokenized import tokenized
 from ...uncertainty import bootstrap_bounds
@@ -86,27 +86,6 @@ def take_turns(
             if number >= protocol.warmup_runs:
                 timed.append(tuple(runs[n] for n in order))
     return timed
-
-
-@contextmanager
-def ready_to_generate(model: Any) -> Iterator[None]:
-    """Eval mode, and transformers' defaults in the place of the model's own generation settings.
-
-    `generate` fills what a call leaves open from the model's settings, so that beams, penalties,
-    stop strings, forced tokens or an assistant would decide what is timed. The objects come back.
-    """
-    from transformers import GenerationConfig
-
-    defaults: Any = GenerationConfig
-    own = [(m, m.generation_config) for m in model.modules() if "generation_config" in vars(m)]
-    with evaluating(model):
-        try:
-            for module, _ in own:
-                module.generation_config = defaults()
-            yield
-        finally:
-            for module, settings in own:
-                module.generation_config = settings
 
 
 def _generate(model: Any, inputs: Inputs, count: int, meter: MemoryMeter) -> Run:

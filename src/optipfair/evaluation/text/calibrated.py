@@ -16,7 +16,7 @@ _PLAN_FILE = "pruning_plan.json"
 
 def marked(text: Text, sources: Sequence[Source]) -> Text:
     """The text, whose name says so where a model was calibrated on it, with a warning."""
-    fitted = [source for source in sources if _calibrated_on(source) == text.sha256]
+    fitted = [source for source in sources if text.sha256 in _calibrated_on(source)]
     if not fitted:
         return text
     warn(
@@ -26,12 +26,13 @@ def marked(text: Text, sources: Sequence[Source]) -> Text:
     return replace(text, name=f"{text.name}, on which {fitted[0].given} was calibrated")
 
 
-def _calibrated_on(source: Source) -> str | None:
-    """The hash of the text that the plan in a model's folder names; None where none does."""
+def _calibrated_on(source: Source) -> list[str]:
+    """The hashes of the texts that the plan in a model's folder names."""
     if source.kind != "folder" or source.path is None or not (source.path / _PLAN_FILE).is_file():
-        return None
+        return []
     try:
         with reading(_PLAN_FILE, DataError, ""):
-            return str(read_json(source.path / _PLAN_FILE)["request"]["calibration"]["text_sha256"])
+            about = read_json(source.path / _PLAN_FILE)["request"]["calibration"]
+            return str(about["text_sha256"]).split(",")  # of each source
     except DataError:  # another's plan, or none of calibration
-        return None
+        return []

@@ -1,34 +1,36 @@
-"""Calibration text → batches of tokens: a text file, a JSONL file, or a dataset id."""
+"""Calibration text → batches of tokens, drawn at random places of one source or several."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from ...batches import Batch
-from ...checking import check_layer_count, check_seed, is_file, is_folder, not_whole, whole_number
+from ...checking import (
+    BUILTIN_TEXT,
+    SELF_WRITTEN,
+    check_layer_count,
+    check_seed,
+    not_whole,
+    whole_number,
+)
 from ...errors import ArgumentError, DataError
-from ...files.foreign import reading
-from ...files.text_rows import Texts, read_texts, texts_of
 from ...tokenized import tokenized
+from .self_written import SelfWritten
+from .text_sources import check_source, read_source, sources_of
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerBase
 
-_SAMPLES = 128
+_SAMPLES, _LENGTH = 128, 512
+_MORE = 4  # times as many on an accelerator
 _HELD_BACK = 4096  # tokens
-_DATASET_TEXTS = 20_000  # rows of a dataset that are read at most
-_DATASET_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-_OF_FILES = {".csv", ".gz", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".tsv", ".txt"}
-_GIVE_FILE = (
-    "Give a .txt file, or a .jsonl file with a text, messages, or an instruction in each line"
-)
 _COMPARED, _PIECES = 32, 64  # tokens of a piece that is looked for elsewhere, and how many
 
 
@@ -38,7 +40,7 @@ class Drawn:
 
     batches: list[Batch]  # to calibrate on
     held_back: list[Batch]  # others, in one batch, to judge by; none where the text is short
-    sha256: str = ""  # of the whole text
+    sha256: str = ""  # of the whole text; of each source where there are several
     repeated: float = 0.0  # share of the held-back tokens that the rest of the text repeats
 
 
@@ -46,23 +48,25 @@ class Drawn:
 class CalibrationText:
     """Where calibration text comes from, and how many sequences of how many tokens are drawn.
 
-    The source is a `.txt` file, a `.jsonl` or `.json` file with a text, messages or an instruction
-    in each row, or the id of a dataset with such rows. `field` says which field of a row is the
-    text, where its name does not.
+    The source is `builtin`, `self`, a `.txt` file, a `.jsonl` or `.json` file with a text, messages
+    or an instruction in each row, or the id of a dataset with such rows; or several of these with
+    commas between them, of which as many sequences are drawn. `field` says which field of a row is
+    the text, where its name does not.
     """
 
     source: str
-    samples: int = _SAMPLES
-    length: int = 512
+    samples: int | None = None  # 128, and more on an accelerator
+    length: int | None = None  # 512, or as many as the model has positions
     seed: int = 0
     batch_size: int = 8
     field: str | None = None
 
     def check(self) -> None:
         """Check what can be checked without reading."""
-        check_layer_count("calibration_samples", self.samples)
+        if self.samples is not None:
+            check_layer_count("calibration_samples", self.samples)
         check_layer_count("calibration_batch_size", self.batch_size)
-        if (whole_number(self.length) or 0) < 2:
+        if self.length is not None and (whole_number(self.length) or 0) < 2:
             raise ArgumentError(
                 f"calibration_length={self.length!r} {not_whole(self.length)} of 2 or more. Give "
                 "a number of tokens, for example 512."
@@ -73,59 +77,163 @@ class CalibrationText:
                 f"calibration_field={self.field!r} is no name of a field. Give one, for example "
                 "'text'."
             )
-        _check_source(self.source)
-
-    def draw(self, tokenizer: PreTrainedTokenizerBase) -> Drawn:
-        """Tokenise the text once and draw sequences from it, at random places.
-
-        The end of the text, up to a tenth of it, is held back to judge the result by.
-        """
-        texts = self.texts(tokenizer)
-        text = texts.joined
-        found = tokenized(tokenizer, text, verbose=False, add_special_tokens=not texts.templated)
-        ids: Tensor = torch.tensor(found["input_ids"], dtype=torch.int64)
-        if len(ids) < self.length + 1:
-            raise DataError(
-                f"The calibration text {self.source} has {len(ids)} tokens, a sequence takes "
-                f"{self.length}, and one more is needed. Give a longer text, or a smaller "
-                "calibration_length."
-            )
-        held = min(max(_HELD_BACK // self.length, 1), len(ids) // (10 * self.length))
-        end = len(ids) - held * self.length
-        places = end - self.length
-        if self.samples > max(places, _SAMPLES):  # the default always goes
+        sources = sources_of(self.source)
+        for source in sources:
+            check_source(source)
+        if self.samples is not None and self.samples < len(sources):
             raise ArgumentError(
-                f"calibration_samples={self.samples} is more than the {places} places where a "
-                f"sequence of {self.length} tokens can begin in {self.source}. Give fewer, or a "
-                "longer text."
+                f"calibration_samples={self.samples} is less than the {len(sources)} sources of "
+                "calibration text. Give more samples, or fewer sources."
             )
-        generator = torch.Generator().manual_seed(self.seed)
-        starts = torch.randint(0, places, (self.samples,), generator=generator)
-        rows = torch.stack([ids[start : start + self.length] for start in starts.tolist()])
+
+    def settled(
+        self, positions: int | None = None, *, accelerated: bool = False
+    ) -> CalibrationText:
+        """The same with numbers where none were given: for so many positions, and on which device.
+
+        Memory and time on an accelerator allow four times as many sequences.
+        """
+        usual = _LENGTH if positions is None else min(_LENGTH, positions)
+        samples = _SAMPLES * (_MORE if accelerated else 1)
+        return replace(self, samples=self.samples or samples, length=self.length or usual)
+
+    def draw(
+        self, tokenizer: PreTrainedTokenizerBase, model: Callable[[], Any] | None = None
+    ) -> Drawn:
+        """Tokenise each source once and draw sequences from it, at random places.
+
+        The end of each, up to a tenth of it, is held back to judge the result by. Sequences of
+        several sources take turns, so that the first few hold all of them. `model` gives the model
+        that writes text where it is to write some itself; what is held back is bundled text then.
+        """
+        text = self.settled()
+        assert text.samples is not None and text.length is not None
+        sources = sources_of(self.source)
+        each, more = divmod(text.samples, len(sources))
+        parts = [
+            _written_by(model, text, each + (number < more), tokenizer)
+            if source == SELF_WRITTEN
+            else _part_of(source, text, each + (number < more), len(sources), tokenizer)
+            for number, source in enumerate(sources)
+        ]
+        turns = torch.cat([torch.arange(len(part.rows)) for part in parts]).argsort(stable=True)
+        held_back = torch.cat([part.held_back for part in parts])
         return Drawn(
-            _batches(rows, self.batch_size),
-            _batches(ids[end:].view(held, self.length), held),
-            hashlib.sha256(text.encode()).hexdigest(),
-            _repeated(ids[:end], ids[end:]),
+            _batches(torch.cat([part.rows for part in parts])[turns], self.batch_size),
+            _batches(held_back, max(len(held_back), 1)),
+            ",".join(part.sha256 for part in parts),
+            sum(part.repeated for part in parts) / len(parts),
         )
 
-    def texts(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Texts:
-        """The texts, in order; chats as the tokenizer's template writes them."""
-        if not is_file(self.source):
-            rows = _dataset_rows(self.source)
-            return texts_of(
-                f"The dataset {self.source!r}", rows, name=self.field, tokenizer=tokenizer
-            )
-        return read_texts(Path(self.source), name=self.field, tokenizer=tokenizer)
+
+@dataclass(frozen=True)
+class _Part:
+    """What is drawn from one source; token ids, a sequence in each row."""
+
+    rows: Tensor
+    held_back: Tensor
+    sha256: str
+    repeated: float
 
 
-def _check_source(source: str) -> None:
-    suffix = Path(source).suffix.lower()
-    is_id = suffix not in _OF_FILES and _DATASET_ID.fullmatch(source)
-    if not (is_file(source) or is_id or (source.strip() and is_folder(source))):
+def _part_of(
+    source: str, text: CalibrationText, samples: int, of: int, tokenizer: PreTrainedTokenizerBase
+) -> _Part:
+    """What is drawn from one of so many sources."""
+    length = text.length or _LENGTH
+    texts = read_source(source, text.field, tokenizer)
+    joined = texts.joined
+    found = tokenized(tokenizer, joined, verbose=False, add_special_tokens=not texts.templated)
+    ids: Tensor = torch.tensor(found["input_ids"], dtype=torch.int64)
+    if len(ids) < length + 1:
         raise DataError(
-            f"There is no calibration file {source!r}. {_GIVE_FILE}, or the id of a dataset."
+            f"The calibration text {source} has {len(ids)} tokens, a sequence takes {length}, and "
+            "one more is needed. Give a longer text, or a smaller calibration_length."
         )
+    held = min(max(_HELD_BACK // of // length, 1), len(ids) // (10 * length))
+    end = len(ids) - held * length
+    places = end - length
+    if samples > max(places, _MORE * _SAMPLES):  # the usual number always goes
+        raise ArgumentError(
+            f"calibration_samples={samples} is more than the {places} places where a sequence of "
+            f"{length} tokens can begin in {source}. Give fewer, or a longer text."
+        )
+    generator = torch.Generator().manual_seed(text.seed)
+    starts = torch.randint(0, places, (samples,), generator=generator)
+    return _Part(
+        torch.stack([ids[start : start + length] for start in starts.tolist()]),
+        ids[end:].view(held, length),
+        hashlib.sha256(joined.encode()).hexdigest(),
+        _repeated(ids[:end], ids[end:]),
+    )
+
+
+def _written_by(
+    model: Callable[[], Any] | None,
+    text: CalibrationText,
+    samples: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> _Part:
+    """Sequences that the model writes itself; held back is the end of the bundled text."""
+    if model is None:
+        raise ArgumentError(
+            f"The calibration text {SELF_WRITTEN!r} is written by the model. Give model= too."
+        )
+    length = text.length or _LENGTH
+    rows = SelfWritten(model(), tokenizer, length, text.seed).sequences(samples)
+    judged = _part_of(BUILTIN_TEXT, text, 1, 1, tokenizer)
+    sha256 = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+    return _Part(rows, judged.held_back, sha256, 0.0)
+
+
+def calibration_loader(
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    model: Any = None,
+    samples: int = _SAMPLES,
+    length: int = _LENGTH,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> DataLoader[dict[str, Tensor]]:
+    """Draw calibration sequences from a text, for the `dataloader` of the pruning functions.
+
+    Args:
+        text: "builtin" for the text that ships with the package (five domains and twenty tongues,
+            with its licence), "self" for text that the model writes, a `.txt` or `.jsonl` file, the
+            id of a dataset, or several of these with commas between them.
+        tokenizer: of the model that is to be pruned.
+        model: that model, which "self" needs.
+        samples: how many sequences are drawn.
+        length: of each, in tokens.
+        seed: of the draw; the same seed gives the same sequences.
+        batch_size: how many sequences a batch holds.
+
+    Returns:
+        Batches `{"input_ids": (batch_size, length), "attention_mask": (batch_size, length)}`.
+
+    Raises:
+        ArgumentError: a number that makes no sense, or more samples than the text has places.
+        DataError: there is no such text, or it is too short.
+
+    Example:
+        >>> from optipfair.testing import byte_tokenizer
+        >>> loader = calibration_loader("builtin", byte_tokenizer(), samples=4, length=16)
+        >>> next(iter(loader))["input_ids"].shape
+        torch.Size([4, 16])
+    """
+    from torch.utils.data import DataLoader
+
+    asked = CalibrationText(str(text), samples, length, seed, batch_size)
+    asked.check()
+    drawn = asked.draw(tokenizer, None if model is None else lambda: model)
+    rows = [
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        for batch in drawn.batches
+        for ids in batch.input_ids
+    ]
+    loader: Any = DataLoader(cast("Any", rows), batch_size=batch_size)
+    return cast("DataLoader[dict[str, Tensor]]", loader)
 
 
 def _batches(rows: Tensor, size: int) -> list[Batch]:
@@ -148,18 +256,3 @@ def _repeated(ids: Tensor, others: Tensor) -> float:
     everywhere, pieces = ids.numpy().tobytes(), torch.split(others, _COMPARED)
     chosen = pieces[:: -(-len(pieces) // _PIECES)]
     return sum(piece.numpy().tobytes() in everywhere for piece in chosen) / len(chosen)
-
-
-def _dataset_rows(name: str) -> list[tuple[str, Any]]:
-    """Rows of a dataset's training split, through the package `datasets`."""
-    try:
-        import datasets
-    except ImportError as exc:
-        kind = "a folder, no file" if is_folder(name) else "no file"
-        raise DataError(
-            f"The calibration text {name!r} is {kind}. {_GIVE_FILE}; to read a dataset, install: "
-            "pip install datasets"
-        ) from exc
-    with reading(f"The dataset {name!r}", DataError, "Give its id and split as the hub has them."):
-        rows = datasets.load_dataset(name, split="train", streaming=True).take(_DATASET_TEXTS)
-        return [(f"{name}, row {number}", row) for number, row in enumerate(rows, 1)]

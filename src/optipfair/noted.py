@@ -21,6 +21,18 @@ def warn(message: str) -> None:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Nothing that this thread warns of inside the block is shown or kept."""
+    token = _KEPT.set(None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PruningWarning)
+            yield
+    finally:
+        _KEPT.reset(token)
+
+
+@contextmanager
 def keeping_warnings() -> Iterator[list[str]]:
     """Yield a list that holds what this thread warns of inside the block."""
     kept: list[str] = []

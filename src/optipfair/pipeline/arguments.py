@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from ..pruning.calibration.calibration_texts import CalibrationText
 from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import check_complete, check_plan_file, side_file
-from ..pruning.options.prune_options import CHOICE, TARGET, TEXT, VERIFY, PruneOptions
+from ..pruning.options.prune_options import (
+    CHOICE,
+    TARGET,
+    TEXT,
+    USUAL_MINUTES,
+    VERIFY,
+    PruneOptions,
+)
 from ..pruning.options.recipe import recipe_text
 from ..pruning.request.budget import read_size
 from ..pruning.request.pruning_request import PruningRequest, check_request
@@ -39,15 +47,15 @@ class Job:
     output: Path | None  # the folder to write, None where only a plan is wanted
     save_plan: Path | None  # the file of that plan, if it is kept
     verification: str  # `fast`, `full` or `none`
-    recipe: str  # the text of `recipe.yaml`
+    recipe: Callable[[CalibrationText | None], str]  # the text of `recipe.yaml`, for what was drawn
 
 
 def read_job(
     model_path: str | Path,
     output_path: str | Path | None,
     options: PruneOptions,
-    plan: PruningPlan | str | Path | None,
     *,
+    plan: PruningPlan | str | Path | None,
     dataloader: Iterable[Any] | None,
     neuron_scores: Mapping[int, Any] | None,
     save_plan: str | Path | None,
@@ -67,7 +75,7 @@ def read_job(
         _check_plan_file(Path(save_plan))
     elif not dry_run:
         output = _read_output(output_path, source, overwrite)
-    recipe = _recipe(model_path, options, plan, dataloader, neuron_scores)
+    recipe = partial(_recipe, model_path, options, plan, dataloader, neuron_scores)
     kept_plan = None if save_plan is None else Path(save_plan)
     return Job(source, todo, data, work, output, kept_plan, verification, recipe)
 
@@ -78,7 +86,16 @@ def _recipe(
     plan: PruningPlan | str | Path | None,
     dataloader: Iterable[Any] | None,
     neuron_scores: Mapping[int, Any] | None,
+    text: CalibrationText | None,
 ) -> str:
+    """Say all that was asked, and how much text was drawn where nothing said it."""
+    if text is not None:
+        options = replace(
+            options,
+            calibration_samples=text.samples,
+            calibration_length=text.length,
+            time_budget=None,  # another machine takes as many
+        )
     in_python = {
         "dataloader": dataloader is not None,
         "neuron_scores": neuron_scores is not None,
@@ -204,7 +221,20 @@ def _read_work(options: PruneOptions, output: str | Path | None, *, show_progres
         check_weights=check_flag("check_weights", options.check_weights, default=False),
         evaluate=check_flag("evaluate", options.evaluate, default=True),
         holding=Holding(folder=_folder_beside(output)),
+        seconds=_read_budget(options),
     )
+
+
+def _read_budget(options: PruneOptions) -> float | None:
+    """Seconds that calibration may take: half an hour where nothing says how much text it takes."""
+    minutes = options.time_budget
+    if minutes is None:
+        return None if options.calibration_samples is not None else 60 * USUAL_MINUTES
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0:
+        raise ArgumentError(
+            f"time_budget={minutes!r} is no number of minutes above 0. Give one, for example 30."
+        )
+    return 60.0 * minutes
 
 
 def _folder_beside(output: str | Path | None) -> Path | None:

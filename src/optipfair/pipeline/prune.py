@@ -155,7 +155,7 @@ def prune_checkpoint(
             model_path,
             output_path,
             options,
-            plan,
+            plan=plan,
             dataloader=dataloader,
             neuron_scores=neuron_scores,
             save_plan=save_plan,
@@ -241,7 +241,7 @@ def _write(
         of_cost = _warnings_of(cost)
         # The tensors that make up for others are in the weights.
         (folder / PLAN_FILE).write_text(f"{run.plan.to_json()}\n", encoding="utf-8")
-        (folder / RECIPE_FILE).write_text(job.recipe, encoding="utf-8")
+        (folder / RECIPE_FILE).write_text(job.recipe(run.text), encoding="utf-8")
         card = model_card(
             _base(job.source),
             run.plan,

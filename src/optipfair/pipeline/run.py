@@ -9,28 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..arch.heterogeneous import overrides
+from ..arch.limits import positions
 from ..arch.view import describe
 from ..batches import Batch
 from ..checkpoint.pruned import (
     NewCheckpoint,
     check_weights,
     prepare,
+    stored_sizes,
     verify_checkpoint,
     write_checkpoint,
 )
 from ..checkpoint.stored_decision import decide_stored
 from ..checkpoint.stored_layers import NeedsModelError, StoredLayers
 from ..checkpoint.stored_model import StoredModel
-from ..distributed import is_first, together
+from ..distributed import is_first, together, world_size
 from ..errors import DataError
 from ..loading import check_device, load_config, load_model, load_tokenizer
+from ..noted import warn
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn, digest
 from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import NotByLayersError
@@ -40,7 +43,11 @@ from ..pruning.decision import Reread, decide
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from ..sources import find_source
+from .estimate import duration, estimated
 from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost
+
+_LEAST_TOKENS = 8192  # of calibration text, however long they take
+_LATE = 1.1  # times the budget: so much later is said
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Options:
     check_weights: bool = False
     evaluate: bool = True
     holding: Holding = field(default_factory=Holding)
+    seconds: float | None = None  # that a calibration may take, None for any
 
 
 @dataclass(frozen=True)
@@ -71,17 +79,25 @@ class Data:
         """The same, which can be read again."""
         return self if self.batches is None else replace(self, batches=Reread(self.batches))
 
+    def settled(self, stored: StoredModel, options: Options) -> Data:
+        """The same with the numbers of sequences and tokens that suit a model and a device."""
+        if self.text is None:
+            return self
+        accelerated = check_device(options.device).type != "cpu"
+        most = positions(stored.view.model)
+        return replace(self, text=self.text.settled(most, accelerated=accelerated))
+
     def reading(self) -> AbstractContextManager[None]:
         """What all processes do together; without data the first one is alone."""
         return together() if self else nullcontext()
 
-    def drawn(self, tokenizer: Any) -> Drawn | None:
-        """Sequences drawn from the text, if there is text."""
+    def drawn(self, tokenizer: Any, model: Callable[[], Any]) -> Drawn | None:
+        """Sequences drawn from the text, if there is text; `model` loads one that writes some."""
         if self.text is None:
             return None
         if tokenizer is None:
             raise DataError("The model has no tokenizer, so calibration text cannot be read.")
-        return self.text.draw(tokenizer)
+        return self.text.draw(tokenizer, model)
 
     def recorded(self, plan: PruningPlan, drawn: Drawn | None) -> PruningPlan:
         """Let the plan say which text it was calibrated on."""
@@ -109,6 +125,7 @@ class Run:
     model: Any  # the checkpoint's model, where it was loaded to decide
     held_back: Sequence[Batch]  # calibration text to measure the cost on
     unpruned: Sequence[Tensor]  # what enters the head of that model for this text, before it is cut
+    text: CalibrationText | None = None  # what it was drawn from
     repeated: float = 0.0  # the share of this text that the text for calibration holds too
 
     @classmethod
@@ -118,6 +135,7 @@ class Run:
         plan: PruningPlan,
         options: Options,
         model: Any,
+        data: Data,
         drawn: Drawn | None,
     ) -> Run:
         """Prove what was decided; everything that can be refused is refused here."""
@@ -125,7 +143,7 @@ class Run:
         new = prepare(stored, plan, options.dtype, options.max_shard_bytes)
         unpruned = [] if model is None else final_states(model, held_back)
         repeated = drawn.repeated if drawn else 0.0
-        return cls(stored, plan, new, options, model, held_back, unpruned, repeated)
+        return cls(stored, plan, new, options, model, held_back, unpruned, data.text, repeated)
 
     @property
     def layers_differ(self) -> bool:
@@ -209,21 +227,61 @@ def decide_run(
     with data.reading():
         stored.seen_by(todo.attention_unit)
         code = options.trust_remote_code
-        drawn = data.drawn(load_tokenizer(folder, trust_remote_code=code) if data.text else None)
+        data = data.settled(stored, options)
+        tokenizer = load_tokenizer(folder, trust_remote_code=code) if data.text else None
+        drawn = data.drawn(tokenizer, partial(_loaded, stored, options))
         if options.check_weights:
             check_weights(stored, show)
     model = None
     if isinstance(todo, PruningPlan):
         plan = todo
     else:
+        if drawn is not None:
+            data, drawn = _paced(stored, todo, options, data, drawn, say)
         batches = data.batches if drawn is None else drawn.batches
         plan, model = _decide(stored, todo, options, data, batches, say)
     plan = data.recorded(plan, drawn)
     with data.reading():
-        run = Run.proved(stored, plan, options, model, drawn)
+        run = Run.proved(stored, plan, options, model, data, drawn)
         if isinstance(todo, PruningPlan) and not options.check_weights:
             check_weights(stored, show, plan)
     return run
+
+
+def _paced(
+    stored: StoredModel,
+    request: PruningRequest,
+    options: Options,
+    data: Data,
+    drawn: Drawn,
+    say: Say,
+) -> tuple[Data, Drawn]:
+    """Say how long it will take; take fewer sequences where that is longer than was allowed."""
+    found = None
+    if world_size() == 1:
+        device = check_device(options.device)
+        found = estimated(stored, request, drawn.batches, device, options.dtype)
+    if found is None or data.text is None:
+        return data, drawn
+    if options.seconds is not None:
+        least = -(-_LEAST_TOKENS // found.tokens)
+        shorter = found.within(options.seconds, least)
+        if shorter.seconds > _LATE * options.seconds:
+            warn(
+                f"Even {shorter.sequences * shorter.tokens:,} tokens of calibration text will take "
+                f"about {duration(shorter.seconds)}. Without text (--calibration none) it is a "
+                "matter of copying, and the result is worse; a GPU (--device cuda) is faster; "
+                "--time-budget MINUTES says how long it may take."
+            )
+        if shorter.sequences < found.sequences:
+            size = data.text.batch_size
+            kept = max(shorter.sequences // size, 1)
+            found = replace(shorter, sequences=kept * size)
+            drawn = replace(drawn, batches=drawn.batches[:kept])
+            data = replace(data, text=replace(data.text, samples=found.sequences))
+    if say is not None:
+        say(found.in_words())
+    return data, drawn
 
 
 def _decide(
@@ -257,13 +315,23 @@ def _decide(
     if say is not None:
         say(f"The model is loaded into memory: {reason}.")
     with data.reading():
-        model = load_model(
-            stored.checkpoint.folder,
-            device=options.device,
-            dtype=options.dtype,
-            trust_remote_code=options.trust_remote_code,
-            show_progress=options.show_progress and is_first(),
-        )
-    holding, show = options.holding, options.show_progress
-    view = describe(model)
-    return decide(view, request, batches, holding=holding, show_progress=show)[0], model
+        model = _loaded(stored, options)
+    plan, _ = decide(
+        describe(model),
+        request,
+        batches,
+        holding=options.holding,
+        show_progress=options.show_progress,
+        stored_bytes=stored_sizes(stored, options.dtype, options.max_shard_bytes).bytes,
+    )
+    return plan, model
+
+
+def _loaded(stored: StoredModel, options: Options) -> Any:
+    return load_model(
+        stored.checkpoint.folder,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+        show_progress=options.show_progress and is_first(),
+    )

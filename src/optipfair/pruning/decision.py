@@ -65,17 +65,20 @@ def decide(
     means: Means | None = None,
     holding: Holding | None = None,
     show_progress: bool = False,
+    stored_bytes: int | None = None,
 ) -> tuple[PruningPlan, Rewrite | None]:
     """Decide what a checked request means for a model, and prove that it can be carried out.
 
     Where the model is not in memory, `view` is its twin, and `means` say what the decision draws
-    on. Several processes (`distributed`) share the data; each gets the same decision. There is no
-    proof of a plan that changes nothing.
+    on; `stored_bytes` what its files take, headers included. Several processes (`distributed`)
+    share the data; each gets the same decision. There is no proof of a plan that changes nothing.
     """
     if means is None:
         check_cuttable(view)
         view = seen_by(view, request.attention_unit)
         means = Means.of_live(view, show_progress)
+        if stored_bytes is not None:
+            means = replace(means, sizes=replace(means.sizes, bytes=stored_bytes))
     batches = None
     if dataloader is not None:
         batches = dataloader if isinstance(dataloader, Reread) else Reread(dataloader)

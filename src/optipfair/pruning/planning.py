@@ -144,6 +144,7 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
             "pruning_percentage": request.width.percentage,
             "expansion_rate": request.width.expansion_rate,
             "expansion_divisor": request.width.divisor,
+            **({"nearest_multiple": request.width.nearest} if request.width.nearest else {}),
             "layer_indices": None if layers is None else list(layers),
         }
     if request.depth is not None:
@@ -183,7 +184,7 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
     rounded = {
         mlp.spec.name: (kept_exactly, kept, width_multiple(view.spec, mlp.spec))
         for mlp, kept_exactly, kept in rows
-        if target.divisor is None and kept < min(kept_exactly, mlp.width)
+        if target.divisor is None and target.nearest is None and kept < min(kept_exactly, mlp.width)
     }
     for name, (kept_exactly, kept, multiple) in rounded.items():
         warn(
@@ -218,8 +219,19 @@ def _warn_about_layers_without_data(
     warn(
         f"The {depth.method} layers go whatever they do, which ruins real models: without "
         "its last 2 of 30 layers the perplexity of SmolLM2-135M went from 27.6 to 2,290, without "
-        "2 that calibration data chose to 33.4, and made up for to 31.2. Give calibration data "
-        "with layer_selection_method='auto' (--preset quality), or train the result afterwards."
+        "2 that calibration data chose to 33.4, and made up for to 31.2. "
+        + _two_lines(layer_selection_method="auto", compensate=True)
+    )
+
+
+def _two_lines(**choices: object) -> str:
+    """The way out of a pruning without data: the text that ships with the package."""
+    chosen = "".join(f", {name}={value!r}" for name, value in choices.items())
+    return (
+        "Better, with the text that ships with OptiPFair (--preset quality --calibration builtin "
+        "on the command line):\n"
+        '    dataloader = optipfair.calibration_loader("builtin", tokenizer)\n'
+        f"    prune_model(model, dataloader=dataloader{chosen}, ...)"
     )
 
 
@@ -236,5 +248,5 @@ def _warn_about_weights_only(request: PruningRequest, chosen: list[MLPView], *, 
         "Without calibration data neurons are chosen by their weights alone, which ruins real "
         "models: without a tenth of its neurons the perplexity of SmolLM2-135M went from 27.6 to "
         "183 with MAW and above 5000 with VOW, PON and L2 (without random ones to 48.7, chosen "
-        "with data to 29.3). Give calibration data, or train the result afterwards."
+        "with data to 29.3). " + _two_lines(neuron_selection_method="AUTO")
     )

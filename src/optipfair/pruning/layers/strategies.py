@@ -36,6 +36,8 @@ class LayerStrategy:
     name: str
     function: Callable[..., Any]
     needs: str = NOTHING
+    passes: int = 0  # times that all text runs through the layers
+    removals: int = 0  # times that each layer, or block, is left out for a sample of the text
 
     @property
     def ranks(self) -> bool:
@@ -46,11 +48,13 @@ class LayerStrategy:
 LAYER_STRATEGIES: Registry[LayerStrategy] = Registry("layer_selection_method")
 
 
-def strategy(name: str, needs: str = NOTHING) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def strategy(
+    name: str, needs: str = NOTHING, **work: int
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as a strategy."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        LAYER_STRATEGIES.add(name, LayerStrategy(name, function, needs))
+        LAYER_STRATEGIES.add(name, LayerStrategy(name, function, needs, **work))
         return function
 
     return register
@@ -87,7 +91,7 @@ def custom_layers(total: int, count: int) -> NoReturn:
     )
 
 
-@strategy("block_influence", LAYERS)
+@strategy("block_influence", LAYERS, passes=1)
 def least_influence(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove the layers that change what flows through them least."""
     from .influence import block_influence, by_influence
@@ -95,7 +99,7 @@ def least_influence(view: ModelView, batches: Iterable[object], show_progress: b
     return by_influence(block_influence(view, batches, show_progress))
 
 
-@strategy("angular", MODEL)
+@strategy("angular", MODEL, passes=1)
 def least_angle(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove the block of layers that turns its input least."""
     from .influence import block_angles, flattest_block
@@ -103,7 +107,7 @@ def least_angle(view: ModelView, batches: Iterable[object], show_progress: bool)
     return partial(flattest_block, block_angles(view, batches, show_progress))
 
 
-@strategy("perplexity", MODEL)
+@strategy("perplexity", MODEL, removals=4)
 def missed_least(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove one layer after the other, each the one that is missed least."""
     from .removal_loss import TextLoss
@@ -111,7 +115,7 @@ def missed_least(view: ModelView, batches: Iterable[object], show_progress: bool
     return TextLoss(view, batches, show_progress).greedy
 
 
-@strategy("block_perplexity", MODEL)
+@strategy("block_perplexity", MODEL, removals=1)
 def block_missed_least(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove the block of layers that is missed least."""
     from .removal_loss import TextLoss
@@ -119,7 +123,7 @@ def block_missed_least(view: ModelView, batches: Iterable[object], show_progress
     return TextLoss(view, batches, show_progress).block
 
 
-@strategy("auto", MODEL)
+@strategy("auto", MODEL, passes=1, removals=1)
 def block_or_influence(view: ModelView, batches: Iterable[object], show_progress: bool) -> Chosen:
     """Remove that block, or the layers of least influence: what is missed less."""
     from .removal_loss import TextLoss

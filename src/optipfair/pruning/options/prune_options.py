@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...arch.spec import ATTENTION_UNITS
-from ...checking import DTYPES
+from ...checking import DTYPES, NO_TEXT
 from ...option_fields import declared, in_usual_case, option
 from ...registry import Registry
 from ..importance.criteria import CRITERIA
@@ -18,6 +18,7 @@ TARGET, CHOICE, TEXT, WORK = "target", "choice", "calibration", "work"
 
 # Names and numbers that options may have, where no registry of functions holds them.
 DEFAULT_PERCENTAGE = 10
+USUAL_MINUTES = 30  # of calibration that a run plans at most, unasked
 EXPANSION_DIVISORS = (32, 64, 128, 256)
 VERIFY = ("fast", "full", "none")
 
@@ -62,6 +63,12 @@ class PruneOptions:
         None,
         "Round the kept MLP width down to a multiple of this.",
         allowed=lambda: EXPANSION_DIVISORS,
+    )
+    nearest_multiple: int | None = _target(
+        None,
+        "Round the kept MLP width to the nearest multiple of this instead, where the width is one "
+        "and at least as many neurons go.",
+        metavar="NUM",
     )
     num_layers_to_remove: int | None = _target(None, "How many layers to remove.", metavar="NUM")
     layer_indices: Sequence[int] | None = _target(
@@ -129,19 +136,28 @@ class PruneOptions:
     seed: int = _choice(0, "Seed of the draw of calibration text and of RANDOM.", metavar="NUM")
     calibration: str | None = _text(
         None,
-        "Text to calibrate on: a .txt file, a .jsonl file with a text, messages or an instruction "
-        "in each line, or the id of a dataset with such rows (with the package datasets).",
-        metavar="TEXT",
+        "Text to calibrate on: builtin (several domains, which ship with OptiPFair), self (what "
+        "the model writes), a .txt file, a .jsonl file with a text, messages or an instruction in "
+        "each line, the id of a dataset with such rows (with the package datasets), or several of "
+        "these with commas between them; none is no text.",
+        metavar="builtin|self|none|TEXT",
     )
     calibration_field: str | None = _text(
         None,
         "Which field of each row is the text, where its name (text, content) does not say.",
         metavar="NAME",
     )
-    calibration_samples: int = _text(
-        128, "How many sequences are drawn from that text.", metavar="NUM"
+    calibration_samples: int | None = _text(
+        None,
+        "How many sequences are drawn from that text: by default 128, on an accelerator 512, and "
+        "fewer where these would take longer than the time budget.",
+        metavar="NUM",
     )
-    calibration_length: int = _text(512, "The length of each, in tokens.", metavar="TOKENS")
+    calibration_length: int | None = _text(
+        None,
+        "The length of each, in tokens: by default 512, or as many as the model has positions.",
+        metavar="TOKENS",
+    )
     calibration_batch_size: int = _text(
         8,
         "How many sequences run through a layer at once; fewer take less memory. What stays does "
@@ -174,10 +190,18 @@ class PruneOptions:
         "a live cut, compares their logits and generates.",
         allowed=lambda: VERIFY,
     )
+    time_budget: float | None = _work(
+        None,
+        "How many minutes of calibration may be planned: fewer sequences are taken where they "
+        "would take longer. By default 30, where calibration_samples is not given.",
+        metavar="MINUTES",
+    )
     trust_remote_code: bool = _work(False, "Allow code from the model's repository to run.")
 
     def __post_init__(self) -> None:
         in_usual_case(self)
+        if self.calibration == NO_TEXT:
+            object.__setattr__(self, "calibration", None)
 
     def with_usual_target(self) -> PruneOptions:
         """Width and attention pruning remove 10 % where nothing says how much."""

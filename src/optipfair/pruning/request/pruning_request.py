@@ -18,10 +18,16 @@ from .budget import Budget, read_budget
 from .targets import DepthRequest, WidthTarget, depth_request, width_target
 
 _GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
-_OF_WIDTH = ("neuron_selection_method", "expansion_rate", "expansion_divisor", "sequential")
+_OF_WIDTH = (
+    "neuron_selection_method",
+    "expansion_rate",
+    "expansion_divisor",
+    "nearest_multiple",
+    "sequential",
+)
 _OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method")
 _DEPTH_TARGETS = ("num_layers_to_remove", "layer_indices", "depth_pruning_percentage")
-_OF_MLPS = ("expansion_rate", "expansion_divisor", "layer_indices")
+_OF_MLPS = ("expansion_rate", "expansion_divisor", "nearest_multiple", "layer_indices")
 _OF_ATTENTION = ("ATTENTION", ("attention_unit",))
 _FOREIGN: dict[str, list[tuple[str, tuple[str, ...]]]] = {  # type → options of another
     "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION],
@@ -206,6 +212,7 @@ def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarg
         options.expansion_rate,
         options.expansion_divisor,
         options.layer_indices if kind == "MLP_GLU" else None,
+        nearest_multiple=options.nearest_multiple,
         budget=budget,
     )
 

@@ -30,6 +30,7 @@ class WidthTarget:
     percentage: float | None  # to remove
     expansion_rate: float | None  # width in percent of the hidden size
     divisor: int | None = None  # the kept width is rounded down to a multiple of it
+    nearest: int | None = None  # or to the nearest multiple of this, where the width is one
     layers: tuple[int, ...] | None = None  # whose neurons go, None for all
     share: Fraction | None = None  # to keep, as a budget has set it
 
@@ -49,10 +50,17 @@ class WidthTarget:
         return max(math.ceil(wanted - Fraction(width, 10**9)), 1)
 
     def kept(self, width: int, hidden_size: int, multiple: int = 1) -> int:
-        """The number of neurons that stay of `width`: rounded down to a multiple, at least one."""
+        """The number of neurons that stay of `width`: rounded to a multiple, at least one.
+
+        It is rounded down, or where the target says so to the nearest multiple; then less than one
+        multiple to remove is not rounded, nor what a budget allows.
+        """
         exact = self.exact_kept(width, hidden_size)
         if exact > width or (exact == width and self.divisor is None):
             return width  # never wider; and a rate leaves what is below it already
+        near = math.lcm(self.nearest or 1, multiple)
+        if self.nearest and self.share is None and width % near == 0 and width - exact >= near:
+            return round_to_divisor(exact, near)
         step = math.lcm(self.divisor or 1, multiple)
         if width < step:
             raise ArgumentError(
@@ -163,6 +171,7 @@ def width_target(
     expansion_divisor: object = None,
     layer_indices: object = None,
     *,
+    nearest_multiple: object = None,
     budget: Budget | None = None,
 ) -> WidthTarget:
     """Check a width target. Exactly one of the first two, or a budget, must be given."""
@@ -175,6 +184,14 @@ def width_target(
             "are mutually exclusive. Give one of them."
         )
     divisor = _check_divisor(expansion_divisor)
+    nearest = None
+    if nearest_multiple is not None:
+        nearest = check_count("nearest_multiple", nearest_multiple)
+        if divisor is not None:
+            raise ArgumentError(
+                f"expansion_divisor={divisor} and nearest_multiple={nearest} are mutually "
+                "exclusive: one rounds down, the other to the nearest. Give one of them."
+            )
     if pruning_percentage is None and expansion_rate is None and budget is None:
         alone = f"expansion_divisor={divisor} cannot be used alone. " if divisor else ""
         raise ArgumentError(
@@ -188,7 +205,7 @@ def width_target(
         percentage = check_percentage("pruning_percentage", pruning_percentage)
     if expansion_rate is not None:
         rate = check_expansion_rate(expansion_rate)
-    return WidthTarget(percentage, rate, divisor, layers)
+    return WidthTarget(percentage, rate, divisor, nearest, layers)
 
 
 def depth_request(

@@ -1,0 +1,176 @@
+"""How long a pruning by data will take, and how much memory, from one layer that is timed.
+
+A layer in the middle stands for all. It is decided on one batch and on several: the difference is
+the time of a batch, the rest that of a layer, which reads, factors and solves.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+
+from ..batches import Batch
+from ..checkpoint.pruned import stored_sizes
+from ..checkpoint.stored_layers import NeedsModelError, StoredLayers
+from ..checkpoint.stored_model import StoredModel
+from ..errors import OptiPFairError
+from ..noted import unheard
+from ..pruning.calibration.stream import capture, run_layer
+from ..pruning.compensation.by_layers import decide_by_layers
+from ..pruning.cut.guard import prove
+from ..pruning.cut.plan import PruningPlan
+from ..pruning.layers.strategies import LAYER_STRATEGIES
+from ..pruning.planning import plan_counts
+from ..pruning.request.pruning_request import PruningRequest
+
+_FEW, _MORE = 1, 3  # batches that a layer is timed on
+_HELD_BACK = 2  # passes over held-back text: with the layers as they were, and as they are
+_SAMPLED = 2048  # tokens that layers are removed for, one after the other (`removal_loss`)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a pruning takes for so many sequences of so many tokens."""
+
+    each: float  # seconds for a sequence, through all layers
+    beside: float  # seconds for the rest
+    sequences: int
+    tokens: int  # of a sequence
+    memory: int  # bytes of the process at most
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.beside + self.each * self.sequences
+
+    def within(self, seconds: float, at_least: int) -> Estimate:
+        """The same for as many sequences as fit, no fewer than so many, and no more than before."""
+        fitting = int(max(seconds - self.beside, 0.0) / max(self.each, 1e-9))
+        return replace(self, sequences=min(self.sequences, max(fitting, at_least)))
+
+    def in_words(self) -> str:
+        """One line for the terminal."""
+        tokens = self.sequences * self.tokens
+        return (
+            f"This will take about {duration(self.seconds)} and {self.memory / 1e9:.2g} GB of "
+            f"memory: {tokens:,} tokens of calibration text run through the layers."
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `40 seconds`, `5 minutes`, `3.2 hours`."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} seconds"
+    minutes = seconds / 60
+    return f"{round(minutes)} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
+def estimated(
+    stored: StoredModel,
+    request: PruningRequest,
+    batches: Sequence[Batch],
+    device: torch.device,
+    dtype: str,
+) -> Estimate | None:
+    """Time a layer of a checkpoint, and say what the whole will take; None where none runs alone.
+
+    The batches are those that will be calibrated on, all of one size.
+    """
+    try:
+        with unheard():
+            layers = StoredLayers(stored, device, dtype, request.attention_unit)
+            return _Timed(layers, request, batches, dtype).estimate(stored)
+    except (NeedsModelError, OptiPFairError):  # what is wrong is said where it is needed
+        return None
+
+
+@dataclass
+class _Timed:
+    """A checkpoint's layers, and the batches that they are timed on."""
+
+    layers: StoredLayers
+    request: PruningRequest
+    batches: Sequence[Batch]
+    dtype: str
+
+    def estimate(self, stored: StoredModel) -> Estimate:
+        view, request = self.layers.view, self.request
+        count, size = len(view.layers), len(self.batches[0].input_ids)
+        middle = view.layers[count // 2]
+        reading, module = _time(lambda: self.layers.copied(middle))
+        stream = capture(view, self.batches[:_FEW], self.layers.source)
+        arguments = stream.arguments[0][middle.index]
+        run_layer(module, stream.hidden[0], arguments)  # the first is slow
+        running = _time(lambda: run_layer(module, stream.hidden[0], arguments))[0]
+        each, beside = self._of_choosing_layers(count, running)
+        if request.width is not None and request.by_layers:
+            plan = plan_counts(
+                stored.view, request, stored_sizes(stored, self.dtype, 5 * 10**9), with_data=True
+            )
+            of_batch, of_layer = self._of_width(stored, plan)
+            cut = len({c.layer for c in plan.width_cuts})
+            each, beside = each + cut * of_batch, beside + cut * of_layer
+        if request.compensate and request.depth is not None:
+            each += count * 2 * running  # up to each block, and through what is put in its place
+        held = max(1, 4096 // self.batches[0].input_ids.numel())
+        beside += count * _HELD_BACK * (reading + held * running) + 2 * count * reading
+        tokens = sum(batch.input_ids.numel() for batch in self.batches)
+        hidden = tokens * stream.hidden[0].shape[-1] * stream.hidden[0].element_size()
+        return Estimate(
+            each / size,
+            beside,
+            sum(len(batch.input_ids) for batch in self.batches),
+            self.batches[0].input_ids.shape[1],
+            _most_bytes() + hidden,
+        )
+
+    def _of_choosing_layers(self, count: int, running: float) -> tuple[float, float]:
+        """Seconds for each batch, and beside, that the choice of layers takes."""
+        depth = self.request.depth
+        if depth is None or depth.indices is not None:
+            return 0.0, 0.0
+        ranked = LAYER_STRATEGIES[depth.method]
+        tokens = self.batches[0].input_ids.numel()
+        return ranked.passes * count * running, (
+            ranked.removals * count**2 / 2 * running * _SAMPLED / tokens
+        )
+
+    def _of_width(self, stored: StoredModel, plan: PruningPlan) -> tuple[float, float]:
+        """Seconds for each batch, and beside, that one layer takes when its neurons are chosen."""
+        rewrite = prove(stored.view, plan)
+        cut = [c.layer for c in plan.width_cuts]
+        if not cut:
+            return 0.0, 0.0
+        index = cut[len(cut) // 2]
+        own = tuple(c for c in plan.width_cuts if c.layer == index)
+        one = replace(plan, keep_layers=(index,), width_cuts=own)
+
+        def of(number: int) -> float:
+            stream = capture(self.layers.view, self.batches[:number], self.layers.source)
+            return _time(lambda: decide_by_layers(stream, one, self.request, rewrite))[0]
+
+        of(_FEW)  # the first is slow
+        few, more = of(_FEW), of(_MORE)
+        of_batch = max((more - few) / (_MORE - _FEW), 0.0)
+        return of_batch, max(few - _FEW * of_batch, 0.0)
+
+
+def _time(work: Callable[[], T]) -> tuple[float, T]:
+    started = time.perf_counter()
+    done = work()
+    return time.perf_counter() - started, done
+
+
+def _most_bytes() -> int:
+    """The most memory that the process has taken."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -101,6 +101,30 @@ def test_a_divisor_rounds_down_to_a_multiple_and_keeps_one(
     assert kept == max(exact - exact % divisor, divisor)
 
 
+@pytest.mark.parametrize(
+    ("width", "percentage", "kept"),
+    [
+        (1536, 10, 1376),  # 1383 as asked for
+        (1536, 12, 1344),  # 1352: the nearer one below
+        (1536, 2, 1506),  # fewer than 32 go, and nothing is rounded
+        (1000, 10, 900),  # the width is no multiple itself
+        (64, 90, 32),  # 7 as asked for; one multiple stays
+    ],
+)
+def test_the_nearest_multiple_is_kept_where_the_width_is_one(
+    width: int, percentage: float, kept: int
+) -> None:
+    target = width_target(percentage, None, nearest_multiple=32)
+    assert target.kept(width, 576) == kept
+
+
+def test_two_ways_to_round_exclude_each_other() -> None:
+    with pytest.raises(ArgumentError, match="one rounds down, the other to the nearest"):
+        width_target(10, None, 32, nearest_multiple=32)
+    with pytest.raises(ArgumentError, match="nearest_multiple=0 is no whole number of 1 or more"):
+        width_target(10, None, nearest_multiple=0)
+
+
 def test_a_divisor_above_the_width_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"width of 40 .*multiple of 64.*smaller"):
         width_target(20, None, 64).kept(40, 16)

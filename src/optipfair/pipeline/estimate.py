@@ -17,7 +17,7 @@ import torch
 
 from ..batches import Batch
 from ..checkpoint.pruned import stored_sizes
-from ..checkpoint.stored_layers import NeedsModelError, StoredLayers
+from ..checkpoint.stored_layers import StoredLayers
 from ..checkpoint.stored_model import StoredModel
 from ..errors import OptiPFairError
 from ..noted import unheard
@@ -89,7 +89,7 @@ def estimated(
         with unheard():
             layers = StoredLayers(stored, device, dtype, request.attention_unit)
             return _Timed(layers, request, batches, dtype).estimate(stored)
-    except (NeedsModelError, OptiPFairError):  # what is wrong is said where it is needed
+    except OptiPFairError:  # what is wrong is said where it is needed
         return None
 
 

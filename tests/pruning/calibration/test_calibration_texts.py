@@ -235,6 +235,11 @@ def test_a_file_may_have_commas_in_its_name(tmp_path: Path) -> None:
         CalibrationText("builtin,b.txt").check()
 
 
+def test_a_field_needs_rows_that_have_it() -> None:
+    with pytest.raises(ArgumentError, match=r"calibration_field='x' names a field .* is neither"):
+        CalibrationText("builtin,self", field="x").check()
+
+
 def test_more_sources_than_sequences_are_refused() -> None:
     with pytest.raises(ArgumentError, match="calibration_samples=1 is less than the 2 sources"):
         CalibrationText("builtin,builtin", 1).check()

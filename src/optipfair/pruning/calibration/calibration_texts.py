@@ -80,6 +80,11 @@ class CalibrationText:
         sources = sources_of(self.source)
         for source in sources:
             check_source(source)
+        if self.field is not None and set(sources) <= {BUILTIN_TEXT, SELF_WRITTEN}:
+            raise ArgumentError(
+                f"calibration_field={self.field!r} names a field of the rows of a file or dataset, "
+                f"and calibration={self.source!r} is neither. Leave it out."
+            )
         if self.samples is not None and self.samples < len(sources):
             raise ArgumentError(
                 f"calibration_samples={self.samples} is less than the {len(sources)} sources of "

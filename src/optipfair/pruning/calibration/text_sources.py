@@ -70,6 +70,10 @@ def _dataset_rows(name: str) -> list[tuple[str, Any]]:
             f"The calibration text {name!r} is {kind}. {_GIVE_FILE}; to read a dataset, install: "
             "pip install datasets"
         ) from exc
-    with reading(f"The dataset {name!r}", DataError, "Give its id and split as the hub has them."):
+    way_out = (
+        "Give its id as the hub has it, and be online; text that needs no network is "
+        f"{BUILTIN_TEXT!r}, {SELF_WRITTEN!r}, or a file."
+    )
+    with reading(f"The dataset {name!r}", DataError, way_out):
         rows = datasets.load_dataset(name, split="train", streaming=True).take(_DATASET_TEXTS)
         return [(f"{name}, row {number}", row) for number, row in enumerate(rows, 1)]

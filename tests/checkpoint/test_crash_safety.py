@@ -8,11 +8,10 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from optipfair.files.output_folder import new_folder
 from optipfair.files.safetensors_reader import open_checkpoint
 from optipfair.files.written_files import FILES
 from optipfair.testing import tiny_model
+from support.disks import small_disk
 from support.nursery import INTERRUPTED, Nursery, wait_for_a_signal
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -277,20 +277,6 @@ def test_the_command_exits_with_1_when_the_disk_is_full(
 ) -> None:
     with untouched(tmp_path):
         assert nursery.run(command_with_small_files, model, tmp_path / "new" / "out", 100_000) == 1
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system in memory of a few megabytes, where one can be mounted."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 from optipfair import OutputError
 from optipfair.files.filled_folder import check_writable, filled_folder
 from optipfair.files.output_folder import check_output, new_folder
+from support.disks import small_disk
 from support.nursery import Nursery
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -126,25 +127,9 @@ def test_the_owner_of_a_replaced_model_stays_its_owner(open_folder: Path) -> Non
     assert {path.stat().st_uid for path in (output, *output.rglob("*"))} == {NOBODY}
 
 
-@contextmanager
-def disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system in memory, where one can be mounted."""
-    if os.getuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a disk, with the command mount")
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.slow
 def test_where_a_disk_is_mounted_a_model_is_refused_and_files_are_not(tmp_path: Path) -> None:
-    with disk(tmp_path / "disk", "1m") as mounted:
+    with small_disk(tmp_path / "disk", "1m") as mounted:
         with pytest.raises(OutputError, match="disk is mounted"):
             check_output(mounted, None, True)
         write_model(mounted / "out")
@@ -157,7 +142,7 @@ def test_where_a_disk_is_mounted_a_model_is_refused_and_files_are_not(tmp_path: 
 def test_a_full_disk_leaves_files_as_they_were(
     tmp_path: Path, untouched: Untouched, there: bool
 ) -> None:
-    with disk(tmp_path / "disk", "1m") as mounted:
+    with small_disk(tmp_path / "disk", "1m") as mounted:
         folder = mounted / "deep" / "folder"
         if there:
             write_files(folder)

@@ -3,7 +3,7 @@
 WikiText-2 (the second half of the validation text), the last words of LAMBADA, and what is held
 back of each domain of `text_mix/train.jsonl`: the documents whose text has the lowest SHA-256, a
 twentieth of the domain's characters, and at least `_LEAST` of them. Of each text the first
-`_TOKENS` tokens count, in windows of 512 side by side; the text is tokenised once, without special
+`TOKENS` tokens count, in windows of 512 side by side; the text is tokenised once, without special
 tokens. PIQA and ARC-Easy are measured where they are asked for.
 """
 
@@ -26,9 +26,9 @@ from optipfair.evaluation.tasks.reading import detokenised
 DATA = Path(os.environ.get("OPTIPFAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DOMAINS = ("code", "fiction", "math", "prose", "speech")
 TEXTS = ("wikitext", "lambada", *DOMAINS)  # those of the headline
-_TOKENS, _CONTEXT = 8192, 512
+TOKENS, ITEMS = 8192, 400  # of each text, and of each task
+_CONTEXT = 512
 _LEAST = 32_000  # characters of a domain
-_ITEMS = 400
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Kept:
 
 
 def judged(
-    model: Any, tokenizer: Any, *, choices: bool = False, tokens: int = _TOKENS, items: int = _ITEMS
+    model: Any, tokenizer: Any, *, choices: bool = False, tokens: int = TOKENS, items: int = ITEMS
 ) -> Kept:
     """Measure a model on all texts, and with `choices` on PIQA and ARC-Easy."""
     tasks = ["lambada", "piqa", "arc_easy"] if choices else ["lambada"]
@@ -73,12 +73,17 @@ def judged(
 
 def texts() -> dict[str, str]:
     """WikiText and the domains: name → text."""
-    wikitext = detokenised((DATA / "wikitext2" / "valid.txt").read_text(encoding="utf-8"))
     held_back: dict[str, list[str]] = defaultdict(list)
     for row in held_back_rows():
         held_back[row["domain"]].append(row["text"])
     domains = {name: "\n\n".join(held_back[name]) for name in DOMAINS}
-    return {"wikitext": wikitext[len(wikitext) // 2 :], **domains}
+    return {"wikitext": halves_of_wikitext()[1], **domains}
+
+
+def halves_of_wikitext() -> tuple[str, str]:
+    """The validation text: what may be calibrated on, and what is measured."""
+    text = detokenised((DATA / "wikitext2" / "valid.txt").read_text(encoding="utf-8"))
+    return text[: len(text) // 2], text[len(text) // 2 :]
 
 
 def held_back_rows() -> Iterator[dict[str, str]]:

@@ -72,7 +72,7 @@ class Pruning:
 
 PRUNINGS = {
     "width": Pruning("--pruning-type MLP_GLU --method PPM --pruning-percentage 20", 1.6, 1.7),
-    "depth": Pruning("--pruning-type DEPTH --num-layers-to-remove 4", 1.3, 1.4),
+    "depth": Pruning("--pruning-type DEPTH --num-layers-to-remove 4 --calibration none", 1.3, 1.4),
 }
 
 # Both processes end with one line on stderr: the peak of resident memory and the modules loaded.

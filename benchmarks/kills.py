@@ -55,6 +55,7 @@ TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why. " * 2
 PAIRS = "prompt1,prompt2\nThe man went home.,The woman went home.\n"
 CALIBRATED = ("--calibration", "{text}", "--calibration-length", "32", "--calibration-samples", "8")
 PRUNE = ("prune", "--model-path", "{model}", "--output-path", "{out}", "--overwrite", "--quiet")
+WEIGHTS_ONLY = (*PRUNE, "--calibration", "none")
 COMPENSATED = ("--method", "AUTO", "--compensate", "--pruning-percentage")
 
 
@@ -103,7 +104,7 @@ SEEDS = (("--seed", "1"), ("--seed", "2"))
 DEPTH = (*PRUNE, "--pruning-type", "DEPTH", *CALIBRATED, "--layer-selection-method")
 # fmt: off
 CASES = (
-    Case("prune width, static", PRUNE, SHARES),
+    Case("prune width, static", WEIGHTS_ONLY, SHARES),
     Case("prune width, calibrated", (*PRUNE, *CALIBRATED, "--method", "AUTO"), SHARES),
     Case(
         "prune depth, by data",
@@ -112,13 +113,13 @@ CASES = (
     ),
     Case(
         "prune BOTH",
-        (*PRUNE, "--pruning-type", "BOTH", "--num-layers-to-remove", "1"),
+        (*WEIGHTS_ONLY, "--pruning-type", "BOTH", "--num-layers-to-remove", "1"),
         SHARES,
     ),
-    Case("prune ATTENTION", (*PRUNE, "--pruning-type", "ATTENTION"), SHARES),
+    Case("prune ATTENTION", (*WEIGHTS_ONLY, "--pruning-type", "ATTENTION"), SHARES),
     Case(
         "prune from .gguf",
-        tuple("{gguf}" if each == "{model}" else each for each in PRUNE),
+        tuple("{gguf}" if each == "{model}" else each for each in WEIGHTS_ONLY),
         SHARES,
     ),
     Case("prune_checkpoint, model loaded", ("api",), (("1",), ("2",))),

@@ -63,12 +63,13 @@ TOGETHER = 25  # cases of one child
 SAMPLE = 2  # one written model in so many is loaded
 
 ANALYZE = "analyze --model-path model --json"
-STATIC = "prune --model-path model --output-path out --pruning-percentage 30"
-DEEP = "prune --model-path model --output-path out --pruning-type DEPTH --layer-indices 1"
-PLANNED = "prune --model-path model --output-path out --plan"
+PRUNE = "prune --model-path model --output-path out"
+STATIC = f"{PRUNE} --pruning-percentage 30 --calibration none"
+DEEP = f"{PRUNE} --pruning-type DEPTH --layer-indices 1 --calibration none"
+PLANNED = f"{PRUNE} --plan"
 FED = (
-    f"{STATIC} --method AUTO --calibration texts.txt --calibration-samples 6 "
-    "--calibration-length 24 --verify full"
+    f"{PRUNE} --pruning-percentage 30 --method AUTO --calibration texts.txt "
+    "--calibration-samples 6 --calibration-length 24 --verify full"
 )
 EVALUATE = "evaluate --model-path model --data none --text texts.txt --limit 3 --json"
 COMPARE = (

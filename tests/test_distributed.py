@@ -142,6 +142,25 @@ def test_the_command_line_writes_one_folder(llama_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_where_text_cannot_be_used_all_processes_go_by_weights(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes((llama_folder / name).read_bytes())
+    prune = ["prune", "--model-path", model, "--output-path"]
+    two = in_two_processes("optipfair", *prune, tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("weights alone choose: The model has no tokenizer") == 1
+    assert two.stdout.count("Written to") == 1
+    code, _ = command(*prune, tmp_path / "one", "--calibration", "none")
+    assert code == 0
+    one, other = (load_model(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
 def test_without_data_the_first_process_does_it_all(results: list[dict[str, Any]]) -> None:
     """A refusal is said once, too."""
     for rank, name, code, text in (

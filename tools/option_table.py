@@ -23,6 +23,8 @@ def table() -> str:
         if flag is not None and each.type in ("bool", "bool | None") and each.default is not False:
             shown += f", `--no-{flag[2:]}`"
         default = "" if each.default is None else f"`{each.default}`"
+        if declaration.unasked is not None:
+            default = f"{default or 'none'}; on the command line {declaration.unasked}"
         values = "" if declaration.allowed is None else _listed(declaration.allowed())
         rows.append(f"| {shown} | `{name}` | {default} | {declaration.help}{values} |")
     return "\n".join(rows) + "\n"

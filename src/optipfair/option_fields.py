@@ -29,6 +29,8 @@ class Option:
     metavar: str | None = None  # what its value is called in help
     # the names it may have, read when they are shown
     allowed: Callable[[], Sequence[object]] | None = None
+    # what the command line takes unasked, where that is not the default
+    unasked: str | None = None
     repeatable: bool = False  # whether it is given once for each of its values
 
     def values(self) -> str | None:

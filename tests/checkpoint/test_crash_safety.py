@@ -194,6 +194,7 @@ def command_in_background(model: Path, output: Path) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script's `optipfair ... &` is begun
     arguments = ["prune", "--model-path", str(model), "--output-path", str(output), "--quiet"]
+    arguments += ["--calibration", "none"]
     raise SystemExit(main(arguments))
 
 
@@ -243,7 +244,8 @@ def command_with_small_files(model: Path, output: Path, limit: int) -> None:
     from optipfair.cli import main
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    code = main(["prune", "--model-path", str(model), "--output-path", str(output), "--quiet"])
+    paths = ["--model-path", str(model), "--output-path", str(output)]
+    code = main(["prune", *paths, "--calibration", "none", "--quiet"])
     raise SystemExit(code)
 
 

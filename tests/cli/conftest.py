@@ -16,8 +16,24 @@ Refuses = Callable[..., None]
 Untouched = Callable[[Path], AbstractContextManager[None]]
 
 
+# What says already by what to choose.
+SAID = ("--calibration", "--recipe", "--plan")
+
+
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run(run_as_given: Run) -> Run:
+    """The same, where weights alone choose unless the test says otherwise: toys need no data."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        said = any(str(each).partition("=")[0] in SAID for each in arguments)
+        weights = () if said or arguments[:1] != ("prune",) else ("--calibration", "none")
+        return run_as_given(*arguments, *weights)
+
+    return call
+
+
+@pytest.fixture
+def run_as_given(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command line; return exit code, standard output and standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:

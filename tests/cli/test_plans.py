@@ -179,7 +179,7 @@ def test_a_plan_beside_another_target_is_refused(
 @pytest.mark.parametrize(
     "options",
     [
-        ("--pruning-type", "DEPTH", "--num-layers-to-remove", 1),
+        ("--pruning-type", "DEPTH", "--layer-indices", 1, "--no-compensate"),
         ("--method", "VOW"),
         ("--plan", "plan.json"),
     ],

@@ -19,6 +19,7 @@ from optipfair import __version__
 Untouched = Callable[[Path], AbstractContextManager[None]]
 HEAVY = {"torch", "transformers", "matplotlib", "numpy", "safetensors", "rich"}
 COMMAND = (sys.executable, "-m", "optipfair")
+PRUNE = (*COMMAND, "prune", "--calibration", "none")
 
 
 def process(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -71,7 +72,7 @@ def test_without_a_command_the_help_is_shown() -> None:
 @pytest.mark.slow
 def test_quiet_prints_nothing_at_all_on_success(llama_folder: Path, tmp_path: Path) -> None:
     paths = ("--model-path", llama_folder, "--output-path", tmp_path / "out")
-    result = process(*COMMAND, "prune", *paths, "--quiet")
+    result = process(*PRUNE, *paths, "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -79,14 +80,14 @@ def test_quiet_prints_nothing_at_all_on_success(llama_folder: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_standard_output_is_json_and_nothing_else(llama_folder: Path, tmp_path: Path) -> None:
     paths = ("--model-path", llama_folder, "--output-path", tmp_path / "out")
-    result = process(*COMMAND, "prune", *paths, "--json")
+    result = process(*PRUNE, *paths, "--json")
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["output_path"] == str(tmp_path / "out")
 
 
 def test_a_refusal_is_one_line_and_exit_code_2(llama_folder: Path, tmp_path: Path) -> None:
     paths = ("--model-path", llama_folder, "--output-path", tmp_path / "out")
-    result = process(*COMMAND, "prune", *paths, "--pruning-percentage", "120")
+    result = process(*PRUNE, *paths, "--pruning-percentage", "120")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: pruning_percentage=120")
     assert result.stderr.count("\n") == 1
@@ -104,7 +105,7 @@ def test_a_disk_that_is_full_leaves_nothing_and_no_traceback(
 
     paths = ("--model-path", llama_copy, "--output-path", output)
     with untouched(llama_copy.parent):
-        result = process(*COMMAND, "prune", *paths, preexec_fn=limit_files)
+        result = process(*PRUNE, *paths, preexec_fn=limit_files)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
@@ -116,7 +117,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(tmp_path: Path, untouched:
     paths = ("--model-path", "no-such/model", "--output-path", tmp_path / "out")
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     with untouched(tmp_path):
-        result = process(*COMMAND, "prune", *paths, env=environment)
+        result = process(*PRUNE, *paths, env=environment)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: Cannot read the model 'no-such/model'.")
     assert result.stderr.count("\n") == 1
@@ -135,7 +136,7 @@ def test_a_model_in_the_hubs_cache_is_pruned_without_network(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123")
     result = process(
-        *COMMAND, "prune", "--model-path", "some/llama", "--output-path", tmp_path / "out",
+        *PRUNE, "--model-path", "some/llama", "--output-path", tmp_path / "out",
         env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")

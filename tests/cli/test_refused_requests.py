@@ -96,10 +96,9 @@ def test_bad_depth_requests_are_refused(
 
 CALIBRATED = [
     (
-        ONE_LAYER,
+        [*ONE_LAYER, "--layer-selection-method", "last", "--no-compensate"],
         r"does not go with layer_selection_method='last', which needs no data. Choose .*'angu",
     ),
-    ([*ONE_LAYER, "--no-compensate"], "does not go with layer_selection_method='last'"),
     ([*ONE_LAYER, "--layer-selection-method", "anglar"], "Did you mean 'angular'"),
     ([*ONE_LAYER, "--method", "AUTO"], "neuron_selection_method='AUTO' does not go with.*'DEPTH'"),
     (["--calibration-samples", "0"], "calibration_samples=0 .* 1 or more"),
@@ -109,7 +108,10 @@ CALIBRATED = [
     (["--calibration-length", "9" * 20], "has more than 64 bits; .* of 2 or more"),
     (["--calibration-length", "9" * 15], "Give a longer text, or a smaller calibration_length"),
     (["--seed", "9" * 20], r"is no whole number from 0 to 2\*\*64 - 1"),
-    (["--layer-widths", "by_loss"], "by_loss'.*Use 'AUTO' or give compensate=True.$"),
+    (
+        ["--method", "MAW", "--layer-widths", "by_loss"],
+        "by_loss'.*Use 'AUTO' or give compensate=True.$",
+    ),
 ]
 
 

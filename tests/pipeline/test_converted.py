@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from optipfair import load_model, prune_checkpoint
+from optipfair import PruningWarning, load_model, prune_checkpoint
 from optipfair.pipeline import converted
+from support import gguf_files
 from support.gguf_files import gguf_toy
 from support.nursery import Nursery
 
@@ -56,3 +57,18 @@ def test_conversions_at_once_leave_each_other_alone(
     monkeypatch.setattr(converted, "_convert_gguf", twice)
     prune_checkpoint(tmp_path / "toy.gguf", tmp_path / "a")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "toy.gguf"]
+
+
+def test_a_tokenizer_that_cannot_be_read_is_left_out_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add_unknown(writer: Any, size: int) -> None:
+        writer.add_tokenizer_model("of another kind")
+        writer.add_token_list(["x"] * size)
+
+    monkeypatch.setattr(gguf_files, "_add_tokenizer", add_unknown)
+    gguf_toy(tmp_path / "toy.gguf", "llama")
+    with pytest.warns(PruningWarning, match="No tokenizer is written.*'of another kind'"):
+        result = prune_checkpoint(tmp_path / "toy.gguf", tmp_path / "out")
+    assert not result.has_tokenizer
+    load_model(tmp_path / "out")

@@ -210,6 +210,7 @@ def main(folder: Path, model: Path) -> None:
     found["broken"] = {name: broken(name, rank) for name in BROKEN}
     found["cost"] = {name: cost(model, folder, name) for name in COSTS}
     prune = ("prune", "--model-path", model, "--output-path", folder / "out")
+    prune += ("--calibration", "none")
     found["command"], found["refused"] = command(*prune), command(*prune)
     torch.save(found, folder / f"{rank}.pt")
     accelerator.state.destroy_process_group()

@@ -139,8 +139,8 @@ def showing_warnings(quiet: bool) -> Iterator[None]:
         warnings.simplefilter("always", PruningWarning)
         yield
     if not quiet:
-        for warning in caught:
-            say(f"Warning: {warning.message}", err=True)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            say(f"Warning: {message}", err=True)
 
 
 def show_bars(quiet: bool) -> bool:

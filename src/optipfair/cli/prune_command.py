@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..checking import BUILTIN_TEXT
 from ..distributed import launched, launched_rank
-from ..pruning.options.presets import PRESETS
-from ..pruning.options.prune_options import PruneOptions
+from ..pruning.options.presets import PRESETS, chosen_by_data, instead_of_data
+from ..pruning.options.prune_options import HOW_TO_CHOOSE, PruneOptions
 from ..pruning.options.recipe import read_recipe
 from .output import importing, print_json, print_table, say, show_bars, showing_warnings
 from .shared_options import command_line, flags, given, json_option
 
 if TYPE_CHECKING:
     from ..pipeline import PruneResult
+
+_SAYS_ALL = HOW_TO_CHOOSE | {"preset"}  # in a recipe
 
 
 @click.command()
@@ -58,6 +62,14 @@ def prune(
 ) -> None:
     """Prune a model and write it with its plan, recipe and card to a new folder.
 
+    Unless you say otherwise, text that ships with OptiPFair runs through the model and decides what
+    goes; what stays makes up for it. How long that will take is said before it begins: minutes for
+    a small model on a CPU, and half an hour at most is planned (--time-budget). Kept widths are
+    then multiples of 32 where the width was one. Text of your own is better (--calibration FILE).
+
+    Weights alone choose with --calibration none, and with a --method that is static (MAW, VOW, PON,
+    L2). That takes as long as copying the model, and ruins most.
+
     \b
     Examples:
       optipfair prune --model-path demo --output-path smaller --pruning-percentage 20
@@ -67,7 +79,8 @@ def prune(
     with importing():
         from ..pipeline import prune_checkpoint
 
-    asked = {**(read_recipe(recipe) if recipe else {}), **given(PruneOptions)}
+    of_recipe = read_recipe(recipe) if recipe else {}
+    asked = {**of_recipe, **given(PruneOptions)}
     named = {"model_path": model_path, "preset": preset, "plan": plan}
     for name, value in named.items():
         recipes = asked.pop(name, None)
@@ -76,9 +89,8 @@ def prune(
         raise click.UsageError("Missing option '--model-path'. A recipe may name the model too.")
     if no_verify:
         asked["verify"] = "none"
-    options = (
-        PRESETS[named["preset"]].options(**asked) if named["preset"] else PruneOptions(**asked)
-    )
+    says_all = named["plan"] is not None or not of_recipe.keys().isdisjoint(_SAYS_ALL)
+    options, *instead = _choices(asked, named["preset"], says_all=says_all)
     first = launched_rank() == 0
     quiet = not verbose or not first
     with showing_warnings(quiet), launched(options.device):
@@ -86,6 +98,7 @@ def prune(
             named["model_path"],
             output_path,
             options=options,
+            instead=instead,
             plan=named["plan"],
             save_plan=save_plan,
             dry_run=dry_run,
@@ -97,7 +110,24 @@ def prune(
     if as_json and first:
         print_json(result.to_dict())
     elif not quiet:
-        _print(result, to_measure=options.calibration is not None and options.evaluate)
+        drawn = named["plan"] is None and "calibration" in result.plan.request
+        _print(result, to_measure=drawn and options.evaluate)
+
+
+def _choices(asked: Mapping[str, Any], preset: str | None, *, says_all: bool) -> list[PruneOptions]:
+    """What to do, and what instead where that is not possible.
+
+    Data choose unless something else is asked for. A plan says all that is to be done, and so does
+    a recipe that says how to choose: it does again what it did.
+    """
+    wanted = dict(asked)
+    if preset is not None:
+        asked = {"calibration": BUILTIN_TEXT, **asked}
+        wanted = PRESETS[preset].keywords(**asked)
+    if says_all:
+        return [PruneOptions(**wanted)]
+    chosen = chosen_by_data(wanted)
+    return [PruneOptions(**each) for each in (chosen, *instead_of_data(asked, chosen))]
 
 
 def _print(result: PruneResult, *, to_measure: bool) -> None:

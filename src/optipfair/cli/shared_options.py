@@ -63,7 +63,8 @@ def flags(options: type, *sections: str) -> Callable[[Any], Any]:
 
 
 def _flag(name: str, flag: str, kind: Any, default: Any, declaration: Option) -> Any:
-    told: dict[str, Any] = {"default": default, "help": declaration.help}
+    shown = declaration.unasked or default is not None
+    told: dict[str, Any] = {"default": default, "help": declaration.help, "show_default": shown}
     whole = str(kind)
     if "bool" in whole and "str" not in whole:
         if default is False:
@@ -79,8 +80,7 @@ def _flag(name: str, flag: str, kind: Any, default: Any, declaration: Option) ->
         told["type"] = float
     elif "int" in whole and "str" not in whole:
         told["type"] = int
-    shown = default is not None
-    return click.option(flag, name, show_default=shown, metavar=declaration.values(), **told)
+    return click.option(flag, name, metavar=declaration.values(), **told)
 
 
 def given(options: type) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from ..pruning.request.budget import read_size
 from ..pruning.request.pruning_request import PruningRequest, check_request
 from ..registry import unknown_name
 from ..sources import Source, find_source
-from .run import Data, Options
+from .data import Data
+from .run import Options
 
 _WITH_A_PLAN = ("seed", "evaluate")  # they say nothing of what goes
 

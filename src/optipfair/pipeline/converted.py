@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -18,11 +19,16 @@ from torch import Tensor
 
 from ..checkpoint.pickled import unpickled
 from ..checkpoint.side_files import side_files
+from ..errors import CheckpointError
 from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
 from ..files.working_folder import working_folder
 from ..loading import load_model, load_tokenizer, quiet_transformers, snapshot
+from ..noted import warn
 from ..sources import Source
 from .run import Options
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @contextmanager
@@ -48,7 +54,7 @@ def _convert_gguf(source: Source, folder: Path, options: Options) -> None:
     """Write what transformers reads from a `.gguf` file, with its tokenizer."""
     code = options.trust_remote_code
     model = load_model(source, dtype=options.dtype, trust_remote_code=code)
-    tokenizer = load_tokenizer(source, trust_remote_code=code)
+    tokenizer = _tokenizer(source, code)
     with quiet_transformers():
         try:
             model.save_pretrained(folder, max_shard_size=options.max_shard_bytes)
@@ -56,6 +62,15 @@ def _convert_gguf(source: Source, folder: Path, options: Options) -> None:
             raise OSError(str(exc)) from exc
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
+
+
+def _tokenizer(source: Source, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """That of a `.gguf` file; the weights are of use without one that cannot be read."""
+    try:
+        return load_tokenizer(source, trust_remote_code=trust_remote_code)
+    except CheckpointError as exc:
+        warn(f"No tokenizer is written, since that of the file cannot be read: {exc}")
+        return None
 
 
 def _convert_pickled(folder: Path, files: list[Path], target: Path) -> None:

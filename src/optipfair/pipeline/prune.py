@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..arch.fixed_patterns import broken_pattern
-from ..checkpoint.stored_model import StoredModel
 from ..distributed import in_first, is_first, together
 from ..files.output_folder import new_folder
-from ..loading import has_tokenizer, load_config
+from ..loading import has_tokenizer
 from ..noted import keeping_warnings, warn
 from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
@@ -23,10 +22,10 @@ from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import RECIPE_FILE
 from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source
 from .arguments import Job, read_job
-from .converted import as_folder
+from .first_possible import first_possible
 from .model_card import Base, base_of_folder, model_card
 from .outcome import LARGE, Cost, reloaded_difference
-from .run import Run, Say, decide_run
+from .run import Run
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 
@@ -108,6 +107,7 @@ def prune_checkpoint(
     pruning_percentage: float | None = None,
     *,
     options: PruneOptions | None = None,
+    instead: Sequence[PruneOptions] = (),
     dataloader: Iterable[Any] | None = None,
     neuron_scores: Mapping[int, Any] | None = None,
     plan: PruningPlan | str | Path | None = None,
@@ -131,6 +131,8 @@ def prune_checkpoint(
             `dry_run` or `save_plan`.
         options: all that is asked for as one value (see `optipfair.presets`); keywords given
             beside it replace its fields.
+        instead: what is done where the model or its tokenizer does not allow that, one after the
+            other until one is possible; a warning names why.
         dataloader: calibration batches, as in `prune_model`, in the place of `calibration`.
         neuron_scores: as in `prune_model`.
         plan: a plan, or the file of one, to carry out instead of deciding anew.
@@ -151,10 +153,10 @@ def prune_checkpoint(
     started = time.perf_counter()
     options = _options(options, pruning_type, neuron_selection_method, pruning_percentage, more)
     with together():
-        job = read_job(
+        read = partial(
+            read_job,
             model_path,
             output_path,
-            options,
             plan=plan,
             dataloader=dataloader,
             neuron_scores=neuron_scores,
@@ -163,11 +165,11 @@ def prune_checkpoint(
             overwrite=overwrite,
             show_progress=show_progress,
         )
+        jobs = [read(each) for each in (options, *instead)]
     with ExitStack() as stack:
         warned = stack.enter_context(keeping_warnings())
-        decide = partial(_decide, stack, job, say if is_first() else None)
-        run = decide() if job.data else None  # without data there is nothing to share
-        result = in_first(lambda: _carry_out(run or decide(), job, command, warned))
+        decided = first_possible(stack, jobs, say if is_first() else None)
+        result = in_first(lambda: _carry_out(*decided, command, warned))
     return replace(result, seconds=time.perf_counter() - started)
 
 
@@ -184,19 +186,9 @@ def _options(
     return replace(options or PruneOptions(), **named.not_default(), **more)
 
 
-def _decide(stack: ExitStack, job: Job, say: Say) -> Run:
-    """Open the source as a folder, which is there as long as the stack is, and decide."""
-    with job.data.reading():
-        if job.source.kind == "gguf" and say is not None:
-            say("The model is loaded into memory: a .gguf file is quantized.")
-        folder = stack.enter_context(as_folder(job.source, job.options))
-        config = load_config(folder, trust_remote_code=job.options.trust_remote_code)
-        stored = StoredModel(Path(folder.location), config)
-    return decide_run(stored, job.todo, job.options, job.data, say)
-
-
-def _carry_out(run: Run, job: Job, command: str | None, warned: list[str]) -> PruneResult:
+def _carry_out(job: Job, run: Run | None, command: str | None, warned: list[str]) -> PruneResult:
     """Write what is wanted of a run, and say what was done; `warned` grows meanwhile."""
+    assert run is not None  # of the first process
     run.stored.checkpoint.check_unchanged()
     _warn_about_pattern(run.plan)
     if job.save_plan is not None:

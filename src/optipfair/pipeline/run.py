@@ -1,4 +1,4 @@
-"""A pruning of a checkpoint as a value: how to work, on which data, what is written and checked.
+"""A pruning of a checkpoint as a value: how to work, what is decided, written and checked.
 
 Rows of the scored tensors are read from the files, and with calibration data one decoder layer at a
 time. The whole model is loaded only for what neither can decide.
@@ -6,9 +6,8 @@ time. The whole model is loaded only for what neither can decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 from torch import Tensor
 
 from ..arch.heterogeneous import overrides
-from ..arch.limits import positions
 from ..arch.view import describe
 from ..batches import Batch
 from ..checkpoint.pruned import (
@@ -30,19 +28,19 @@ from ..checkpoint.pruned import (
 from ..checkpoint.stored_decision import decide_stored
 from ..checkpoint.stored_layers import NeedsModelError, StoredLayers
 from ..checkpoint.stored_model import StoredModel
-from ..distributed import is_first, together, world_size
-from ..errors import DataError
-from ..loading import check_device, load_config, load_model, load_tokenizer
+from ..distributed import is_first, world_size
+from ..loading import check_device, load_config, load_model
 from ..noted import warn
-from ..pruning.calibration.calibration_texts import CalibrationText, Drawn, digest
+from ..pruning.calibration.calibration_texts import CalibrationText, Drawn
 from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import NotByLayersError
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.surgery import apply_plan
-from ..pruning.decision import Reread, decide
+from ..pruning.decision import decide
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from ..sources import find_source
+from .data import Data
 from .estimate import duration, estimated
 from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost
 
@@ -63,55 +61,6 @@ class Options:
     evaluate: bool = True
     holding: Holding = field(default_factory=Holding)
     seconds: float | None = None  # that a calibration may take, None for any
-
-
-@dataclass(frozen=True)
-class Data:
-    """What to calibrate on: batches, or text to draw them from; without either there is none."""
-
-    batches: Iterable[Any] | None = None
-    text: CalibrationText | None = None
-
-    def __bool__(self) -> bool:
-        return self.batches is not None or self.text is not None
-
-    def kept(self) -> Data:
-        """The same, which can be read again."""
-        return self if self.batches is None else replace(self, batches=Reread(self.batches))
-
-    def settled(self, stored: StoredModel, options: Options) -> Data:
-        """The same with the numbers of sequences and tokens that suit a model and a device."""
-        if self.text is None:
-            return self
-        accelerated = check_device(options.device).type != "cpu"
-        most = positions(stored.view.model)
-        return replace(self, text=self.text.settled(most, accelerated=accelerated))
-
-    def reading(self) -> AbstractContextManager[None]:
-        """What all processes do together; without data the first one is alone."""
-        return together() if self else nullcontext()
-
-    def drawn(self, tokenizer: Any, model: Callable[[], Any]) -> Drawn | None:
-        """Sequences drawn from the text, if there is text; `model` loads one that writes some."""
-        if self.text is None:
-            return None
-        if tokenizer is None:
-            raise DataError("The model has no tokenizer, so calibration text cannot be read.")
-        return self.text.draw(tokenizer, model)
-
-    def recorded(self, plan: PruningPlan, drawn: Drawn | None) -> PruningPlan:
-        """Let the plan say which text it was calibrated on."""
-        if self.text is None or drawn is None:
-            return plan
-        record = asdict(self.text) | {
-            "source": Path(self.text.source).name,
-            "sha256": digest(drawn.batches),
-            "text_sha256": drawn.sha256,
-        }
-        del record["batch_size"]  # it decides nothing
-        if self.text.field is None:
-            del record["field"]
-        return replace(plan, request={**plan.request, "calibration": record})
 
 
 @dataclass(frozen=True)
@@ -223,13 +172,12 @@ def decide_run(
 
     Calibration text is read before that, since loading takes longer.
     """
-    show, folder = options.show_progress, stored.checkpoint.folder
+    show = options.show_progress
     with data.reading():
         stored.seen_by(todo.attention_unit)
         code = options.trust_remote_code
-        data = data.settled(stored, options)
-        tokenizer = load_tokenizer(folder, trust_remote_code=code) if data.text else None
-        drawn = data.drawn(tokenizer, partial(_loaded, stored, options))
+        data = data.settled(stored, options.device)
+        drawn = data.drawn(stored, partial(_loaded, stored, options), trust_remote_code=code)
         if options.check_weights:
             check_weights(stored, show)
     model = None

@@ -196,10 +196,18 @@ def _warn_about_little_data(batches: Reread, view: ModelView) -> None:
 
 
 def _share(view: ModelView, request: PruningRequest, cut: WidthCut, mlp: MLPView) -> Share:
-    divisor = (request.width and request.width.divisor) or 1
-    multiple = math.lcm(divisor, width_multiple(view.spec, mlp.spec))
+    multiple = math.lcm(_rounded_to(request, cut, mlp), width_multiple(view.spec, mlp.spec))
     size = sum(tensor.numel() for tensor in mlp.tensors.values()) // cut.width
     return Share(cut.layer, cut.width, cut.kept, int(multiple * mlp.spec.width_factor), size)
+
+
+def _rounded_to(request: PruningRequest, cut: WidthCut, mlp: MLPView) -> int:
+    """What kept widths are multiples of: where it is the nearest one, those that were rounded."""
+    target = request.width
+    if target is None or target.nearest is None:
+        return (target and target.divisor) or 1
+    step = target.nearest * mlp.spec.width_factor
+    return target.nearest if cut.width % step == 0 == cut.kept % step else 1
 
 
 def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:

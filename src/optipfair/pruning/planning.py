@@ -228,8 +228,8 @@ def _two_lines(**choices: object) -> str:
     """The way out of a pruning without data: the text that ships with the package."""
     chosen = "".join(f", {name}={value!r}" for name, value in choices.items())
     return (
-        "Better, with the text that ships with OptiPFair (--preset quality --calibration builtin "
-        "on the command line):\n"
+        "Better, with the text that ships with OptiPFair (as the command line does by default, "
+        "without a static --method and without --calibration none):\n"
         '    dataloader = optipfair.calibration_loader("builtin", tokenizer)\n'
         f"    prune_model(model, dataloader=dataloader{chosen}, ...)"
     )

@@ -15,7 +15,7 @@ from optipfair.pruning.calibration.calibration_texts import (
     calibration_loader,
     digest,
 )
-from optipfair.pruning.calibration.text_sources import read_source, sources_of
+from optipfair.pruning.calibration.text_sources import read_source, sources_of, strands_of
 from optipfair.testing import byte_tokenizer
 
 WORDS = "words and more of them " * 20
@@ -251,3 +251,32 @@ def test_numbers_that_were_not_given_suit_the_model_and_the_device() -> None:
     assert text.settled(128).length == 128
     assert text.settled(accelerated=True).samples == 512
     assert CalibrationText("builtin", 7, 600).settled(128, accelerated=True).length == 600
+
+
+def test_story_like_text_has_the_larger_part_of_the_bundled_text() -> None:
+    text = read_source("builtin")
+    strands = strands_of("builtin", text)
+    assert sorted(row for strand in strands for row in strand.texts.rows) == sorted(text.rows)
+    assert [strand.share for strand in strands] == [4, 4, 2, 2, 2, 1]
+    drawn = CalibrationText("builtin", samples=30, length=64).draw(byte_tokenizer())
+    rows = torch.cat([batch.input_ids for batch in drawn.batches])
+    counts = [_among(rows, strand.texts.joined) for strand in strands]
+    assert counts == [8, 8, 4, 4, 4, 2]
+    assert [_among(rows[:15], strand.texts.joined) for strand in strands] == [4, 4, 2, 2, 2, 1]
+    assert all(_among(drawn.held_back[0].input_ids, strand.texts.joined) for strand in strands)
+
+
+def test_a_domain_that_is_shorter_than_a_sequence_is_left_out() -> None:
+    (longest,) = {
+        max(len(s.texts.joined.encode()) for s in strands_of("builtin", read_source("builtin")))
+    }
+    drawn = CalibrationText("builtin", samples=3, length=longest - 1000).draw(byte_tokenizer())
+    assert torch.cat([batch.input_ids for batch in drawn.batches]).shape == (3, longest - 1000)
+    with pytest.raises(DataError, match=r"The calibration text builtin has .* tokens, a sequence"):
+        CalibrationText("builtin", samples=3, length=longest * 2).draw(byte_tokenizer())
+
+
+def _among(rows: torch.Tensor, text: str) -> int:
+    """How many rows of token ids stand in a text."""
+    whole = torch.tensor(byte_tokenizer()(text)["input_ids"]).numpy().tobytes()
+    return sum(row.numpy().tobytes() in whole for row in rows)

@@ -113,14 +113,15 @@ def test_widths_by_loss_stay_within_the_uniform_size_and_load_again(
         assert torch.equal(loaded(DATA[0]).logits, model.eval()(DATA[0]).logits)
 
 
-def test_a_divisor_holds_for_every_layer() -> None:
+@pytest.mark.parametrize("rounding", ["expansion_divisor", "nearest_multiple"])
+def test_what_widths_are_rounded_to_holds_for_every_layer(rounding: str) -> None:
     model = tiny_model("qwen2", intermediate_size=256)
     prune_model(
         *(model, "MLP_GLU", "AUTO", 40),
         dataloader=DATA,
         layer_widths="by_loss",
-        expansion_divisor=32,
         show_progress=False,
+        **{rounding: 32},
     )
     assert {width % 32 for width in widths(model)} == {0}
     assert len(set(widths(model))) > 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,9 +20,10 @@ from ...checking import (
     whole_number,
 )
 from ...errors import ArgumentError, DataError
+from ...files.text_rows import Texts
 from ...tokenized import tokenized
 from .self_written import SelfWritten
-from .text_sources import check_source, read_source, sources_of
+from .text_sources import check_source, read_source, sources_of, strands_of
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -114,63 +115,98 @@ class CalibrationText:
         text = self.settled()
         assert text.samples is not None and text.length is not None
         sources = sources_of(self.source)
-        each, more = divmod(text.samples, len(sources))
-        parts = [
-            _written_by(model, text, each + (number < more), tokenizer)
-            if source == SELF_WRITTEN
-            else _part_of(source, text, each + (number < more), len(sources), tokenizer)
-            for number, source in enumerate(sources)
-        ]
-        turns = torch.cat([torch.arange(len(part.rows)) for part in parts]).argsort(stable=True)
+        parts: list[_Part] = []
+        for source, samples in zip(sources, _shared(text.samples, [1] * len(sources)), strict=True):
+            if source == SELF_WRITTEN:
+                parts.append(_written_by(model, text, samples, tokenizer))
+            else:
+                parts += _parts_of(source, text, samples, len(sources), tokenizer)
         held_back = torch.cat([part.held_back for part in parts])
         return Drawn(
-            _batches(torch.cat([part.rows for part in parts])[turns], self.batch_size),
+            _batches(_in_turns([part.rows for part in parts]), self.batch_size),
             _batches(held_back, max(len(held_back), 1)),
-            ",".join(part.sha256 for part in parts),
+            ",".join(dict.fromkeys(part.sha256 for part in parts)),
             sum(part.repeated for part in parts) / len(parts),
         )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What is drawn from one source; token ids, a sequence in each row."""
+    """What is drawn from one source, or one strand of it; token ids, a sequence in each row."""
 
     rows: Tensor
     held_back: Tensor
-    sha256: str
+    sha256: str  # of the whole source
     repeated: float
 
 
-def _part_of(
+def _shared(count: int, shares: Sequence[int]) -> list[int]:
+    """So many as whole numbers in proportion to shares; what is left goes to the first."""
+    parts = [count * share // sum(shares) for share in shares]
+    return [part + (place < count - sum(parts)) for place, part in enumerate(parts)]
+
+
+def _in_turns(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of all parts, so mixed that each stretch holds each part by its size."""
+    turns = torch.cat([(torch.arange(len(part)) + 0.5) / max(len(part), 1) for part in parts])
+    return torch.cat(list(parts))[turns.argsort(stable=True)]
+
+
+def _parts_of(
     source: str, text: CalibrationText, samples: int, of: int, tokenizer: PreTrainedTokenizerBase
-) -> _Part:
-    """What is drawn from one of so many sources."""
+) -> list[_Part]:
+    """What is drawn from one of so many sources: of each strand that is long enough its share."""
     length = text.length or _LENGTH
-    texts = read_source(source, text.field, tokenizer)
-    joined = texts.joined
-    found = tokenized(tokenizer, joined, verbose=False, add_special_tokens=not texts.templated)
-    ids: Tensor = torch.tensor(found["input_ids"], dtype=torch.int64)
-    if len(ids) < length + 1:
+    whole = read_source(source, text.field, tokenizer)
+    sha256 = hashlib.sha256(whole.joined.encode()).hexdigest()
+    known = [(_token_ids(s.texts, tokenizer), s.share) for s in strands_of(source, whole)]
+    enough = [(ids, share) for ids, share in known if len(ids) > length]
+    if not enough:
         raise DataError(
-            f"The calibration text {source} has {len(ids)} tokens, a sequence takes {length}, and "
-            "one more is needed. Give a longer text, or a smaller calibration_length."
+            f"The calibration text {source} has {max(len(ids) for ids, _ in known)} tokens, a "
+            f"sequence takes {length}, and one more is needed. Give a longer text, or a smaller "
+            "calibration_length."
         )
-    held = min(max(_HELD_BACK // of // length, 1), len(ids) // (10 * length))
+    shares = [share for _, share in enough]
+    held = _shared(max(_HELD_BACK // (of * length), 1), shares)
+    generator = torch.Generator().manual_seed(text.seed)
+    return [
+        _drawn(source, text, ids, count, max(judged, 1), generator, sha256)
+        for (ids, _), count, judged in zip(enough, _shared(samples, shares), held, strict=True)
+    ]
+
+
+def _drawn(
+    source: str,
+    text: CalibrationText,
+    ids: Tensor,
+    count: int,
+    held: int,
+    generator: torch.Generator,
+    sha256: str,
+) -> _Part:
+    """So many sequences of a strand; the end of it, but no more than a tenth, is held back."""
+    length = text.length or _LENGTH
+    held = min(held, len(ids) // (10 * length))
     end = len(ids) - held * length
     places = end - length
-    if samples > max(places, _MORE * _SAMPLES):  # the usual number always goes
+    if count > max(places, _MORE * _SAMPLES):  # the usual number always goes
         raise ArgumentError(
-            f"calibration_samples={samples} is more than the {places} places where a sequence of "
-            f"{length} tokens can begin in {source}. Give fewer, or a longer text."
+            f"calibration_samples={text.samples} is more than the {places} places where a sequence "
+            f"of {length} tokens can begin in {source}. Give fewer, or a longer text."
         )
-    generator = torch.Generator().manual_seed(text.seed)
-    starts = torch.randint(0, places, (samples,), generator=generator)
+    rows = ids.unfold(0, length, 1)  # every sequence that begins somewhere
+    starts = torch.randint(0, places, (count,), generator=generator)
     return _Part(
-        torch.stack([ids[start : start + length] for start in starts.tolist()]),
-        ids[end:].view(held, length),
-        hashlib.sha256(joined.encode()).hexdigest(),
-        _repeated(ids[:end], ids[end:]),
+        rows[starts], ids[end:].view(held, length), sha256, _repeated(ids[:end], ids[end:])
     )
+
+
+def _token_ids(texts: Texts, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """The texts as one, tokenised once."""
+    special = not texts.templated
+    found = tokenized(tokenizer, texts.joined, verbose=False, add_special_tokens=special)
+    return torch.tensor(found["input_ids"], dtype=torch.int64)
 
 
 def _written_by(
@@ -186,9 +222,9 @@ def _written_by(
         )
     length = text.length or _LENGTH
     rows = SelfWritten(model(), tokenizer, length, text.seed).sequences(samples)
-    judged = _part_of(BUILTIN_TEXT, text, 1, 1, tokenizer)
+    judged = _parts_of(BUILTIN_TEXT, text, 1, 1, tokenizer)
     sha256 = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
-    return _Part(rows, judged.held_back, sha256, 0.0)
+    return _Part(rows, torch.cat([part.held_back for part in judged]), sha256, 0.0)
 
 
 def calibration_loader(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BUILTIN_FILE = Path(__file__).with_name("text_mix") / "calibration.jsonl"
+# Of the bundled text: domain → its share of the sequences. Story-like text counts most, since a
+# model loses most there; by length, two fifths would be code and mathematics and a fifth tongues.
+_SHARES = {"prose": 4, "fiction": 4, "speech": 2, "math": 2, "code": 2, "multilingual": 1}
 _DATASET_TEXTS = 20_000  # rows of a dataset that are read at most
 _DATASET_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _OF_FILES = {".csv", ".gz", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".tsv", ".txt"}
@@ -46,6 +51,26 @@ def check_source(source: str) -> None:
             f"{BUILTIN_TEXT!r} for the text that ships with OptiPFair, or {SELF_WRITTEN!r} for "
             "what the model writes."
         )
+
+
+@dataclass(frozen=True)
+class Strand:
+    """Texts of a source that belong together, and how many of its sequences come from them."""
+
+    texts: Texts
+    share: int = 1  # relative to those of the other strands
+
+
+def strands_of(source: str, texts: Texts) -> Sequence[Strand]:
+    """A source's texts as strands: those of the bundled text by domain, all others as one."""
+    if source != BUILTIN_TEXT:
+        return [Strand(texts)]
+    domains = read_texts(_BUILTIN_FILE, name="domain").rows
+    pairs = list(zip(texts.rows, domains, strict=True))
+    return [
+        Strand(Texts([text for text, domain in pairs if domain == name]), share)
+        for name, share in _SHARES.items()
+    ]
 
 
 def read_source(

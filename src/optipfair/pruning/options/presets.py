@@ -1,5 +1,7 @@
 """Presets: named values of `PruneOptions` for each pruning type. A new preset is one entry here.
 
+The command line fills in what it was not told from the preset `quality` (`chosen_by_data`).
+
 >>> from optipfair import presets
 >>> presets.quality.options("DEPTH", num_layers_to_remove=4).layer_selection_method
 'auto'
@@ -11,9 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...checking import BUILTIN_TEXT, NO_TEXT
 from ...errors import ArgumentError
+from ...option_fields import declared
 from ...registry import Registry
-from .prune_options import PRUNING_TYPES, PruneOptions
+from ..importance.criteria import CRITERIA
+from ..layers.strategies import ranks_layers
+from .prune_options import PRUNING_TYPES, TEXT, WIDTH_MULTIPLE, PruneOptions
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,77 @@ quality = Preset(
 
 PRESETS: Registry[Preset] = Registry("preset")
 PRESETS.add(quality.name, quality)
+
+
+def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for, and beside it what is missing for data to choose.
+
+    That is what `quality` sets, the bundled text, and widths in multiples of 32. Nothing is
+    replaced, and nothing is added where weights alone are asked for (`--calibration none`, a static
+    method, layers that are named and only removed).
+
+    >>> chosen_by_data({"pruning_type": "DEPTH", "num_layers_to_remove": 4})["calibration"]
+    'builtin'
+    >>> chosen_by_data({"neuron_selection_method": "VOW"})
+    {'neuron_selection_method': 'VOW'}
+    """
+    kind = _kind(asked)
+    if _without_data(kind, asked):
+        return dict(asked)
+    choices = {"calibration": BUILTIN_TEXT, **quality.by_type[kind]}
+    if asked.get("layer_indices") is not None:
+        choices.pop("layer_selection_method", None)
+    rounded = asked.get("expansion_divisor") is not None
+    if kind in ("MLP_GLU", "BOTH") and not rounded:
+        choices["nearest_multiple"] = WIDTH_MULTIPLE
+    return {**choices, **asked}
+
+
+def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What to do where `chosen`, which was filled in, cannot be done; one after the other.
+
+    The layers that data choose are only removed; then weights alone choose. Only what was filled
+    in is given up.
+    """
+    ways = []
+    if chosen.get("compensate") and "compensate" not in asked and _ranks(chosen):
+        ways.append({**chosen, "compensate": False})
+    if "calibration" in chosen and "calibration" not in asked and not _needs_data(asked):
+        of_text = declared(PruneOptions, TEXT).keys() - {"evaluate"}
+        ways.append({name: value for name, value in asked.items() if name not in of_text})
+    return ways
+
+
+def _kind(asked: Mapping[str, Any]) -> str:
+    return PRUNING_TYPES.canonical(asked.get("pruning_type", "MLP_GLU"))
+
+
+def _without_data(kind: str, asked: Mapping[str, Any]) -> bool:
+    """Whether weights alone are asked for, or a static method, which says what it reads."""
+    method = asked.get("neuron_selection_method")
+    if method is not None and not CRITERIA[method].needs_data:
+        return True
+    if kind == "DEPTH" and asked.get("compensate") is False and _names_layers(asked):
+        return True
+    return asked.get("calibration", BUILTIN_TEXT) in (None, NO_TEXT)
+
+
+def _names_layers(asked: Mapping[str, Any]) -> bool:
+    """Whether the layers to remove are named, by their indices or as the first or last ones."""
+    method = asked.get("layer_selection_method")
+    return asked.get("layer_indices") is not None or not (method is None or ranks_layers(method))
+
+
+def _ranks(options: Mapping[str, Any]) -> bool:
+    """Whether data choose layers."""
+    method = options.get("layer_selection_method")
+    return method is not None and ranks_layers(method)
+
+
+def _needs_data(asked: Mapping[str, Any]) -> bool:
+    """Whether one of the options cannot be had without data."""
+    method = asked.get("neuron_selection_method")
+    by_method = method is not None and CRITERIA[method].needs_data
+    by_loss = asked.get("layer_widths", "uniform") != "uniform"
+    flags = asked.get("compensate") or asked.get("sequential")
+    return by_method or by_loss or bool(flags) or _ranks(asked)

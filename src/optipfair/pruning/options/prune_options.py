@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...arch.spec import ATTENTION_UNITS
-from ...checking import DTYPES, NO_TEXT
+from ...checking import BUILTIN_TEXT, DTYPES, NO_TEXT
 from ...option_fields import declared, in_usual_case, option
 from ...registry import Registry
 from ..importance.criteria import CRITERIA
@@ -21,6 +21,14 @@ DEFAULT_PERCENTAGE = 10
 USUAL_MINUTES = 30  # of calibration that a run plans at most, unasked
 EXPANSION_DIVISORS = (32, 64, 128, 256)
 VERIFY = ("fast", "full", "none")
+WIDTH_MULTIPLE = 32  # what quantized blocks and fast kernels take
+# The options that say how it is chosen what goes, whatever the target.
+HOW_TO_CHOOSE = frozenset(
+    {
+        *("neuron_selection_method", "layer_selection_method", "layer_widths"),
+        *("compensate", "sequential", "calibration"),
+    }
+)
 
 PRUNING_TYPES: Registry[str] = Registry("pruning_type")
 PRUNING_TYPES.add("MLP_GLU", "Remove neurons of the MLPs (width).")
@@ -69,6 +77,7 @@ class PruneOptions:
         "Round the kept MLP width to the nearest multiple of this instead, where the width is one "
         "and at least as many neurons go.",
         metavar="NUM",
+        unasked=f"{WIDTH_MULTIPLE} where data choose neurons",
     )
     num_layers_to_remove: int | None = _target(None, "How many layers to remove.", metavar="NUM")
     layer_indices: Sequence[int] | None = _target(
@@ -105,6 +114,7 @@ class PruneOptions:
         "need such data; RANDOM is to compare with.",
         flag="--method",
         allowed=CRITERIA.names,
+        unasked="AUTO, without text MAW",
     )
     layer_selection_method: str = _choice(
         "last",
@@ -114,6 +124,7 @@ class PruneOptions:
         "(perplexity, slow), the block that is missed least (block_perplexity), or that block or "
         "the layers of block_influence, whichever are missed less (auto).",
         allowed=LAYER_STRATEGIES.names,
+        unasked="auto, without text last",
     )
     layer_widths: str = _choice(
         "uniform",
@@ -126,6 +137,7 @@ class PruneOptions:
         "Whether what stays makes up for what goes, by least squares on calibration data: kept "
         "neurons for lost ones, the layer before a removed block for the block. AUTO does, the "
         "others do not.",
+        unasked="yes with DEPTH where there is text",
     )
     sequential: bool | None = _choice(
         None,
@@ -141,6 +153,7 @@ class PruneOptions:
         "each line, the id of a dataset with such rows (with the package datasets), or several of "
         "these with commas between them; none is no text.",
         metavar="builtin|self|none|TEXT",
+        unasked=f"{BUILTIN_TEXT}, with a static method {NO_TEXT}",
     )
     calibration_field: str | None = _text(
         None,

@@ -1,0 +1,71 @@
+"""Which of several jobs is done: the first that the model, its tokenizer and the text allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+
+from ..checkpoint.stored_model import StoredModel
+from ..distributed import is_first, together
+from ..errors import DataError, UnsupportedModelError
+from ..loading import load_config
+from ..noted import warn
+from ..pruning.request.pruning_request import PruningRequest
+from ..sources import Source
+from .arguments import Job
+from .converted import as_folder
+from .run import Run, Say, decide_run
+
+
+def first_possible(stack: ExitStack, jobs: Sequence[Job], say: Say) -> tuple[Job, Run | None]:
+    """Decide the first of the jobs that can be; what kept those before it is warned of.
+
+    The jobs are of one source, which is open as long as the stack is. Processes share the data of a
+    job; without data the first process decides alone, and the others have no run.
+    """
+    folder = cache(partial(_folder, stack, jobs[0], say))
+    why = None
+    for job in jobs:
+        try:
+            run = _decide_together(job, folder, say)
+        except (DataError, UnsupportedModelError) as exc:
+            if job is jobs[-1]:
+                raise
+            why = exc
+        else:
+            if why is not None:
+                warn(f"{_given_up(job)}: {why}")
+            return job, run
+    raise AssertionError("there is no job")
+
+
+def _given_up(job: Job) -> str:
+    """What is done instead, in words."""
+    named = isinstance(job.todo, PruningRequest) and job.todo.kind == "DEPTH" and job.todo.depth
+    if job.data or (named and named.indices is not None):
+        return "Nothing makes up for the layers that go"
+    return "Calibration text cannot be used, so weights alone choose"
+
+
+def _folder(stack: ExitStack, job: Job, say: Say) -> Source:
+    """The source as a folder."""
+    if job.source.kind == "gguf" and say is not None:
+        say("The model is loaded into memory: a .gguf file is quantized.")
+    return stack.enter_context(as_folder(job.source, job.options))
+
+
+def _decide_together(job: Job, folder: Callable[[], Source], say: Say) -> Run | None:
+    if job.data:
+        return _decide(job, folder, say)
+    with together():
+        return _decide(job, folder, say) if is_first() else None
+
+
+def _decide(job: Job, folder: Callable[[], Source], say: Say) -> Run:
+    with job.data.reading():
+        source = folder()
+        config = load_config(source, trust_remote_code=job.options.trust_remote_code)
+        stored = StoredModel(Path(source.location), config)
+    return decide_run(stored, job.todo, job.options, job.data, say)

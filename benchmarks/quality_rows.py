@@ -106,9 +106,7 @@ def all_rows() -> Iterator[Row]:
 
 def default_rows() -> Iterator[Row]:
     for share in SHARES:
-        step = presets.quality.keywords(
-            calibration=BUILTIN, nearest_multiple=32, pruning_percentage=share
-        )
+        step = presets.chosen_by_data({"pruning_percentage": share})
         yield Row("default", "command line", share, (step,), samples=None, command=True)
 
 

@@ -216,7 +216,7 @@ def print_tables(rows: Sequence[Row], results: Results) -> None:
     found = [(row, each) for row in rows if (each := results.of(row)) is not None]
     for name, of_table in groupby(found, key=lambda pair: pair[0].table):
         table = TABLES[name]
-        print_head(f"{table.title}: perplexity / that of the model that is not pruned")
+        print_head(f"{table.title}; perplexity / that of the model that is not pruned")
         for row, each in of_table:
             print_line(f"{row.name}, {row.amount} {table.unit}", compared(each, dense))
     print_costs(found)

@@ -34,7 +34,7 @@ class Table:
 
 
 TABLES = {
-    "default": Table("the command line as it is: `prune_checkpoint` unasked", PERCENT, True),
+    "default": Table("the command line, told the share alone", PERCENT, True),
     "calibration": Table("AUTO, calibrated on one text or another", PERCENT, True),
     "methods": Table("what scores neurons", PERCENT),
     "depth": Table("layers, and the layer before them fitted to make up for them", COUNT),

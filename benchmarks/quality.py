@@ -240,12 +240,12 @@ def percent(measured: Measured) -> dict[str, float]:
 
 
 def print_head(title: str) -> None:
-    print(f"\n{title}\n\n  {'':40}" + "".join(f"{name:>11}" for name in COLUMNS))
+    print(f"\n{title}\n\n  {'':44}" + "".join(f"{name:>11}" for name in COLUMNS))
 
 
 def print_line(name: str, numbers: Mapping[str, float]) -> None:
     cells = [f"{numbers[column]:#.4g}" if column in numbers else "" for column in COLUMNS]
-    print(f"  {name:40}" + "".join(f"{cell:>11}" for cell in cells))
+    print(f"  {name:44}" + "".join(f"{cell:>11}" for cell in cells))
 
 
 def print_costs(found: Iterable[tuple[Row, Measured]]) -> None:

@@ -376,3 +376,30 @@ def test_the_help_says_what_the_default_does_and_how_to_leave_it(run_as_given: R
     assert "text that ships with OptiPFair runs through the model and decides what goes" in shown
     assert "How long that will take is said before it begins" in shown
     assert "Weights alone choose with --calibration none" in shown
+
+
+@pytest.mark.parametrize("kind", ["DEPTH", "BOTH"])
+def test_a_model_larger_than_memory_has_its_layers_chosen_one_at_a_time(
+    kind: str,
+    llama_folder: Path,
+    tmp_path: Path,
+    prune: Callable[..., dict[str, Any]],
+    refuses: Refuses,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("optipfair.pipeline.run.free_bytes", lambda _device: 1000)
+    options, wanted = KINDS[kind]
+    asked = ("--pruning-type", kind, *options, *LITTLE)
+    found = prune(llama_folder, *asked)
+    assert found["streamed"]
+    (said,) = [each for each in found["warnings"] if "one at a time" in each]
+    assert said.startswith("Layers are chosen by 'block_influence', one at a time: The model takes")
+    made = recipe(tmp_path / "out")
+    assert made["layer_selection_method"] == "block_influence"
+    assert made.get("compensate") == wanted.get("compensate")
+    paths = ("--model-path", llama_folder, "--output-path", tmp_path / "refused")
+    refuses(
+        r"The model takes .* GB are free, and it would have to be loaded whole, since layers are "
+        r"chosen by 'auto'\. Choose layers by 'block_influence'",
+        *("prune", *paths, *asked, "--layer-selection-method", "auto", "--calibration", "builtin"),
+    )

@@ -36,17 +36,32 @@ def first_possible(stack: ExitStack, jobs: Sequence[Job], say: Say) -> tuple[Job
             why = exc
         else:
             if why is not None:
-                warn(f"{_given_up(job)}: {why}")
+                warn(f"{_given_up(job, jobs[0])}: {why}")
             return job, run
     raise AssertionError("there is no job")
 
 
-def _given_up(job: Job) -> str:
+def _given_up(job: Job, wanted: Job) -> str:
     """What is done instead, in words."""
-    named = isinstance(job.todo, PruningRequest) and job.todo.kind == "DEPTH" and job.todo.depth
-    if job.data or (named and named.indices is not None):
-        return "Nothing makes up for the layers that go"
-    return "Calibration text cannot be used, so weights alone choose"
+    if not job.data and not _names_layers(job):
+        return "Calibration text cannot be used, so weights alone choose"
+    method = _method(job)
+    if method != _method(wanted):
+        return f"Layers are chosen by {method!r}, one at a time"
+    return "Nothing makes up for the layers that go"
+
+
+def _method(job: Job) -> str | None:
+    """How layers are chosen; None where they are named, or none goes."""
+    depth = job.todo.depth if isinstance(job.todo, PruningRequest) else None
+    return depth.method if depth is not None and depth.indices is None else None
+
+
+def _names_layers(job: Job) -> bool:
+    todo = job.todo
+    if not isinstance(todo, PruningRequest) or todo.depth is None:
+        return False
+    return todo.kind == "DEPTH" and todo.depth.indices is not None
 
 
 def _folder(stack: ExitStack, job: Job, say: Say) -> Source:

@@ -29,7 +29,9 @@ from ..checkpoint.stored_decision import decide_stored
 from ..checkpoint.stored_layers import NeedsModelError, StoredLayers
 from ..checkpoint.stored_model import StoredModel
 from ..distributed import is_first, world_size
+from ..errors import UnsupportedModelError
 from ..loading import check_device, load_config, load_model
+from ..memory import free_bytes
 from ..noted import warn
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn
 from ..pruning.calibration.holding import Holding
@@ -260,6 +262,7 @@ def _decide(
         reason = "its layers cannot be run one at a time"
     else:
         return plan, None
+    _check_fits(stored, options, reason)
     if say is not None:
         say(f"The model is loaded into memory: {reason}.")
     with data.reading():
@@ -273,6 +276,18 @@ def _decide(
         stored_bytes=stored_sizes(stored, options.dtype, options.max_shard_bytes).bytes,
     )
     return plan, model
+
+
+def _check_fits(stored: StoredModel, options: Options, reason: str) -> None:
+    """Refuse to load a model that takes more memory than is free."""
+    free = free_bytes(check_device(options.device))
+    takes = stored_sizes(stored, options.dtype, options.max_shard_bytes).bytes
+    if free is not None and takes > free:
+        raise UnsupportedModelError(
+            f"The model takes {takes / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free, and "
+            f"it would have to be loaded whole, since {reason}. Choose layers by "
+            "'block_influence' and neurons by a uniform width, which look at one layer at a time."
+        )
 
 
 def _loaded(stored: StoredModel, options: Options) -> Any:

@@ -65,6 +65,8 @@ quality = Preset(
     },
 )
 
+ONE_AT_A_TIME = "block_influence"  # chooses layers without the whole model in memory
+
 PRESETS: Registry[Preset] = Registry("preset")
 PRESETS.add(quality.name, quality)
 
@@ -96,12 +98,16 @@ def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
 def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What to do where `chosen`, which was filled in, cannot be done; one after the other.
 
-    The layers that data choose are only removed; then weights alone choose. Only what was filled
-    in is given up.
+    The layers that data choose are only removed; or they are chosen as one can who sees a layer at
+    a time, where the whole model does not fit in memory; then weights alone choose. Only what was
+    filled in is given up.
     """
     ways = []
     if chosen.get("compensate") and "compensate" not in asked and _ranks(chosen):
         ways.append({**chosen, "compensate": False})
+    if _ranks(chosen) and "layer_selection_method" not in asked:
+        by_layers = {**chosen, "layer_selection_method": ONE_AT_A_TIME}
+        ways += [by_layers, *({**by_layers, "compensate": False} for _ in ways)]
     if "calibration" in chosen and "calibration" not in asked and not _needs_data(asked):
         of_text = declared(PruneOptions, TEXT).keys() - {"evaluate"}
         ways.append({name: value for name, value in asked.items() if name not in of_text})

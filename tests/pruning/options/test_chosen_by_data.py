@@ -103,7 +103,15 @@ def test_where_data_cannot_choose_weights_do(kind: str) -> None:
     given = asked | of_text
     *before, last = instead_of_data(given, chosen_by_data(given))
     assert last == asked | {"evaluate": False}
-    assert before == ([chosen_by_data(given) | {"compensate": False}] if kind == "DEPTH" else [])
+    chosen, by_layers = chosen_by_data(given), {"layer_selection_method": "block_influence"}
+    assert before == {
+        "DEPTH": [
+            chosen | {"compensate": False},
+            chosen | by_layers,
+            chosen | by_layers | {"compensate": False},
+        ],
+        "BOTH": [chosen | by_layers],
+    }.get(kind, [])
     assert not check_request(PruneOptions(**last)).by_layers
 
 
@@ -130,8 +138,13 @@ def test_layers_that_are_named_are_only_removed_where_nothing_can_make_up_for_th
 
 def test_a_text_of_the_users_own_is_not_given_up_for_weights() -> None:
     asked = {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "calibration": "mine.txt"}
-    (only_removed,) = instead_of_data(asked, chosen_by_data(asked))
-    assert (only_removed["calibration"], only_removed["compensate"]) == ("mine.txt", False)
+    ways = instead_of_data(asked, chosen_by_data(asked))
+    assert {way["calibration"] for way in ways} == {"mine.txt"}
+    assert [(way["layer_selection_method"], way["compensate"]) for way in ways] == [
+        ("auto", False),
+        ("block_influence", True),
+        ("block_influence", False),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from ..pruning.request.pruning_request import PruningRequest
 from ..sources import Source
 from .arguments import Job
 from .converted import as_folder
-from .run import Run, Say, decide_run
+from .data import Say
+from .run import Run, decide_run
 
 
 def first_possible(stack: ExitStack, jobs: Sequence[Job], say: Say) -> tuple[Job, Run | None]:

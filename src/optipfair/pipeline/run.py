@@ -6,7 +6,7 @@ time. The whole model is loaded only for what neither can decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from ..pruning.decision import decide
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from ..sources import find_source
-from .data import Data
+from .data import Data, Say
 from .estimate import duration, estimated
 from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost
 
@@ -164,9 +164,6 @@ class Run:
         return stored_cost(old, new, self.held_back)
 
 
-Say = Callable[[str], None] | None
-
-
 def decide_run(
     stored: StoredModel, todo: PruningRequest | PruningPlan, options: Options, data: Data, say: Say
 ) -> Run:
@@ -179,7 +176,7 @@ def decide_run(
         stored.seen_by(todo.attention_unit)
         code = options.trust_remote_code
         data = data.settled(stored, options.device)
-        drawn = data.drawn(stored, partial(_loaded, stored, options), trust_remote_code=code)
+        drawn = data.drawn(stored, partial(_loaded, stored, options), say, trust_remote_code=code)
         if options.check_weights:
             check_weights(stored, show)
     model = None

@@ -96,3 +96,13 @@ def test_a_loader_needs_the_model_that_writes(
     )
     assert next(iter(loader))["input_ids"].shape == (4, 16)
     assert list(tmp_path.rglob("*.pt"))
+
+
+def test_how_long_it_takes_is_known_before_and_nothing_where_it_is_written(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    assert text.seconds(40) > 0
+    assert not list(tmp_path.rglob("*.pt"))
+    rows = text.sequences(32)
+    assert text.seconds(32) == 0
+    assert text.seconds(64) > 0
+    assert rows.equal(written(tmp_path / "again").sequences(32))

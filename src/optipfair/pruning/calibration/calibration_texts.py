@@ -103,6 +103,11 @@ class CalibrationText:
         samples = _SAMPLES * (_MORE if accelerated else 1)
         return replace(self, samples=self.samples or samples, length=self.length or usual)
 
+    def by_source(self) -> list[tuple[str, int]]:
+        """How many of the samples, which are settled, come from each source."""
+        sources = sources_of(self.source)
+        return list(zip(sources, _shared(self.samples or 0, [1] * len(sources)), strict=True))
+
     def draw(
         self, tokenizer: PreTrainedTokenizerBase, model: Callable[[], Any] | None = None
     ) -> Drawn:
@@ -114,13 +119,12 @@ class CalibrationText:
         """
         text = self.settled()
         assert text.samples is not None and text.length is not None
-        sources = sources_of(self.source)
         parts: list[_Part] = []
-        for source, samples in zip(sources, _shared(text.samples, [1] * len(sources)), strict=True):
+        for source, samples in (shared_out := text.by_source()):
             if source == SELF_WRITTEN:
                 parts.append(_written_by(model, text, samples, tokenizer))
             else:
-                parts += _parts_of(source, text, samples, len(sources), tokenizer)
+                parts += _parts_of(source, text, samples, len(shared_out), tokenizer)
         held_back = torch.cat([part.held_back for part in parts])
         return Drawn(
             _batches(_in_turns([part.rows for part in parts]), self.batch_size),

@@ -8,6 +8,8 @@ sampled. Where a tokenizer has a chat template, every second opening is a questi
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from ...sources import usual_cache
 from ...tokenized import tokenized
 
 _BATCH = 32  # sequences that are written at once
+_TIMED = (4, 16)  # tokens that are written to see how long the rest takes
 _VERSION = 1  # of the recipe; another one gives other text
 OPENINGS = (
     "The", "In", "It was", "When", "He said", "She looked", "There are", "According to",
@@ -70,6 +73,22 @@ class SelfWritten:
         with ready_to_generate(self.model):
             return torch.cat([self._batch(number, folder) for number in bar])[:count]
 
+    def seconds(self, count: int) -> float:
+        """About how long that will take: a batch's openings are read, and a few tokens written."""
+        folder = self._folder()
+        missing = [n for n in range(-(-count // _BATCH)) if self._known(folder, n) is None]
+        if not missing:
+            return 0.0
+        openings = [self._opening(_BATCH * missing[0] + place) for place in range(_BATCH)]
+        taken = []
+        with ready_to_generate(self.model):
+            for tokens in (_TIMED[0], *_TIMED):  # the first is slow
+                started = time.perf_counter()
+                self._following(missing[0], openings, tokens)
+                taken.append(time.perf_counter() - started)
+        each = max(taken[2] - taken[1], 0.0) / (_TIMED[1] - _TIMED[0])
+        return len(missing) * (taken[1] + each * self.length)
+
     def _folder(self) -> Path:
         """Where this text is kept: another model, length or seed has another place."""
         about = (_VERSION, fingerprint(self.model), self.length, self.seed, _BATCH)
@@ -77,11 +96,10 @@ class SelfWritten:
         return (self.cache or usual_cache()) / "self-written" / name
 
     def _batch(self, number: int, folder: Path) -> Tensor:
-        file = folder / f"{number:05d}.pt"
-        with suppress(Exception):  # not there, or damaged: it is written again
-            known: Tensor = torch.load(file, weights_only=True)
-            if known.shape == (_BATCH, self.length):
-                return known
+        known = self._known(folder, number)
+        if known is not None:
+            return known
+        file = self._file(folder, number)
         rows = self._written(number)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,9 +110,28 @@ class SelfWritten:
             warn(f"The text that the model writes is not kept in {folder}: {exc.strerror}.")
         return rows
 
+    def _file(self, folder: Path, number: int) -> Path:
+        return folder / f"{number:05d}.pt"
+
+    def _known(self, folder: Path, number: int) -> Tensor | None:
+        """A batch that was written before; None where it is not there, or damaged."""
+        with suppress(Exception):
+            known: Tensor = torch.load(self._file(folder, number), weights_only=True)
+            if known.shape == (_BATCH, self.length):
+                return known
+        return None
+
     def _written(self, number: int) -> Tensor:
-        """One batch, (sequences, length): the openings, padded on the left, and what follows."""
+        """One batch, (sequences, length): the openings and what follows them."""
         openings = [self._opening(_BATCH * number + place) for place in range(_BATCH)]
+        made = self._following(number, openings, self.length)
+        return torch.stack([
+            torch.tensor([*opening, *following.tolist()][: self.length])
+            for opening, following in zip(openings, made, strict=True)
+        ])  # fmt: skip
+
+    def _following(self, number: int, openings: Sequence[Sequence[int]], tokens: int) -> Tensor:
+        """So many tokens after each opening, (sequences, tokens); these are padded on the left."""
         longest = max(map(len, openings))
         device = self.model.get_input_embeddings().weight.device
         ids = torch.zeros(_BATCH, longest, dtype=torch.int64)
@@ -106,13 +143,9 @@ class SelfWritten:
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed((self.seed + 1_000_003 * number) % 2**63)
-            made = self._sampled(ids.to(device), mask.to(device)).cpu()
-        return torch.stack([
-            torch.tensor([*opening, *made[row, longest:].tolist()][: self.length])
-            for row, opening in enumerate(openings)
-        ])  # fmt: skip
+            return self._sampled(ids.to(device), mask.to(device), tokens).cpu()[:, longest:]
 
-    def _sampled(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _sampled(self, ids: Tensor, mask: Tensor, tokens: int) -> Tensor:
         """Sample from the model's own distribution; a text may end, and another begins."""
         from transformers import GenerationConfig
 
@@ -127,7 +160,7 @@ class SelfWritten:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=self.length,
+            max_new_tokens=tokens,
             eos_token_id=None,
             pad_token_id=0,
         )

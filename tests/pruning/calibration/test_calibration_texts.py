@@ -137,7 +137,7 @@ def test_numbers_out_of_range_are_refused(
 
 def test_no_more_sequences_are_drawn_than_there_are_places(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text(WORDS)  # 460 tokens, of which 5 * 9 are held back
-    for samples in (406, 513, 10**30):  # 512 always go, on an accelerator unasked
+    for samples in (406, 1025, 10**30):  # 1024 always go, on an accelerator unasked
         text = CalibrationText(str(tmp_path / "x.txt"), samples=samples, length=9, seed=2**64 - 1)
         if samples == 406:
             assert sum(len(batch.input_ids) for batch in text.draw(byte_tokenizer()).batches) == 406
@@ -149,7 +149,7 @@ def test_no_more_sequences_are_drawn_than_there_are_places(tmp_path: Path) -> No
 def test_half_a_surrogate_is_no_reason_to_stop(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": f"{WORDS}\ud800{WORDS}"}))
     drawn = CalibrationText(str(tmp_path / "x.jsonl"), length=32).draw(byte_tokenizer())
-    assert len(drawn.batches) == 16
+    assert len(drawn.batches) == 32
 
 
 def test_the_batch_size_changes_the_batches_alone(tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_more_sources_than_sequences_are_refused() -> None:
 
 def test_numbers_that_were_not_given_suit_the_model_and_the_device() -> None:
     text = CalibrationText("builtin")
-    assert (text.settled().samples, text.settled().length) == (128, 512)
+    assert (text.settled().samples, text.settled().length) == (256, 512)
     assert text.settled(128).length == 128
-    assert text.settled(accelerated=True).samples == 512
+    assert text.settled(accelerated=True).samples == 1024
     assert CalibrationText("builtin", 7, 600).settled(128, accelerated=True).length == 600
 
 
@@ -257,12 +257,12 @@ def test_story_like_text_has_the_larger_part_of_the_bundled_text() -> None:
     text = read_source("builtin")
     strands = strands_of("builtin", text)
     assert sorted(row for strand in strands for row in strand.texts.rows) == sorted(text.rows)
-    assert [strand.share for strand in strands] == [4, 4, 2, 2, 2, 1]
-    drawn = CalibrationText("builtin", samples=30, length=64).draw(byte_tokenizer())
+    assert [strand.share for strand in strands] == [8, 12, 6, 3, 4, 1]
+    drawn = CalibrationText("builtin", samples=68, length=64).draw(byte_tokenizer())
     rows = torch.cat([batch.input_ids for batch in drawn.batches])
     counts = [_among(rows, strand.texts.joined) for strand in strands]
-    assert counts == [8, 8, 4, 4, 4, 2]
-    assert [_among(rows[:15], strand.texts.joined) for strand in strands] == [4, 4, 2, 2, 2, 1]
+    assert counts == [16, 24, 12, 6, 8, 2]
+    assert [_among(rows[:34], strand.texts.joined) for strand in strands] == [8, 12, 6, 3, 4, 1]
     assert all(_among(drawn.held_back[0].input_ids, strand.texts.joined) for strand in strands)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import PreTrainedTokenizerBase
 
-_SAMPLES, _LENGTH = 128, 512
+_SAMPLES, _LENGTH = 256, 512
 _MORE = 4  # times as many on an accelerator
 _HELD_BACK = 4096  # tokens
 _COMPARED, _PIECES = 32, 64  # tokens of a piece that is looked for elsewhere, and how many
@@ -56,7 +56,7 @@ class CalibrationText:
     """
 
     source: str
-    samples: int | None = None  # 128, and more on an accelerator
+    samples: int | None = None  # 256, and more on an accelerator
     length: int | None = None  # 512, or as many as the model has positions
     seed: int = 0
     batch_size: int = 8

@@ -162,7 +162,7 @@ class PruneOptions:
     )
     calibration_samples: int | None = _text(
         None,
-        "How many sequences are drawn from that text: by default 128, on an accelerator 512, and "
+        "How many sequences are drawn from that text: by default 256, on an accelerator 1024, and "
         "fewer where these would take longer than the time budget.",
         metavar="NUM",
     )

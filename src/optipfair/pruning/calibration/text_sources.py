@@ -20,7 +20,7 @@ _BUILTIN_FILE = Path(__file__).with_name("text_mix") / "calibration.jsonl"
 # Of the bundled text: domain → its share of the sequences. Text that reads like stories, news and
 # speeches counts most, since a model loses most there; by length, half would be mathematics, code
 # and other tongues.
-_SHARES = {"prose": 8, "fiction": 12, "speech": 6, "math": 3, "code": 4, "multilingual": 1}
+BUILTIN_SHARES = {"prose": 8, "fiction": 12, "speech": 6, "math": 3, "code": 4, "multilingual": 1}
 _DATASET_TEXTS = 20_000  # rows of a dataset that are read at most
 _DATASET_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _OF_FILES = {".csv", ".gz", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".tsv", ".txt"}
@@ -70,7 +70,7 @@ def strands_of(source: str, texts: Texts) -> Sequence[Strand]:
     pairs = list(zip(texts.rows, domains, strict=True))
     return [
         Strand(Texts([text for text, domain in pairs if domain == name]), share)
-        for name, share in _SHARES.items()
+        for name, share in BUILTIN_SHARES.items()
     ]
 
 

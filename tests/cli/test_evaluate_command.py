@@ -188,6 +188,11 @@ def test_the_text_of_the_calibration_is_called_so(run: Run, home: Path, tmp_path
     _, shown, err = run("evaluate", "--model-path", home / "model", "--text", text, "--json")
     assert json.loads(shown)["text"]["file"] == "x.txt"
     assert "was calibrated" not in err
+    other = tmp_path / "y.txt"
+    other.write_text(text.read_text() + "And another fox.")
+    _, shown, err = run("evaluate", "--model-path", out, "--text", other, "--json")
+    assert json.loads(shown)["text"]["file"] == f"y.txt, on which {out} was not calibrated"
+    assert "was calibrated" not in err
 
 
 def test_a_text_of_chats_is_measured_as_one(

@@ -117,7 +117,7 @@ class Cost:
         return (
             f"perplexity {self.perplexity_before:.4g} -> {self.perplexity_after:.4g} "
             f"({self.ratio:.3g} times), KL divergence {max(self.kl_divergence, 0.0):.3f} nats, on "
-            f"{self.tokens:,} held-back tokens"
+            f"{self.tokens:,} held-back tokens of the calibration text; other text may lose more"
         )
 
 

@@ -15,10 +15,17 @@ _PLAN_FILE = "pruning_plan.json"
 
 
 def marked(text: Text, sources: Sequence[Source]) -> Text:
-    """The text, whose name says so where a model was calibrated on it, with a warning."""
-    fitted = [source for source in sources if text.sha256 in _calibrated_on(source)]
-    if not fitted:
+    """The text, whose name says whether a model was calibrated on it; with a warning if so.
+
+    It says nothing where no model is known to be calibrated on any text.
+    """
+    known = [(source, hashes) for source in sources if (hashes := _calibrated_on(source))]
+    fitted = [source for source, hashes in known if text.sha256 in hashes]
+    if not known:
         return text
+    if not fitted:
+        names = " and ".join(source.given for source, _ in known)
+        return replace(text, name=f"{text.name}, on which {names} was not calibrated")
     warn(
         f"{fitted[0].given} was calibrated on {text.name} when it was pruned, so its perplexity "
         "there is better than on other text. Give other text (--text)."

@@ -161,7 +161,7 @@ def test_scaled_mlp_outputs_are_allowed_for(family: str) -> None:
 
 def test_nothing_stands_before_the_first_layer() -> None:
     model: Any = tiny_model("llama")
-    with pytest.warns(PruningWarning, match="Layers 0 to 1 have no layer before them"):
+    with pytest.warns(PruningWarning, match="Before layers 0 to 1 there is no layer"):
         found = decided(model, [0, 1])
     assert not found.replacements
     assert blocks(found) == []

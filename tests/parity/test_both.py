@@ -107,7 +107,7 @@ def test_where_no_neuron_goes_only_layers_are_replaced(percentage: float) -> Non
 
 
 def test_a_block_without_a_layer_before_it_is_only_removed() -> None:
-    with pytest.warns(PruningWarning, match="Layers 0 to 0 have no layer before them"):
+    with pytest.warns(PruningWarning, match="Before layer 0 there is none that"):
         model = pruned(tiny_model("llama"), **BOTH | {"layer_indices": [0, 2]})
     depth = {"pruning_type": "DEPTH", "layer_indices": [2], "compensate": True}
     expected = prune_model(tiny_model("llama"), "DEPTH", layer_indices=[0], show_progress=False)

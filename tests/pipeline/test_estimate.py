@@ -12,6 +12,7 @@ import pytest
 from optipfair import ArgumentError, PruningWarning, prune_checkpoint
 from optipfair.pipeline import estimate
 from optipfair.pipeline.estimate import Estimate, duration
+from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.testing import byte_tokenizer, tiny_model
 
 ONE = Estimate(each=2.0, beside=10.0, sequences=100, tokens=512, memory=3 * 10**9)
@@ -34,7 +35,13 @@ def test_fewer_sequences_take_less_time() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "1 seconds"), (80, "80 seconds"), (300, "5 minutes"), (3 * 3600, "3.0 hours")],
+    [
+        (0.2, "1 second"),
+        (1.6, "2 seconds"),
+        (80, "80 seconds"),
+        (300, "5 minutes"),
+        (3 * 3600, "3.0 hours"),
+    ],
 )
 def test_times_are_said_as_people_say_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
@@ -91,3 +98,34 @@ def test_it_is_said_where_even_little_text_takes_too_long(
 def test_a_budget_that_is_no_time_is_refused(folder: Path, minutes: Any) -> None:
     with pytest.raises(ArgumentError, match="is no number of minutes above 0"):
         pruned(folder, [], time_budget=minutes)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "compensate": True},
+        {"pruning_type": "BOTH", "num_layers_to_remove": 1, "neuron_selection_method": "AUTO"},
+    ],
+    ids=str,
+)
+def test_it_is_said_where_data_choose_layers_too(folder: Path, asked: dict[str, Any]) -> None:
+    said: list[str] = []
+    options = PruneOptions(
+        pruning_percentage=None if asked["pruning_type"] == "DEPTH" else 20,
+        layer_selection_method="auto",
+        calibration="builtin",
+        calibration_samples=16,
+        calibration_length=32,
+        **asked,
+    )
+    prune_checkpoint(folder, folder.parent / "out", options=options, say=said.append)
+    assert sum("512 tokens of calibration text" in line for line in said) == 1
+
+
+def test_a_number_of_layers_that_a_model_has_not_is_refused_before_text_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optipfair.pipeline.data.load_tokenizer", None)
+    options = PruneOptions("DEPTH", num_layers_to_remove=4, calibration="builtin", compensate=True)
+    with pytest.raises(ArgumentError, match="num_layers_to_remove=4 is outside"):
+        prune_checkpoint(folder, folder.parent / "out", options=options)

@@ -26,8 +26,8 @@ from ..pruning.planning import TRAINED_WIDTH, widest
 from .estimate import duration
 
 _WITHOUT_TEXT = (
-    "Put the tokenizer that belongs to the model beside it, or prune without text (--calibration "
-    "none)."
+    "Put the tokenizer that belongs to the model beside it, or let weights alone choose "
+    "(--calibration none, without --preset and with a static --method such as MAW)."
 )
 _ONE_TOKEN = 0.5  # of the bundled text, by a tokenizer that does not know its words
 

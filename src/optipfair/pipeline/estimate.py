@@ -69,7 +69,8 @@ class Estimate:
 def duration(seconds: float) -> str:
     """A time for people: `40 seconds`, `5 minutes`, `3.2 hours`."""
     if seconds < 90:
-        return f"{max(round(seconds), 1)} seconds"
+        whole = max(round(seconds), 1)
+        return f"{whole} second{'s' * (whole > 1)}"
     minutes = seconds / 60
     return f"{round(minutes)} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
@@ -113,9 +114,8 @@ class _Timed:
         running = _time(lambda: run_layer(module, stream.hidden[0], arguments))[0]
         each, beside = self._of_choosing_layers(count, running)
         if request.width is not None and request.by_layers:
-            plan = plan_counts(
-                stored.view, request, stored_sizes(stored, self.dtype, 5 * 10**9), with_data=True
-            )
+            sizes = stored_sizes(stored, self.dtype, 5 * 10**9)
+            plan = plan_counts(stored.view, _choosing_last(request), sizes, with_data=True)
             of_batch, of_layer = self._of_width(stored, plan)
             cut = len({c.layer for c in plan.width_cuts})
             each, beside = each + cut * of_batch, beside + cut * of_layer
@@ -162,6 +162,14 @@ class _Timed:
         few, more = of(_FEW), of(_MORE)
         of_batch = max((more - few) / (_MORE - _FEW), 0.0)
         return of_batch, max(few - _FEW * of_batch, 0.0)
+
+
+def _choosing_last(request: PruningRequest) -> PruningRequest:
+    """The same, whose layers need no data to be chosen: which ones go hardly changes the time."""
+    depth = request.depth
+    if depth is None or depth.indices is not None:
+        return request
+    return replace(request, depth=replace(depth, method="last"))
 
 
 def _time(work: Callable[[], T]) -> tuple[float, T]:

@@ -174,6 +174,9 @@ def decide_run(
     show = options.show_progress
     with data.reading():
         stored.seen_by(todo.attention_unit)
+        depth = todo.depth if isinstance(todo, PruningRequest) else None
+        if depth is not None and not depth.open:
+            depth.number(len(stored.view.layers))  # refused before text is read
         code = options.trust_remote_code
         data = data.settled(stored, options.device)
         drawn = data.drawn(stored, partial(_loaded, stored, options), say, trust_remote_code=code)

@@ -73,7 +73,7 @@ def plan_counts(
     record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
     plan = PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
     if plan.empty:
-        warn("Nothing was removed: the target keeps everything. Ask for less.")
+        warn("Nothing was removed: so small a share of so few is none. Remove more.")
     return plan
 
 
@@ -184,7 +184,9 @@ def _kept_counts(view: ModelView, target: WidthTarget, chosen: list[MLPView]) ->
     rounded = {
         mlp.spec.name: (kept_exactly, kept, width_multiple(view.spec, mlp.spec))
         for mlp, kept_exactly, kept in rows
-        if target.divisor is None and target.nearest is None and kept < min(kept_exactly, mlp.width)
+        if target.divisor is None
+        and (target.nearest is None or mlp.width % target.nearest)
+        and kept < min(kept_exactly, mlp.width)
     }
     for name, (kept_exactly, kept, multiple) in rounded.items():
         warn(

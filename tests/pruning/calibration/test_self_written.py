@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from optipfair import calibration_loader
-from optipfair.errors import ArgumentError
+from optipfair.errors import ArgumentError, DataError
 from optipfair.pruning.calibration.self_written import OPENINGS, SelfWritten
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -106,3 +106,21 @@ def test_how_long_it_takes_is_known_before_and_nothing_where_it_is_written(tmp_p
     assert text.seconds(32) == 0
     assert text.seconds(64) > 0
     assert rows.equal(written(tmp_path / "again").sequences(32))
+
+
+def test_a_model_with_few_positions_writes_as_far_as_they_go(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    length = model.config.n_positions
+    text = SelfWritten(model, byte_tokenizer(), length, 0, tmp_path)
+    assert text.seconds(2) > 0
+    rows = text.sequences(34)
+    assert rows.shape == (34, length)
+    opening = byte_tokenizer()(OPENINGS[33])["input_ids"]
+    assert rows[33, : len(opening)].tolist() == opening
+
+
+def test_a_model_that_does_not_know_the_openings_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.set_input_embeddings(torch.nn.Embedding(100, model.config.hidden_size))
+    with pytest.raises(DataError, match=r"hold token id \d+; the model knows 0 to 99"):
+        written(tmp_path, model=model).sequences(2)

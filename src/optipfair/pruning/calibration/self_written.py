@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from ...arch.fingerprint import fingerprint
+from ...arch.limits import check_sequences, positions
+from ...batches import Batch
 from ...errors import UnsupportedModelError
 from ...hooks import ready_to_generate
 from ...noted import warn
@@ -87,7 +90,7 @@ class SelfWritten:
                 self._following(missing[0], openings, tokens)
                 taken.append(time.perf_counter() - started)
         each = max(taken[2] - taken[1], 0.0) / (_TIMED[1] - _TIMED[0])
-        return len(missing) * (taken[1] + each * self.length)
+        return len(missing) * (taken[1] + each * self._tokens(openings))
 
     def _folder(self) -> Path:
         """Where this text is kept: another model, length or seed has another place."""
@@ -124,11 +127,18 @@ class SelfWritten:
     def _written(self, number: int) -> Tensor:
         """One batch, (sequences, length): the openings and what follows them."""
         openings = [self._opening(_BATCH * number + place) for place in range(_BATCH)]
-        made = self._following(number, openings, self.length)
-        return torch.stack([
-            torch.tensor([*opening, *following.tolist()][: self.length])
-            for opening, following in zip(openings, made, strict=True)
-        ])  # fmt: skip
+        made = self._following(number, openings, self._tokens(openings))
+        texts = [[*each, *new.tolist()] for each, new in zip(openings, made, strict=True)]
+        # Where a model has no positions for the longest opening and the rest, a text is followed
+        # by the next ones.
+        rows = [islice(chain(*texts[row:], *texts[:row]), self.length) for row in range(_BATCH)]
+        return torch.tensor([list(row) for row in rows])
+
+    def _tokens(self, openings: Sequence[Sequence[int]]) -> int:
+        """How many tokens follow each opening, so that the model has positions for all of them."""
+        lengths = [len(opening) for opening in openings]
+        wanted, most = self.length - min(lengths), positions(self.model)
+        return wanted if most is None else max(min(wanted, most - max(lengths)), 1)
 
     def _following(self, number: int, openings: Sequence[Sequence[int]], tokens: int) -> Tensor:
         """So many tokens after each opening, (sequences, tokens); these are padded on the left."""
@@ -139,6 +149,7 @@ class SelfWritten:
         for row, opening in enumerate(openings):
             ids[row, longest - len(opening) :] = torch.tensor(opening)
             mask[row, longest - len(opening) :] = 1
+        check_sequences(self.model, [Batch(ids, mask.bool())])
         # A seed of its own for each batch; the global state is as before.
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

@@ -190,8 +190,11 @@ def _find_anchors(stream: Batches, drop: Sequence[int], *, refuse: bool) -> dict
     for first, last in runs(drop):
         if first == 0:
             warn(
-                f"Layers 0 to {last} have no layer before them that could make up for them, so "
-                "they were only removed."
+                f"Before layers 0 to {last} there is no layer that could make up for them, so they "
+                "were only removed."
+                if last
+                else "Before layer 0 there is none that could make up for it, so it was only "
+                "removed."
             )
             continue
         mlp, scale = _additive_mlp(stream, first - 1)

@@ -88,11 +88,16 @@ class DepthRequest:
         """Say which layers of a model go; of a percentage p, floor(L * p / 100 + 1e-9 * L)."""
         if self.indices is not None:
             return tuple(check_layers_to_remove("layer_indices", self.indices, total_layers))
+        return self.first_to_go(total_layers, self.number(total_layers))
+
+    def number(self, total_layers: int) -> int:
+        """How many layers of a model go; a number or indices that it has not are refused."""
+        if self.indices is not None:
+            return len(check_layers_to_remove("layer_indices", self.indices, total_layers))
         count = self.count
         if count is None:
             count = _count_from_percentage(self.percentage or 0.0, total_layers)
-        check_layer_count("num_layers_to_remove", count, total_layers)
-        return self.first_to_go(total_layers, count)
+        return check_layer_count("num_layers_to_remove", count, total_layers)
 
     def first_to_go(self, total_layers: int, count: int) -> tuple[int, ...]:
         """The layers that go when so many go; `count` may be 0."""
@@ -195,8 +200,8 @@ def width_target(
     if pruning_percentage is None and expansion_rate is None and budget is None:
         alone = f"expansion_divisor={divisor} cannot be used alone. " if divisor else ""
         raise ArgumentError(
-            f"{alone}Nothing says how much to prune. Must specify pruning_percentage (for example "
-            "20), expansion_rate (for example 140), target_params or target_size."
+            f"{alone}Nothing says how much to prune of each MLP. Must specify pruning_percentage "
+            "(for example 20), expansion_rate (for example 140), target_params or target_size."
         )
     layers = percentage = rate = None
     if layer_indices is not None:

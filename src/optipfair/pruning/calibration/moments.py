@@ -94,10 +94,11 @@ class Products:
     def add(self, tokens: Tensor) -> None:
         """Add tokens, (T, I) float32."""
         chunks: tuple[Tensor, ...] = torch.split(tokens, _MULTIPLIED)
-        for chunk in chunks:
-            for rows in self._strips():
-                upper = slice(rows.start, None)
-                self._sums[rows, upper] += chunk[:, rows].T @ chunk[:, upper]
+        with torch.autocast(tokens.device.type, enabled=False):  # `fast_products`
+            for chunk in chunks:
+                for rows in self._strips():
+                    upper = slice(rows.start, None)
+                    self._sums[rows, upper] += chunk[:, rows].T @ chunk[:, upper]
 
     def sum_over_processes(self) -> None:
         """Take the sum over the tokens of all processes."""

@@ -22,6 +22,7 @@ from ...hooks import evaluating
 from ...noted import warn
 from ...progress import track
 from ..calibration.activations import not_finite_on_data
+from ..calibration.fast_products import fast_products
 from ..calibration.holding import Key
 from ..calibration.moments import Inputs, MLPInputs, Tokens, collecting
 from ..calibration.stream import Batches, run_layer
@@ -102,7 +103,7 @@ class _Pass:
     ) -> None:
         """Run all batches through a layer; collect its MLPs' inputs, and keep its outputs."""
         batches, tokens = self.batches, list[Tokens]()
-        with together(), collecting(inputs, tokens):
+        with together(), collecting(inputs, tokens), fast_products(batches.view):
             for number, hidden in enumerate(batches.hidden):
                 of_batch = Tokens.of(hidden, batches.masks[number], batches.firsts[number])
                 tokens[:] = [replace(of_batch, roles=batches.roles(number))]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from optipfair.cli import main
+from optipfair.pruning.calibration import text_sources
 
 Run = Callable[..., tuple[int, str, str]]
 Refuses = Callable[..., None]
@@ -18,6 +20,19 @@ Untouched = Callable[[Path], AbstractContextManager[None]]
 
 # What says already by what to choose.
 SAID = ("--calibration", "--recipe", "--plan")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_bundled_text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A tenth of each domain of the bundled text: toys make a token of each byte of it."""
+    whole = text_sources._BUILTIN_FILE
+    lines = whole.read_text(encoding="utf-8").splitlines()
+    rows = [row | {"text": row["text"][:400]} for row in map(json.loads, lines)]
+    little = tmp_path_factory.mktemp("text") / whole.name
+    little.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_sources, "_BUILTIN_FILE", little)
+        yield
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ class Trial:
 TRIALS = (
     Trial("as it is"),
     Trial("domains by length", BY_LENGTH),
+    Trial("no code, no mathematics", {"prose": 1, "fiction": 1, "speech": 1}),
     Trial("by step-by-step elimination", elimination=True),
     Trial("gradients", gradients=True),
     Trial("by elimination, gradients", elimination=True, gradients=True),

@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def larger(folder: Path) -> Path:
-    """A model three times as large: 16 layers of 1024, 410 million parameters with its head."""
+    """A model three times as large: 16 layers of 1024."""
     tokenizer = load_tokenizer("demo")
     assert tokenizer is not None
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ def main() -> None:
     )
     print(f"  {'model':20}{'kind':10}{'tokens':>10}{'said':>12}{'taken':>12}{'ratio':>8}")
     with TemporaryDirectory() as work:
-        models = {"SmolLM2-135M": "demo", "random, 410M": larger(Path(work) / "larger")}
+        models = {"SmolLM2-135M": "demo", "random, 16 x 1024": larger(Path(work) / "larger")}
         for name, model in models.items():
             for kind in options.kinds:
                 asked = {"pruning_type": kind, **KINDS[kind]}

@@ -26,8 +26,8 @@ SAID = ("--calibration", "--recipe", "--plan")
 def little_bundled_text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A tenth of each domain of the bundled text: toys make a token of each byte of it."""
     whole = text_sources._BUILTIN_FILE
-    lines = whole.read_text(encoding="utf-8").splitlines()
-    rows = [row | {"text": row["text"][:400]} for row in map(json.loads, lines)]
+    lines = whole.read_text(encoding="utf-8").split("\n")
+    rows = [row | {"text": row["text"][:400]} for row in map(json.loads, filter(None, lines))]
     little = tmp_path_factory.mktemp("text") / whole.name
     little.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

@@ -50,5 +50,5 @@ def test_a_text_of_one_kind_is_warned_of_and_the_way_out_is_named(
     prune_checkpoint(folder, out, calibration=str(text), **LITTLE)  # a toy is not warned of
     monkeypatch.setattr(data, "TRAINED_WIDTH", 2)
     prune_checkpoint(folder, out, calibration=f"builtin,{text}", overwrite=True, **LITTLE)
-    with pytest.warns(PruningWarning, match=f"the rest: .* --calibration builtin,{text}"):
+    with pytest.warns(PruningWarning, match=f"other kinds: .* --calibration builtin,{text}"):
         prune_checkpoint(folder, out, calibration=str(text), overwrite=True, **LITTLE)

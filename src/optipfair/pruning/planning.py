@@ -73,7 +73,7 @@ def plan_counts(
     record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
     plan = PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
     if plan.empty:
-        warn("Nothing was removed: so small a share of so few is none. Remove more.")
+        warn("Nothing was removed: the target keeps everything. Give a larger share to remove.")
     return plan
 
 

@@ -25,7 +25,8 @@ def marked(text: Text, sources: Sequence[Source]) -> Text:
         return text
     if not fitted:
         names = " and ".join(source.given for source, _ in known)
-        return replace(text, name=f"{text.name}, on which {names} was not calibrated")
+        verb = "were" if len(known) > 1 else "was"
+        return replace(text, name=f"{text.name}, on which {names} {verb} not calibrated")
     warn(
         f"{fitted[0].given} was calibrated on {text.name} when it was pruned, so its perplexity "
         "there is better than on other text. Give other text (--text)."

@@ -17,8 +17,7 @@ def fast_products(view: ModelView) -> AbstractContextManager[object]:
     """Inside the block a float32 model's matrices are multiplied in bfloat16, if that is faster.
 
     Sums and what flows from layer to layer stay in float32. It is done on a CPU with units for
-    bfloat16, for dense models; most are published in bfloat16, and lose nothing. SmolLM2-135M is
-    calibrated three times as fast so.
+    bfloat16, for dense models.
     """
     weight = next(iter(view.model.parameters()))
     served = (

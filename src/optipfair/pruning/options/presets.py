@@ -98,9 +98,9 @@ def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
 def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What to do where `chosen`, which was filled in, cannot be done; one after the other.
 
-    The layers that data choose are only removed; or they are chosen as one can who sees a layer at
-    a time, where the whole model does not fit in memory; then weights alone choose. Only what was
-    filled in is given up.
+    First, nothing makes up for the layers that data choose. Then they are chosen by a method that
+    needs one layer in memory at a time, made up for or not. Last, weights alone choose. Only what
+    was filled in is given up.
     """
     ways = []
     if chosen.get("compensate") and "compensate" not in asked and _ranks(chosen):

@@ -86,6 +86,6 @@ from .pruning.statistics import (
     summarize as summarize,
 )
 from .pruning.cut.surgery import apply_plan as apply_plan
-from .pruning.request.targets import (
+from .pruning.request.width_targets import (
     calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,
 )

@@ -41,7 +41,7 @@ from .statistics import (
     summarize as summarize,
 )
 from .cut.surgery import apply_plan as apply_plan
-from .request.targets import (
+from .request.width_targets import (
     calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,
     round_to_divisor as round_to_divisor,
 )

@@ -17,8 +17,9 @@ from .cut.surgery import carry_out
 from .decision import decide
 from .importance.given_scores import NeuronScores
 from .options.prune_options import CHOICE, DEFAULT_PERCENTAGE, TARGET, PruneOptions
+from .request.depth_targets import depth_request
 from .request.pruning_request import PruningRequest, check_request
-from .request.targets import depth_request, explicit_percentage
+from .request.shares import explicit_percentage
 from .statistics import get_pruning_statistics, summarize
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from .importance.selection import select_neurons
 from .options.prune_options import PruneOptions
 from .planning import scorer
 from .request.pruning_request import check_request
-from .request.targets import check_percentage, width_target
+from .request.shares import check_percentage
+from .request.width_targets import width_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

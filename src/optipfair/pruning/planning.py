@@ -27,6 +27,7 @@ from .importance.given_scores import NeuronScores, check_scores_fit
 from .importance.mlp_scores import hybrid_scorer, score_mlp
 from .importance.selection import select_units
 from .request.pruning_request import PruningRequest
+from .request.shares import small_share
 from .request.solving import (
     Sizes,
     Solution,
@@ -36,7 +37,7 @@ from .request.solving import (
     solve,
     width_multiple,
 )
-from .request.targets import WidthTarget, rate_above, small_share
+from .request.width_targets import WidthTarget, rate_above
 
 TRAINED_WIDTH = 1024  # narrower models are toys, mostly
 _RATE = 10  # percent of the hidden size: no model's MLP is so narrow

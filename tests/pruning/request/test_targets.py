@@ -12,13 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optipfair import ArgumentError, calculate_pruning_percentage_from_expansion_rate
-from optipfair.pruning.request.targets import (
-    EXPANSION_DIVISORS,
+from optipfair.pruning.options.prune_options import EXPANSION_DIVISORS
+from optipfair.pruning.request.depth_targets import depth_request
+from optipfair.pruning.request.shares import check_percentage, explicit_percentage, removed_count
+from optipfair.pruning.request.width_targets import (
     check_expansion_rate,
-    check_percentage,
-    depth_request,
-    explicit_percentage,
-    removed_count,
     round_to_divisor,
     width_target,
 )

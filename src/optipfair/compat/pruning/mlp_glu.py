@@ -19,7 +19,7 @@ from optipfair.pruning.neurons import (
     prune_neuron_pairs,
     zero_neurons_mlp,
 )
-from optipfair.pruning.request.targets import (
+from optipfair.pruning.request.width_targets import (
     calculate_pruning_percentage_from_expansion_rate,
     round_to_divisor,
 )

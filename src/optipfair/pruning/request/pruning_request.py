@@ -15,7 +15,8 @@ from ..importance.given_scores import NeuronScores
 from ..layers.strategies import ranked_names, ranks_layers
 from ..options.prune_options import LAYER_WIDTHS, PRUNING_TYPES, PruneOptions
 from .budget import Budget, read_budget
-from .targets import DepthRequest, WidthTarget, depth_request, width_target
+from .depth_targets import DepthRequest, depth_request
+from .width_targets import WidthTarget, width_target
 
 _GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
 _OF_WIDTH = (

@@ -17,8 +17,9 @@ from ...arch.spec import ArchSpec, MLPSpec
 from ...arch.view import ModelView
 from ...errors import ArgumentError, UnsupportedModelError
 from .budget import Budget, largest_that_fits
+from .depth_targets import DepthRequest
 from .pruning_request import PruningRequest
-from .targets import DepthRequest, WidthTarget
+from .width_targets import WidthTarget
 
 if TYPE_CHECKING:
     from ...arch.view import MLPView

@@ -25,7 +25,10 @@ FLOORS = (
     ("models, loaded or made up", ["loading", "testing"]),
     ("results for people", ["report"]),
     ("decide, then cut; what changes between two prompts", ["pruning", "bias"]),
-    ("the same plan on disk; is it still good, fair, faster", ["checkpoint", "evaluation"]),
+    (
+        "the same plan on disk; is it still good, fair, faster; what training gives back",
+        ["checkpoint", "evaluation", "recovery"],
+    ),
     ("from a name to a folder; what pruning would save", ["pipeline", "analysis"]),
     ("the demonstration", ["demo"]),
     ("the command line", ["cli"]),

@@ -1,0 +1,6 @@
+from .objectives import (
+    bucketed_kl as bucketed_kl,
+    cross_entropy as cross_entropy,
+    forward_kl as forward_kl,
+    skewed_kl as skewed_kl,
+)

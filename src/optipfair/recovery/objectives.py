@@ -1,0 +1,61 @@
+"""What a student should come near to: losses of its logits, one number for each token.
+
+Pure functions. Logits may be of any float dtype; all sums are in float32.
+
+Axes: `T` tokens, `V` vocabulary, `K` tokens of the vocabulary that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_LEAST = torch.finfo(torch.float32).tiny
+
+
+def forward_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) of each token in nats, (T,), for logits (T, V).
+
+    At a temperature both sets of logits are divided by it; the result is not multiplied by its
+    square (Hinton et al. 2015, arXiv 1503.02531, do that to keep gradients of one size).
+    """
+    wanted = (teacher.float() / temperature).log_softmax(dim=-1)
+    found = (student.float() / temperature).log_softmax(dim=-1)
+    return (wanted.exp() * (wanted - found)).sum(dim=-1)
+
+
+def bucketed_kl(student: Tensor, tokens: Tensor, log_probabilities: Tensor) -> Tensor:
+    """KL(teacher || student) of each token in nats, (T,), where K tokens and the rest are known.
+
+    The distribution is over K + 1 outcomes: the tokens (T, K) with the teacher's natural logarithms
+    of their probabilities (T, K), and one of the others. For logits (T, V). It is never more than
+    the KL over all tokens (data processing inequality).
+    """
+    everything = student.float().log_softmax(dim=-1)
+    found = everything.gather(-1, tokens)  # (T, K)
+    wanted = log_probabilities.float()
+    kept = (wanted.exp() * (wanted - found)).sum(dim=-1)
+    others = everything.scatter(-1, tokens, -math.inf)
+    own_rest = others.logsumexp(dim=-1).clamp_min(math.log(_LEAST))
+    rest = (1 - wanted.exp().sum(dim=-1)).clamp_min(_LEAST)
+    return kept + rest * (rest.log() - own_rest)
+
+
+def skewed_kl(student: Tensor, teacher: Tensor, skew: float, temperature: float = 1.0) -> Tensor:
+    """KL(student || (1 - skew) · teacher + skew · student) in nats, (T,), for logits (T, V).
+
+    Source: the skew reverse KL of DistiLLM (Ko et al. 2024, arXiv 2402.03898, section 3.1). The
+    student's share keeps it finite and its gradients small where the teacher says almost never.
+    Gradients flow through the student in both places.
+    """
+    wanted = (teacher.float() / temperature).log_softmax(dim=-1)
+    found = (student.float() / temperature).log_softmax(dim=-1)
+    mixed = wanted.exp() * (1 - skew) + found.exp() * skew
+    return (found.exp() * (found - mixed.clamp_min(_LEAST).log())).sum(dim=-1)
+
+
+def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
+    """Negative logarithm of each label's probability in nats, (T,), for logits (T, V)."""
+    return nn.functional.cross_entropy(student.float(), labels, reduction="none")

@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from optipfair import load_tokenizer, prune_checkpoint
 from optipfair.pipeline import run
-from optipfair.pipeline.estimate import Estimate, duration
+from optipfair.pipeline.estimate import Estimate
+from optipfair.progress import duration
 from optipfair.pruning.options.presets import chosen_by_data
 from optipfair.pruning.options.prune_options import PruneOptions
 

@@ -1,4 +1,4 @@
-"""Write the table of `optipfair prune`'s options into `docs/command-line.md`, from `PruneOptions`.
+"""Write the tables of options into the docs, from the values that declare them.
 
 A test compares the two.
 """
@@ -9,15 +9,20 @@ from pathlib import Path
 
 from optipfair.option_fields import declared, flag_of
 from optipfair.pruning.options.prune_options import PruneOptions
+from optipfair.recovery.recover_options import RecoverOptions
 
-PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
+_DOCS = Path(__file__).parents[1] / "docs"
+PAGES: dict[Path, type] = {
+    _DOCS / "command-line.md": PruneOptions,
+    _DOCS / "recovery.md": RecoverOptions,
+}
 _BEGIN, _END = "<!-- options, by tools/option_table.py -->\n", "<!-- end of the options -->\n"
 
 
-def table() -> str:
+def table(options: type) -> str:
     """A row for each option: its flag, its keyword, the default, and what it does."""
     rows = ["| option | Python keyword, recipe | default | meaning |", "|---|---|---|---|"]
-    for name, (each, declaration) in declared(PruneOptions).items():
+    for name, (each, declaration) in declared(options).items():
         flag = flag_of(name, declaration)
         shown = "" if flag is None else f"`{flag}`"
         if flag is not None and each.type in ("bool", "bool | None") and each.default is not False:
@@ -34,11 +39,12 @@ def _listed(values: object) -> str:
     return " One of " + ", ".join(f"`{value}`" for value in values) + "."  # type: ignore[attr-defined]
 
 
-def page_with(drawn: str) -> str:
-    """The page with this table in it."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(_BEGIN)
-    return f"{before}{_BEGIN}\n{drawn}\n{_END}{rest.partition(_END)[2]}"
+def page_with_table(page: Path) -> str:
+    """The page with its table in it."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    return f"{before}{_BEGIN}\n{table(PAGES[page])}\n{_END}{rest.partition(_END)[2]}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page_with(table()), encoding="utf-8")
+    for each in PAGES:
+        each.write_text(page_with_table(each), encoding="utf-8")

@@ -48,6 +48,10 @@ from .evaluation.speed.timing import (
 )
 from .loading import load_model as load_model, load_tokenizer as load_tokenizer
 from .pipeline.prune import PruneResult as PruneResult, prune_checkpoint as prune_checkpoint
+from .pipeline.recover import (
+    RecoverResult as RecoverResult,
+    recover_checkpoint as recover_checkpoint,
+)
 from .pruning.api import (
     get_model_layers as get_model_layers,
     plan_pruning as plan_pruning,
@@ -89,3 +93,6 @@ from .pruning.cut.surgery import apply_plan as apply_plan
 from .pruning.request.width_targets import (
     calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,
 )
+from .recovery.recover_options import RecoverOptions as RecoverOptions
+from .recovery.recovering import recover as recover
+from .recovery.recovery_result import Recovery as Recovery

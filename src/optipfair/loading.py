@@ -305,19 +305,26 @@ def available_devices() -> list[str]:
 @contextmanager
 def quiet_transformers(show_progress: bool = False) -> Iterator[None]:
     """Silence transformers' messages inside the block, and its bars unless they are wanted."""
+    with no_messages(show_progress):
+        if show_progress:
+            yield
+        else:  # the bar of the GGUF reader heeds no setting
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
+
+
+@contextmanager
+def no_messages(show_progress: bool = False) -> Iterator[None]:
+    """Silence transformers' messages and bars inside the block; what else is said is shown."""
     from transformers.utils import logging as transformers_logging
 
     control: Any = transformers_logging
     verbosity, bars = control.get_verbosity(), control.is_progress_bar_enabled()
     control.set_verbosity_error()
     try:
-        if show_progress:
-            yield
-        else:
+        if not show_progress:
             control.disable_progress_bar()
-            # The bar of the GGUF reader heeds no setting.
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
+        yield
     finally:
         control.set_verbosity(verbosity)
         if bars:

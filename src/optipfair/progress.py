@@ -1,4 +1,4 @@
-"""Progress bars, in the first of several processes. The only module that knows tqdm."""
+"""Progress bars, in the first of several processes, and times in words. Only it knows tqdm."""
 
 from __future__ import annotations
 
@@ -24,19 +24,32 @@ def track(iterable: Iterable[T], label: str, enabled: bool, unit: str = "it") ->
 
 
 @contextmanager
-def meter(total_bytes: int, label: str, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """Yield a function that is told the bytes done, by any thread; show rate and time left."""
+def meter(total: int, label: str, enabled: bool, unit: str = "B") -> Iterator[Callable[..., None]]:
+    """Yield a function that is told how much more is done, by any thread; show rate and time left.
+
+    It may be told in a few words, too, what to show beside them.
+    """
     if not enabled or not is_first():
-        yield lambda count: None
+        yield lambda count, note="": None
         return
     from tqdm import tqdm
 
     lock = Lock()
-    options = {"unit": "B", "unit_scale": True, "leave": False, "dynamic_ncols": True}
-    with tqdm(total=total_bytes, desc=visible(label), **options) as bar:  # type: ignore[call-overload]
+    options = {"unit": unit, "unit_scale": True, "leave": False, "dynamic_ncols": True}
+    with tqdm(total=total, desc=visible(label), **options) as bar:  # type: ignore[call-overload]
 
-        def report(count: int) -> None:
+        def report(count: int, note: str = "") -> None:
             with lock:
+                bar.set_postfix_str(note, refresh=False)
                 bar.update(count)
 
         yield report
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `40 seconds`, `5 minutes`, `3.2 hours`."""
+    if seconds < 90:
+        whole = max(round(seconds), 1)
+        return f"{whole} second{'s' * (whole > 1)}"
+    minutes = seconds / 60
+    return f"{round(minutes)} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

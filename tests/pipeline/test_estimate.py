@@ -11,7 +11,8 @@ import pytest
 
 from optipfair import ArgumentError, PruningWarning, prune_checkpoint
 from optipfair.pipeline import estimate
-from optipfair.pipeline.estimate import Estimate, duration
+from optipfair.pipeline.estimate import Estimate
+from optipfair.progress import duration
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.testing import byte_tokenizer, tiny_model
 

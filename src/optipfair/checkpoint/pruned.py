@@ -30,7 +30,7 @@ from ..pruning.request.solving import Sizes
 from .past_layers import fields_of_predictions
 from .rewrite import (
     PieceCut,
-    StoredReplacements,
+    StoredValues,
     as_dtype,
     cut_tensors,
     rewritten,
@@ -52,7 +52,7 @@ class NewCheckpoint:
     twin: Any  # on `meta`
     dtype: str  # of all floats, `auto` where they keep theirs
     shards: list[Shard]
-    replaced: StoredReplacements  # the tensors among theirs that are not cut from the checkpoint's
+    replaced: StoredValues  # the tensors among theirs that are not cut from the checkpoint's
     side_files: SideFiles
     account: dict[str, int]  # what becomes of the checkpoint's tensors: how many
 
@@ -70,7 +70,9 @@ def stored_sizes(stored: StoredModel, dtype: str, max_shard_bytes: int) -> Sizes
     """What the weights take on disk, headers included, in the dtype that they will have."""
     view = stored.view
     everything = PruningPlan(view.spec.model_type, len(view.layers), tuple(range(len(view.layers))))
-    outputs = rewritten(stored, everything, view.model, dtype, StoredReplacements(stored, {}))
+    outputs = rewritten(
+        stored, everything, view.model, dtype, StoredValues.of_replacements(stored, {})
+    )
     total = sum(shard.nbytes for shard in lay_out(outputs, max_shard_bytes))
     parameters = sum(parameter.numel() for parameter in view.model.parameters())
     items = cache(partial(_item_bytes, stored, outputs))  # only a budget of bytes asks
@@ -90,9 +92,16 @@ def _item_bytes(stored: StoredModel, outputs: Sequence[OutputTensor]) -> dict[in
 
 
 def prepare(
-    stored: StoredModel, plan: PruningPlan, dtype: str, max_shard_bytes: int
+    stored: StoredModel,
+    plan: PruningPlan,
+    dtype: str,
+    max_shard_bytes: int,
+    values: StoredValues | None = None,
 ) -> NewCheckpoint:
-    """Prove a plan and say what it writes; everything that can be refused is refused here."""
+    """Prove a plan and say what it writes; everything that can be refused is refused here.
+
+    `values` are written in the place of the checkpoint's and of the plan's own.
+    """
     check_plan_fits(stored.view, plan)
     check_sharing(stored.view)
     new = prove(stored.view, plan).twin
@@ -100,7 +109,7 @@ def prepare(
     _warn_about_left_over(stored)
     if dtype != "auto":
         new.config.dtype = getattr(torch, dtype)
-    replaced = StoredReplacements(stored, plan.replacements or {})
+    replaced = values or StoredValues.of_replacements(stored, plan.replacements or {})
     outputs = rewritten(stored, plan, new, dtype, replaced)
     shards = lay_out(outputs, max_shard_bytes)
     weights = {info.file.name for info in stored.tensors.values()}
@@ -208,14 +217,14 @@ def _wrong_values(
     cuts = cut_tensors(stored, plan)
     by_layer: dict[int | None, list[OutputTensor]] = {}
     for tensor in new.tensors:
-        if tensor.source.name in cuts or tensor.source.name in new.replaced.keys:
+        if tensor.source.name in cuts or tensor.source.name in new.replaced.names:
             by_layer.setdefault(stored.layer_of(tensor.source.name), []).append(tensor)
     choice = random.Random(plan.digest)
     chosen = [choice.choice(tensors) for tensors in by_layer.values()]
 
     def is_right(tensor: OutputTensor) -> bool:
         name = tensor.source.name
-        if name in new.replaced.keys:
+        if name in new.replaced.names:
             expected = iter([new.replaced.elements(name, tensor.dtype)])
         else:
             expected = _masked(tensor, cuts[name])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -48,23 +48,39 @@ class PieceCut:
     keep: NDArray[np.int64]
 
 
-class StoredReplacements:
-    """The tensors that take the place of others, by their names on disk: `keys`."""
+class StoredValues:
+    """Tensors that take the place of a checkpoint's, by their names on disk: `names`."""
 
-    def __init__(self, stored: StoredModel, tensors: Mapping[Key, Tensor]) -> None:
-        """Take tensors in the form that they have in memory."""
-        self._stored = stored
-        twin = stored.view.model
-        self.keys: dict[str, Key] = {
-            name: key
-            for key in tensors
-            for name in self._as_stored(key, twin.get_parameter(self._live_name(key)).detach())
-        }
-        self._saved = lru_cache(_KEPT)(lambda key: self._as_stored(key, tensors[key]))
+    def __init__(
+        self, names: Collection[str], saved: Callable[[str], Mapping[str, Tensor]]
+    ) -> None:
+        """`saved` gives for a name tensors as they are stored, that of this name among them."""
+        self.names, self._saved = names, saved
+
+    @classmethod
+    def of_replacements(cls, stored: StoredModel, tensors: Mapping[Key, Tensor]) -> StoredValues:
+        """Those of a plan, in the form that they have in memory; each is made when it is asked."""
+        twin, path = stored.view.model, stored.view.layers_path
+
+        def as_stored(key: Key, tensor: Tensor | None = None) -> dict[str, Tensor]:
+            name = f"{path}.{key[0]}.{key[2]}"
+            return stored.saved(
+                {name: twin.get_parameter(name).detach() if tensor is None else tensor}
+            )
+
+        keys = {name: key for key in tensors for name in as_stored(key)}
+        kept = lru_cache(_KEPT)(lambda key: as_stored(key, tensors[key]))
+        return cls(keys.keys(), lambda name: kept(keys[name]))
+
+    @classmethod
+    def of_model(cls, stored: StoredModel, tensors: Mapping[str, Tensor]) -> StoredValues:
+        """Those of a model of the same shapes, by their names in memory."""
+        saved = stored.saved(tensors)
+        return cls(saved.keys(), lambda _: saved)
 
     def elements(self, name: str, dtype: str) -> NDArray[np.uint8]:
         """The bytes of a stored tensor, (n,), in the dtype to store."""
-        tensor: Tensor = self._saved(self.keys[name])[name].to(TORCH_DTYPES[dtype])
+        tensor: Tensor = self._saved(name)[name].to(TORCH_DTYPES[dtype])
         plain: NDArray[np.uint8] = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
         return plain
 
@@ -72,15 +88,9 @@ class StoredReplacements:
         """The same for a writer, made when it asks."""
         yield self.elements(name, dtype).data
 
-    def _as_stored(self, key: Key, tensor: Tensor) -> dict[str, Tensor]:
-        return self._stored.saved({self._live_name(key): tensor})
-
-    def _live_name(self, key: Key) -> str:
-        return f"{self._stored.view.layers_path}.{key[0]}.{key[2]}"
-
 
 def rewritten(
-    stored: StoredModel, plan: PruningPlan, new: Any, dtype: str, replaced: StoredReplacements
+    stored: StoredModel, plan: PruningPlan, new: Any, dtype: str, replaced: StoredValues
 ) -> list[OutputTensor]:
     """Say what the new checkpoint holds, of whose model `new` is the twin.
 
@@ -101,7 +111,7 @@ def rewritten(
         new_name = name if layer is None else renamed(name, layer)
         own, new_dtype = cuts.get(name, ()), _new_dtype(info, dtype, new)
         chunks = None
-        if name in replaced.keys:
+        if name in replaced.names:
             chunks = partial(replaced.chunks, name, new_dtype)
         elif own or new_dtype != info.dtype:
             chunks = partial(_chunks, info, own, new_dtype)

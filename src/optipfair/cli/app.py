@@ -10,6 +10,7 @@ from .bias_command import bias
 from .demo_command import demo
 from .measuring_commands import compare, evaluate
 from .prune_command import prune
+from .recover_command import recover
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,6 +30,7 @@ def app() -> None:
 
 app.add_command(analyze)
 app.add_command(prune)
+app.add_command(recover)
 app.add_command(evaluate)
 app.add_command(compare)
 app.add_command(bias)

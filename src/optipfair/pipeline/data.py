@@ -18,12 +18,12 @@ from ..distributed import together
 from ..errors import CheckpointError, DataError
 from ..loading import check_device, load_tokenizer
 from ..noted import warn
+from ..progress import duration
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn, digest
 from ..pruning.calibration.self_written import SelfWritten
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.decision import Reread
 from ..pruning.planning import TRAINED_WIDTH, widest
-from .estimate import duration
 
 _WITHOUT_TEXT = (
     "Put the tokenizer that belongs to the model beside it, or let weights alone choose "

@@ -21,6 +21,7 @@ from ..checkpoint.stored_layers import StoredLayers
 from ..checkpoint.stored_model import StoredModel
 from ..errors import OptiPFairError
 from ..noted import unheard
+from ..progress import duration
 from ..pruning.calibration.stream import capture, run_layer
 from ..pruning.compensation.by_layers import decide_by_layers
 from ..pruning.cut.guard import prove
@@ -64,15 +65,6 @@ class Estimate:
             f"This will take about {duration(self.seconds)} and {self.memory / 1e9:.2g} GB of "
             f"memory: {tokens:,} tokens of calibration text run through the layers."
         )
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `40 seconds`, `5 minutes`, `3.2 hours`."""
-    if seconds < 90:
-        whole = max(round(seconds), 1)
-        return f"{whole} second{'s' * (whole > 1)}"
-    minutes = seconds / 60
-    return f"{round(minutes)} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
 
 def estimated(

@@ -33,6 +33,7 @@ from ..errors import UnsupportedModelError
 from ..loading import check_device, load_config, load_model
 from ..memory import free_bytes
 from ..noted import warn
+from ..progress import duration
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn
 from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import NotByLayersError
@@ -43,7 +44,7 @@ from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from ..sources import find_source
 from .data import Data, Say
-from .estimate import duration, estimated
+from .estimate import estimated
 from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost
 
 _LEAST_TOKENS = 8192  # of calibration text, however long they take

@@ -4,3 +4,6 @@ from .objectives import (
     forward_kl as forward_kl,
     skewed_kl as skewed_kl,
 )
+from .recover_options import RecoverOptions as RecoverOptions
+from .recovering import recover as recover
+from .recovery_result import Judged as Judged, Recovery as Recovery

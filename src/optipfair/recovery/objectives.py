@@ -8,6 +8,7 @@ Axes: `T` tokens, `V` vocabulary, `K` tokens of the vocabulary that are kept.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,31 @@ def forward_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     At a temperature both sets of logits are divided by it; the result is not multiplied by its
     square (Hinton et al. 2015, arXiv 1503.02531, do that to keep gradients of one size).
     """
-    wanted = (teacher.float() / temperature).log_softmax(dim=-1)
-    found = (student.float() / temperature).log_softmax(dim=-1)
-    return (wanted.exp() * (wanted - found)).sum(dim=-1)
+    losses: Tensor = _ForwardKL.apply(student, teacher, temperature)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _ForwardKL(torch.autograd.Function):
+    """Its gradient by the logits is simply the difference of the two distributions.
+
+    Autograd would keep several tensors of the size of the logits, and pass over each of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        wanted = _log_probabilities(teacher, temperature)
+        found = _log_probabilities(student, temperature)
+        probabilities = wanted.exp()
+        losses = torch.linalg.vecdot(probabilities, wanted.sub_(found))
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(found.exp_().sub_(probabilities).div_(temperature))
+            ctx.dtype = student.dtype
+        return losses  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        (difference,) = ctx.saved_tensors
+        return (difference * outer[0][:, None]).to(ctx.dtype), None, None
 
 
 def bucketed_kl(student: Tensor, tokens: Tensor, log_probabilities: Tensor) -> Tensor:
@@ -50,8 +73,8 @@ def skewed_kl(student: Tensor, teacher: Tensor, skew: float, temperature: float 
     student's share keeps it finite and its gradients small where the teacher says almost never.
     Gradients flow through the student in both places.
     """
-    wanted = (teacher.float() / temperature).log_softmax(dim=-1)
-    found = (student.float() / temperature).log_softmax(dim=-1)
+    wanted = _log_probabilities(teacher, temperature)
+    found = _log_probabilities(student, temperature)
     mixed = wanted.exp() * (1 - skew) + found.exp() * skew
     return (found.exp() * (found - mixed.clamp_min(_LEAST).log())).sum(dim=-1)
 
@@ -59,3 +82,8 @@ def skewed_kl(student: Tensor, teacher: Tensor, skew: float, temperature: float 
 def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
     """Negative logarithm of each label's probability in nats, (T,), for logits (T, V)."""
     return nn.functional.cross_entropy(student.float(), labels, reduction="none")
+
+
+def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    wide = logits.float()
+    return (wide if temperature == 1 else wide / temperature).log_softmax(dim=-1)

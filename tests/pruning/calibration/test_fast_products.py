@@ -19,7 +19,7 @@ WIDE: dict[str, Any] = {"hidden_size": 256, "head_dim": 64}
 
 @pytest.fixture(autouse=True)
 def has_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_has_units", lambda: True)
+    monkeypatch.setattr(module, "has_units", lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_they_are_for_dense_float32_models_of_real_size(
 
 
 def test_without_such_units_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_has_units", lambda: False)
+    monkeypatch.setattr(module, "has_units", lambda: False)
     assert isinstance(fast_products(describe(tiny_model("llama", **WIDE))), nullcontext)
 
 
@@ -50,7 +50,7 @@ def test_the_decision_is_the_same_but_for_rounding(monkeypatch: pytest.MonkeyPat
     batches = [{"input_ids": torch.randint(0, 256, (8, 64), generator=generator)}]
     asked: dict[str, Any] = {"neuron_selection_method": "AUTO", "pruning_percentage": 50}
     fast = plan_pruning(model, dataloader=batches, show_progress=False, **asked)
-    monkeypatch.setattr(module, "_has_units", lambda: False)
+    monkeypatch.setattr(module, "has_units", lambda: False)
     plain = plan_pruning(model, dataloader=batches, show_progress=False, **asked)
     assert fast.replacements is not None
     assert plain.replacements is not None

@@ -25,12 +25,12 @@ def fast_products(view: ModelView) -> AbstractContextManager[object]:
         and weight.device.type in ("cpu", "meta")  # of a stored model's twin
         and view.text_config.hidden_size >= _LEAST_HIDDEN
         and not any(mlp.experts for mlp in view.mlps)
-        and _has_units()
+        and has_units()
     )
     return torch.autocast("cpu", torch.bfloat16) if served else nullcontext()
 
 
 @cache
-def _has_units() -> bool:
+def has_units() -> bool:
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(known.get(name) for name in _UNITS)

@@ -1,0 +1,212 @@
+"""`recover_checkpoint`: from a pruned model's folder to one that holds it trained again.
+
+The result is the pruned folder with other values in its tensors; all else is as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.pruned import NewCheckpoint, prepare, verify_checkpoint, write_checkpoint
+from ..checkpoint.rewrite import StoredValues
+from ..checkpoint.stored_model import StoredModel
+from ..distributed import in_first, is_first, together
+from ..errors import ArgumentError, OptiPFairError
+from ..files.output_folder import check_output, new_folder
+from ..loading import check_device, load_config, load_model, load_tokenizer, snapshot
+from ..noted import keeping_warnings
+from ..option_fields import checked_keywords, taking
+from ..pruning.calibration.fast_products import has_units
+from ..pruning.cut.plan import PruningPlan
+from ..pruning.options.recipe import RECIPE_FILE, read_recipe
+from ..recovery.asking import check_pair, check_recovery
+from ..recovery.recover_options import RecoverOptions
+from ..recovery.recovering import read_text
+from ..recovery.recovery_result import Recovery
+from ..recovery.teachers import LiveTeacher
+from ..recovery.training_run import train
+from ..sources import DEMO, DEMO_NAME, Source, find_source
+from .recovery_card import recovered_card
+from .unfinished import check_unfinished, unfinished
+
+PLAN_FILE, RECORD = "pruning_plan.json", "recovery.json"
+_SHARD = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class RecoverResult:
+    """What `recover_checkpoint` did.
+
+    Attributes:
+        output_path: the folder it wrote.
+        original: the model that it learned from.
+        recovery: how far it was from the original before and after.
+        warnings: what was warned of.
+    """
+
+    output_path: Path
+    original: str
+    recovery: Recovery
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "output_path": str(self.output_path),
+            "original": self.original,
+            "recovery": self.recovery.to_dict(),
+            "warnings": list(self.warnings),
+        }
+
+
+@taking(RecoverOptions)
+def recover_checkpoint(
+    model_path: str | Path,
+    output_path: str | Path,
+    original: str | Path | None = None,
+    *,
+    options: RecoverOptions | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    command: str | None = None,
+    say: Callable[[str], None] | None = None,
+    **more: Any,
+) -> RecoverResult:
+    """Train a pruned model to say what its original says, and write it to a new folder.
+
+    The output is the pruned folder with other values in its tensors, in the dtype that they had;
+    its card says what was given back. If training did not help, it holds the model as it came. An
+    interrupted run leaves its checkpoints beside the output, and `resume` goes on from there.
+
+    Args:
+        model_path: the folder of the pruned model.
+        output_path: the folder to write; it appears only when complete.
+        original: the model that it was pruned from: a folder, a hub id, a `.gguf` file, or `demo`.
+            [what the pruned folder's recipe or card names]
+        options: all that is asked for as one value; keywords given beside it replace its fields.
+        overwrite: whether to replace a model in `output_path`, and an unfinished run beside it.
+        trust_remote_code: whether code from the models' folders may run.
+        command: the command to name in the model card.
+        say: is told in a sentence how long the run will take, before it begins.
+        (the options)
+
+    Raises:
+        ValueError: (one of this library's) refused before anything was written.
+        ModelOutputError: the loss is not finite; nothing was written.
+    """
+    asked = replace(options or RecoverOptions(), **checked_keywords(recover_checkpoint, more))
+    check_recovery(asked)
+    source = find_source(model_path)
+    if source.kind == "gguf":
+        raise ArgumentError(
+            f"{source.given} is a quantized file, whose weights cannot be trained. Give the folder "
+            "of a pruned model."
+        )
+    folder = snapshot(source)
+    named = str(original) if original is not None else _original(folder)
+    teacher_source = find_source(named)
+    output = Path(output_path)
+    request = _request(asked, str(source.given), named)
+    with together():
+        if is_first():
+            check_output(output, folder, overwrite)
+            check_unfinished(output, request, resume=asked.resume, overwrite=overwrite)
+    loading: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    with keeping_warnings() as warned:
+        stored = StoredModel(
+            folder, load_config(Source(source.given, "folder", str(folder)), **loading)
+        )
+        tokenizer = load_tokenizer(folder, **loading)
+        model = load_model(folder, dtype="float32", **loading)
+        teacher: Any = load_model(teacher_source, dtype=_teachers_dtype(asked.device), **loading)
+        check_pair(model, teacher)
+        device = check_device(asked.device)
+        rows = read_text(asked, tokenizer, lambda: teacher)
+        teacher.to(device)
+        with unfinished(output, request, resume=asked.resume) as work:
+            asked = replace(asked, work_dir=work)
+            found = train(asked, model, LiveTeacher(teacher), rows, say if is_first() else None)
+            in_first(partial(_write, stored, model, found, asked, named, output, command))
+    return RecoverResult(output, named, found, tuple(warned))
+
+
+def _original(folder: Path) -> str:
+    """The model that a folder was pruned from, as its recipe or its card names it."""
+    with suppress(OptiPFairError):
+        named = read_recipe(folder / RECIPE_FILE).get("model_path")
+        if named is not None:
+            find_source(str(named))
+            return str(named)
+    from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError
+
+    with suppress(ValueError, OSError, YAMLError):
+        base = (metadata_load(folder / "README.md") or {}).get("base_model")
+        base = base[0] if isinstance(base, list) and base else base
+        if isinstance(base, str):
+            return base
+    raise ArgumentError(
+        f"{folder} does not say which model it was pruned from, or that is no longer where it was. "
+        "Give it: --original MODEL (original)."
+    )
+
+
+def _teachers_dtype(device: str) -> str:
+    """The teacher needs no gradients; where bfloat16 is fast, that is enough."""
+    on_cpu = check_device(device).type == "cpu"
+    return "float32" if on_cpu and not has_units() else "bfloat16"
+
+
+def _request(asked: RecoverOptions, model_path: str, original: str) -> dict[str, Any]:
+    """What must be the same in a run that goes on."""
+    values = asdict(asked)
+    for name in ("resume", "show_progress", "work_dir"):
+        del values[name]
+    return {"model_path": model_path, "original": original, **values}
+
+
+def _write(
+    stored: StoredModel,
+    model: Any,
+    found: Recovery,
+    asked: RecoverOptions,
+    original: str,
+    output: Path,
+    command: str | None,
+) -> None:
+    """Write the folder: the pruned one with the model's values, its card, and what was done."""
+    source = stored.checkpoint.folder
+    layers = len(stored.view.layers)
+    everything = PruningPlan(stored.view.spec.model_type, layers, tuple(range(layers)))
+    with new_folder(output) as folder:
+        new = _new(stored, everything, model if found.helped else None)
+        write_checkpoint(stored, new, folder, show_progress=asked.show_progress)
+        for name in (PLAN_FILE, RECIPE_FILE):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        card = source / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {output.name}\n"
+        teacher = DEMO_NAME if original == DEMO else Path(original).name
+        made = command or f"optipfair.recover_checkpoint: {source.name}"
+        written = recovered_card(text, found, asked, teacher, made)
+        (folder / "README.md").write_text(written, encoding="utf-8")
+        record = {"asked": _request(asked, source.name, original), "found": found.to_dict()}
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        verify_checkpoint(stored, everything, new, folder)
+        stored.checkpoint.check_unchanged()
+
+
+def _new(stored: StoredModel, plan: PruningPlan, model: Any) -> NewCheckpoint:
+    """What will be written, with a model's values, or with those of the files without one."""
+    if model is None:
+        return prepare(stored, plan, "auto", _SHARD)
+    live = {name: each.detach().cpu() for name, each in model.state_dict().items()}
+    values = StoredValues.of_model(stored, live)
+    return prepare(stored, plan, "auto", _SHARD, values)

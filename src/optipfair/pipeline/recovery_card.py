@@ -1,0 +1,54 @@
+"""What a model card says of a recovery: what was trained, on what, and how the divergence fell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..recovery.recover_options import RecoverOptions
+from ..recovery.recovery_result import Judged, Recovery
+from ..visible import visible
+from .model_card import versions
+
+_HEADING = "## Recovered"
+_ROWS = 12  # of the table, at most
+
+
+def recovered_card(
+    card: str, found: Recovery, asked: RecoverOptions, teacher: str, command: str
+) -> str:
+    """The card of the pruned model, with what was given back at its end."""
+    before = card.split(f"\n{_HEADING}", maxsplit=1)[0].rstrip()
+    how = "Low-rank adapters were trained, and merged" if asked.lora else "It was trained"
+    return "\n".join(
+        [
+            before,
+            "",
+            _HEADING,
+            "",
+            f"{how} to say what {visible(teacher)} says: {found.in_words()}.",
+            "",
+            "| | before | after |",
+            "|---|---|---|",
+            f"| KL divergence from the original, nats a token | {found.before:.4f} | "
+            f"{found.after:.4f} |",
+            "",
+            f"The text was {visible(asked.data)}, read {found.repeats:.2g} times; one document in "
+            f"twenty was held back, {found.held_back_tokens:,} tokens of which were judged. "
+            f"{found.parameters_trained:,} numbers were trained, at a learning rate of "
+            f"{found.learning_rate:g}.",
+            "",
+            *_curve(found.judged),
+            "",
+            f"Made with `{command}`. Versions: {versions()}.",
+            "",
+        ]
+    )
+
+
+def _curve(judged: Sequence[Judged]) -> list[str]:
+    step = -(-len(judged) // _ROWS)
+    chosen = [*judged[::step]]
+    if judged and chosen[-1] is not judged[-1]:
+        chosen.append(judged[-1])
+    rows = [f"| {each.tokens:,} | {each.loss:.4f} |" for each in chosen]
+    return ["| tokens trained on | divergence on held-back text |", "|---|---|", *rows]

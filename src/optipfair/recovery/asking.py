@@ -1,0 +1,97 @@
+"""What was asked of a recovery, checked before anything is read or changed."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+
+from ..arch.limits import positions, vocabulary
+from ..checking import check_layer_count, check_seed, not_whole, whole_number
+from ..errors import ArgumentError
+from ..pruning.calibration.text_sources import check_source, sources_of
+from .recover_options import SCHEDULES, TRAINED, RecoverOptions
+
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbBgG]?)")
+_TIMES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+_WHOLE = ("batch_size", "accumulation_steps", "checks")
+
+
+def check_recovery(asked: RecoverOptions) -> None:
+    """Check what can be checked without a model.
+
+    Raises:
+        ArgumentError, UnknownNameError, DataError: what is wrong, and what is allowed.
+    """
+    for source in sources_of(asked.data):
+        check_source(source)
+    tokens = token_count(asked.tokens)
+    if (whole_number(asked.length) or 0) < 2:
+        raise ArgumentError(
+            f"length={asked.length!r} {not_whole(asked.length)} of 2 or more. Give the tokens of a "
+            "sequence, for example 512."
+        )
+    if tokens < asked.length:
+        raise ArgumentError(
+            f"tokens={asked.tokens!r} is less than one sequence of {asked.length} tokens (length). "
+            "Give more, for example 200k."
+        )
+    for name in _WHOLE:
+        check_layer_count(name, getattr(asked, name))
+    check_seed(asked.seed)
+    TRAINED.canonical(asked.train)
+    SCHEDULES.canonical(asked.schedule)
+    if asked.lora is not None:
+        check_layer_count("lora", asked.lora)
+    rate = asked.learning_rate
+    if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        raise ArgumentError(
+            f"learning_rate={rate!r} is no number above 0. Give one, for example 2e-4."
+        )
+
+
+def token_count(given: int | str) -> int:
+    """A number of tokens, such as 200000, "200k" or "2M"."""
+    found = _COUNT.fullmatch(str(given).strip()) if not isinstance(given, bool) else None
+    count = round(float(found[1]) * _TIMES[found[2].lower()]) if found else 0
+    if count < 1:
+        raise ArgumentError(
+            f"tokens={given!r} is no number of tokens. Give one such as 200000, 200k or 2M."
+        )
+    return count
+
+
+def check_pair(model: Any, teacher: Any) -> None:
+    """Refuse a model that cannot learn from this original, before anything changes."""
+    if model is teacher:
+        raise ArgumentError(
+            "model and teacher are the same object, so there is nothing to learn. Give the "
+            "original as teacher, loaded by itself."
+        )
+    sizes = model.config.get_text_config().vocab_size, teacher.config.get_text_config().vocab_size
+    if sizes[0] != sizes[1] or vocabulary(model) != vocabulary(teacher):
+        raise ArgumentError(
+            f"The model has a vocabulary of {sizes[0]} tokens and its original of {sizes[1]}, so "
+            "their logits cannot be compared. Give the model that it was pruned from."
+        )
+    narrow = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if narrow:
+        named = str(next(iter(narrow))).removeprefix("torch.")
+        raise ArgumentError(
+            f"The model's weights are {named}, which is too coarse to add small steps to. Load it "
+            'in float32: load_model(path, dtype="float32"). Products run in bfloat16 where the '
+            "processor can."
+        )
+
+
+def check_length(asked: RecoverOptions, *models: Any) -> None:
+    """Refuse sequences that are longer than a model has positions for."""
+    for model in models:
+        most = positions(model)
+        if most is not None and asked.length > most:
+            raise ArgumentError(
+                f"length={asked.length} is more than the {most} positions of this "
+                f"{model.config.model_type!r}. Give {most} or less."
+            )

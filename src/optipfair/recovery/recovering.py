@@ -1,0 +1,102 @@
+"""`recover`: train a pruned model to say what the original says, and keep the best of it.
+
+check → rows of tokens → judge as it is → train → keep what judged best; it changes in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError
+from ..noted import warn
+from ..option_fields import checked_keywords, taking
+from .asking import check_pair, check_recovery, token_count
+from .recover_options import RecoverOptions
+from .recovery_result import Recovery
+from .teachers import LiveTeacher
+from .training_rows import TrainingRows, rows_of_batches, rows_of_text
+from .training_run import train
+from .training_text import TrainingText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_OFTEN = 4  # times that a text is read, from which it is said
+
+
+@taking(RecoverOptions)
+def recover(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    data: str | Iterable[Any] = "builtin",
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    say: Callable[[str], None] | None = None,
+    **more: Any,
+) -> Recovery:
+    """Train a pruned model on the original's logits, in place, and keep the best that it was.
+
+    The loss is the KL divergence of the model's next-token distribution from the original's, at
+    temperature 1, over all tokens that are no padding; no labels are used. One document in twenty
+    is held back, and judged at the beginning and every so often. The run ends early when that stops
+    getting better. Afterwards the model is what it was when it judged best, and as it came if
+    nothing helped. After an error it is as it came too.
+
+    Training is done by transformers' `Trainer`, so `accelerate launch` works.
+
+    Args:
+        model: a causal language model in float32; its weights change.
+        teacher: the original, of the same vocabulary, in any dtype; it is not changed.
+        data: text, as the option `data` says, or batches `{"input_ids": (B, S), "attention_mask":
+            (B, S)}`, of whose sequences one in twenty is held back.
+        tokenizer: of both models; text needs it.
+        say: is told in a sentence how long the run will take, before it begins.
+        (the options)
+
+    Returns:
+        What was done: the divergence before and after, and how it fell.
+
+    Raises:
+        ArgumentError, DataError: refused before anything changed.
+        ModelOutputError: the loss is not finite; the model is as it was.
+
+    Example:
+        >>> from optipfair.testing import byte_tokenizer, tiny_model
+        >>> original, pruned = tiny_model("llama"), tiny_model("llama", seed=1)
+        >>> options = {"tokens": 2048, "length": 32, "device": "cpu"}
+        >>> found = recover(pruned, original, tokenizer=byte_tokenizer(), **options)
+        >>> found.after <= found.before
+        True
+    """
+    asked = RecoverOptions(**checked_keywords(recover, more))
+    if isinstance(data, str):
+        asked = replace(asked, data=data)
+    check_recovery(asked)
+    check_pair(model, teacher)
+    rows = (
+        read_text(asked, tokenizer, lambda: teacher)
+        if isinstance(data, str)
+        else rows_of_batches(data)
+    )
+    return train(asked, model, LiveTeacher(teacher), rows, say)
+
+
+def read_text(asked: RecoverOptions, tokenizer: Any, teacher: Callable[[], Any]) -> TrainingRows:
+    """The rows of the text that was asked for; `teacher` gives the model that may write some."""
+    if tokenizer is None:
+        raise ArgumentError(
+            f"data={asked.data!r} is text, which a tokenizer must read. Give the model's tokenizer "
+            "(tokenizer=), or batches of token ids."
+        )
+    wanted = token_count(asked.tokens)
+    drawn = TrainingText(asked.data, wanted, asked.length, asked.seed, asked.data_field).drawn(
+        tokenizer, teacher
+    )
+    if drawn.repeats >= _OFTEN:
+        warn(
+            f"The text is read {drawn.repeats:.0f} times to give {wanted:,} tokens. More text of "
+            "other kinds gives more back than the same again."
+        )
+    return rows_of_text(drawn)

@@ -1,0 +1,136 @@
+"""Which numbers of a model are trained, and how it becomes again what it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..arch.view import describe
+from ..errors import ArgumentError
+from .recover_options import RecoverOptions
+
+_START = "as_it_came.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model of which some numbers are trained.
+
+    `undo` gives it back the values with which it came; `finish` removes what was added to it, after
+    its values have been merged where they are kept.
+    """
+
+    model: Any  # what a trainer is given
+    count: int
+    undo: Callable[[], None]
+    finish: Callable[[], None]
+
+
+@contextmanager
+def trained(model: Any, asked: RecoverOptions, folder: Path) -> Iterator[Trained]:
+    """Inside the block only what was asked for needs gradients; after an error it is as it came.
+
+    `folder` keeps the values with which the model came. Modes, devices and what needs gradients are
+    afterwards as they were.
+    """
+    needed = {id(each): each.requires_grad for each in model.parameters()}
+    modes = [(module, module.training) for module in model.modules()]
+    own = dict(vars(model))
+    device = next(model.parameters()).device
+    chosen = {id(each) for each in _parts(model, asked.train)}
+    for each in model.parameters():
+        each.requires_grad_(id(each) in chosen and each.is_floating_point())
+    part = _whole(model, folder) if asked.lora is None else _adapters(model, asked.lora)
+    try:
+        yield part
+    except BaseException:
+        part.undo()
+        raise
+    finally:
+        part.finish()
+        for each in model.parameters():
+            each.requires_grad_(needed.get(id(each), False))
+            each.grad = None
+        for module, mode in modes:
+            module.training = mode
+        for name in vars(model).keys() - own.keys():  # accelerate's marks and its forward
+            del vars(model)[name]
+        if next(model.parameters()).device != device:
+            model.to(device)
+
+
+def _parts(model: Any, named: str) -> list[nn.Parameter]:
+    """The parameters that a name stands for; embeddings and head are in `all` alone."""
+    if named == "all":
+        return list(model.parameters())
+    view = describe(model)
+    if named == "mlp":
+        return [each for mlp in view.mlps for each in mlp.tensors.values()]
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    apart = {id(each) for table in tables if table is not None for each in table.parameters()}
+    return [each for each in model.parameters() if id(each) not in apart]
+
+
+def _whole(model: Any, folder: Path) -> Trained:
+    """The values themselves are trained; those with which it came wait on disk."""
+    chosen = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    file = folder / _START
+    if not file.exists():
+        part = file.with_suffix(".part")
+        save_file({name: each.detach().contiguous() for name, each in chosen.items()}, part)
+        part.replace(file)
+
+    def undo() -> None:
+        _load(chosen, load_file(file))
+
+    return Trained(model, sum(each.numel() for each in chosen.values()), undo, lambda: None)
+
+
+def _load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, each in parameters.items():
+            each.copy_(values[name])
+
+
+def _adapters(model: Any, rank: int) -> Trained:
+    """Low-rank adapters beside the linear layers that would be trained."""
+    try:
+        import peft
+    except ImportError as exc:
+        raise ArgumentError(
+            "lora needs the package peft. Install it with: pip install peft, or leave lora out."
+        ) from exc
+    chosen = {id(each) for each in model.parameters() if each.requires_grad}
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module.weight) in chosen
+    ]
+    if not targets:
+        raise ArgumentError(
+            "No linear layer is among what is trained, so adapters have no place. Leave lora out."
+        )
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():  # it asks transformers by a name that changed in 5.23
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapped = peft.get_peft_model(model, config)
+    count = sum(each.numel() for each in wrapped.parameters() if each.requires_grad)
+    undone: list[bool] = []
+
+    def finish() -> None:
+        if undone:
+            wrapped.unload()
+        else:
+            wrapped.merge_and_unload()
+
+    return Trained(wrapped, count, lambda: undone.append(True), finish)

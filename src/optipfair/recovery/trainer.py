@@ -1,0 +1,188 @@
+"""The Hugging Face `Trainer` with a loss of ours, so that all that launches it works here too."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from ..distributed import world_size
+from ..errors import ModelOutputError
+from .recover_options import RecoverOptions
+from .training_rows import Row, TrainingRows, collated
+
+_PATIENCE = 3  # judgements without gain
+_WARMUP = 0.05  # of all steps
+_LOGGED = 100  # training losses of a whole run
+_STATE = "trainer_state.json"  # which Trainer writes last into a checkpoint
+
+Told = Callable[[float, str], None]  # the share that is done, and a few words
+
+
+class RecoveryTrainer(Trainer):
+    """Trains a model whose forward gives its loss (`student.learning`)."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a batch; one that is not finite ends the run."""
+        del num_items_in_batch  # batches are of one size
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ModelOutputError(
+                f"The loss is {value} at step {self.state.global_step}, so the training ended. The "
+                "model is as it was. Give a lower learning rate, or look for broken weights in the "
+                "original."
+            )
+        return (loss, {}) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The loss of a batch that is held back."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach().mean(), None, None
+
+
+class _Telling(TrainerCallback):
+    """Tells after each step how much is done, and the last losses."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self._losses: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        for key, name in (("loss", "training"), ("eval_loss", "held back")):
+            if key in (logs or {}):
+                self._losses[name] = logs[key]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        note = ", ".join(f"{name} {loss:.4f}" for name, loss in self._losses.items())
+        self._told(state.global_step / state.max_steps, note)
+
+
+class _Rows(torch.utils.data.Dataset[Row]):
+    """Rows as a dataset."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._rows[index]
+
+
+def trainer_of(
+    model: Any,
+    asked: RecoverOptions,
+    rows: TrainingRows,
+    *,
+    folder: Path,
+    learning_rate: float,
+    bf16: bool,
+    on_cpu: bool,
+    told: Told,
+) -> RecoveryTrainer:
+    """A trainer that reads all rows once in random order, and keeps what judges best."""
+    at_once = asked.batch_size * asked.accumulation_steps * world_size()
+    steps = max(len(rows.train) // at_once, 1)
+    every = max(steps // asked.checks, 1)
+    seed = asked.seed % 2**32
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": asked.batch_size,
+        "per_device_eval_batch_size": asked.batch_size,
+        "gradient_accumulation_steps": asked.accumulation_steps,
+        "max_steps": steps,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": asked.schedule
+        if asked.schedule != "constant"
+        else "constant_with_warmup",
+        "warmup_steps": math.ceil(_WARMUP * steps),
+        "weight_decay": 0.0,
+        "adam_beta2": 0.95,
+        "max_grad_norm": 1.0,
+        "bf16": bf16,
+        "use_cpu": on_cpu,
+        "torch_compile": asked.compile,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "logging_steps": max(steps // _LOGGED, 1),
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "label_names": [],
+        "dataloader_pin_memory": not on_cpu,
+        "seed": seed,
+        "data_seed": seed,
+    }
+    if asked.gradient_checkpointing:
+        settings[_checkpointing()] = True
+    trainer = RecoveryTrainer(
+        model=model,
+        args=TrainingArguments(**settings),
+        train_dataset=_Rows(rows.train),
+        eval_dataset=_Rows(rows.held_back),
+        data_collator=collated,
+        callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told)],
+    )
+    trainer.remove_callback(PrinterCallback)  # prints every loss
+    return trainer
+
+
+def _checkpointing() -> str:
+    """What the release of transformers calls it."""
+    names = {each.name for each in fields(TrainingArguments)}
+    new = "activation_checkpointing"
+    return new if new in names else "gradient_checkpointing"
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that is complete: `Trainer` writes its state at the end."""
+    by_step = sorted(
+        (each for each in folder.glob("checkpoint-*") if each.name[11:].isdigit()),
+        key=lambda each: int(each.name[11:]),
+        reverse=True,
+    )
+    return next((each for each in by_step if _is_complete(each)), None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

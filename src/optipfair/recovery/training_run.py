@@ -1,0 +1,169 @@
+"""A training from the first judgement to the last, with rows of tokens and a teacher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from ..arch.limits import check_sequences
+from ..batches import Batch
+from ..loading import check_device, no_messages
+from ..progress import duration, meter
+from ..pruning.calibration.fast_products import has_units
+from .recover_options import RecoverOptions
+from .recovery_result import Judged, Recovery
+from .student import learning
+from .teachers import Teacher
+from .trained_parts import trained
+from .trainer import RecoveryTrainer, last_checkpoint, trainer_of
+from .training_rows import TrainingRows
+
+_RATE, _LORA_RATE = 2e-4, 1e-3
+_CHECKPOINTS = "checkpoints"
+_FORWARDS = 2.0  # a step takes about so many times what judging its tokens takes
+
+
+def train(
+    asked: RecoverOptions,
+    model: Any,
+    teacher: Teacher,
+    rows: TrainingRows,
+    say: Callable[[str], None] | None = None,
+) -> Recovery:
+    """Carry out what was asked, as `recover` says; the model changes in place."""
+    started = time.perf_counter()
+    device = check_device(asked.device)
+    sequences = [row["input_ids"][None] for row in rows.everything]
+    check_sequences(model, [Batch(ids, torch.ones_like(ids).bool()) for ids in sequences])
+    rate = asked.learning_rate or (_RATE if asked.lora is None else _LORA_RATE)
+    tokens = sum(row["input_ids"].numel() for row in rows.train)
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder(asked.work_dir))
+        stack.enter_context(_random_state_kept(device))
+        stack.enter_context(no_messages())
+        part = stack.enter_context(trained(model, asked, folder))
+        stack.enter_context(learning(model, teacher))
+        report = stack.enter_context(meter(tokens, "training", asked.show_progress, unit="tok"))
+        trainer = trainer_of(
+            part.model,
+            asked,
+            rows,
+            folder=folder / _CHECKPOINTS,
+            learning_rate=rate,
+            bf16=_in_bfloat16(device),
+            on_cpu=device.type == "cpu",
+            told=_Shown(report, tokens),
+        )
+        before, seconds = _judged(trainer)
+        if say is not None:
+            held_back = sum(row["input_ids"].numel() for row in rows.held_back)
+            say(_how_long(tokens, seconds / held_back))
+        resumed = last_checkpoint(folder / _CHECKPOINTS) if asked.resume else None
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        result = _result(trainer, rows, before, part.count, rate, started)
+        if not result.helped:
+            part.undo()
+        return result
+
+
+def _judged(trainer: RecoveryTrainer) -> tuple[float, float]:
+    """The divergence on held-back text, and the seconds that it took."""
+    started = time.perf_counter()
+    loss = float(trainer.evaluate()["eval_loss"])
+    return loss, time.perf_counter() - started
+
+
+def _how_long(tokens: int, seconds_a_token: float) -> str:
+    seconds = _FORWARDS * seconds_a_token * tokens
+    return (
+        f"Training on {tokens:,} tokens will take about {duration(seconds)}; it ends earlier when "
+        "it stops helping."
+    )
+
+
+def _result(
+    trainer: RecoveryTrainer,
+    rows: TrainingRows,
+    before: float,
+    parameters: int,
+    rate: float,
+    started: float,
+) -> Recovery:
+    state = trainer.state
+    per_step = sum(row["input_ids"].numel() for row in rows.train) / state.max_steps
+    after = before if state.best_metric is None else min(state.best_metric, before)
+    return Recovery(
+        before=before,
+        after=after,
+        helped=after < before,
+        tokens=round(state.global_step * per_step),
+        tokens_asked=round(state.max_steps * per_step),
+        repeats=rows.repeats,
+        held_back_tokens=sum(row["input_ids"].numel() for row in rows.held_back),
+        parameters_trained=parameters,
+        learning_rate=rate,
+        judged=[Judged(0, before), *_logged(state.log_history, "eval_loss", per_step)],
+        training=_logged(state.log_history, "loss", per_step),
+        seconds=time.perf_counter() - started,
+        text_sha256=rows.sha256,
+    )
+
+
+def _logged(history: list[dict[str, Any]], key: str, per_step: float) -> list[Judged]:
+    return [
+        Judged(round(each["step"] * per_step), float(each[key])) for each in history if key in each
+    ]
+
+
+class _Shown:
+    """Shows on a bar how many tokens are done, and the losses."""
+
+    def __init__(self, report: Callable[..., None], tokens: int) -> None:
+        self._report, self._tokens, self._done = report, tokens, 0
+
+    def __call__(self, share: float, note: str) -> None:
+        done = round(share * self._tokens)
+        self._report(done - self._done, note)
+        self._done = done
+
+
+@contextmanager
+def _folder(given: str | Path | None) -> Iterator[Path]:
+    """Where checkpoints lie: a folder that is given, or one that goes afterwards."""
+    if given is None:
+        with TemporaryDirectory(prefix="optipfair-") as temporary:
+            yield Path(temporary)
+        return
+    folder = Path(given)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """`Trainer` seeds everything; afterwards torch's, numpy's and Python's states are as before."""
+    import random
+
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _in_bfloat16(device: torch.device) -> bool:
+    """Whether products run in bfloat16, which no result depends on where it is slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and has_units()

@@ -1,0 +1,156 @@
+"""Text to train on → sequences of tokens, with whole documents held back to judge by.
+
+Axes: `N` sequences, `S` tokens of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checking import SELF_WRITTEN
+from ..errors import ArgumentError, DataError
+from ..files.text_rows import Texts
+from ..pruning.calibration.self_written import SelfWritten
+from ..pruning.calibration.text_sources import read_source, sources_of
+from ..tokenized import tokenized
+
+_HELD_BACK = 20  # one document in so many
+_JUDGED = 16  # sequences to judge by, at most
+_PARAGRAPHS = "\n\n"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Sequences of token ids, without padding."""
+
+    rows: Tensor  # to train on, in the order in which they are read, (N, S)
+    held_back: Tensor  # of other documents, to judge by, (M, S)
+    sha256: str  # of all the text
+    repeats: float  # how often the text is read
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """Where text comes from, as in calibration, and how much of it is read."""
+
+    source: str
+    tokens: int
+    length: int = 512
+    seed: int = 0
+    field: str | None = None
+
+    def drawn(self, tokenizer: Any, model: Callable[[], Any] | None = None) -> TrainingData:
+        """Tokenise every document, hold one in twenty back, and put the others in a row.
+
+        Documents follow each other in random order with an end-of-sequence token between them; text
+        that is too short is read again, in another order. `model` gives the model that writes text
+        where it is to write some itself.
+        """
+        wanted = max(self.tokens // self.length, 1)
+        parts = sources_of(self.source)
+        drawn = [self._of(part, -(-wanted // len(parts)), tokenizer, model) for part in parts]
+        order = torch.randperm(
+            sum(len(each.rows) for each in drawn), generator=self._generator(len(parts))
+        )
+        return TrainingData(
+            torch.cat([each.rows for each in drawn])[order][:wanted],
+            torch.cat([each.held_back[: -(-_JUDGED // len(parts))] for each in drawn]),
+            ",".join(each.sha256 for each in drawn),
+            max(each.repeats for each in drawn),
+        )
+
+    def _of(
+        self, source: str, count: int, tokenizer: Any, model: Callable[[], Any] | None
+    ) -> TrainingData:
+        if source == SELF_WRITTEN:
+            return self._written(count, tokenizer, model)
+        texts = read_source(source, self.field, tokenizer)
+        documents = _documents(texts)
+        judged = _held_back(documents)
+        end = _end(tokenizer)
+        ids = [_ids(each, texts, tokenizer, end) for each in documents]
+        train = [each for number, each in enumerate(ids) if number not in judged]
+        held_back = _rows(
+            [each for number, each in enumerate(ids) if number in judged], self.length
+        )
+        known = sum(map(len, train))
+        if known < self.length or not len(held_back):
+            raise DataError(
+                f"The text {source} has {sum(map(len, ids))} tokens in {len(documents)} documents. "
+                f"To train on sequences of {self.length} tokens and to judge by others, more are "
+                "needed. Give more text, shorter sequences (--length), or builtin."
+            )
+        rows = self._read(train, count)
+        sha256 = hashlib.sha256(texts.joined.encode()).hexdigest()
+        return TrainingData(rows, held_back, sha256, count * self.length / known)
+
+    def _read(self, documents: Sequence[Tensor], count: int) -> Tensor:
+        """So many sequences, (count, S): the documents in random order, as often as needed."""
+        generator, found, have = self._generator(0), [], 0
+        while have < count:
+            order = torch.randperm(len(documents), generator=generator).tolist()
+            rows = _rows([documents[place] for place in order], self.length)
+            rows = rows[torch.randperm(len(rows), generator=generator)]
+            found.append(rows)
+            have += len(rows)
+        return torch.cat(found)[:count]
+
+    def _written(self, count: int, tokenizer: Any, model: Callable[[], Any] | None) -> TrainingData:
+        if model is None:
+            raise ArgumentError(f"The text {SELF_WRITTEN!r} is written by the model. Give it too.")
+        judged = min(max(count // _HELD_BACK, 1), _JUDGED)
+        rows = SelfWritten(model(), tokenizer, self.length, self.seed).sequences(count + judged)
+        sha256 = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+        return TrainingData(rows[judged:], rows[:judged], sha256, 1.0)
+
+    def _generator(self, part: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed + 1000 * part)
+
+
+def _documents(texts: Texts) -> list[str]:
+    """The rows; a single one is cut into its paragraphs, since some must be held back."""
+    if len(texts.rows) > 1 or texts.templated:
+        return texts.rows
+    paragraphs = [each for each in texts.rows[0].split(_PARAGRAPHS) if each.strip()]
+    size = max(len(paragraphs) // (10 * _HELD_BACK), 1)
+    return [
+        _PARAGRAPHS.join(paragraphs[start : start + size])
+        for start in range(0, len(paragraphs), size)
+    ]
+
+
+def _held_back(documents: Sequence[str]) -> set[int]:
+    """The documents that nothing is trained on: those whose text has the lowest SHA-256.
+
+    So they are the same however the documents are ordered, and a copy goes with its original.
+    """
+    hashed = [hashlib.sha256(each.encode(errors="replace")).hexdigest() for each in documents]
+    limit = sorted(hashed)[max(len(documents) // _HELD_BACK, 1) - 1]
+    return {number for number, each in enumerate(hashed) if each <= limit}
+
+
+def _end(tokenizer: Any) -> list[int]:
+    end = getattr(tokenizer, "eos_token_id", None)
+    return [end] if isinstance(end, int) else []
+
+
+def _ids(text: str, texts: Texts, tokenizer: Any, end: Sequence[int]) -> Tensor:
+    whole = text.encode(errors="replace").decode()
+    special = not texts.templated
+    found = tokenized(tokenizer, whole, verbose=False, add_special_tokens=special)["input_ids"]
+    closing = [] if texts.templated or list(found[-1:]) == end else end
+    return torch.tensor([*found, *closing], dtype=torch.int64)
+
+
+def _rows(documents: Sequence[Tensor], length: int) -> Tensor:
+    """Documents one after the other, cut into sequences; what is left of the last is left out."""
+    if not documents:
+        return torch.zeros(0, length, dtype=torch.int64)
+    ids = torch.cat(list(documents))
+    return ids[: len(ids) // length * length].view(-1, length)

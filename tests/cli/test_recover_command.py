@@ -1,0 +1,222 @@
+"""`optipfair recover`: from a pruned folder to one that holds it trained again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from optipfair import prune_checkpoint
+from optipfair.pipeline.unfinished import folder_beside
+from optipfair.recovery.trainer import RecoveryTrainer
+from optipfair.testing import byte_tokenizer, tiny_model
+
+SHORT = ("--tokens", "2048", "--length", "32", "--learning-rate", "1e-3", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an original and two models that were pruned from it."""
+    folder = tmp_path_factory.mktemp("models")
+    original = tiny_model("llama")
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.mul_(4)
+    original.to(torch.bfloat16).save_pretrained(folder / "original")
+    byte_tokenizer().save_pretrained(folder / "original")
+    prune_checkpoint(folder / "original", folder / "pruned", pruning_percentage=60)
+    prune_checkpoint(
+        folder / "original", folder / "shallow", pruning_type="DEPTH", num_layers_to_remove=2
+    )
+    return folder
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+@pytest.fixture
+def run(run_as_given: Callable[..., Any]) -> Callable[..., Ran]:
+    return lambda *arguments: Ran(*run_as_given(*arguments))
+
+
+def recovered(run: Callable[..., Ran], models: Path, out: Path, *more: str) -> Ran:
+    return run(
+        "recover", "--model-path", str(models / "pruned"), "--output-path", str(out), *SHORT, *more
+    )
+
+
+def test_a_pruned_folder_is_trained_and_keeps_what_belongs_to_it(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    result = recovered(run, models, tmp_path / "healed")
+    assert result.exit_code == 0, result.output
+    assert "Recovered" in result.output and "nats a token" in result.output
+    source, healed = models / "pruned", tmp_path / "healed"
+    assert {each.name for each in healed.iterdir()} == {
+        *(each.name for each in source.iterdir()),
+        "recovery.json",
+    }
+    for name in ("config.json", "pruning_plan.json", "recipe.yaml", "tokenizer.json"):
+        assert (healed / name).read_bytes() == (source / name).read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, healed))
+    assert {name: (t.dtype, t.shape) for name, t in before.items()} == {
+        name: (t.dtype, t.shape) for name, t in after.items()
+    }
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "model.embed_tokens.weight" not in moved
+    assert "model.layers.0.mlp.down_proj.weight" in moved
+    model = AutoModelForCausalLM.from_pretrained(healed)
+    assert bool(model(torch.arange(5)[None]).logits.isfinite().all())
+    assert not folder_beside(healed).exists()
+
+
+def test_the_card_and_the_record_say_what_was_given_back(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    result = recovered(run, models, tmp_path / "healed", "--json")
+    found = json.loads(result.stdout)["recovery"]
+    card = (tmp_path / "healed" / "README.md").read_text(encoding="utf-8")
+    assert (models / "pruned" / "README.md").read_text(encoding="utf-8").rstrip() in card
+    assert "## Recovered" in card and f"{found['after']:.4f}" in card
+    record = json.loads((tmp_path / "healed" / "recovery.json").read_text(encoding="utf-8"))
+    assert record["found"] == found
+    assert record["asked"]["tokens"] == "2048"
+
+
+def test_layers_that_were_removed_are_trained_around(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "healed"
+    result = run(
+        "recover",
+        "--model-path",
+        str(models / "shallow"),
+        "--output-path",
+        str(out),
+        *SHORT,
+        "--json",
+    )
+    found = json.loads(result.stdout)["recovery"]
+    assert found["after"] < found["before"]
+    assert AutoModelForCausalLM.from_pretrained(out).config.num_hidden_layers == 2
+
+
+def test_where_nothing_helps_the_folder_holds_the_model_as_it_came(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "same"
+    result = run(
+        *("recover", "--model-path", str(models / "original"), "--output-path", str(out)),
+        *("--original", str(models / "original"), *SHORT),
+    )
+    assert result.exit_code == 0, result.output
+    assert "did not help" in result.output
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (models / "original", out)
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_interrupted_run_leaves_no_output_and_goes_on(
+    run: Callable[..., Ran], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recovered(run, models, tmp_path / "whole", "--json")
+    compute_loss = RecoveryTrainer.compute_loss
+
+    def stopping(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if model.training and self.state.global_step == 9:
+            raise KeyboardInterrupt
+        return compute_loss(self, model, *args, **kwargs)
+
+    out = tmp_path / "healed"
+    with monkeypatch.context() as patch:
+        patch.setattr(RecoveryTrainer, "compute_loss", stopping)
+        assert recovered(run, models, out).exit_code != 0
+    assert not out.exists() and folder_beside(out).is_dir()
+
+    again = recovered(run, models, out)
+    assert again.exit_code == 2
+    assert "Go on with it (--resume" in again.output
+    other = recovered(run, models, out, "--resume", "--seed", "1")
+    assert other.exit_code == 2
+    assert "was asked for seed=0, this one for seed=1" in other.output
+
+    resumed = recovered(run, models, out, "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.output
+    assert not folder_beside(out).exists()
+    assert (
+        json.loads(resumed.stdout)["recovery"]["judged"]
+        == json.loads(whole.stdout)["recovery"]["judged"]
+    )
+    weights = "model.safetensors"
+    assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--resume",), "There is nothing to go on with"),
+        (("--original", "nowhere/at/all"), "There is no model at 'nowhere/at/all'"),
+        (("--data", "nowhere.txt"), "no calibration file 'nowhere.txt'"),
+        (("--tokens", "many"), "200k or 2M"),
+        (("--train", "heads"), "Unknown part to train"),
+        (("--lora", "0"), "lora=0"),
+        (("--device", "tpu"), "'tpu' is not available"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    run: Callable[..., Ran], models: Path, tmp_path: Path, more: tuple[str, ...], words: str
+) -> None:
+    result = recovered(run, models, tmp_path / "healed", *more)
+    assert result.exit_code == 2
+    assert words in result.output
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_original_of_another_vocabulary_is_refused(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    tiny_model("llama", vocab_size=300).save_pretrained(tmp_path / "other")
+    result = recovered(run, models, tmp_path / "healed", "--original", str(tmp_path / "other"))
+    assert result.exit_code == 2
+    assert "Give the model that it was pruned from" in result.output
+    assert {each.name for each in tmp_path.iterdir()} == {"other"}
+
+
+def test_a_folder_that_does_not_say_its_original_asks_for_it(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "plain")
+    result = run(
+        *("recover", "--model-path", str(tmp_path / "plain")),
+        *("--output-path", str(tmp_path / "healed"), *SHORT),
+    )
+    assert result.exit_code == 2
+    assert "--original MODEL" in result.output
+
+
+def test_a_folder_in_the_way_that_no_run_made_is_never_touched(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "healed"
+    folder_beside(out).mkdir()
+    (folder_beside(out) / "diary.txt").write_text("mine")
+    result = recovered(run, models, out, "--overwrite")
+    assert result.exit_code == 2
+    assert "was made by no run" in result.output
+    assert (folder_beside(out) / "diary.txt").read_text() == "mine"

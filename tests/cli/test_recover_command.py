@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from optipfair import prune_checkpoint
+from optipfair.pipeline import originals
 from optipfair.pipeline.unfinished import folder_beside
 from optipfair.recovery.trainer import RecoveryTrainer
 from optipfair.testing import byte_tokenizer, tiny_model
@@ -220,3 +221,25 @@ def test_a_folder_in_the_way_that_no_run_made_is_never_touched(
     assert result.exit_code == 2
     assert "was made by no run" in result.output
     assert (folder_beside(out) / "diary.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("from_disk", [False, True])
+def test_the_originals_answers_are_kept_and_it_is_not_loaded_again(
+    run: Callable[..., Ran],
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    from_disk: bool,
+) -> None:
+    answers = tmp_path / "answers"
+    if from_disk:
+        monkeypatch.setattr(originals, "free_bytes", lambda _: 1000)
+        monkeypatch.setattr(originals.Original, "model", None)  # would load it whole
+    first = recovered(run, models, tmp_path / "first", "--cache-teacher", str(answers), "--json")
+    assert first.exit_code == 0, first.output
+    assert ("come from disk one at a time" in first.output) == from_disk
+    monkeypatch.setattr(originals.Original, "model", None)
+    again = recovered(run, models, tmp_path / "again", "--cache-teacher", str(answers), "--json")
+    assert again.exit_code == 0, again.output
+    found = [json.loads(each.stdout)["recovery"] for each in (first, again)]
+    assert found[0]["helped"] and found[0]["judged"] == found[1]["judged"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,26 +16,26 @@ from typing import Any
 from ..checkpoint.pruned import NewCheckpoint, prepare, verify_checkpoint, write_checkpoint
 from ..checkpoint.rewrite import StoredValues
 from ..checkpoint.stored_model import StoredModel
-from ..distributed import in_first, is_first, together
-from ..errors import ArgumentError, OptiPFairError
+from ..distributed import in_first, is_first, own_device, together
+from ..errors import ArgumentError
 from ..files.output_folder import check_output, new_folder
-from ..loading import check_device, load_config, load_model, load_tokenizer, snapshot
+from ..loading import load_config, load_model, load_tokenizer, snapshot
 from ..noted import keeping_warnings
 from ..option_fields import checked_keywords, taking
-from ..pruning.calibration.fast_products import has_units
 from ..pruning.cut.plan import PruningPlan
-from ..pruning.options.recipe import RECIPE_FILE, read_recipe
-from ..recovery.asking import check_pair, check_recovery
+from ..pruning.options.recipe import RECIPE_FILE
+from ..recovery.asking import check_lengths, check_pair, check_recovery
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovering import read_text
 from ..recovery.recovery_result import Recovery
-from ..recovery.teachers import LiveTeacher
 from ..recovery.training_run import train
 from ..sources import DEMO, DEMO_NAME, Source, find_source
+from .originals import Original, named_original
+from .prune import PLAN_FILE
 from .recovery_card import recovered_card
 from .unfinished import check_unfinished, unfinished
 
-PLAN_FILE, RECORD = "pruning_plan.json", "recovery.json"
+RECORD = "recovery.json"
 _SHARD = 5 * 10**9
 
 
@@ -110,8 +109,9 @@ def recover_checkpoint(
             "of a pruned model."
         )
     folder = snapshot(source)
-    named = str(original) if original is not None else _original(folder)
-    teacher_source = find_source(named)
+    named = str(original) if original is not None else named_original(folder)
+    device = own_device(asked.device)
+    teacher = Original(find_source(named), device, trust_remote_code=trust_remote_code)
     output = Path(output_path)
     request = _request(asked, str(source.given), named)
     with together():
@@ -125,43 +125,15 @@ def recover_checkpoint(
         )
         tokenizer = load_tokenizer(folder, **loading)
         model = load_model(folder, dtype="float32", **loading)
-        teacher: Any = load_model(teacher_source, dtype=_teachers_dtype(asked.device), **loading)
-        check_pair(model, teacher)
-        device = check_device(asked.device)
-        rows = read_text(asked, tokenizer, lambda: teacher)
-        teacher.to(device)
+        check_pair(model, teacher.config)
+        check_lengths(asked, model)
+        rows = read_text(asked, tokenizer, teacher.model)
         with unfinished(output, request, resume=asked.resume) as work:
-            asked = replace(asked, work_dir=work)
-            found = train(asked, model, LiveTeacher(teacher), rows, say if is_first() else None)
+            told = say if is_first() else None
+            wanted = replace(asked, work_dir=work, device=device)
+            found = train(wanted, model, teacher.teacher(asked, rows), rows, told)
             in_first(partial(_write, stored, model, found, asked, named, output, command))
     return RecoverResult(output, named, found, tuple(warned))
-
-
-def _original(folder: Path) -> str:
-    """The model that a folder was pruned from, as its recipe or its card names it."""
-    with suppress(OptiPFairError):
-        named = read_recipe(folder / RECIPE_FILE).get("model_path")
-        if named is not None:
-            find_source(str(named))
-            return str(named)
-    from huggingface_hub.repocard import metadata_load
-    from yaml import YAMLError
-
-    with suppress(ValueError, OSError, YAMLError):
-        base = (metadata_load(folder / "README.md") or {}).get("base_model")
-        base = base[0] if isinstance(base, list) and base else base
-        if isinstance(base, str):
-            return base
-    raise ArgumentError(
-        f"{folder} does not say which model it was pruned from, or that is no longer where it was. "
-        "Give it: --original MODEL (original)."
-    )
-
-
-def _teachers_dtype(device: str) -> str:
-    """The teacher needs no gradients; where bfloat16 is fast, that is enough."""
-    on_cpu = check_device(device).type == "cpu"
-    return "float32" if on_cpu and not has_units() else "bfloat16"
 
 
 def _request(asked: RecoverOptions, model_path: str, original: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..arch.limits import positions, vocabulary
+from ..arch.limits import positions
 from ..checking import check_layer_count, check_seed, not_whole, whole_number
 from ..errors import ArgumentError
 from ..pruning.calibration.text_sources import check_source, sources_of
@@ -63,15 +63,10 @@ def token_count(given: int | str) -> int:
     return count
 
 
-def check_pair(model: Any, teacher: Any) -> None:
-    """Refuse a model that cannot learn from this original, before anything changes."""
-    if model is teacher:
-        raise ArgumentError(
-            "model and teacher are the same object, so there is nothing to learn. Give the "
-            "original as teacher, loaded by itself."
-        )
-    sizes = model.config.get_text_config().vocab_size, teacher.config.get_text_config().vocab_size
-    if sizes[0] != sizes[1] or vocabulary(model) != vocabulary(teacher):
+def check_pair(model: Any, original: Any) -> None:
+    """Refuse a model that cannot learn from an original with this config."""
+    sizes = [each.get_text_config().vocab_size for each in (model.config, original)]
+    if sizes[0] != sizes[1]:
         raise ArgumentError(
             f"The model has a vocabulary of {sizes[0]} tokens and its original of {sizes[1]}, so "
             "their logits cannot be compared. Give the model that it was pruned from."
@@ -86,7 +81,7 @@ def check_pair(model: Any, teacher: Any) -> None:
         )
 
 
-def check_length(asked: RecoverOptions, *models: Any) -> None:
+def check_lengths(asked: RecoverOptions, *models: Any) -> None:
     """Refuse sequences that are longer than a model has positions for."""
     for model in models:
         most = positions(model)

@@ -66,6 +66,12 @@ class RecoverOptions:
     checks: int = _training(
         10, "How often the held-back text is judged; a run ends early after three without gain."
     )
+    cache_teacher: str | Path | None = _training(
+        None,
+        "Folder for what the original answers: 64 next tokens for each token, with their "
+        "probabilities. It answers first and is not in memory while the model is trained.",
+        metavar="DIR",
+    )
     gradient_checkpointing: bool = _training(
         False, "Whether to compute activations again to save memory."
     )

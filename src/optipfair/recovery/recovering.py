@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..arch.fingerprint import fingerprint
 from ..errors import ArgumentError
 from ..noted import warn
 from ..option_fields import checked_keywords, taking
-from .asking import check_pair, check_recovery, token_count
+from .asking import check_lengths, check_pair, check_recovery, token_count
 from .recover_options import RecoverOptions
 from .recovery_result import Recovery
-from .teachers import LiveTeacher
+from .teacher_cache import CachedTeacher, TeacherCache, fill
+from .teachers import LiveTeacher, Teacher
 from .training_rows import TrainingRows, rows_of_batches, rows_of_text
 from .training_run import train
 from .training_text import TrainingText
@@ -23,6 +25,7 @@ from .training_text import TrainingText
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_AT_ONCE = 8192  # tokens that the teacher answers at once
 _OFTEN = 4  # times that a text is read, from which it is said
 
 
@@ -74,13 +77,30 @@ def recover(
     if isinstance(data, str):
         asked = replace(asked, data=data)
     check_recovery(asked)
-    check_pair(model, teacher)
+    if model is teacher:
+        raise ArgumentError(
+            "model and teacher are the same object, so there is nothing to learn. Give the "
+            "original as teacher, loaded by itself."
+        )
+    check_pair(model, teacher.config)
+    check_lengths(asked, model, teacher)
     rows = (
         read_text(asked, tokenizer, lambda: teacher)
         if isinstance(data, str)
         else rows_of_batches(data)
     )
-    return train(asked, model, LiveTeacher(teacher), rows, say)
+    return train(asked, model, _teacher(asked, teacher, rows), rows, say)
+
+
+def _teacher(asked: RecoverOptions, teacher: Any, rows: TrainingRows) -> Teacher:
+    """The model itself, or what it answers."""
+    if asked.cache_teacher is None:
+        return LiveTeacher(teacher)
+    vocabulary = int(teacher.config.get_text_config().vocab_size)
+    named = fingerprint(teacher)
+    cache = TeacherCache.of(asked.cache_teacher, named, rows.everything, vocabulary)
+    fill(cache, teacher, rows.everything, at_once=_AT_ONCE, show_progress=asked.show_progress)
+    return CachedTeacher(cache)
 
 
 def read_text(asked: RecoverOptions, tokenizer: Any, teacher: Callable[[], Any]) -> TrainingRows:

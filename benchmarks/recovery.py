@@ -1,0 +1,162 @@
+"""What training gives back, by what is trained, on what, how fast, and towards what.
+
+The embedded model is pruned by the command line's own choices, trained in one of several ways on
+`text_mix/train.jsonl` without what `held_out.py` holds back, and judged on texts that neither
+calibration nor training saw. "left" is the share of the loss that remains: the logarithm of the
+geometric mean of perplexity ratios to the model that was not pruned, over the same before training.
+Each row is printed as soon as it is measured; all rows of one run begin with the same pruned model.
+
+    python benchmarks/recovery.py --pruned "width 20" --only "as it is" --tokens 200k --keep FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from held_out import DATA, ITEMS, TEXTS, TOKENS, Kept, held_back_rows, judged
+from torch import Tensor
+
+from optipfair import load_model, load_tokenizer, prune_checkpoint
+from optipfair.pruning.options.presets import chosen_by_data
+from optipfair.pruning.options.prune_options import PruneOptions
+from optipfair.recovery import RecoverOptions
+from optipfair.recovery.objectives import cross_entropy
+from optipfair.recovery.recovering import read_text
+from optipfair.recovery.teachers import Distance, LiveTeacher
+from optipfair.recovery.training_run import train
+
+PRUNED: dict[str, dict[str, Any]] = {
+    "width 20": {"pruning_percentage": 20},
+    "width 40": {"pruning_percentage": 40},
+    "4 layers": {"pruning_type": "DEPTH", "num_layers_to_remove": 4},
+    "8 layers": {"pruning_type": "DEPTH", "num_layers_to_remove": 8},
+}
+
+
+class Labels:
+    """Cross-entropy with the next token of the text in the place of a teacher."""
+
+    def distance(self, input_ids: Tensor, real: Tensor, row: Tensor | None) -> Distance:
+        del row
+        labels = input_ids.roll(-1, dims=1)[real]
+        counted = torch.ones_like(input_ids, dtype=torch.float32)
+        counted[:, -1] = 0  # what follows is another text
+        weights = counted[real]
+        return lambda logits, place: cross_entropy(logits, labels[place]) * weights[place]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    teacher: Callable[[Any], Any] = LiveTeacher
+
+
+ROWS = (
+    Row("as it is"),
+    Row("learning rate 1e-4", {"learning_rate": 1e-4}),
+    Row("learning rate 2e-4", {"learning_rate": 2e-4}),
+    Row("learning rate 4e-4", {"learning_rate": 4e-4}),
+    Row("learning rate 8e-4", {"learning_rate": 8e-4}),
+    Row("linear schedule", {"schedule": "linear"}),
+    Row("constant rate", {"schedule": "constant"}),
+    Row("2 sequences a step", {"batch_size": 2}),
+    Row("8 sequences a step", {"batch_size": 8}),
+    Row("embeddings too", {"train": "all"}),
+    Row("MLPs alone", {"train": "mlp"}),
+    Row("LoRA 16", {"lora": 16}),
+    Row("LoRA 64", {"lora": 64}),
+    Row("bundled text", {"data": "builtin"}),
+    Row("self-written text", {"data": "self"}),
+    Row("cross-entropy", {}, lambda _: Labels()),
+)
+
+
+def training_file(folder: Path) -> Path:
+    """`train.jsonl` without the documents that are held back."""
+    held = {row["text"] for row in held_back_rows()}
+    lines = (DATA / "text_mix" / "train.jsonl").read_text(encoding="utf-8").split("\n")
+    kept = [line for line in filter(None, lines) if json.loads(line)["text"] not in held]
+    file = folder / "train.jsonl"
+    file.write_text("\n".join(kept), encoding="utf-8")
+    return file
+
+
+def pruned_folder(name: str, keep: Path) -> Path:
+    """The embedded model pruned as the command line does, made once."""
+    folder = keep / name.replace(" ", "-")
+    if not folder.exists():
+        prune_checkpoint("demo", folder, options=PruneOptions(**chosen_by_data(PRUNED[name])))
+    return folder
+
+
+def remaining(now: Kept, before: Kept, dense: Kept) -> float:
+    """The share of the loss that is left, in per cent."""
+    return 100 * math.log(now.headline(dense)) / math.log(before.headline(dense))
+
+
+def cells(kept: Kept, dense: Kept) -> str:
+    ratios = kept.ratios(dense)
+    shown = "".join(f"{ratios[name]:9.3f}" for name in TEXTS)
+    return f"{shown}{kept.headline(dense):9.4f}{kept.accuracies['lambada']:9.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [row.name for row in ROWS]
+    parser.add_argument("--pruned", choices=PRUNED, default="width 20")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--tokens", default="200k", help="to train on")
+    parser.add_argument("--judged", type=int, default=TOKENS, help="tokens judged of each text")
+    parser.add_argument("--items", type=int, default=ITEMS, help="judged of LAMBADA")
+    parser.add_argument("--keep", type=Path, help="folder for pruned models")
+    asked = parser.parse_args()
+    with TemporaryDirectory() as temporary:
+        run(asked, asked.keep or Path(temporary), training_file(Path(temporary)))
+
+
+def run(asked: argparse.Namespace, keep: Path, text: Path) -> None:
+    keep.mkdir(parents=True, exist_ok=True)
+    tokenizer: Any = load_tokenizer("demo")
+    limits = {"tokens": asked.judged, "items": asked.items}
+    original: Any = load_model("demo", dtype="bfloat16")
+    dense = judged(original, tokenizer, **limits)
+    folder = pruned_folder(asked.pruned, keep)
+    before = judged(load_model(folder, dtype="bfloat16"), tokenizer, **limits)
+    columns = (*TEXTS, "all", "LAMBADA", "left %", "KL", "tokens", "seconds", "GB")
+    print(f"{asked.pruned}, {asked.tokens} tokens; {torch.get_num_threads()} threads\n")
+    print(f"  {'':22}" + "".join(f"{name:>9}" for name in columns))
+    print(f"  {'before':22}{cells(before, dense)}{100:9.1f}", flush=True)
+    for row in ROWS:
+        if row.name not in asked.only:
+            continue
+        options = {"data": str(text), "tokens": asked.tokens, "device": "cpu", **row.options}
+        model: Any = load_model(folder, dtype="float32")
+        wanted = RecoverOptions(**options)
+        rows = read_text(wanted, tokenizer, lambda: original)
+        started = time.perf_counter()
+        found = train(wanted, model, row.teacher(original), rows)
+        seconds = time.perf_counter() - started
+        kept = judged(model.to(torch.bfloat16), tokenizer, **limits)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(
+            f"  {row.name:22}{cells(kept, dense)}{remaining(kept, before, dense):9.1f}"
+            f"{found.after:9.4f}{found.tokens:9,}{seconds:9.0f}{memory:9.1f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ measure, `R` draws, `V` outcomes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,8 +107,14 @@ def groups(measure: Measure, columns: Columns) -> dict[str | None, NDArray[np.bo
     rows: dict[str | None, NDArray[np.bool_]] = {None: everything}
     if measure.by is not None:
         labels = columns[measure.by]
-        rows |= {str(label): labels == label for label in sorted(set(labels.tolist()))}
+        found = sorted(set(labels.tolist()), key=_counted)
+        rows |= {str(label): labels == label for label in found}
     return rows
+
+
+def _counted(label: str) -> list[str | int]:
+    """A key that sorts numbers in labels as numbers: `64-255` before `256-`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", label)]
 
 
 def taken(columns: Columns, rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:

@@ -62,7 +62,7 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
         show_progress=asked.show_progress,
     )
     own = OF_ONE if len(models) == 1 else TEXT_MEASURES
-    rows = _rows("text", "quality", own, of_text, range(len(of_text[0]["nll"])), asked.seed)
+    rows = _rows("text", "quality", own, of_text, of_text[0]["drawn"].tolist(), asked.seed)
     for each in agenda.tasks:
         task = each.task
         question = "fairness" if task.question == "fairness" else "quality"

@@ -1,15 +1,17 @@
 """Models on the same text: perplexity of each, and how far another's answers are from the first's.
 
-Axes: `S` tokens of the text, `T` predicted tokens of a window, `V` vocabulary, `N` windows.
+Axes: `S` tokens of the text, `T` predicted tokens of a window, `V` vocabulary, `N` rows.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +25,8 @@ from ...report.comparison import TextFacts
 from ...tokenized import detokenized, tokenized
 from ..measures import SHARE, Columns, Measure, exponential_of, ratio_of
 
-_ROWS = 64  # predictions that make one row: neighbours are not independent
+_TOGETHER = 64  # predictions that are drawn together: neighbours are not independent
+POSITIONS = (0, 16, 64, 256)  # of a window, where each group of them begins
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ TEXT_MEASURES = (
         "mean over tokens of KL(original || pruned) of the predicted distributions, in nats",
         **ratio_of(lambda c: c["kl"], lambda c: c["tokens"]),
         better="lower",
+        by="positions",
         **_SHOWN,
     ),
     Measure(
@@ -122,15 +126,12 @@ def on_text(
 ) -> tuple[list[Columns], TextFacts]:
     """Run models over the same windows of a text, which is tokenised without special tokens.
 
-    One row is for at most 64 predictions that follow each other. Of each model it has `nll` (nats),
+    A row is for predictions that follow each other: those of 64 that are drawn together (`drawn`),
+    parted where a group of positions begins (`positions`). Of each model it has `nll` (nats),
     `tokens`, `words`, `bytes`, `kl` (nats, summed over the predicted tokens, from the first model)
     and `same` (predictions whose likeliest token is the first's).
     """
-    encoded = tokenized(
-        tokenizer, text.content, add_special_tokens=False, return_tensors="pt", verbose=False
-    )
-    ids: Tensor = encoded["input_ids"][0][: text.tokens]
-    enough(len(ids))
+    ids = text_ids(tokenizer, text)
     places = list(windows(len(ids), context, stride))
     bar = iter(track(places, "text", enabled=show_progress, unit="window"))
 
@@ -144,12 +145,22 @@ def on_text(
             stack.enter_context(evaluating(model))
         by_window = divided(one, len(places))
     rows = np.array([row for window in by_window for row in window])  # (N, models, 3)
-    sizes = [min(_ROWS, last - done) for *_, last in places for done in range(0, last, _ROWS)]
-    predicted = np.array(sizes, dtype=np.float64)
+    found = [
+        (number, piece)
+        for number, (start, end, last) in enumerate(places)
+        for piece in pieces(end - start - last, last)
+    ]
+    predicted = np.array([piece.end - piece.start for _, piece in found], dtype=np.float64)
     share = predicted / predicted.sum()
     shown = detokenized(tokenizer, ids)
     counts = len(shown.split()), len(shown.encode())
-    common = {"tokens": predicted, "words": share * counts[0], "bytes": share * counts[1]}
+    common = {
+        "tokens": predicted,
+        "words": share * counts[0],
+        "bytes": share * counts[1],
+        "positions": np.array([piece.positions for _, piece in found]),
+        "drawn": np.array([f"{window}/{piece.start // _TOGETHER}" for window, piece in found]),
+    }
     columns: list[Columns] = [
         {**common, "nll": own[:, 0], "kl": own[:, 1], "same": own[:, 2]}
         for own in rows.transpose(1, 0, 2)
@@ -157,16 +168,54 @@ def on_text(
     return columns, TextFacts(text.name, text.sha256, int(predicted.sum()), *counts)
 
 
+def text_ids(tokenizer: Any, text: Text) -> Tensor:
+    """The tokens of a text that are used, (S,), two at least."""
+    encoded = tokenized(
+        tokenizer, text.content, add_special_tokens=False, return_tensors="pt", verbose=False
+    )
+    ids: Tensor = encoded["input_ids"][0][: text.tokens]
+    enough(len(ids))
+    return ids
+
+
+class Piece(NamedTuple):
+    """Predictions of a window that make one row, counted from its first, and their positions."""
+
+    start: int
+    end: int
+    positions: str
+
+
+def pieces(first: int, last: int) -> list[Piece]:
+    """Part the last tokens of a window, of which the first one stands at `first`.
+
+    A token's position is the number of tokens before it in its window.
+
+    Example:
+        >>> [tuple(piece) for piece in pieces(1, 70)]
+        [(0, 15, '0-15'), (15, 63, '16-63'), (63, 64, '64-255'), (64, 70, '64-255')]
+    """
+    begins = {0, *range(0, last, _TOGETHER), *(n - first for n in POSITIONS if first < n)}
+    cuts = [*sorted(n for n in begins if n < last), last]
+    return [Piece(a, b, _named(first + a)) for a, b in pairwise(cuts)]
+
+
+def _named(position: int) -> str:
+    group = bisect_right(POSITIONS, position)
+    end = "" if group == len(POSITIONS) else POSITIONS[group] - 1
+    return f"{POSITIONS[group - 1]}-{end}"
+
+
 def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list[float]]]:
     """For each row, of each model, summed: loss, KL from the first, predictions equal to its."""
     logits = {name: logits_of(model, ids, last) for name, model in models.items()}
     device = next(iter(logits.values())).device
     rows: list[list[list[float]]] = []
-    for start in range(0, last, _ROWS):
-        part = slice(start, start + _ROWS)
+    for piece in pieces(len(ids) - last, last):
+        part = slice(piece.start, piece.end)
         wanted = ids[-last:, None][part].to(device)
         own = {n: a[part].to(device).float().log_softmax(dim=-1) for n, a in logits.items()}
-        first = next(iter(own.values()))  # (64, V), as all of them
+        first = next(iter(own.values()))  # (64 or fewer, V), as all of them
         rows.append([_sums(name, each, first, wanted) for name, each in own.items()])
     return rows
 

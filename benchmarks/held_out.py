@@ -2,14 +2,13 @@
 
 WikiText-2 (the second half of the validation text), the last words of LAMBADA, and what is held
 back of each domain of `text_mix/train.jsonl`: the documents whose text has the lowest SHA-256, a
-twentieth of the domain's characters, and at least `_LEAST` of them. Of each text the first
+twentieth of the domain's characters, and at least 32,000 of them. Of each text the first
 `TOKENS` tokens count, in windows of 512 side by side; the text is tokenised once, without special
 tokens. PIQA and ARC-Easy are measured where they are asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from optipfair import evaluate_model, perplexity
+from optipfair.evaluation.tasks.arithmetic import held_back
 from optipfair.evaluation.tasks.reading import detokenised
 
 DATA = Path(os.environ.get("OPTIPFAIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -28,7 +28,6 @@ DOMAINS = ("code", "fiction", "math", "prose", "speech")
 TEXTS = ("wikitext", "lambada", *DOMAINS)  # those of the headline
 TOKENS, ITEMS = 8192, 400  # of each text, and of each task
 _CONTEXT = 512
-_LEAST = 32_000  # characters of a domain
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,7 @@ def held_back_rows() -> Iterator[dict[str, str]]:
     for row in map(json.loads, filter(None, lines)):
         by_domain[row["domain"]].append(row)
     for rows in by_domain.values():
-        rows.sort(key=lambda row: hashlib.sha256(row["text"].encode()).hexdigest())
-        wanted = max(sum(len(row["text"]) for row in rows) // 20, _LEAST)
-        for row in rows:
-            if wanted <= 0:
-                break
-            wanted -= len(row["text"])
-            yield row
+        yield from held_back(rows)
 
 
 def _perplexity(model: Any, tokenizer: Any, text: str, tokens: int) -> float:

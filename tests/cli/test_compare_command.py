@@ -13,6 +13,8 @@ import pytest
 
 from optipfair import compare_models, load_model, load_tokenizer
 from optipfair.evaluation import evaluate_by_name as runs
+from optipfair.report.comparison import Generation
+from optipfair.report.views import same_text
 from optipfair.testing import tiny_model
 from support.comparing_processes import models, saved, steady
 from support.small_data import written
@@ -20,7 +22,8 @@ from support.small_data import written
 Run = Callable[..., tuple[int, str, str]]
 Refuses = Callable[..., None]
 
-FAST = ("--no-speed", "--no-layers", "--limit", "2", "--max-new-tokens", "3")
+NO_GENERATION = "--no-generation"
+FAST = ("--no-speed", "--no-layers", NO_GENERATION, "--limit", "2", "--max-new-tokens", "3")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +75,7 @@ def test_it_writes_and_prints_what_the_function_finds(
     models_ = [load_model(home / name) for name in ("original", "pruned")]
     expected = compare_models(
         *models_, load_tokenizer(home / "original"), data=home / "data", seed=3, limit=2,
-        speed=False, layers=False, max_new_tokens=3,
+        speed=False, layers=False, generation=False, max_new_tokens=3,
         names=(str(home / "original"), str(home / "pruned")),
     )  # type: ignore[misc]  # fmt: skip
     assert steady(found) == steady(expected) | {
@@ -100,6 +103,8 @@ def test_the_tables_say_the_verdicts_and_where_the_report_is(
     for each in found["verdicts"]:
         assert f"{each['question']}: {each['verdict']}. {each['sentence']}" in out
     assert f"The report is {tmp_path / 'r' / 'report.html'}." in out
+    assert f"generation: {same_text(Generation.from_dict(found['generation']))}" in out
+    assert "tokens until they part, median" in out and "KL divergence at positions 16-63" in out
 
 
 def test_what_is_left_out_is_said_once_for_each_reason(
@@ -111,8 +116,11 @@ def test_what_is_left_out_is_said_once_for_each_reason(
         "Left out: lambada, piqa, arc_easy, winogrande, bbq, crows_pairs, stereoset, "
         "winobias_type1, winobias_type2, winogender: no data folder (give one with --data, or set "
         "OPTIPFAIR_DATA).",
-        "Left out: speed, layer profile: not asked for.",
+        "Left out: arithmetic, speed, layer profile, generation: not asked for.",
     ]
+    _, out, _ = run(*command, *(each for each in FAST if each != NO_GENERATION))
+    assert "generation: The two models write" in out
+    assert "Left out: speed, layer profile: not asked for." in out
 
 
 def test_quiet_prints_nothing_and_a_pruned_model_needs_no_tokenizer(
@@ -199,6 +207,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--fail-if", "perplexity>1"], "Unknown measure 'perplexity'.*Did you mean.*text.perplexity"),
     (["--fail-if", "kl.harm>1"], "Unknown measure 'kl.harm'"),
     (["--fail-if", "speedup<1", "--no-speed"], "speed is not measured: --no-speed was given"),
+    (["--fail-if", "generation.same_8<1", "--no-generation"], "--no-generation was given"),
     (["--fail-if", "piqa.acc.harm>0"], "piqa is not measured: no data folder"),
     (["--fail-if", "bbq.sAMB>0", "--tasks", "next_token"], "not among the chosen tasks"),
     (["--limit", "0"], "limit=0 is no whole number of 1 or more"),

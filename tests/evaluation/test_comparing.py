@@ -23,6 +23,7 @@ from optipfair import (
 from optipfair.evaluation import comparing
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import byte_tokenizer, tiny_model
+from optipfair.uncertainty import Estimate
 from support.compared import QUICK, WHOLE, compared, read, verdict
 from support.comparing_processes import OPTIONS, models, steady
 from support.launching import in_two_processes
@@ -36,14 +37,15 @@ def test_all_tasks_are_measured_on_the_same_items_of_both(data: Path) -> None:
         found = compared(original, pruned, data=data, **QUICK | {"limit": 3})
     assert first == second
     names = [each["name"] for each in found["tasks"]]
-    assert names == [name for name in TASKS if TASKS[name].default]
+    assert names == [name for name in TASKS if TASKS[name].default and not TASKS[name].writes]
     assert {row["task"] for row in found["measures"]} == {"text", *names}
     assert found["text"]["file"].startswith("wikitext2/valid.txt")
-    assert [each["section"] for each in found["left_out"]] == ["speed", "layer profile"]
-    assert [each["how"] for each in found["left_out"]] == [
-        "Leave out --no-speed.",
-        "Leave out --no-layers.",
-    ]
+    assert {each["section"]: each["how"] for each in found["left_out"]} == {
+        "arithmetic": "Leave out --no-generation.",
+        "generation": "Leave out --no-generation.",
+        "speed": "Leave out --no-speed.",
+        "layer profile": "Leave out --no-layers.",
+    }
 
 
 def test_without_data_the_text_and_the_rest_are_measured_and_what_is_missing_is_named() -> None:
@@ -52,6 +54,7 @@ def test_without_data_the_text_and_the_rest_are_measured_and_what_is_missing_is_
     assert found["text"]["file"] == "the text that ships with the demo"
     assert verdict(found, "speed") != "not measured"
     assert len(found["layers"]["original"]) == 2
+    assert found["generation"]["prompts"] == 32
     missing = {each["section"]: each for each in found["left_out"]}
     assert set(missing) == {n for n in TASKS if TASKS[n].default and TASKS[n].path}
     assert "lambada/lambada_shared.jsonl" in missing["lambada"]["how"]
@@ -77,6 +80,9 @@ def test_a_model_and_its_copy_do_not_differ(data: Path) -> None:
         assert row["original"] == row["pruned"], row["id"]
     assert all(flips["total"] == 0 for flips in found["flips"])
     assert len(found["flips"]) >= 8
+    assert found["generation"]["until_parting"] == Estimate(32.0, 32.0, 32.0)
+    assert [each["share"]["value"] for each in found["generation"]["same"]] == [1.0, 1.0]
+    assert {row["task"] for row in found["measures"]} == {"text", *TASKS} - {"bbq_letters"}
     assert verdict(found, "quality") == verdict(found, "fairness") == "no detectable change"
     assert found["layers"]["original"] == found["layers"]["pruned"]
     assert all(each["original"] == each["pruned"] for each in found["samples"])
@@ -224,7 +230,7 @@ def test_an_evaluation_is_that_of_the_comparison(data: Path) -> None:
     """Both ask the same, so figures and intervals agree."""
     original, pruned = models()
     options: dict[str, Any] = {"data": data, "limit": 3, "seed": 2}
-    both = compared(original, pruned, **options, **QUICK)
+    both = compared(original, pruned, **options, **QUICK | {"generation": True})
     for model, label in ((original, "original"), (pruned, "pruned")):
         found = evaluate_model(model, byte_tokenizer(), **options)
         json.dumps(found, allow_nan=False)
@@ -252,6 +258,25 @@ def test_layers_that_cannot_be_looked_into_are_left_out_with_the_reason(
     assert {"section": "layer profile", "reason": "No layers here."}.items() <= found["left_out"][
         -1
     ].items()
+
+
+def test_models_that_cannot_write_so_much_are_compared_without_it(data: Path) -> None:
+    """24 positions: room for the calculations, not for a beginning and what is written after it."""
+    pair = tiny_model("gpt2", n_positions=24), tiny_model("gpt2", n_positions=24, seed=1)
+    options = QUICK | {"generation": True, "prompts": ["Go"], "tasks": []}
+    found = compared(*pair, data=data, **options)
+    assert found["generation"] is None
+    (told,) = [each for each in found["left_out"] if each["section"] == "generation"]
+    assert "64 tokens are to be read and written, and GPT2LMHeadModel has 24" in told["reason"]
+    assert told["how"].startswith("Nothing: this is a limit of the model")
+
+
+def test_a_task_that_is_named_is_measured_without_the_rest_of_generation(data: Path) -> None:
+    found = compared(*models(), data=data, tasks=["arithmetic"], **QUICK)
+    assert [each["name"] for each in found["tasks"]] == ["arithmetic"]
+    (exact,) = [row for row in found["measures"] if row["task"] == "arithmetic"]
+    assert (exact["id"], exact["headline"]) == ("arithmetic.exact", True)
+    assert found["generation"] is None
 
 
 def test_a_tokenizer_that_gives_more_than_models_take_is_served() -> None:

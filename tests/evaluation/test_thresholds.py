@@ -19,7 +19,13 @@ def comparison(ratio: float | None = 1.3) -> Comparison:
         given["models"][side] |= {"parameters": parameters, "weight_bytes": weight_bytes}
     perplexity = measure("text.perplexity", 20.0, 26.0, "lower", change=estimate(ratio))
     fair = measure("crows_pairs.stereotyped", 0.5, 0.7, "lower", group="age")
-    return Comparison.from_dict(given | {"measures": [perplexity, fair]})
+    shares = {8: 0.5, 32: 0.125}
+    generation = {
+        "prompts": 32, "prompt_tokens": 32, "new_tokens": 32, "until_parting": estimate(8.5),
+        "same": [{"tokens": n, "share": estimate(share)} for n, share in shares.items()],
+    }  # fmt: skip
+    measures = {"measures": [perplexity, fair], "generation": generation}
+    return Comparison.from_dict(given | measures)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,9 @@ def comparison(ratio: float | None = 1.3) -> Comparison:
         ("parameters_ratio>0.8", False),
         ("weight_bytes_ratio<0.9", True),
         ("speedup<1", True),  # was not measured
+        ("generation.same_8<0.5", False),
+        ("generation.same_32<=0.125", True),
+        ("generation.until_parting<12", True),
     ],
 )
 def test_conditions(condition: str, fails: bool) -> None:

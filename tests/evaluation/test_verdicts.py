@@ -60,6 +60,17 @@ def test_what_counts(rows: list[FigureOfTwo], expected: str, question: str) -> N
     assert said(rows)[["quality", "fairness"].index(question)] == expected
 
 
+def test_generation_that_breaks_by_itself_is_said_so() -> None:
+    written = replace(row("arithmetic.exact", harm=0.2, p=0.001), task="arithmetic")
+    told = "No change for the worse shows in likelihoods: what the model writes is worse."
+    quality = verdicts([row(TEXT), written], None)[0]
+    assert (quality["verdict"], quality["because"]) == ("worse", ["arithmetic.exact"])
+    assert quality["sentence"].endswith(f"(0.000). {told}")
+    lost = row("piqa.acc", harm=0.2, p=0.001)
+    for rows in ([lost, written], [row(TEXT), lost], [written], [row(TEXT)]):
+        assert told not in verdicts(rows, None)[0]["sentence"]
+
+
 def test_no_change_says_what_it_could_have_missed() -> None:
     quality, fairness, _ = verdicts([row("piqa.acc"), row("bbq.sdis", "fairness")], None)
     assert "could have missed piqa.acc worse by 0.03" in quality["sentence"]

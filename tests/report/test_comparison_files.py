@@ -21,9 +21,11 @@ from optipfair.report.report_files import (
 )
 from optipfair.report.tables import (
     COLUMNS,
+    GENERATION_HEADER,
     MEASURE_HEADER,
     VERDICT_HEADER,
     comparison_csv,
+    generation_rows,
     measure_rows,
     verdict_rows,
 )
@@ -146,11 +148,18 @@ def test_rows_for_a_terminal_have_their_columns_and_no_control_characters() -> N
         for header, rows in (
             (VERDICT_HEADER, verdict_rows(as_read(made))),
             (MEASURE_HEADER, measure_rows(as_read(made))),
+            (GENERATION_HEADER, generation_rows(as_read(made))),
         ):
             assert all(len(row) == len(header) for row in rows)
             assert "\x1b" not in "".join(cell for row in rows for cell in row)
     assert measure_rows(as_read(ordinary()))[0] == [
         *("text.word_perplexity", "31.2", "38.9", "×1.25", "[×1.21, ×1.28]", "0.003")  # noqa: RUF001
+    ]
+    assert generation_rows(as_read(bare())) == []
+    assert generation_rows(as_read(ordinary()))[1:4] == [
+        ["the same first 33 tokens are written", "9 %", "[2 %, 16 %]"],
+        ["tokens until they part, median", "11.0", "[7.5, 14.5]"],
+        ["KL divergence at positions 0-15", "0.310", "[0.290, 0.330]"],
     ]
     assert [row[1] for row in verdict_rows(as_read(ordinary()))] == [
         *("worse", "no detectable change", "better")

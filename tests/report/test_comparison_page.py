@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 
 from optipfair.report.formats import visible
 from optipfair.report.report_files import comparison_page
-from support.comparisons import HOSTILE, as_read, bare, hostile, ordinary
+from support.comparisons import HOSTILE, as_read, bare, estimate, hostile, ordinary
 
 SCHEMA = json.loads(
     files("optipfair.report").joinpath("comparison.schema.json").read_text(encoding="utf-8")
@@ -142,6 +142,7 @@ def test_every_part_is_drawn_or_named_as_left_out() -> None:
         "scores": "measures",
         "plane": "ability and bias",
         "flips": "flips",
+        "generation": "generation",
         "samples": "samples",
         "speed": "speed",
         "layers": "layers",
@@ -162,6 +163,32 @@ def test_what_the_comparison_says_of_a_part_left_out_is_not_said_again() -> None
     assert "no time" in text and "speed and memory were not measured" not in text
 
 
+def test_the_page_says_in_sentences_how_long_both_write_the_same() -> None:
+    text = Page(comparison_page(ordinary())).text()
+    assert (
+        "The two models write the same first 8 tokens for 61 % and the same first 33 tokens for "
+        "9.4 % of 32 beginnings. Half of them part after 11 tokens or fewer."
+    ) in text
+    assert "16-63" in text
+    for half, told in (
+        (40.0, "At least half of them do not part within 40 tokens."),
+        (1.0, "Half of them part after 1 token or fewer."),
+        (0.5, "Half of them part at the first token."),
+        (2.5, "Half of them part after 2.5 tokens or fewer."),
+    ):
+        given = ordinary()
+        given["generation"]["until_parting"] = estimate(half)
+        assert told in Page(comparison_page(given)).text()
+
+
+def test_a_comparison_from_before_generation_was_measured_is_drawn() -> None:
+    given = ordinary()
+    del given["generation"]
+    page = Page(comparison_page(given))
+    assert "generation" not in {each["id"] for each in page.all("section")}
+    assert "how long both models write the same was not measured" in page.text()
+
+
 def test_undefined_figures_show_a_dash_and_their_reason() -> None:
     given = ordinary()
     for row in given["measures"]:
@@ -169,7 +196,8 @@ def test_undefined_figures_show_a_dash_and_their_reason() -> None:
             row[key] = {"value": None, "low": None, "high": None, "reason": "<b>too few</b>"}
     html = comparison_page(given)
     cells = [each for each in Page(html).all("td") if each.get("title") == "<b>too few</b>"]
-    assert len(cells) == 4 * len(given["measures"])
+    again = [row for row in given["measures"] if row["measure"] == "kl"]  # by position
+    assert len(cells) == 4 * len(given["measures"]) + len(again)
     assert {each["data-value"] for each in cells} == {""}
     assert 'id="plane"' not in html
 
@@ -197,7 +225,7 @@ def test_the_edited_words_are_marked() -> None:
 
 def test_every_table_has_a_caption_and_headers_with_a_scope() -> None:
     page = Page(comparison_page(ordinary()))
-    assert len(page.all("caption")) == len(page.all("table")) == 6
+    assert len(page.all("caption")) == len(page.all("table")) == 8
     assert {each["scope"] for each in page.all("th")} == {"col", "row"}
     for each in page.all("svg"):
         if each.get("role") == "img":

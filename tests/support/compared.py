@@ -16,7 +16,9 @@ from optipfair.testing import byte_tokenizer
 VALIDATOR = Draft202012Validator(
     json.loads(files("optipfair.report").joinpath("comparison.schema.json").read_text())
 )
-QUICK: dict[str, Any] = {"speed": False, "layers": False, "max_new_tokens": 3}
+QUICK: dict[str, Any] = {
+    "speed": False, "layers": False, "generation": False, "max_new_tokens": 3
+}  # fmt: skip
 WHOLE: dict[str, Any] = {"max_new_tokens": 3, "num_runs": 2, "limit": 3}
 
 

@@ -156,6 +156,10 @@ def ordinary() -> dict[str, Any]:
         ],
         "measures": [
             perplexity,
+            *(
+                measure("text.kl", 0.0, value, "lower", group=group, headline=False)
+                for group, value in {"0-15": 0.31, "16-63": 0.42, "64-255": 0.44}.items()
+            ),
             measure("lambada.acc", 0.421, 0.375, half=0.016),
             measure("arc_easy.acc_norm", 0.583, 0.561, half=0.03, chance=0.25),
             measure("piqa.acc", 0.672, 0.681, half=0.031, chance=0.5),
@@ -200,6 +204,16 @@ def ordinary() -> dict[str, Any]:
                 "pruned": "    return a + b\n\n\ndef add(a, b):\n    return a",
             },
         ],
+        "generation": {
+            "prompts": 32,
+            "prompt_tokens": 24,
+            "new_tokens": 40,
+            "until_parting": estimate(11.0, 3.5),
+            "same": [
+                {"tokens": 8, "share": estimate(0.61, 0.17)},
+                {"tokens": 33, "share": estimate(0.094, 0.07)},
+            ],
+        },
         "layers": {
             "original": layers(30, 0.02),
             "pruned": layers(27, 0.026),
@@ -223,7 +237,7 @@ def bare() -> dict[str, Any]:
     found = ordinary()
     for name in ("measures", "flips", "tasks", "samples", "left_out", "limits"):
         found[name] = []
-    found |= {"text": None, "speed": None, "layers": None}
+    found |= {"text": None, "speed": None, "layers": None, "generation": None}
     for verdict in found["verdicts"]:
         verdict |= {"verdict": "not measured", "sentence": "It was not measured.", "because": []}
     found["protocol"] |= {"command": None, "limit": None}

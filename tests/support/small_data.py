@@ -26,6 +26,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
          "continuation": "was late.", "gold": n % 2}
         for n, (a, b) in enumerate([("Ann", "Bob"), ("Cy", "Dee"), ("Eve", "Flo"), ("Ada", "Al")])
     ],
+    "text_mix/train.jsonl": [
+        {"domain": "math" if n else "prose", "source": "ours",
+         "text": f"Question: What do {n} and {n + 1} cats eat?\nAnswer: There are {n} + {n + 1} = "
+         f"{2 * n + 1} cats.\nThey eat 2*{n}={2 * n} and 7 fish.\nThe answer is 7\n"}
+        for n in range(6)
+    ],
     "crows_pairs/crows_pairs_shared.csv": [
         {"id": n, "sent_more": f"The {group} {verb}.", "sent_less": f"Those not {group} {verb}.",
          "stereo_antistereo": "stereo", "bias_type": "age" if n % 2 else "religion"}

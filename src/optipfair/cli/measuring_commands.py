@@ -54,9 +54,12 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
 def print_verdicts(result: CompareRun) -> None:
     """The answers, what was left out, and where the report is."""
     from ..report.tables import left_out_lines, verdict_rows
+    from ..report.views import same_text
 
     for question, verdict, sentence in verdict_rows(result.comparison):
         say(f"{question}: {verdict}. {sentence}")
+    if result.comparison.generation is not None:
+        say(f"generation: {same_text(result.comparison.generation)}")
     for line in left_out_lines(result.comparison.left_out):
         say(line)
     if result.folder is not None:
@@ -64,9 +67,12 @@ def print_verdicts(result: CompareRun) -> None:
 
 
 def _print_comparison(result: CompareRun) -> None:
-    from ..report.tables import MEASURE_HEADER, measure_rows
+    from ..report.tables import GENERATION_HEADER, MEASURE_HEADER, generation_rows, measure_rows
 
     print_table("Measures", MEASURE_HEADER, measure_rows(result.comparison))
+    rows = generation_rows(result.comparison)
+    if rows:
+        print_table("Generation", GENERATION_HEADER, rows)
     print_verdicts(result)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -17,17 +17,19 @@ from ..files.text_rows import read_texts
 from ..report.report_files import check_report_folder
 from ..tokenized import tokenized
 from .evaluate_options import PRESETS, PROMPTS, EvaluateOptions
+from .generation.continuations import unable
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import check_batch_tokens
 from .tasks import TASKS
 from .tasks.choosing import Chosen, find_data, named_tasks, read_tasks, within_budget
 from .tasks.reading import detokenised
-from .tasks.task import Item
+from .tasks.task import Item, Task
 from .text.two_models import TEXT_MEASURES, Text, check_windows, enough
 
 CONTEXT = 512  # tokens
 WIKITEXT = "wikitext2/valid.txt"
-_UNTIMED = {"speed": "--no-speed was given"}
+_SWITCHES = ("speed", "generation")  # what thresholds may name beside tasks
+_UNASKED = "not asked for"
 _TEXT_SHARE = 0.2  # of the tokens of a model
 
 
@@ -42,12 +44,21 @@ class Agenda:
     context: int  # of its windows, in tokens
     stride: int
     tokens: int  # to score for one model
+    # names of tasks that are answered by writing, where no model is to write, or cannot -> why
+    unwritten: Mapping[str, str] = field(default_factory=dict)
 
     def unmeasured(self) -> dict[str, str]:
-        """Why tasks, or the speed, are not measured."""
+        """Why tasks, the speed or the generation are not measured."""
         others = set(TASKS) - {each.task.name for each in self.tasks}
         unasked = dict.fromkeys(others, "it is not among the chosen tasks")
-        return unasked | ({} if self.options.speed else _UNTIMED) | dict(self.missing)
+        off = {n: f"--no-{n} was given" for n in _SWITCHES if not getattr(self.options, n)}
+        return unasked | off | dict(self.missing) | dict(self.unwritten)
+
+    def for_models(self, models: Sequence[Any]) -> Agenda:
+        """The same without tasks that are answered by writing, where a model cannot write."""
+        most = max((each.task.writes for each in self.tasks), default=0)
+        reasons = [why for model in models if (why := unable(model, most + 1))]
+        return _without_writing(self, reasons[0]) if most and reasons else self
 
     def measure_ids(self) -> list[str]:
         """Identifiers of all measures, without those of groups."""
@@ -93,8 +104,12 @@ def make_agenda(tokenizer: Any, options: EvaluateOptions, *configs: Any) -> Agen
         )
     check_count("seed", seed, 0)
     folder = find_data(options.data)
+    named = named_tasks(options.tasks)
+    unasked = [] if options.generation or options.tasks is not None else _written_ones(named)
     chosen, missing = read_tasks(
-        named_tasks(options.tasks), folder, required=options.tasks is not None
+        [task for task in named if task.name not in unasked],
+        folder,
+        required=options.tasks is not None,
     )
     name, content = _read_text(options, folder, tokenizer)
     predicted = enough(
@@ -107,7 +122,26 @@ def make_agenda(tokenizer: Any, options: EvaluateOptions, *configs: Any) -> Agen
     counted = within_budget(chosen, partial(_tokens, tokenizer), left, limit=limit, seed=seed)
     text = Text(name, content, hashlib.sha256(content.encode()).hexdigest(), predicted)
     tokens = predicted + sum(each.tokens for each in counted)
-    return Agenda(options, counted, missing, text, length, step, tokens)
+    unwritten = dict.fromkeys(unasked, _UNASKED)
+    return Agenda(options, counted, missing, text, length, step, tokens, unwritten)
+
+
+def _written_ones(tasks: Sequence[Task]) -> list[str]:
+    """The names of tasks that are answered by writing."""
+    return [task.name for task in tasks if task.writes]
+
+
+def _without_writing(agenda: Agenda, reason: str) -> Agenda:
+    kept = [each for each in agenda.tasks if not each.task.writes]
+    names = _written_ones([each.task for each in agenda.tasks])
+    unwritten = dict(agenda.unwritten) | dict.fromkeys(names, reason)
+    tokens = agenda.text.tokens or 0
+    return replace(
+        agenda,
+        tasks=kept,
+        unwritten=unwritten,
+        tokens=tokens + sum(each.tokens for each in kept),
+    )
 
 
 def _check_options(asked: EvaluateOptions) -> None:

@@ -17,10 +17,10 @@ from ..bias.study import carry_out, plan_study
 from ..bias.study_comparison import excess_by_layer
 from ..distributed import in_first
 from ..errors import ArgumentError, DataError, UnsupportedModelError
-from ..hooks import ready_to_generate
 from ..option_fields import checked_keywords, taking
 from ..report.comparison import (
     Comparison,
+    Generation,
     LayerExcess,
     Layers,
     LeftOutWithWay,
@@ -35,10 +35,13 @@ from ..uncertainty import bootstrap_bounds
 from .agenda import Agenda, make_agenda, prompts_of
 from .evaluate_options import EvaluateOptions
 from .evaluating import model_facts, protocol_of, task_facts
-from .rows import corrected, flips_of, measured
-from .speed.speed_measures import Inputs, on_device, prompt_inputs
+from .generation.continuations import continuations, ends_of
+from .generation.same_text import same_text
+from .rows import corrected, flips_of, measured, told_apart
+from .speed.speed_measures import Inputs, prompt_inputs
 from .speed.timing import compare_models_inference
 from .tasks import TASKS
+from .text.two_models import text_ids
 from .verdicts import verdicts
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ Models = tuple[Any, Any]  # the original, the pruned one
 
 COMPONENT = "mlp_output"  # that the layer profile looks into
 CONTROLS = 8
+_UNASKED, _LEAVE_OUT = "not asked for", "Leave out --no-{}."
+_OWN_LIMIT = "Nothing: this is a limit of the model or of its tokenizer."
 LIMITS = (
     "Likelihoods show which of two texts a model prefers, not what it does in use.",
     "Data sets of this kind are noisy, in English, and mostly about the United States. No single "
@@ -94,12 +99,14 @@ def compare_models(
 def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Comparison:
     """Carry out an agenda, as `compare_models` does."""
     models, asked = (original, pruned), agenda.options
+    agenda = agenda.for_models(models)
     count = asked.max_new_tokens
     texts = prompts_of(asked)
     prompts = [prompt_inputs(tokenizer, text, models, count) for text in texts]
     started = time.perf_counter()
     figures = measured(agenda, models, tokenizer)
     rows, flips = corrected(figures.rows, flips_of(agenda, figures))
+    generation, unwritten = _generation(agenda, models, tokenizer)
     speed = _timed(models, tokenizer, asked)
     layers, refused = _profiles(models, tokenizer, asked)
     samples = [
@@ -120,8 +127,9 @@ def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Co
         speed=speed,
         samples=samples,
         layers=layers,
-        left_out=[*_missing(agenda), *refused],
+        left_out=[*_missing(agenda), *unwritten, *refused],
         limits=list(LIMITS),
+        generation=generation,
     )
     folder = asked.output_dir
     if folder is not None:
@@ -171,6 +179,22 @@ def _timed(models: Models, tokenizer: Any, asked: EvaluateOptions) -> Speed | No
     return Speed.from_dict(timed)
 
 
+def _generation(
+    agenda: Agenda, models: Models, tokenizer: Any
+) -> tuple[Generation | None, list[LeftOutWithWay]]:
+    """How long both write the same; where a model cannot write, why."""
+    asked = agenda.options
+    if not asked.generation:
+        return None, [LeftOutWithWay("generation", _UNASKED, _LEAVE_OUT.format("generation"))]
+    named = dict(zip(told_apart(asked.names), models, strict=True))
+    ids = text_ids(tokenizer, agenda.text).tolist()
+    more: Any = {"seed": asked.seed, "show_progress": asked.show_progress}
+    try:
+        return same_text(named, tokenizer, ids, **more), []
+    except UnsupportedModelError as exc:
+        return None, [LeftOutWithWay("generation", str(exc).rstrip("."), _OWN_LIMIT)]
+
+
 def _profiles(
     models: Models, tokenizer: Any, asked: EvaluateOptions
 ) -> tuple[Layers | None, list[LeftOutWithWay]]:
@@ -180,8 +204,7 @@ def _profiles(
     try:
         return Layers(*(_layer_profile(model, tokenizer, asked) for model in models)), []
     except (UnsupportedModelError, DataError) as exc:
-        how = "Nothing: this is a limit of the model or of its tokenizer."
-        return None, [LeftOutWithWay("layer profile", str(exc), how)]
+        return None, [LeftOutWithWay("layer profile", str(exc), _OWN_LIMIT)]
 
 
 def _layer_profile(model: Any, tokenizer: Any, asked: EvaluateOptions) -> list[LayerExcess]:
@@ -217,30 +240,17 @@ def _missing(agenda: Agenda) -> list[LeftOutWithWay]:
         LeftOutWithWay(name, reason, how.format(TASKS[name].path))
         for name, reason in agenda.missing.items()
     ]
+    unwritten = _LEAVE_OUT.format("generation") if not agenda.options.generation else _OWN_LIMIT
+    missing += [LeftOutWithWay(*each, unwritten) for each in agenda.unwritten.items()]
     if not agenda.options.speed:
-        missing.append(LeftOutWithWay("speed", "not asked for", "Leave out --no-speed."))
+        missing.append(LeftOutWithWay("speed", _UNASKED, _LEAVE_OUT.format("speed")))
     if not agenda.options.layers:
-        missing.append(LeftOutWithWay("layer profile", "not asked for", "Leave out --no-layers."))
+        missing.append(LeftOutWithWay("layer profile", _UNASKED, _LEAVE_OUT.format("layers")))
     return missing
-
-
-def _ends_of(model: Any) -> list[int]:
-    """The tokens that end what a model says, by its own settings; what is no token is left out."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    given = own if isinstance(own, list) else [own]
-    return [each for each in given if type(each) is int and 0 <= each < vocabulary(model)]
 
 
 def _said(model: Any, tokenizer: Any, inputs: Inputs, max_new_tokens: int) -> str:
     """What a model says to a prompt, the most likely token each time."""
-    ends = {tokenizer.eos_token_id, *_ends_of(model)} - {None}
-    with ready_to_generate(model):
-        output = model.generate(
-            **on_device(inputs, model),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=0,  # nothing is padded: there is one row
-        )
-    new = output[0, inputs["input_ids"].shape[1] :]
-    return detokenized(tokenizer, new, skip_special_tokens=True)
+    prompts = inputs["input_ids"].tolist()
+    (new,) = continuations(model, prompts, max_new_tokens, ends_of(tokenizer, model))
+    return detokenized(tokenizer, new[new >= 0], skip_special_tokens=True)

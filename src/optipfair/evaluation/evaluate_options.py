@@ -84,6 +84,11 @@ class EvaluateOptions:
     num_runs: int = _comparing(5, "Timed runs of each prompt and model.")
     speed: bool = _comparing(True, "Whether to time both models.")
     layers: bool = _comparing(True, "Whether to look into the layers.")
+    generation: bool = _comparing(
+        True,
+        "Whether both models write on from beginnings of the text, and finish calculations where "
+        "the data are there.",
+    )
     output_dir: str | Path | None = _comparing(
         None,
         "Folder for report.html, comparison.json and measures.csv. [nothing is written]",

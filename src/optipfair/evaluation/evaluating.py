@@ -58,6 +58,7 @@ def evaluate_model(
 
 def evaluate_by(agenda: Agenda, model: Any, tokenizer: Any) -> Evaluation:
     """Carry out an agenda, as `evaluate_model` does."""
+    agenda = agenda.for_models([model])
     figures = measured(agenda, [model], tokenizer)
     (facts,) = model_facts(agenda, [model], figures)
     return Evaluation(
@@ -68,7 +69,10 @@ def evaluate_by(agenda: Agenda, model: Any, tokenizer: Any) -> Evaluation:
         measures=figures.rows,
         tasks=task_facts(agenda, figures),
         text=figures.text,
-        left_out=[LeftOut(name, reason) for name, reason in agenda.missing.items()],
+        left_out=[
+            LeftOut(name, reason)
+            for name, reason in (*agenda.missing.items(), *agenda.unwritten.items())
+        ],
     )
 
 

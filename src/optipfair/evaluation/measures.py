@@ -112,9 +112,9 @@ def groups(measure: Measure, columns: Columns) -> dict[str | None, NDArray[np.bo
     return rows
 
 
-def _counted(label: str) -> list[str | int]:
+def _counted(label: str) -> str:
     """A key that sorts numbers in labels as numbers: `64-255` before `256-`."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", label)]
+    return re.sub("[0-9]+", lambda found: found[0].zfill(12), label)
 
 
 def taken(columns: Columns, rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:

@@ -13,13 +13,17 @@ import numpy as np
 
 from ..errors import ModelOutputError
 from ..report.comparison import FigureOfOne, FigureOfTwo, FlippedItem, Flips, TextFacts
+from ..tokenized import detokenized
 from ..uncertainty import holm
 from .agenda import Agenda, identifier
 from .evaluate_options import EvaluateOptions
+from .generation.continuations import continuations, ends_of
+from .likelihoods.query_tokens import encode
 from .likelihoods.score import score
 from .likelihoods.score_cache import ScoreCache
 from .measures import Clusters, Columns, Measure, compare, estimate, groups, mcnemar, taken
 from .tasks.choosing import Chosen
+from .tasks.task import Items, Scores
 from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
 
 SHOWN = 50  # flips listed of each task
@@ -51,10 +55,8 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
         _answers(model, tokenizer, agenda.tasks, asked, name)
         for model, name in zip(models, asked.names, strict=True)
     ]
-    alike = len({*asked.names}) < len(models)
-    names = ("original", "pruned") if alike else asked.names
     of_text, text = on_text(
-        dict(zip(names, models, strict=True)),
+        dict(zip(told_apart(asked.names), models, strict=True)),
         tokenizer,
         agenda.text,
         context=agenda.context,
@@ -72,32 +74,47 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
     return Measured(answers, rows, text)
 
 
+def told_apart(names: Sequence[str]) -> Sequence[str]:
+    """The names of the models, or what they are where both are called the same."""
+    return names if len({*names}) == len(names) else ("original", "pruned")
+
+
 def _answers(
     model: Any, tokenizer: Any, tasks: Sequence[Chosen], asked: EvaluateOptions, name: str
 ) -> Answers:
-    """Score all items of all tasks, one task after the other."""
+    """Let a model answer all items of all tasks, one task after the other."""
     columns: dict[str, Columns] = {}
     reused: dict[str, int] = {}
     with ScoreCache(asked.cache_dir, model) as cache:
         for each in tasks:
-            before = cache.reused
+            before, task = cache.reused, each.task
+            more = {"label": f"{name}: {task.name}", "show_progress": asked.show_progress}
             try:
-                scores = score(
-                    model,
-                    tokenizer,
-                    [query for item in each.items for query in item.queries],
-                    batch_tokens=asked.batch_tokens,
-                    label=f"{name}: {each.task.name}",
-                    show_progress=asked.show_progress,
-                    done=cache,
-                )
+                if task.writes:
+                    answers: Any = _written(model, tokenizer, each.items, task.writes, **more)
+                else:
+                    more |= {"batch_tokens": asked.batch_tokens, "done": cache}
+                    answers = _scored(model, tokenizer, each.items, **more)
             except ModelOutputError as exc:
-                raise ModelOutputError(f"{name}, {each.task.name}: {exc}") from exc
-            rest = iter(scores)
-            per_item = [[next(rest) for _ in item.queries] for item in each.items]
-            columns[each.task.name] = each.task.outcomes(each.items, per_item)
-            reused[each.task.name] = cache.reused - before
+                raise ModelOutputError(f"{name}, {task.name}: {exc}") from exc
+            columns[task.name] = task.outcomes(each.items, answers)
+            reused[task.name] = cache.reused - before
     return Answers(cache.fingerprint, columns, reused)
+
+
+def _scored(model: Any, tokenizer: Any, items: Items, **more: Any) -> Scores:
+    """The scores of each item's queries."""
+    queries = [query for item in items for query in item.queries]
+    rest = iter(score(model, tokenizer, queries, **more))
+    return [[next(rest) for _ in item.queries] for item in items]
+
+
+def _written(model: Any, tokenizer: Any, items: Items, count: int, **more: Any) -> list[str]:
+    """What a model writes after the context of each item."""
+    encoded = encode(tokenizer, [item.queries[0] for item in items])
+    prompts = [each.ids[: each.start] for each in encoded]
+    rows = continuations(model, prompts, count, ends_of(tokenizer, model), **more)
+    return [detokenized(tokenizer, row[row >= 0]) for row in rows]
 
 
 def _rows(

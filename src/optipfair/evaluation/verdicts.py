@@ -17,6 +17,8 @@ from ..registry import unknown_name
 from ..report.comparison import Comparison, Speed, Verdict
 from ..report.comparison import FigureOfTwo as Row
 from ..report.formats import is_nothing, number, signed, times
+from .generation.same_text import LENGTHS
+from .tasks import TASKS
 
 BETTER, SAME, WORSE = "better", "no detectable change", "worse"
 DAMAGED, NOT_MEASURED = "too damaged to say", "not measured"
@@ -35,6 +37,7 @@ _SHORT = {
     "agreement": "text.agreement",
 }
 _SPEED = ("speedup", "tps_improvement_percent")
+_GENERATION = ("generation.until_parting", *(f"generation.same_{n}" for n in LENGTHS))
 _SIZES = ("parameters_ratio", "weight_bytes_ratio")
 
 
@@ -79,9 +82,20 @@ def _quality(rows: Sequence[Row], collapse: str | None) -> Verdict:
         return _said("quality", NOT_MEASURED, told)
     judged = _judged("quality", rows)
     if collapse is None:
-        return judged
+        return _with_what_it_wrote(judged, rows)
     told = f" {judged.sentence}" if judged.verdict == WORSE else ""
     return _said("quality", WORSE, f"The model has collapsed: {collapse}.{told}", judged.because)
+
+
+def _with_what_it_wrote(judged: Verdict, rows: Sequence[Row]) -> Verdict:
+    """The same, and a word more where nothing is worse but what the model writes."""
+    worse = {row.task for row in rows if row.id in judged.because and (row.harm.value or 0.0) > 0}
+    others = {row.task for row in rows} - worse
+    written = all(name in TASKS and TASKS[name].writes for name in worse)
+    if judged.verdict != WORSE or not written or not others:
+        return judged
+    told = "No change for the worse shows in likelihoods: what the model writes is worse."
+    return _said("quality", WORSE, f"{judged.sentence} {told}", judged.because)
 
 
 def _fairness(rows: Sequence[Row], collapse: str | None) -> Verdict:
@@ -206,7 +220,7 @@ def check_thresholds(
     thresholds: Sequence[Threshold], ids: Sequence[str], unmeasured: Mapping[str, str]
 ) -> None:
     """Refuse names that no measure of this comparison has; groups are not known beforehand."""
-    plain = [*_SHORT, *_SPEED, *_SIZES, *ids]
+    plain = [*_SHORT, *_SPEED, *_SIZES, *_GENERATION, *ids]
     known = {*plain, *(f"{name}.{part}" for name in ids for part in _PARTS)}
     for threshold in thresholds:
         name = re.sub(r"\[[^\]]*\]", "", threshold.name)
@@ -242,6 +256,10 @@ def _values(comparison: Comparison) -> dict[str, float | None]:
         values[row.id] = row.pruned.value
     values |= {short: values.get(long) for short, long in _SHORT.items()}
     values |= {name: getattr(comparison.speed, name, None) for name in _SPEED}
+    if comparison.generation is not None:
+        values[_GENERATION[0]] = comparison.generation.until_parting.value
+        same = comparison.generation.same
+        values |= {f"generation.same_{each.tokens}": each.share.value for each in same}
     original, pruned = comparison.models.original, comparison.models.pruned
     values["parameters_ratio"] = pruned.parameters / original.parameters
     values["weight_bytes_ratio"] = pruned.weight_bytes / original.weight_bytes

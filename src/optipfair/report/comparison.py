@@ -234,6 +234,25 @@ class Sample(Result):
     pruned: str
 
 
+class SameTokens(Result):
+    """How often two models write the same first tokens."""
+
+    tokens: Count
+    share: Annotated[Estimate, "of the prompts"]
+
+
+class Generation(Result):
+    """How long two models write the same: greedy continuations of beginnings of the text."""
+
+    prompts: Count
+    prompt_tokens: Annotated[Count, "of each prompt"]
+    new_tokens: Annotated[Count, "after each prompt"]
+    until_parting: Annotated[
+        Estimate, "median number of tokens that are the same; new_tokens where all of them are"
+    ]
+    same: list[SameTokens]
+
+
 class LayerExcess(Result):
     """How far a layer differs between prompts, beyond neutral swaps."""
 
@@ -285,6 +304,7 @@ class Comparison(Result):
     layers: Layers | None
     left_out: list[LeftOutWithWay]
     limits: list[str]
+    generation: Generation | None = None
 
 
 class Evaluation(Result):

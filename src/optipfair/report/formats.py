@@ -88,6 +88,14 @@ def points(value: float, like: float | None = None) -> str:
     return text[1:] if is_nothing(text) else text.replace("-", _MINUS)
 
 
+def percent(value: float | None, like: float | None = None) -> str:
+    """A share in whole hundredths, with a decimal where it is small: 61 %."""
+    if value is None:
+        return NOTHING
+    largest = 100 * (value if like is None else like)
+    return f"{100 * value:.{0 if largest >= 10 or largest == 0 else 1}f} %"
+
+
 def times(value: float, like: float | None = None) -> str:
     """A ratio: x1.23, with fewer decimals where it, or what it is like, is large."""
     largest = value if like is None else like

@@ -24,9 +24,9 @@ from . import charts, formats, views
 from .comparison import Comparison
 from .tables import comparison_csv
 
-_NAMES = ("number", "signed", "plain", "times", "with_interval", "count", "memory", "seconds")
+_NAMES = ("number", "signed", "plain", "percent", "times", "with_interval", "count", "memory")
 _WRITERS = {
-    **{name: getattr(formats, name) for name in _NAMES},
+    **{name: getattr(formats, name) for name in (*_NAMES, "seconds")},
     "p": formats.p_value,
     "rows_left_out": views.rows_left_out,
     "marked_texts": views.marked_texts,
@@ -55,6 +55,8 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         absolutes=charts.absolutes(charts.headlines(measures)),
         plane=plane,
         profile=profile,
+        same_text=views.same_text(shown.generation) if shown.generation else "",
+        by_position=views.by_position(measures),
         speed=views.speed_pairs(shown.speed) if shown.speed else [],
         speedup=views.speedup(shown.speed) if shown.speed else "",
         left_out=views.left_out(shown, plane=plane is not None, profile=profile is not None),

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..results import Result
+from ..uncertainty import Estimate
 from ..visible import visible
 from .charts import headlines
-from .comparison import Comparison, FigureOfTwo, LeftOut, Speed, SpeedRow
-from .formats import NOTHING, number, p_value, signed, times, with_interval
+from .comparison import Comparison, FigureOfTwo, Generation, LeftOut, Speed, SpeedRow
+from .formats import NOTHING, number, p_value, percent, signed, times, with_interval
+from .views import by_position
 
 Row = dict[str, str | int | float | None]
 Place = tuple[str, str, str]  # section, id, model
@@ -19,6 +21,7 @@ Place = tuple[str, str, str]  # section, id, model
 COLUMNS = ["section", "id", "group", "model", "quantity", "value", "low", "high", "unit", "reason"]
 VERDICT_HEADER = ("question", "verdict", "why")
 MEASURE_HEADER = ("measure", "original", "pruned", "change", "95 % interval", "p (Holm)")
+GENERATION_HEADER = ("of the pruned model against the original", "value", "95 % interval")
 _MODELS = ("original", "pruned")
 _FORMULA = tuple("=+-@\t\r＝＋－＠")  # noqa: RUF001
 
@@ -58,6 +61,21 @@ def measure_rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
+def generation_rows(comparison: Comparison) -> list[list[str]]:
+    """How long both write the same, and how far apart they predict by position, for a terminal."""
+    rows = []
+    if comparison.generation is not None:
+        for each in comparison.generation.same:
+            name = f"the same first {each.tokens} tokens are written"
+            rows.append((name, with_interval(each.share, percent)))
+        parting = with_interval(comparison.generation.until_parting, number)
+        rows.append(("tokens until they part, median", parting))
+    for row in by_position(comparison.measures):
+        name = f"KL divergence at positions {row.group}"
+        rows.append((name, with_interval(row.pruned, number)))
+    return [[visible(name), value, between or NOTHING] for name, (value, between) in rows]
+
+
 def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
     """What was not measured, one line for each reason, which says how to get it."""
     by_reason: dict[str, list[str]] = {}
@@ -95,6 +113,8 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
     if comparison.text:
         place = ("text", comparison.text.file, "")
         yield from _of(place, comparison.text, tokens="", words="", bytes="")
+    if comparison.generation:
+        yield from _generation_numbers(comparison.generation)
     if comparison.speed:
         yield from _speed_rows(comparison.speed)
     for model, layers in (comparison.layers or {}).items():
@@ -136,8 +156,7 @@ def _measure_rows(measure: FigureOfTwo) -> Iterator[Row]:
     }
     for quantity, unit in units.items():
         place = ("measures", measure.id, quantity if quantity in _MODELS else "")
-        estimate = dict(measure[quantity])
-        yield _row(place, quantity, estimate.pop("value"), unit, **group, **estimate)
+        yield _estimate(place, quantity, measure[quantity], unit) | group
     more = {"p": "", "p_holm": "", "chance": "of the measure", "could_have_missed": units["harm"]}
     more |= {"items": "items", "clusters": "clusters"}
     more |= {} if isinstance(measure.better, str) else {"better": "of the measure"}
@@ -147,6 +166,22 @@ def _measure_rows(measure: FigureOfTwo) -> Iterator[Row]:
     if measure.scale is not None:
         low, high = measure.scale
         yield _row(place, "scale", None, "of the measure", **group, low=low, high=high)
+
+
+def _generation_numbers(generation: Generation) -> Iterator[Row]:
+    place = ("generation", "", "")
+    counts = {"prompts": "prompts", "prompt_tokens": "tokens", "new_tokens": "tokens"}
+    yield from _of(place, generation, **counts)
+    yield _estimate(place, "until_parting", generation.until_parting, "tokens")
+    for each in generation.same:
+        own = ("generation", f"first {each.tokens} tokens", "")
+        yield _row(own, "tokens", each.tokens, "tokens")
+        yield _estimate(own, "share", each.share, "of the prompts")
+
+
+def _estimate(place: Place, quantity: str, estimate: Estimate, unit: str) -> Row:
+    given = dict(estimate)
+    return _row(place, quantity, given.pop("value"), unit, **given)
 
 
 def _speed_rows(speed: Speed) -> Iterator[Row]:

@@ -9,8 +9,17 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-from .comparison import Comparison, FlippedItem, LeftOutWithWay, Speed, Spread, TaskFacts
-from .formats import NOTHING, memory, number, seconds, times
+from .comparison import (
+    Comparison,
+    FigureOfTwo,
+    FlippedItem,
+    Generation,
+    LeftOutWithWay,
+    Speed,
+    Spread,
+    TaskFacts,
+)
+from .formats import NOTHING, memory, number, percent, plain, seconds, times
 
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
 _MOST = 2000  # words of a text; comparing takes the square of it
@@ -21,6 +30,10 @@ _SECTIONS = {
     "text": ("no text was scored", "Give a text to measure perplexity."),
     "tasks": ("no task was run", "Choose one or more tasks, and the folder with their data."),
     "flips": ("no task with right or wrong answers was run", "Choose a task that has answers."),
+    "generation": (
+        "how long both models write the same was not measured",
+        "Turn on the measurement of generation.",
+    ),
     "speed": ("speed and memory were not measured", "Turn on the measurement of speed."),
     "samples": ("no texts were generated", "Give prompts to continue."),
     "layers": ("the layers were not compared", "Turn on the layer profile of the bias module."),
@@ -87,6 +100,32 @@ def speedup(speed: Speed) -> str:
         f"{times(speed.speedup)} the speed of the original{between}, "
         f"over {speed.num_prompts:,} prompts."
     )
+
+
+def same_text(generation: Generation) -> str:
+    """How long both models write the same, in plain sentences."""
+    shares = [
+        f"the same first {each.tokens} tokens for {percent(each.share.value)}"
+        for each in generation.same
+    ]
+    told = f"The two models write {' and '.join(shares)} of {generation.prompts:,} beginnings."
+    half = generation.until_parting.value
+    if half is None:
+        return told
+    if half >= generation.new_tokens:
+        return f"{told} At least half of them do not part within {generation.new_tokens} tokens."
+    if half < 1:
+        return f"{told} Half of them part at the first token."
+    return f"{told} Half of them part after {plain(half)} token{'s' * (half > 1)} or fewer."
+
+
+def by_position(measures: Sequence[FigureOfTwo]) -> list[FigureOfTwo]:
+    """How far the predictions are from the original's, for each group of positions."""
+    return [
+        each
+        for each in measures
+        if each.task == "text" and each.measure == "kl" and each.group is not None
+    ]
 
 
 def left_out(comparison: Comparison, *, plane: bool, profile: bool) -> list[LeftOutWithWay]:

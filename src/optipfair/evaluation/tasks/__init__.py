@@ -1,6 +1,7 @@
 """The tasks, one module for each data set or kind. Importing this registers them all."""
 
 from . import ability as ability
+from . import arithmetic as arithmetic
 from . import bbq as bbq
 from . import crows_pairs as crows_pairs
 from . import next_token as next_token

@@ -1,6 +1,7 @@
 """A task: a data file, how it becomes items, and what is measured on them. No torch.
 
-An item is what a model is asked: texts whose likelihood is wanted (`Query`, answered by a `Score`).
+An item is what a model is asked: texts whose likelihood is wanted (`Query`, answered by a `Score`),
+or, where a task is answered by writing, one whose context is written on (answered by a text).
 Axes: `N` items, `Q` queries of an item, `T` tokens of a continuation.
 """
 
@@ -82,12 +83,14 @@ class Task:
     source: str  # where its definition comes from
     path: str  # its file or folder inside the data folder; empty: it needs none
     read: Callable[[Path], Reading]  # raises DataError with file, line and what was expected
-    outcomes: Callable[[Items, Scores], Columns]  # N rows each
+    # From the scores of each item, or where it is written from its text: N rows each.
+    outcomes: Callable[[Items, Any], Columns]
     measures: tuple[Measure, ...]  # what is computed from the columns
     protocol: str  # how the queries are made and scored, in a sentence or two
     texts: Callable[[Item], list[str]] = lambda item: list(item.facts["texts"])  # beside a flip
     answer: str | None = None  # a column of 0 and 1 (NaN: no answer) whose flips are listed
     answers: tuple[str, str] = ("wrong", "right")  # what 0 and 1 mean there, in words
+    writes: int = 0  # tokens that a model writes after the context of each item; 0: it scores
     default: bool = True  # whether a comparison measures it without being asked
     # The key of items that must be drawn together (complete groups); None: each alone.
     together: Callable[[Item], str] | None = None

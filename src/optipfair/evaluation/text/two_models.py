@@ -169,7 +169,7 @@ def on_text(
 
 
 def text_ids(tokenizer: Any, text: Text) -> Tensor:
-    """The tokens of a text that are used, (S,), two at least."""
+    """The tokens of a text that are used, (S,), of which there are two at least."""
     encoded = tokenized(
         tokenizer, text.content, add_special_tokens=False, return_tensors="pt", verbose=False
     )

@@ -14,10 +14,23 @@ from torch.utils.hooks import RemovableHandle
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run in eval mode without gradients; restore each module's mode and the CPU random state."""
+    with _in_mode(model, training=False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Run in train mode with gradients; restore each module's mode and the CPU random state."""
+    with _in_mode(model, training=True), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        model.train(training)
+        with torch.random.fork_rng(devices=[]):
             yield
     finally:
         for module, mode in modes:

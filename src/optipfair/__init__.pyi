@@ -89,6 +89,13 @@ from .pruning.statistics import (
     get_pruning_statistics as get_pruning_statistics,
     summarize as summarize,
 )
+from .recovery.distilling.distillation import distill_model as distill_model
+from .recovery.distilling.distillation_stats import DistillationStats as DistillationStats
+from .recovery.distilling.layer_maps import (
+    MAPPING_LAST as MAPPING_LAST,
+    MAPPING_ORIGINAL as MAPPING_ORIGINAL,
+    MAPPING_UNIFORM as MAPPING_UNIFORM,
+)
 from .pruning.cut.surgery import apply_plan as apply_plan
 from .pruning.request.width_targets import (
     calculate_pruning_percentage_from_expansion_rate as calculate_pruning_percentage_from_expansion_rate,

@@ -36,6 +36,7 @@ PATHS = {
     "visualize_pca visualize_prompt_heatmap",
     "evaluation.benchmarks": "time_inference compare_models_inference",
     "cli.commands": "cli prune analyze main",
+    "distillation": "distill_model MAPPING_UNIFORM MAPPING_LAST",
 }
 
 BLOCKS = {
@@ -192,6 +193,34 @@ timing = time_inference(model, tokenizer, "Paris is", max_new_tokens=2, num_runs
 assert timing["avg_time"] > 0 and timing["tokens_per_second"] > 0
 both = compare_models_inference(model, model, tokenizer, ["Paris is"], max_new_tokens=2)
 assert both["speedup"] > 0 and "tps_improvement_percent" in both
+""",
+    "distillation": """
+from copy import deepcopy
+
+from optipfair.distillation import MAPPING_LAST, distill_model
+
+teacher = deepcopy(model)
+student = optipfair.prune_model(
+    model, pruning_type="DEPTH", num_layers_to_remove=1, show_progress=False
+)
+student, stats = distill_model(
+    student_model=student,
+    teacher_model=teacher,
+    dataloader=dataloader,
+    layer_mapping_strategy=MAPPING_LAST,
+    alpha=0.4,
+    beta=0.3,
+    gamma=0.2,
+    delta=0.1,
+    epochs=2,
+    accumulation_steps=1,
+    return_stats=True,
+)
+for name in ("total", "task", "logits", "trajectory", "derivative"):
+    assert len(stats["loss_history"][name]) == 2
+assert stats["effective_batch_size"] == 2 and stats["weights"]["gamma"] == 0.2
+student = distill_model(student, teacher, dataloader, show_progress=False)
+assert len(optipfair.get_model_layers(student)) == 3
 """,
     "helpers": """
 from optipfair.bias.utils import (

@@ -1,4 +1,4 @@
-"""Whether a model can take calibration data: token ids that it knows, lengths that it can count."""
+"""Whether a model can take data: token ids that it knows, lengths that it can count."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from ..errors import DataError
 _UNUSED = 2  # rows that some tables of positions begin with
 
 
-def check_sequences(model: Any, batches: Sequence[Batch]) -> None:
+def check_sequences(model: Any, batches: Sequence[Batch], kind: str = "calibration") -> None:
     """Refuse token ids outside the vocabulary, and sequences longer than a table of positions.
 
-    Positions that are computed for any length (rotary ones) set no limit.
+    Positions that are computed for any length (rotary ones) set no limit. `kind` says what the
+    data are for.
     """
     known = vocabulary(model)
     for batch in batches:
         least, most = (int(each) for each in batch.input_ids.aminmax())
         if least < 0 or most >= known:
             raise DataError(
-                f"The calibration data hold token id {least if least < 0 else most}; the model "
+                f"The {kind} data hold token id {least if least < 0 else most}; the model "
                 f"knows 0 to {known - 1}. Use the tokenizer that belongs to the model."
             )
     longest = max((batch.input_ids.shape[1] for batch in batches), default=0)
     limit = positions(model)
     if limit is not None and longest > limit:
         raise DataError(
-            f"A calibration sequence has {longest} tokens; this {model.config.model_type!r} has "
+            f"A {kind} sequence has {longest} tokens; this {model.config.model_type!r} has "
             f"{limit} positions. Give shorter ones (of a text: calibration_length={limit})."
         )
 

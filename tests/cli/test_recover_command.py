@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from optipfair import prune_checkpoint
+from optipfair import presets, prune_checkpoint
 from optipfair.pipeline import originals
 from optipfair.pipeline.unfinished import folder_beside
 from optipfair.recovery.trainer import RecoveryTrainer
@@ -243,3 +244,45 @@ def test_the_originals_answers_are_kept_and_it_is_not_loaded_again(
     assert again.exit_code == 0, again.output
     found = [json.loads(each.stdout)["recovery"] for each in (first, again)]
     assert found[0]["helped"] and found[0]["judged"] == found[1]["judged"]
+
+
+def test_one_command_prunes_and_trains(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "healed"
+    more = ("--pruning-percentage", "60", "--calibration", "none", "--recover", "--json")
+    result = run(
+        *("prune", "--model-path", str(models / "original"), "--output-path", str(out), *more),
+        *("--recover-tokens", "4096"),
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["output_path"] == str(out)
+    assert found["recovery"]["tokens"] == 4096
+    assert {each.name for each in tmp_path.iterdir()} == {"healed"}
+    assert "## Recovered" in (out / "README.md").read_text(encoding="utf-8")
+    assert "recover: true" in (out / "recipe.yaml").read_text(encoding="utf-8")
+    assert AutoModelForCausalLM.from_pretrained(out).config.intermediate_size == 16
+
+    again = run("prune", "--recipe", str(out / "recipe.yaml"), "--output-path", str(tmp_path / "b"))
+    assert again.exit_code == 0, again.output
+    weights = "model.safetensors"
+    assert (tmp_path / "b" / weights).read_bytes() == (out / weights).read_bytes()
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_pruned(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "healed"
+    result = run(
+        *("prune", "--model-path", str(models / "original"), "--output-path", str(out)),
+        *("--recover", "--recover-tokens", "lots"),
+    )
+    assert result.exit_code == 2 and "200k or 2M" in result.output
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_preset_with_recovery_is_quality_and_trains() -> None:
+    for kind in ("MLP_GLU", "DEPTH", "BOTH", "ATTENTION"):
+        both = presets.quality_and_recovery.options(kind)
+        assert both == dataclasses.replace(presets.quality.options(kind), recover=True)

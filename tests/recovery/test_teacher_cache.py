@@ -101,8 +101,12 @@ def test_a_model_learns_from_answers_as_from_the_model_itself(
             parameter.mul_(4)
     other = copy.deepcopy(student)
     options: dict[str, Any] = {
-        "tokenizer": byte_tokenizer(), "tokens": 1024, "length": 32, "checks": 2,
-        "learning_rate": 1e-3, "device": "cpu",
+        "tokenizer": byte_tokenizer(),
+        "tokens": 1024,
+        "length": 32,
+        "checks": 2,
+        "learning_rate": 1e-3,
+        "device": "cpu",
     }
     monkeypatch.setattr(teacher_cache, "KEPT", VOCABULARY - 1)  # all but one: the bucket holds one
     live = recover(student, original, **options)

@@ -18,18 +18,20 @@ from ..loading import has_tokenizer
 from ..noted import keeping_warnings, warn
 from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
+from ..pruning.cut.plan_files import PLAN_FILE
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import RECIPE_FILE
+from ..recovery.recovery_result import Recovery
 from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source
 from .arguments import Job, read_job
 from .first_possible import first_possible
 from .model_card import Base, base_of_folder, model_card
 from .outcome import LARGE, Cost, reloaded_difference
 from .run import Run
+from .then_recover import then_recovered
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 
-PLAN_FILE = "pruning_plan.json"
 _MOSTLY = 0.5
 _ORDINALS = {2: "second", 4: "fourth", 5: "fifth", 6: "sixth"}
 _REAL_WIDTH = 256  # narrower MLPs are toys, which nobody quantizes
@@ -54,6 +56,7 @@ class PruneResult:
             together they are all of them.
         left_behind: files of the source that the result does not hold.
         seconds: wall time.
+        recovery: what training gave back afterwards, where it was asked for.
         warnings: what was warned of; the card has them too.
         notes: what else is worth to know.
     """
@@ -69,6 +72,7 @@ class PruneResult:
     account: Mapping[str, int]
     left_behind: Sequence[str]
     cost: Cost | None = None
+    recovery: Recovery | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -93,6 +97,7 @@ class PruneResult:
             "left_behind": list(self.left_behind),
             "seconds": round(self.seconds, 3),
             "cost": None if self.cost is None else self.cost.to_dict(),
+            "recovery": None if self.recovery is None else self.recovery.to_dict(),
             "warnings": list(self.warnings),
             "notes": list(self.notes),
         }
@@ -166,11 +171,22 @@ def prune_checkpoint(
             show_progress=show_progress,
         )
         jobs = [read(each) for each in (options, *instead)]
+    told = say if is_first() else None
     with ExitStack() as stack:
         warned = stack.enter_context(keeping_warnings())
-        decided = first_possible(stack, jobs, say if is_first() else None)
+        training = stack.enter_context(
+            then_recovered(jobs[0], options, command, told, overwrite=overwrite)
+        )
+        decided = first_possible(stack, [training.before(job) for job in jobs], told)
         result = in_first(lambda: _carry_out(*decided, command, warned))
-    return replace(result, seconds=time.perf_counter() - started)
+        found = training.done()
+    return replace(
+        result,
+        output_path=jobs[0].output,
+        recovery=found,
+        warnings=tuple(warned),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _options(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..loading import load_config, load_model, load_tokenizer, snapshot
 from ..noted import keeping_warnings
 from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
+from ..pruning.cut.plan_files import PLAN_FILE
 from ..pruning.options.recipe import RECIPE_FILE
 from ..recovery.asking import check_lengths, check_pair, check_recovery
 from ..recovery.recover_options import RecoverOptions
@@ -31,7 +33,6 @@ from ..recovery.recovery_result import Recovery
 from ..recovery.training_run import train
 from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .originals import Original, named_original
-from .prune import PLAN_FILE
 from .recovery_card import recovered_card
 from .unfinished import check_unfinished, unfinished
 
@@ -117,7 +118,8 @@ def recover_checkpoint(
     with together():
         if is_first():
             check_output(output, folder, overwrite)
-            check_unfinished(output, request, resume=asked.resume, overwrite=overwrite)
+            if asked.work_dir is None:
+                check_unfinished(output, request, resume=asked.resume, overwrite=overwrite)
     loading: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with keeping_warnings() as warned:
         stored = StoredModel(
@@ -128,7 +130,7 @@ def recover_checkpoint(
         check_pair(model, teacher.config)
         check_lengths(asked, model)
         rows = read_text(asked, tokenizer, teacher.model)
-        with unfinished(output, request, resume=asked.resume) as work:
+        with _work_dir(asked, output, request) as work:
             told = say if is_first() else None
             wanted = replace(asked, work_dir=work, device=device)
             found = train(wanted, model, teacher.teacher(asked, rows), rows, told)
@@ -136,11 +138,22 @@ def recover_checkpoint(
     return RecoverResult(output, named, found, tuple(warned))
 
 
+def _work_dir(
+    asked: RecoverOptions, output: Path, request: Mapping[str, Any]
+) -> AbstractContextManager[Path]:
+    """The folder for checkpoints: the one that is given, or one beside the output."""
+    if asked.work_dir is not None:
+        return nullcontext(Path(asked.work_dir))
+    return unfinished(output, request, resume=asked.resume)
+
+
 def _request(asked: RecoverOptions, model_path: str, original: str) -> dict[str, Any]:
     """What must be the same in a run that goes on."""
     values = asdict(asked)
     for name in ("resume", "show_progress", "work_dir"):
         del values[name]
+    if asked.cache_teacher is not None:
+        values["cache_teacher"] = str(asked.cache_teacher)
     return {"model_path": model_path, "original": original, **values}
 
 

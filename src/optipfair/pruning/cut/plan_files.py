@@ -29,6 +29,7 @@ from ..calibration.holding import Key, ReplacedTensors, Replacements, peek
 if TYPE_CHECKING:
     from .plan import PruningPlan
 
+PLAN_FILE = "pruning_plan.json"  # in the folder of a pruned model
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _WAY_OUT = "Copy it again, or decide anew with --save-plan (save_plan)"
 

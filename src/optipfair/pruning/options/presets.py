@@ -65,10 +65,17 @@ quality = Preset(
     },
 )
 
+quality_and_recovery = Preset(
+    "quality+recover",
+    "quality+recover does the same, and trains the result to say what the original says.",
+    {kind: {**chosen, "recover": True} for kind, chosen in quality.by_type.items()},
+)
+
 ONE_AT_A_TIME = "block_influence"  # chooses layers without the whole model in memory
 
 PRESETS: Registry[Preset] = Registry("preset")
-PRESETS.add(quality.name, quality)
+for _preset in (quality, quality_and_recovery):
+    PRESETS.add(_preset.name, _preset)
 
 
 def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,6 +209,14 @@ class PruneOptions:
         "would take longer. By default 30, where calibration_samples is not given.",
         metavar="MINUTES",
     )
+    recover: bool = _work(
+        False,
+        "Train what is written to say what the original says, as optipfair recover does, in the "
+        "same run. The original's weights are needed in memory beside it.",
+    )
+    recover_tokens: int | str = _work(
+        "2M", "Tokens of bundled text to train on then, such as 200k or 2M.", metavar="N"
+    )
     trust_remote_code: bool = _work(False, "Allow code from the model's repository to run.")
 
     def __post_init__(self) -> None:

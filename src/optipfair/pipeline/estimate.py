@@ -146,14 +146,17 @@ class _Timed:
         own = tuple(c for c in plan.width_cuts if c.layer == index)
         one = replace(plan, keep_layers=(index,), width_cuts=own)
 
-        def of(number: int) -> float:
+        def of(number: int, *, reconstruct: bool = False) -> float:
             stream = capture(self.layers.view, self.batches[:number], self.layers.source)
-            return _time(lambda: decide_by_layers(stream, one, self.request, rewrite))[0]
+            asked = replace(self.request, reconstruct=reconstruct)
+            return _time(lambda: decide_by_layers(stream, one, asked, rewrite))[0]
 
         of(_FEW)  # the first is slow
         few, more = of(_FEW), of(_MORE)
         of_batch = max((more - few) / (_MORE - _FEW), 0.0)
-        return of_batch, max(few - _FEW * of_batch, 0.0)
+        # Training takes as long for any number of batches.
+        training = of(_MORE, reconstruct=True) - more if self.request.reconstruct else 0.0
+        return of_batch, max(few - _FEW * of_batch, 0.0) + max(training, 0.0)
 
 
 def _choosing_last(request: PruningRequest) -> PruningRequest:

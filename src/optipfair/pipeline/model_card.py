@@ -167,7 +167,8 @@ def what_was_done(plan: PruningPlan) -> str:
         source = f"scores of the caller's ({scores})" if scores else f"{method}, from {data}"
         lines.append(f"{what} were chosen by {source}.")
         if made_up_for:
-            lines.append(f"Kept {what.lower()} make up for lost ones, by least squares.")
+            trained = ", and were then trained" if plan.request.get("reconstruct") else ""
+            lines.append(f"Kept {what.lower()} make up for lost ones, by least squares{trained}.")
     return " ".join(lines) or "Nothing was removed."
 
 

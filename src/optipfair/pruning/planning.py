@@ -140,6 +140,7 @@ def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -
             "data_driven": data_driven,
             "compensate": request.compensate,
             **({"sequential": request.sequential} if request.by_layers else {}),
+            **({"reconstruct": True} if request.reconstruct else {}),
             **({"seed": request.seed} if given.name == "RANDOM" else {}),
             **({"scores_digest": given.digest} if isinstance(given, NeuronScores) else {}),
             "pruning_percentage": request.width.percentage,

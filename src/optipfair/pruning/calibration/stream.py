@@ -107,6 +107,11 @@ class Batches:
     forms: list[Form] = field(default_factory=list)  # how each layer wraps its hidden states
     variety: Variety = Variety(2, 2)
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens flow, padding included."""
+        return sum(mask.numel() for mask in self.masks)
+
     def roles(self, number: int) -> Tensor:
         """What each token of a batch is for (`token_roles`), (B, S).
 

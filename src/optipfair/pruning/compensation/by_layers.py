@@ -9,7 +9,9 @@ Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from ...arch.slots import rows_of
 from ...arch.view import LayerView, MLPView, check_finite
-from ...distributed import divided, together
+from ...distributed import divided, together, world_size
 from ...hooks import evaluating
 from ...noted import warn
 from ...progress import track
@@ -33,6 +35,7 @@ from ..importance.criteria import MOMENTS, Criterion, Weights
 from ..importance.selection import select_neurons, select_units
 from ..request.pruning_request import PruningRequest
 from .least_squares import Fit, fit_kept
+from .reconstruction import Recorded, reconstructed
 
 
 def decide_by_layers(
@@ -50,6 +53,11 @@ def decide_by_layers(
     layers stay and how many neurons, or which. `replaced` takes the tensors that replace cut ones,
     beside those that it holds. The plan that is returned holds them, and the errors that are left.
     """
+    if request.reconstruct and world_size() > 1:
+        warn(
+            "Several processes fit the kept neurons and do not train them. With one process more "
+            "of the model stays."
+        )
     todo = _Pass(plan, batches, request, rewrite, {} if replaced is None else replaced)
     with evaluating(batches.view.model):
         for layer in track(batches.view.layers, "calibrating", show_progress, unit="layer"):
@@ -83,14 +91,23 @@ class _Pass:
         cuts = {cut.key: cut for cut in self.plan.width_cuts if cut.layer == layer.index}
         inputs = [self._watched(own_mlp(m, copied)) for m in layer.mlps if m.key in cuts]
         again = bool(inputs) and self.request.sequential
-        self._run(copied, layer.index, inputs, keep=not again)
+        whole = [Recorded(each.mlp, self.batches.tokens) for each in inputs]
+        self._run(copied, layer.index, inputs, whole if self._trains else [], keep=not again)
         for each in inputs:
             self._decide(each, cuts[each.mlp.key])
         if again:
             own = tuple(self.cuts[key] for key in cuts)
             decided = replace(self.plan, width_cuts=own, replacements=self.replaced)
             cut_copy(layer, copied, decided, self.rewrite)
-            self._run(copied, layer.index, [], keep=True)
+            for recorded in whole if self._trains else ():
+                self._train(own_mlp(recorded.mlp, copied), recorded)
+            self._run(copied, layer.index, [], [], keep=True)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether kept neurons are trained; several processes would each need all tokens."""
+        asked = self.request.reconstruct and self.request.sequential
+        return asked and world_size() == 1
 
     def _watched(self, mlp: MLPView) -> MLPInputs:
         compensate, criterion = self.request.compensate, self.request.criterion
@@ -99,11 +116,22 @@ class _Pass:
         return MLPInputs(mlp, moments=compensate or reads_moments, constant=constant)
 
     def _run(
-        self, layer: nn.Module, index: int, inputs: Sequence[MLPInputs], *, keep: bool
+        self,
+        layer: nn.Module,
+        index: int,
+        inputs: Sequence[MLPInputs],
+        whole: Sequence[Recorded],
+        *,
+        keep: bool,
     ) -> None:
         """Run all batches through a layer; collect its MLPs' inputs, and keep its outputs."""
         batches, tokens = self.batches, list[Tokens]()
-        with together(), collecting(inputs, tokens), fast_products(batches.view):
+        with ExitStack() as stack:
+            stack.enter_context(together())
+            stack.enter_context(collecting(inputs, tokens))
+            for recorded in whole:
+                stack.enter_context(recorded.watching(tokens))
+            stack.enter_context(fast_products(batches.view))
             for number, hidden in enumerate(batches.hidden):
                 of_batch = Tokens.of(hidden, batches.masks[number], batches.firsts[number])
                 tokens[:] = [replace(of_batch, roles=batches.roles(number))]
@@ -112,6 +140,17 @@ class _Pass:
                     batches.hidden[number] = output
         for each in inputs:
             each.sum_over_processes()
+
+    def _train(self, mlp: MLPView, whole: Recorded) -> None:
+        """Train what is kept of an MLP, where that brings it nearer to the whole one."""
+        found = reconstructed(mlp, whole, partial(fast_products, self.batches.view))
+        if found is None:
+            return
+        for name, value in found.values.items():
+            mlp.owner.get_parameter(name).data = value
+            self.replaced[*mlp.key, name] = value
+        record = next(each for each in self.errors if (each["layer"], each["mlp"]) == mlp.key)
+        record["fitted_error"], record["error"] = found.before, found.error
 
     def _decide(self, inputs: MLPInputs, cut: WidthCut) -> None:
         """Choose the neurons of one MLP and fit its new down projection."""

@@ -54,13 +54,17 @@ class Preset:
 
 quality = Preset(
     "quality",
-    "quality keeps most of the model: AUTO chooses neurons and compensates; with DEPTH or BOTH "
-    "the layers that are missed least go, and the layers before them make up for them. It needs "
-    "calibration data.",
+    "quality keeps most of the model: AUTO chooses neurons and compensates, and those that stay "
+    "are trained; with DEPTH or BOTH the layers that are missed least go, and the layers before "
+    "them make up for them. It needs calibration data.",
     {
-        "MLP_GLU": {"neuron_selection_method": "AUTO"},
+        "MLP_GLU": {"neuron_selection_method": "AUTO", "reconstruct": True},
         "ATTENTION": {"neuron_selection_method": "AUTO"},
-        "BOTH": {"neuron_selection_method": "AUTO", "layer_selection_method": "auto"},
+        "BOTH": {
+            "neuron_selection_method": "AUTO",
+            "layer_selection_method": "auto",
+            "reconstruct": True,
+        },
         "DEPTH": {"layer_selection_method": "auto", "compensate": True},
     },
 )
@@ -81,7 +85,8 @@ for _preset in (quality, quality_and_recovery):
 def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for, and beside it what is missing for data to choose.
 
-    That is what `quality` sets, the bundled text, and widths in multiples of 32. Nothing is
+    That is what `quality` sets, the bundled text, widths in multiples of 32, and training of what
+    is kept. Nothing is
     replaced, and nothing is added where weights alone are asked for (`--calibration none`, a static
     method, layers that are named and only removed).
 
@@ -99,6 +104,8 @@ def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
     rounded = asked.get("expansion_divisor") is not None
     if kind in ("MLP_GLU", "BOTH") and not rounded:
         choices["nearest_multiple"] = WIDTH_MULTIPLE
+    if not _fits(asked):
+        choices.pop("reconstruct", None)
     return {**choices, **asked}
 
 
@@ -119,6 +126,13 @@ def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list
         of_text = declared(PruneOptions, TEXT).keys() - {"evaluate"}
         ways.append({name: value for name, value in asked.items() if name not in of_text})
     return ways
+
+
+def _fits(asked: Mapping[str, Any]) -> bool:
+    """Whether kept neurons are fitted, one layer after the other, so that they can be trained."""
+    method = CRITERIA[asked.get("neuron_selection_method", "AUTO")]
+    fitted = method.compensates if asked.get("compensate") is None else asked["compensate"]
+    return bool(fitted) and asked.get("sequential") is not False
 
 
 def _kind(asked: Mapping[str, Any]) -> str:

@@ -139,6 +139,13 @@ class PruneOptions:
         "others do not.",
         unasked="yes with DEPTH where there is text",
     )
+    reconstruct: bool | None = _choice(
+        None,
+        "Whether the kept neurons of each MLP are then trained for a few hundred steps to give "
+        "what the whole MLP gave, on the same data. It keeps more and takes longer; needs "
+        "compensation.",
+        unasked="yes where data choose neurons",
+    )
     sequential: bool | None = _choice(
         None,
         "Whether each layer is calibrated on what the pruned layers before it give, or on what the "

@@ -55,6 +55,7 @@ class PruningRequest:
     budget: Budget | None = None
     compensate: bool = False
     sequential: bool = False
+    reconstruct: bool = False
     seed: int = 0
     attention_unit: str | None = None  # None where MLPs are pruned
     layer_widths: str = "uniform"
@@ -107,6 +108,7 @@ def check_request(
         budget=budget,
         compensate=check_flag("compensate", options.compensate, default=compensates),
         sequential=check_flag("sequential", options.sequential, default=True),
+        reconstruct=check_flag("reconstruct", options.reconstruct, default=False),
         seed=check_seed(options.seed),
         attention_unit=_attention_unit(options.attention_unit) if kind == "ATTENTION" else None,
         layer_widths=LAYER_WIDTHS.canonical(options.layer_widths),
@@ -115,6 +117,14 @@ def check_request(
     _check_layer_widths(request, method, data)
     if options.sequential and not request.by_layers:
         raise ArgumentError(_not_sequential(method, data))
+    if request.reconstruct and not (
+        request.compensate and request.sequential and kind in _OF_NEURONS
+    ):
+        raise ArgumentError(
+            "reconstruct=True trains the neurons that are kept after they were fitted, one layer "
+            "after the other. It goes with pruning_type 'MLP_GLU' or 'BOTH', with compensation "
+            "(method 'AUTO', or compensate=True), and not with sequential=False."
+        )
     return request
 
 

@@ -221,7 +221,8 @@ def test_removed_layers_are_made_up_for(llama_folder: Path, tmp_path: Path, run:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--pruning-percentage", 50), "Kept neurons make up for lost ones, by least squares."),
+        (("--pruning-percentage", 50), "by least squares, and were then trained."),
+        (("--pruning-percentage", 50, "--no-reconstruct"), "for lost ones, by least squares."),
         (("--pruning-type", "ATTENTION", "--pruning-percentage", 50), "Kept heads make up for"),
         (("--pruning-type", "DEPTH", "--num-layers-to-remove", 1), "makes up for it, by least"),
     ],

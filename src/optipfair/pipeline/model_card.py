@@ -167,8 +167,10 @@ def what_was_done(plan: PruningPlan) -> str:
         source = f"scores of the caller's ({scores})" if scores else f"{method}, from {data}"
         lines.append(f"{what} were chosen by {source}.")
         if made_up_for:
-            trained = ", and were then trained" if plan.request.get("reconstruct") else ""
-            lines.append(f"Kept {what.lower()} make up for lost ones, by least squares{trained}.")
+            errors = plan.request.get("reconstruction_errors") or ()
+            trained = any("fitted_error" in each for each in errors)
+            then = ", and were then trained" if trained else ""
+            lines.append(f"Kept {what.lower()} make up for lost ones, by least squares{then}.")
     return " ".join(lines) or "Nothing was removed."
 
 

@@ -29,20 +29,33 @@ BY_WEIGHTS: list[dict[str, Any]] = [
     {"pruning_type": "DEPTH", "layer_selection_method": "first", "compensate": False},
     {"pruning_type": "DEPTH", "calibration": "none", "num_layers_to_remove": 1},
 ]
+TRAINED = {"neuron_selection_method": "AUTO", "reconstruct": True}
 # What is asked for, and what is filled in.
 FILLED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {},
-        {"neuron_selection_method": "AUTO", "calibration": "builtin", "nearest_multiple": 32},
+        {**TRAINED, "calibration": "builtin", "nearest_multiple": 32},
     ),
-    ({"expansion_divisor": 128}, {"neuron_selection_method": "AUTO", "calibration": "builtin"}),
+    ({"expansion_divisor": 128}, {**TRAINED, "calibration": "builtin"}),
     (
         {"nearest_multiple": 64, "neuron_selection_method": "OBS", "seed": 3},
         {"calibration": "builtin"},
     ),
     (
         {"calibration": "mine.txt", "target_params": "1B"},
-        {"neuron_selection_method": "AUTO", "nearest_multiple": 32},
+        {**TRAINED, "nearest_multiple": 32},
+    ),
+    (
+        {"compensate": True, "neuron_selection_method": "ACT"},
+        {"calibration": "builtin", "nearest_multiple": 32, "reconstruct": True},
+    ),
+    (
+        {"neuron_selection_method": "ACT"},
+        {"calibration": "builtin", "nearest_multiple": 32},
+    ),
+    (
+        {"sequential": False},
+        {"neuron_selection_method": "AUTO", "calibration": "builtin", "nearest_multiple": 32},
     ),
     (
         {"pruning_type": "attention"},
@@ -66,11 +79,11 @@ FILLED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     (
         {"pruning_type": "BOTH", "layer_indices": [3]},
-        {"neuron_selection_method": "AUTO", "calibration": "builtin", "nearest_multiple": 32},
+        {**TRAINED, "calibration": "builtin", "nearest_multiple": 32},
     ),
     (
         {"pruning_type": "BOTH", "layer_selection_method": "last", "expansion_divisor": 32},
-        {"neuron_selection_method": "AUTO", "calibration": "builtin"},
+        {**TRAINED, "calibration": "builtin"},
     ),
 ]
 

@@ -24,7 +24,7 @@ from ..calibration.moments import FIT, HELD_BACK, Tokens
 
 _STEPS, _TOKENS = 300, 512  # of Adam, and how many tokens each sees
 _RATE = 5e-3  # of a matrix, relative to the root mean square of its values
-_MOST_BYTES = 2**29  # of what is recorded of one MLP
+_MOST_BYTES, _MOST_TOKENS = 2**29, 2**16  # of what is recorded of one MLP
 _JUDGED = 4096  # tokens that are judged at once
 _LEAST = 4 * _TOKENS  # tokens, without which nothing is learned that holds for others
 _TINY = 1e-30
@@ -69,7 +69,7 @@ class Recorded:
         if self.strange:
             return
         nbytes = output.shape[-1] * (args[0].element_size() + output.element_size())
-        every = -(-nbytes * self.total // _MOST_BYTES)
+        every = -(-self.total // min(_MOST_BYTES // nbytes, _MOST_TOKENS))
         roles = token_mask(output, tokens.roles)
         places = roles.nonzero()[::every, 0].to(output.device)
         x, y = (each.flatten(0, -2)[places] for each in (args[0], output))

@@ -26,7 +26,7 @@ WIDTH_MULTIPLE = 32  # what quantized blocks and fast kernels take
 HOW_TO_CHOOSE = frozenset(
     {
         *("neuron_selection_method", "layer_selection_method", "layer_widths"),
-        *("compensate", "sequential", "calibration"),
+        *("compensate", "reconstruct", "sequential", "calibration"),
     }
 )
 

@@ -17,7 +17,7 @@ from optipfair import (
     prune_model,
     recover,
 )
-from optipfair.recovery import training_run
+from optipfair.recovery import asking, training_run
 from optipfair.recovery.trainer import RecoveryTrainer, last_checkpoint
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -285,3 +285,12 @@ def test_it_says_how_long_it_will_take() -> None:
     recover(student, original, say=said.append, **OPTIONS)
     assert len(said) == 1 and "2,048 tokens will take about" in said[0]
     assert training_run._how_long(10**6, 1e-3).startswith("Training on 1,000,000 tokens")
+
+
+@pytest.mark.parametrize(("package", "options"), [("accelerate", {}), ("peft", {"lora": 4})])
+def test_a_package_that_is_missing_is_named(
+    package: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "find_spec", lambda name: None if name == package else name)
+    with pytest.raises(ArgumentError, match=rf"needs the package {package}.*optipfair\[recover\]"):
+        recover(*reversed(pair()), **OPTIONS, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,6 +26,12 @@ def check_recovery(asked: RecoverOptions) -> None:
     Raises:
         ArgumentError, UnknownNameError, DataError: what is wrong, and what is allowed.
     """
+    for package in ("accelerate", *(["peft"] if asked.lora is not None else [])):
+        if find_spec(package) is None:
+            raise ArgumentError(
+                f"Training{' adapters' * (package == 'peft')} needs the package {package}. Install "
+                "it with: pip install 'optipfair[recover]'."
+            )
     for source in sources_of(asked.data):
         check_source(source)
     tokens = token_count(asked.tokens)

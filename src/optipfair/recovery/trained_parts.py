@@ -102,12 +102,8 @@ def _load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Ten
 
 def _adapters(model: Any, rank: int) -> Trained:
     """Low-rank adapters beside the linear layers that would be trained."""
-    try:
-        import peft
-    except ImportError as exc:
-        raise ArgumentError(
-            "lora needs the package peft. Install it with: pip install peft, or leave lora out."
-        ) from exc
+    import peft
+
     chosen = {id(each) for each in model.parameters() if each.requires_grad}
     targets = [
         name

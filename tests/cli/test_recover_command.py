@@ -218,6 +218,7 @@ def test_a_folder_in_the_way_that_no_run_made_is_never_touched(
     out = tmp_path / "healed"
     folder_beside(out).mkdir()
     (folder_beside(out) / "diary.txt").write_text("mine")
+    (folder_beside(out) / "request.json").write_text('{"of": "another tool"}')
     result = recovered(run, models, out, "--overwrite")
     assert result.exit_code == 2
     assert "was made by no run" in result.output

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..distributed import in_first
 from ..errors import ArgumentError, OutputError
 
 _ENDING = ".unfinished"
 _REQUEST = "request.json"
+_MADE_BY = {"made_by": "optipfair recover"}  # in it: another tool's request.json is no mark
 
 
 def folder_beside(output: Path) -> Path:
@@ -60,14 +62,18 @@ def check_unfinished(
 def unfinished(output: Path, request: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
     """Yield the folder for checkpoints; it goes when the block ends well, and stays otherwise."""
     folder = folder_beside(output)
-    if not resume and folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{_REQUEST}.part"
-    part.write_text(json.dumps(dict(request)), encoding="utf-8")
-    part.replace(folder / _REQUEST)
+
+    def begin() -> None:
+        if not resume and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{_REQUEST}.part"
+        part.write_text(json.dumps({**_MADE_BY, **request}), encoding="utf-8")
+        part.replace(folder / _REQUEST)
+
+    in_first(begin)
     yield folder
-    shutil.rmtree(folder)
+    in_first(lambda: shutil.rmtree(folder))
 
 
 def _request(folder: Path) -> dict[str, Any] | None:
@@ -76,4 +82,4 @@ def _request(folder: Path) -> dict[str, Any] | None:
         found = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and found.items() >= _MADE_BY.items() else None

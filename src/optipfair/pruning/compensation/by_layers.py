@@ -91,15 +91,16 @@ class _Pass:
         cuts = {cut.key: cut for cut in self.plan.width_cuts if cut.layer == layer.index}
         inputs = [self._watched(own_mlp(m, copied)) for m in layer.mlps if m.key in cuts]
         again = bool(inputs) and self.request.sequential
-        whole = [Recorded(each.mlp, self.batches.tokens) for each in inputs]
-        self._run(copied, layer.index, inputs, whole if self._trains else [], keep=not again)
+        watched = inputs if self._trains else []
+        whole = [Recorded(each.mlp, self.batches.tokens) for each in watched]
+        self._run(copied, layer.index, inputs, whole, keep=not again)
         for each in inputs:
             self._decide(each, cuts[each.mlp.key])
         if again:
             own = tuple(self.cuts[key] for key in cuts)
             decided = replace(self.plan, width_cuts=own, replacements=self.replaced)
             cut_copy(layer, copied, decided, self.rewrite)
-            for recorded in whole if self._trains else ():
+            for recorded in whole:
                 self._train(own_mlp(recorded.mlp, copied), recorded)
             self._run(copied, layer.index, [], [], keep=True)
 

@@ -45,6 +45,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def is_first_here() -> bool:
+    """Whether this process is the first of its machine."""
+    return world_size() == 1 or int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def launched_rank() -> int:
     """The number that the launcher gave this process, whether or not a group is started."""
     return int(os.environ["RANK"]) if _is_launched() else 0
@@ -74,18 +79,26 @@ def launched(device: str) -> Iterator[None]:
 
     The kind of device that the model will be on decides how they talk.
     """
+    state = start(device)
+    yield
+    if state is not None:
+        state.destroy_process_group()  # after an error this could wait for the others
+
+
+def start(device: str) -> Any:
+    """Start the process group if a launcher has started several processes and none is there.
+
+    What was started is returned.
+    """
     if not _is_launched() or _group() is not None:
-        yield
-        return
+        return None
     try:
         from accelerate import PartialState
     except ImportError as exc:
         raise ArgumentError(
             "Several processes need accelerate. Install it with: pip install accelerate"
         ) from exc
-    state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
-    yield
-    state.destroy_process_group()  # after an error this could wait for the others
+    return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
 
 
 def sum_(*tensors: Tensor) -> None:
@@ -100,6 +113,18 @@ def sum_(*tensors: Tensor) -> None:
         torch.distributed.all_reduce(moved)
         if moved is not tensor:
             tensor.copy_(moved)
+
+
+def copy_from_first(*tensors: Tensor) -> None:
+    """Replace each tensor by the first process's."""
+    if world_size() == 1:
+        return
+    import torch
+
+    for tensor in tensors:
+        moved = tensor.detach().to(_place(tensor)).contiguous()
+        torch.distributed.broadcast(moved, src=0)
+        tensor.detach().copy_(moved)
 
 
 def total(*values: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -106,3 +107,25 @@ def test_sure_models_give_finite_losses(far: float) -> None:
     total.backward()
     assert math.isfinite(float(total.detach()))
     assert student.grad is not None and bool(student.grad.isfinite().all())
+
+
+def divergences() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Every loss, of a student's and a teacher's logits."""
+    kept = random_logits(1).log_softmax(dim=-1).topk(3)
+    return {
+        "forward": forward_kl,
+        "skewed": lambda student, teacher: skewed_kl(student, teacher, 0.3),
+        "bucketed": lambda student, _: bucketed_kl(student, kept.indices, kept.values),
+        "labels": lambda student, _: cross_entropy(student, torch.arange(5)),
+    }
+
+
+@pytest.mark.parametrize("name", divergences())
+def test_autocast_takes_no_digit_away(name: str) -> None:
+    """Held-back text is judged inside it, where a bfloat16 has three digits."""
+    loss, student, teacher = divergences()[name], random_logits(0), random_logits(1)
+    expected = loss(student, teacher)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(student, teacher)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

@@ -17,7 +17,7 @@ from optipfair import (
     prune_model,
     recover,
 )
-from optipfair.recovery import asking, training_run
+from optipfair.recovery import asking, trainer, training_run
 from optipfair.recovery.trainer import RecoveryTrainer, last_checkpoint
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -294,3 +294,12 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setattr(asking, "find_spec", lambda name: None if name == package else name)
     with pytest.raises(ArgumentError, match=rf"needs the package {package}.*optipfair\[recover\]"):
         recover(*reversed(pair()), **OPTIONS, **options)
+
+
+def test_deepspeed_that_cuts_weights_in_pieces_is_refused() -> None:
+    from accelerate.utils import DeepSpeedPlugin
+
+    trainer._check_engine(None)
+    trainer._check_engine(DeepSpeedPlugin(zero_stage=2))
+    with pytest.raises(ArgumentError, match="--fsdp_version 2"):
+        trainer._check_engine(DeepSpeedPlugin(zero_stage=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def test_documents_that_are_held_back_are_not_trained_on(tmp_path: Path) -> None
     assert len(held) == 3  # one in twenty
     assert all(2 * each[:5] not in train for each in held)
     assert sum(2 * each[:5] in train for each in DOCUMENTS) == 57
+
+
+def test_as_many_documents_are_held_back_as_a_sequence_takes(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", DOCUMENTS)
+    drawn = TrainingText(file, 2000, 400).drawn(TOKENIZER)
+    assert drawn.held_back.shape == (1, 400)  # three documents have 183 tokens
+    assert all(
+        2 * each[:5] not in decoded(drawn.rows)
+        for each in re.findall("<[0-9]{3}>", decoded(drawn.held_back))
+    )
 
 
 def test_what_is_held_back_does_not_depend_on_the_order_of_documents(tmp_path: Path) -> None:

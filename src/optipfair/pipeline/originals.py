@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.stored_layers import StoredLayers
 from ..checkpoint.stored_model import StoredModel
+from ..distributed import in_first
 from ..errors import ArgumentError, OptiPFairError
 from ..files.safetensors_reader import pickled_files
 from ..loading import check_device, load_config, load_model, snapshot
@@ -74,12 +76,22 @@ class Original:
         """The model itself, or what it answers; then it is in memory no longer."""
         if asked.cache_teacher is None:
             return LiveTeacher(self.model())
-        vocabulary = int(self.config.get_text_config().vocab_size)
-        cache = TeacherCache.of(asked.cache_teacher, self._digest(), rows.everything, vocabulary)
+        digest = in_first(partial(self._answered, asked, rows))
+        self._model = None
+        return CachedTeacher(self._cache(asked, rows, digest))
+
+    def _answered(self, asked: RecoverOptions, rows: TrainingRows) -> str:
+        """Answer what is not answered yet, and give the hash of who answered."""
+        digest = self._digest()
+        cache = self._cache(asked, rows, digest)
         if not cache.complete:
             self._answer(cache, asked, rows)
-        self._model = None
-        return CachedTeacher(cache)
+        return digest
+
+    def _cache(self, asked: RecoverOptions, rows: TrainingRows, digest: str) -> TeacherCache:
+        assert asked.cache_teacher is not None
+        vocabulary = int(self.config.get_text_config().vocab_size)
+        return TeacherCache.of(asked.cache_teacher, digest, rows.everything, vocabulary)
 
     def _answer(self, cache: TeacherCache, asked: RecoverOptions, rows: TrainingRows) -> None:
         stored = self._stored()

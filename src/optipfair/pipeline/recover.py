@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..checkpoint.pruned import NewCheckpoint, prepare, verify_checkpoint, write_checkpoint
 from ..checkpoint.rewrite import StoredValues
 from ..checkpoint.stored_model import StoredModel
@@ -30,6 +32,7 @@ from ..recovery.asking import check_lengths, check_pair, check_recovery
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovering import read_text
 from ..recovery.recovery_result import Recovery
+from ..recovery.shards import whole_values
 from ..recovery.training_run import train
 from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .originals import Original, named_original
@@ -134,7 +137,8 @@ def recover_checkpoint(
             told = say if is_first() else None
             wanted = replace(asked, work_dir=work, device=device)
             found = train(wanted, model, teacher.teacher(asked, rows), rows, told)
-            in_first(partial(_write, stored, model, found, asked, named, output, command))
+            values = whole_values(model) if found.helped else None
+            in_first(partial(_write, stored, values, found, asked, named, output, command))
     return RecoverResult(output, named, found, tuple(warned))
 
 
@@ -159,19 +163,19 @@ def _request(asked: RecoverOptions, model_path: str, original: str) -> dict[str,
 
 def _write(
     stored: StoredModel,
-    model: Any,
+    values: Mapping[str, Tensor] | None,
     found: Recovery,
     asked: RecoverOptions,
     original: str,
     output: Path,
     command: str | None,
 ) -> None:
-    """Write the folder: the pruned one with the model's values, its card, and what was done."""
+    """Write the folder: the pruned one with other values if any, its card, and what was done."""
     source = stored.checkpoint.folder
     layers = len(stored.view.layers)
     everything = PruningPlan(stored.view.spec.model_type, layers, tuple(range(layers)))
     with new_folder(output) as folder:
-        new = _new(stored, everything, model if found.helped else None)
+        new = _new(stored, everything, values)
         write_checkpoint(stored, new, folder, show_progress=asked.show_progress)
         for name in (PLAN_FILE, RECIPE_FILE):
             if (source / name).is_file():
@@ -188,10 +192,10 @@ def _write(
         stored.checkpoint.check_unchanged()
 
 
-def _new(stored: StoredModel, plan: PruningPlan, model: Any) -> NewCheckpoint:
-    """What will be written, with a model's values, or with those of the files without one."""
-    if model is None:
+def _new(
+    stored: StoredModel, plan: PruningPlan, values: Mapping[str, Tensor] | None
+) -> NewCheckpoint:
+    """What will be written, with these values, or with those of the files."""
+    if values is None:
         return prepare(stored, plan, "auto", _SHARD)
-    live = {name: each.detach().cpu() for name, each in model.state_dict().items()}
-    values = StoredValues.of_model(stored, live)
-    return prepare(stored, plan, "auto", _SHARD, values)
+    return prepare(stored, plan, "auto", _SHARD, StoredValues.of_model(stored, values))

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..arch.fingerprint import fingerprint
+from ..distributed import in_first, start
 from ..errors import ArgumentError
+from ..loading import check_device
 from ..noted import warn
 from ..option_fields import checked_keywords, taking
 from .asking import check_lengths, check_pair, check_recovery, token_count
@@ -77,6 +79,7 @@ def recover(
     if isinstance(data, str):
         asked = replace(asked, data=data)
     check_recovery(asked)
+    start(str(check_device(asked.device)))
     if model is teacher:
         raise ArgumentError(
             "model and teacher are the same object, so there is nothing to learn. Give the "
@@ -98,9 +101,17 @@ def _teacher(asked: RecoverOptions, teacher: Any, rows: TrainingRows) -> Teacher
         return LiveTeacher(teacher)
     vocabulary = int(teacher.config.get_text_config().vocab_size)
     named = fingerprint(teacher)
-    cache = TeacherCache.of(asked.cache_teacher, named, rows.everything, vocabulary)
-    fill(cache, teacher, rows.everything, at_once=_AT_ONCE, show_progress=asked.show_progress)
-    return CachedTeacher(cache)
+
+    def cache() -> TeacherCache:
+        assert asked.cache_teacher is not None
+        return TeacherCache.of(asked.cache_teacher, named, rows.everything, vocabulary)
+
+    def answer() -> None:
+        progress = asked.show_progress
+        fill(cache(), teacher, rows.everything, at_once=_AT_ONCE, show_progress=progress)
+
+    in_first(answer)
+    return CachedTeacher(cache())
 
 
 def read_text(asked: RecoverOptions, tokenizer: Any, teacher: Callable[[], Any]) -> TrainingRows:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..arch.view import describe
+from ..distributed import is_first_here, rank, together
 from ..errors import ArgumentError
 from .recover_options import RecoverOptions
+from .shards import is_cut, named, put
 
 _START = "as_it_came.safetensors"
 
@@ -41,7 +42,7 @@ def trained(model: Any, asked: RecoverOptions, folder: Path) -> Iterator[Trained
     `folder` keeps the values with which the model came. Modes, devices and what needs gradients are
     afterwards as they were.
     """
-    needed = {id(each): each.requires_grad for each in model.parameters()}
+    needed = {name: each.requires_grad for name, each in model.named_parameters()}
     modes = [(module, module.training) for module in model.modules()]
     own = dict(vars(model))
     device = next(model.parameters()).device
@@ -56,14 +57,15 @@ def trained(model: Any, asked: RecoverOptions, folder: Path) -> Iterator[Trained
         raise
     finally:
         part.finish()
-        for each in model.parameters():
-            each.requires_grad_(needed.get(id(each), False))
+        for name, each in named(model).items():
+            each.requires_grad_(needed[name])
             each.grad = None
         for module, mode in modes:
             module.training = mode
         for name in vars(model).keys() - own.keys():  # accelerate's marks and its forward
             del vars(model)[name]
-        if next(model.parameters()).device != device:
+        first = next(model.parameters())
+        if first.device != device and not is_cut(first):
             model.to(device)
 
 
@@ -83,21 +85,18 @@ def _whole(model: Any, folder: Path) -> Trained:
     """The values themselves are trained; those with which it came wait on disk."""
     chosen = {name: each for name, each in model.named_parameters() if each.requires_grad}
     file = folder / _START
-    if not file.exists():
-        part = file.with_suffix(".part")
-        save_file({name: each.detach().contiguous() for name, each in chosen.items()}, part)
-        part.replace(file)
+    with together():
+        if is_first_here() and not file.exists():
+            part = file.with_suffix(f".part-{rank()}")
+            save_file({name: each.detach().contiguous() for name, each in chosen.items()}, part)
+            part.replace(file)
 
     def undo() -> None:
-        _load(chosen, load_file(file))
+        values, parameters = load_file(file), named(model)
+        for name, value in values.items():
+            put(parameters[name], value)
 
     return Trained(model, sum(each.numel() for each in chosen.values()), undo, lambda: None)
-
-
-def _load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for name, each in parameters.items():
-            each.copy_(values[name])
 
 
 def _adapters(model: Any, rank: int) -> Trained:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from ..distributed import world_size
-from ..errors import ModelOutputError
+from ..errors import ArgumentError, ModelOutputError
 from .recover_options import RecoverOptions
 from .training_rows import Row, TrainingRows, collated
 
@@ -55,6 +55,16 @@ class RecoveryTrainer(Trainer):
             )
         return (loss, {}) if return_outputs else loss
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint into a folder that is there from the beginning.
+
+        Trainer looks whether the best checkpoint's folder is there before FSDP2 has made it, and
+        would load and keep an older one.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        super()._save_checkpoint(model, trial)
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -69,11 +79,15 @@ class RecoveryTrainer(Trainer):
 
 
 class _Telling(TrainerCallback):
-    """Tells after each step how much is done, and the last losses."""
+    """Tells how long the first judgement took, and after each step how much is done."""
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, told: Told, began: Callable[[float], None]) -> None:
+        self._told, self._began = told, began
         self._losses: dict[str, float] = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == 0:
+            self._began(more["metrics"]["eval_runtime"])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         for key, name in (("loss", "training"), ("eval_loss", "held back")):
@@ -107,9 +121,15 @@ def trainer_of(
     learning_rate: float,
     bf16: bool,
     on_cpu: bool,
+    judged_first: bool,
     told: Told,
+    began: Callable[[float], None],
 ) -> RecoveryTrainer:
-    """A trainer that reads all rows once in random order, and keeps what judges best."""
+    """A trainer that reads all rows once in random order, and keeps what judges best.
+
+    `judged_first` is for a run from the beginning. The trainer does it, since it wraps a model for
+    several processes only once, and for judging alone not at all. `began` is then told the seconds.
+    """
     at_once = asked.batch_size * asked.accumulation_steps * world_size()
     steps = max(len(rows.train) // at_once, 1)
     every = max(steps // asked.checks, 1)
@@ -131,6 +151,7 @@ def trainer_of(
         "bf16": bf16,
         "use_cpu": on_cpu,
         "torch_compile": asked.compile,
+        "eval_on_start": judged_first,
         "eval_strategy": "steps",
         "eval_steps": every,
         "save_strategy": "steps",
@@ -157,10 +178,20 @@ def trainer_of(
         train_dataset=_Rows(rows.train),
         eval_dataset=_Rows(rows.held_back),
         data_collator=collated,
-        callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told)],
+        callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told, began)],
     )
     trainer.remove_callback(PrinterCallback)  # prints every loss
+    _check_engine(trainer.accelerator.state.deepspeed_plugin)
     return trainer
+
+
+def _check_engine(deepspeed: Any) -> None:
+    """Refuse DeepSpeed's stage 3, which keeps weights where only it finds them."""
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise ArgumentError(
+            "DeepSpeed's stage 3 cuts weights in pieces that are not put together again here. Give "
+            "accelerate launch --use_fsdp --fsdp_version 2, or DeepSpeed's stage 2."
+        )
 
 
 def _checkpointing() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,11 +14,13 @@ import torch
 
 from ..arch.limits import check_sequences
 from ..batches import Batch
+from ..distributed import from_first, is_first, together
 from ..loading import check_device, no_messages
 from ..progress import duration, meter
 from ..pruning.calibration.fast_products import has_units
 from .recover_options import RecoverOptions
 from .recovery_result import Judged, Recovery
+from .shards import agree
 from .student import learning
 from .teachers import Teacher
 from .trained_parts import trained
@@ -50,6 +53,7 @@ def train(
         part = stack.enter_context(trained(model, asked, folder))
         stack.enter_context(learning(model, teacher))
         report = stack.enter_context(meter(tokens, "training", asked.show_progress, unit="tok"))
+        resumed = last_checkpoint(folder / _CHECKPOINTS) if asked.resume else None
         trainer = trainer_of(
             part.model,
             asked,
@@ -58,25 +62,25 @@ def train(
             learning_rate=rate,
             bf16=_in_bfloat16(device),
             on_cpu=device.type == "cpu",
+            judged_first=resumed is None,
             told=_Shown(report, tokens),
+            began=partial(_say_how_long, say, tokens, rows),
         )
-        before, seconds = _judged(trainer)
-        if say is not None:
-            held_back = sum(row["input_ids"].numel() for row in rows.held_back)
-            say(_how_long(tokens, seconds / held_back))
-        resumed = last_checkpoint(folder / _CHECKPOINTS) if asked.resume else None
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-        result = _result(trainer, rows, before, part.count, rate, started)
+        agree(part.model)  # where machines share no disk, the first alone read what judged best
+        result = _result(trainer, rows, part.count, rate, started)
         if not result.helped:
             part.undo()
         return result
 
 
-def _judged(trainer: RecoveryTrainer) -> tuple[float, float]:
-    """The divergence on held-back text, and the seconds that it took."""
-    started = time.perf_counter()
-    loss = float(trainer.evaluate()["eval_loss"])
-    return loss, time.perf_counter() - started
+def _say_how_long(
+    say: Callable[[str], None] | None, tokens: int, rows: TrainingRows, seconds: float
+) -> None:
+    """Say it, from the seconds that judging the held-back text took."""
+    if say is not None:
+        held_back = sum(row["input_ids"].numel() for row in rows.held_back)
+        say(_how_long(tokens, seconds / held_back))
 
 
 def _how_long(tokens: int, seconds_a_token: float) -> str:
@@ -90,14 +94,15 @@ def _how_long(tokens: int, seconds_a_token: float) -> str:
 def _result(
     trainer: RecoveryTrainer,
     rows: TrainingRows,
-    before: float,
     parameters: int,
     rate: float,
     started: float,
 ) -> Recovery:
     state = trainer.state
     per_step = sum(row["input_ids"].numel() for row in rows.train) / state.max_steps
-    after = before if state.best_metric is None else min(state.best_metric, before)
+    judged = _logged(state.log_history, "eval_loss", per_step)
+    before = judged[0].loss
+    after = min(each.loss for each in judged)
     return Recovery(
         before=before,
         after=after,
@@ -108,7 +113,7 @@ def _result(
         held_back_tokens=sum(row["input_ids"].numel() for row in rows.held_back),
         parameters_trained=parameters,
         learning_rate=rate,
-        judged=[Judged(0, before), *_logged(state.log_history, "eval_loss", per_step)],
+        judged=judged,
         training=_logged(state.log_history, "loss", per_step),
         seconds=time.perf_counter() - started,
         text_sha256=rows.sha256,
@@ -135,14 +140,15 @@ class _Shown:
 
 @contextmanager
 def _folder(given: str | Path | None) -> Iterator[Path]:
-    """Where checkpoints lie: a folder that is given, or one that goes afterwards."""
-    if given is None:
-        with TemporaryDirectory(prefix="optipfair-") as temporary:
-            yield Path(temporary)
-        return
-    folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    """Where all processes have checkpoints: a folder that is given, or one that goes afterwards."""
+    with ExitStack() as stack:
+        if given is None and is_first():
+            given = stack.enter_context(TemporaryDirectory(prefix="optipfair-"))
+        folder = Path(from_first(given) or "")
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        with together():
+            pass  # none removes it while another reads
 
 
 @contextmanager

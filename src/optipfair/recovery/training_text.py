@@ -72,9 +72,9 @@ class TrainingText:
             return self._written(count, tokenizer, model)
         texts = read_source(source, self.field, tokenizer)
         documents = _documents(texts)
-        judged = _held_back(documents)
         end = _end(tokenizer)
         ids = [_ids(each, texts, tokenizer, end) for each in documents]
+        judged = _held_back(documents, list(map(len, ids)), self.length)
         train = [each for number, each in enumerate(ids) if number not in judged]
         held_back = _rows(
             [each for number, each in enumerate(ids) if number in judged], self.length
@@ -125,13 +125,18 @@ def _documents(texts: Texts) -> list[str]:
     ]
 
 
-def _held_back(documents: Sequence[str]) -> set[int]:
+def _held_back(documents: Sequence[str], lengths: Sequence[int], enough: int) -> set[int]:
     """The documents that nothing is trained on: those whose text has the lowest SHA-256.
 
-    So they are the same however the documents are ordered, and a copy goes with its original.
+    One in twenty, and as many more as have `enough` tokens together. So they are the same however
+    the documents are ordered, and a copy goes with its original.
     """
     hashed = [hashlib.sha256(each.encode(errors="replace")).hexdigest() for each in documents]
-    limit = sorted(hashed)[max(len(documents) // _HELD_BACK, 1) - 1]
+    order = sorted(range(len(documents)), key=hashed.__getitem__)
+    count = max(len(documents) // _HELD_BACK, 1)
+    while count < len(order) and sum(lengths[place] for place in order[:count]) < enough:
+        count += 1
+    limit = hashed[order[count - 1]]
     return {number for number, each in enumerate(hashed) if each <= limit}
 
 

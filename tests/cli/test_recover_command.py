@@ -72,6 +72,7 @@ def test_a_pruned_folder_is_trained_and_keeps_what_belongs_to_it(
     assert {each.name for each in healed.iterdir()} == {
         *(each.name for each in source.iterdir()),
         "recovery.json",
+        "recovery.svg",
     }
     for name in ("config.json", "pruning_plan.json", "recipe.yaml", "tokenizer.json"):
         assert (healed / name).read_bytes() == (source / name).read_bytes()

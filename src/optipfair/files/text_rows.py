@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Texts:
 
     rows: list[str]
     templated: bool = False
+    domains: Sequence[str] = ()  # of each row, where the file names them in a field `domain`
 
     @property
     def joined(self) -> str:
@@ -115,7 +116,11 @@ def texts_of(
 ) -> Texts:
     """The texts of rows, each with its place for messages, as in `read_texts`."""
     chat = _Chat(tokenizer)
-    found = [_text_of(place, row, name, option, chat) for place, row in rows]
+    found, domains = [], []
+    for place, row in rows:
+        found.append(_text_of(place, row, name, option, chat))
+        if found[-1].strip():
+            domains.append(str(row.get("domain", "")) if isinstance(row, dict) else "")
     texts = [text for text in found if text.strip()]
     if not texts:
         raise DataError(f"{what} holds {'only blank text' if found else 'no rows'}. {_GIVE}.")
@@ -131,7 +136,7 @@ def texts_of(
             f"The tokenizer's chat template refuses {len(chat.refused):,} of {len(found):,} rows "
             f"of {what} ({chat.refused[0]}). Their messages are joined without it."
         )
-    return Texts(texts, templated=chat.made > 0)
+    return Texts(texts, templated=chat.made > 0, domains=domains)
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:

@@ -36,7 +36,7 @@ from ..recovery.shards import whole_values
 from ..recovery.training_run import train
 from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .originals import Original, named_original
-from .recovery_card import recovered_card
+from .recovery_card import CURVE, recovered_card, recovered_curve
 from .unfinished import check_unfinished, unfinished
 
 RECORD = "recovery.json"
@@ -186,6 +186,7 @@ def _write(
         made = command or f"optipfair.recover_checkpoint: {source.name}"
         written = recovered_card(text, found, asked, teacher, made)
         (folder / "README.md").write_text(written, encoding="utf-8")
+        (folder / CURVE).write_text(recovered_curve(found), encoding="utf-8")
         record = {"asked": _request(asked, source.name, original), "found": found.to_dict()}
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         verify_checkpoint(stored, everything, new, folder)

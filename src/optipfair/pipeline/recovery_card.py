@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovery_result import Judged, Recovery
+from ..report.loss_curve import loss_curve
 from ..visible import visible
 from .model_card import versions
 
 _HEADING = "## Recovered"
 _ROWS = 12  # of the table, at most
+CURVE = "recovery.svg"
 
 
 def recovered_card(
@@ -37,7 +39,9 @@ def recovered_card(
             f"{found.parameters_trained:,} numbers were trained, at a learning rate of "
             f"{found.learning_rate:g}.",
             "",
-            *_curve(found.judged),
+            f"![Divergence from the original by tokens trained on]({CURVE})",
+            "",
+            *_table(found.judged),
             "",
             f"Made with `{command}`. Versions: {versions()}.",
             "",
@@ -45,7 +49,19 @@ def recovered_card(
     )
 
 
-def _curve(judged: Sequence[Judged]) -> list[str]:
+def recovered_curve(found: Recovery) -> str:
+    """The picture that the card shows: the loss in training, and on held-back text."""
+    both = {"in training": found.training, "on held-back text": found.judged}
+    return loss_curve(
+        {
+            name: [(each.tokens, each.loss) for each in curve]
+            for name, curve in both.items()
+            if curve
+        }
+    )
+
+
+def _table(judged: Sequence[Judged]) -> list[str]:
     step = -(-len(judged) // _ROWS)
     chosen = [*judged[::step]]
     if judged and chosen[-1] is not judged[-1]:

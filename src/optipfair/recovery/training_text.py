@@ -6,6 +6,7 @@ Axes: `N` sequences, `S` tokens of each.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from ..checking import SELF_WRITTEN
 from ..errors import ArgumentError, DataError
+from ..files.held_back import held_back
 from ..files.text_rows import Texts
 from ..pruning.calibration.self_written import SelfWritten
 from ..pruning.calibration.text_sources import read_source, sources_of
 from ..tokenized import tokenized
 
-_HELD_BACK = 20  # one document in so many
+_HELD_BACK = 20  # of sequences that the model writes, one in so many
+_PIECES = 200  # of a text that is one document, about
 _JUDGED = 16  # sequences to judge by, at most
 _PARAGRAPHS = "\n\n"
 
@@ -71,14 +74,13 @@ class TrainingText:
         if source == SELF_WRITTEN:
             return self._written(count, tokenizer, model)
         texts = read_source(source, self.field, tokenizer)
-        documents = _documents(texts)
+        documents, domains = _documents(texts)
         end = _end(tokenizer)
         ids = [_ids(each, texts, tokenizer, end) for each in documents]
-        judged = _held_back(documents, list(map(len, ids)), self.length)
+        judged = _held_back(documents, domains, list(map(len, ids)), self.length)
         train = [each for number, each in enumerate(ids) if number not in judged]
-        held_back = _rows(
-            [each for number, each in enumerate(ids) if number in judged], self.length
-        )
+        held_back = _rows([ids[number] for number in sorted(judged)], self.length)
+        held_back = held_back[torch.randperm(len(held_back), generator=self._generator(0))]
         known = sum(map(len, train))
         if known < self.length or not len(held_back):
             raise DataError(
@@ -113,31 +115,32 @@ class TrainingText:
         return torch.Generator().manual_seed(self.seed + 1000 * part)
 
 
-def _documents(texts: Texts) -> list[str]:
-    """The rows; a single one is cut into its paragraphs, since some must be held back."""
+def _documents(texts: Texts) -> tuple[list[str], Sequence[str]]:
+    """The rows and their domains; a single one is cut into its paragraphs."""
     if len(texts.rows) > 1 or texts.templated:
-        return texts.rows
+        return texts.rows, texts.domains or [""] * len(texts.rows)
     paragraphs = [each for each in texts.rows[0].split(_PARAGRAPHS) if each.strip()]
-    size = max(len(paragraphs) // (10 * _HELD_BACK), 1)
-    return [
+    size = max(len(paragraphs) // _PIECES, 1)
+    pieces = [
         _PARAGRAPHS.join(paragraphs[start : start + size])
         for start in range(0, len(paragraphs), size)
     ]
+    return pieces, [""] * len(pieces)
 
 
-def _held_back(documents: Sequence[str], lengths: Sequence[int], enough: int) -> set[int]:
-    """The documents that nothing is trained on: those whose text has the lowest SHA-256.
-
-    One in twenty, and as many more as have `enough` tokens together. So they are the same however
-    the documents are ordered, and a copy goes with its original.
-    """
-    hashed = [hashlib.sha256(each.encode(errors="replace")).hexdigest() for each in documents]
-    order = sorted(range(len(documents)), key=hashed.__getitem__)
-    count = max(len(documents) // _HELD_BACK, 1)
-    while count < len(order) and sum(lengths[place] for place in order[:count]) < enough:
-        count += 1
-    limit = hashed[order[count - 1]]
-    return {number for number, each in enumerate(hashed) if each <= limit}
+def _held_back(
+    documents: Sequence[str], domains: Sequence[str], lengths: Sequence[int], enough: int
+) -> set[int]:
+    """The documents that nothing is trained on: of each domain some, and `enough` tokens in all."""
+    of_domains: dict[str, list[str]] = defaultdict(list)
+    for document, domain in zip(documents, domains, strict=True):
+        of_domains[domain].append(document)
+    chosen = {texts[place] for texts in of_domains.values() for place in held_back(texts)}
+    tokens = sum(n for document, n in zip(documents, lengths, strict=True) if document in chosen)
+    if tokens < enough:
+        characters = sum(map(len, documents)) * enough // max(sum(lengths), 1)
+        chosen |= {documents[place] for place in held_back(documents, 2 * characters)}
+    return {number for number, document in enumerate(documents) if document in chosen}
 
 
 def _end(tokenizer: Any) -> list[int]:

@@ -8,7 +8,6 @@ counts only where its sides are equal, so no answer is wrong by itself.
 from __future__ import annotations
 
 import ast
-import hashlib
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...files.held_back import LEAST, held_back
 from ..measures import SHARE, Columns, Measure, mean_of
-from .reading import Row, json_rows
+from .reading import json_rows
 from .task import Item, Items, Query, Reading, add, facts
 
 DOMAIN = "math"
-_LEAST = 32_000  # characters of a domain that are held back
 _NEW_TOKENS = 8
 _LONGEST = 6  # characters of a result, so that it fits into them
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,9})(?:\.[0-9]{1,6})?(?![0-9])"
@@ -41,20 +40,6 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 }
 
 
-def held_back(rows: Sequence[Row]) -> Iterator[Row]:
-    """The rows of a domain that nothing is to be trained on, in the order of their hashes.
-
-    They are those whose `text` has the lowest SHA-256: a twentieth of the characters, and 32,000
-    at least.
-    """
-    wanted = max(sum(len(row["text"]) for row in rows) // 20, _LEAST)
-    for row in sorted(rows, key=lambda row: hashlib.sha256(row["text"].encode()).hexdigest()):
-        if wanted <= 0:
-            return
-        wanted -= len(row["text"])
-        yield row
-
-
 def read_arithmetic(path: Path) -> Reading:
     """The calculations of the documents of mathematics that are held back.
 
@@ -63,7 +48,8 @@ def read_arithmetic(path: Path) -> Reading:
     """
     rows = [row for _, row in json_rows(path, {"domain": str, "text": str})]
     documents = [row for row in rows if row["domain"] == DOMAIN]
-    kept = [str(row["text"]) for row in held_back(documents)]
+    texts = [str(row["text"]) for row in documents]
+    kept = [texts[place] for place in held_back(texts, LEAST)]
     problems = [text for document in kept for text in document.split("Question: ")[1:]]
     items = [item for n, text in enumerate(problems) for item in _items(n, text)]
     return Reading(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -288,3 +289,16 @@ def test_the_preset_with_recovery_is_quality_and_trains() -> None:
     for kind in ("MLP_GLU", "DEPTH", "BOTH", "ATTENTION"):
         both = presets.quality_and_recovery.options(kind)
         assert both == dataclasses.replace(presets.quality.options(kind), recover=True)
+
+
+def test_without_a_tokenizer_nothing_is_pruned(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(models / "original" / name, source / name)
+    arguments = ("--output-path", str(tmp_path / "healed"), "--recover", "--calibration", "none")
+    result = run("prune", "--model-path", str(source), *arguments)
+    assert result.exit_code == 2 and "which a tokenizer must read" in result.output
+    assert {each.name for each in tmp_path.iterdir()} == {"source"}

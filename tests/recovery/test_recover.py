@@ -303,3 +303,11 @@ def test_deepspeed_that_cuts_weights_in_pieces_is_refused() -> None:
     trainer._check_engine(DeepSpeedPlugin(zero_stage=2))
     with pytest.raises(ArgumentError, match="--fsdp_version 2"):
         trainer._check_engine(DeepSpeedPlugin(zero_stage=3))
+
+
+def test_a_model_with_few_positions_is_trained_on_shorter_sequences() -> None:
+    original, student = tiny_model("gpt2"), tiny_model("gpt2", seed=1)
+    options = {name: value for name, value in OPTIONS.items() if name != "length"}
+    found = recover(student, original, **{**options, "tokens": "20k", "checks": 1})
+    most = original.config.n_positions
+    assert most < 512 and found.tokens_asked % most == 0

@@ -28,7 +28,7 @@ from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import PLAN_FILE
 from ..pruning.options.recipe import RECIPE_FILE
-from ..recovery.asking import check_lengths, check_pair, check_recovery
+from ..recovery.asking import check_pair, check_recovery, with_length
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovering import read_text
 from ..recovery.recovery_result import Recovery
@@ -131,7 +131,7 @@ def recover_checkpoint(
         tokenizer = load_tokenizer(folder, **loading)
         model = load_model(folder, dtype="float32", **loading)
         check_pair(model, teacher.config)
-        check_lengths(asked, model)
+        asked = with_length(asked, model)
         rows = read_text(asked, tokenizer, teacher.model)
         with _work_dir(asked, output, request) as work:
             told = say if is_first() else None

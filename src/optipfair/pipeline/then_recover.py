@@ -10,8 +10,9 @@ from pathlib import Path
 from ..distributed import world_size
 from ..errors import ArgumentError
 from ..files.working_folder import working_folder
+from ..loading import load_tokenizer
 from ..pruning.options.prune_options import PruneOptions
-from ..recovery.asking import check_recovery
+from ..recovery.asking import check_recovery, check_tokenizer
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovery_result import Recovery
 from .arguments import Job
@@ -73,6 +74,8 @@ def then_recovered(
         yield Training(asked, job, None, command, say)
         return
     check_recovery(asked)
+    code = job.options.trust_remote_code
+    check_tokenizer(load_tokenizer(job.source, trust_remote_code=code), asked.data)
     if world_size() > 1:
         raise ArgumentError(
             "Several processes prune and train in two commands: optipfair prune without recover "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +18,7 @@ from .recover_options import SCHEDULES, TRAINED, RecoverOptions
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbBgG]?)")
 _TIMES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+_LENGTH = 512
 _WHOLE = ("batch_size", "accumulation_steps", "checks")
 
 
@@ -35,12 +37,12 @@ def check_recovery(asked: RecoverOptions) -> None:
     for source in sources_of(asked.data):
         check_source(source)
     tokens = token_count(asked.tokens)
-    if (whole_number(asked.length) or 0) < 2:
+    if asked.length is not None and (whole_number(asked.length) or 0) < 2:
         raise ArgumentError(
             f"length={asked.length!r} {not_whole(asked.length)} of 2 or more. Give the tokens of a "
             "sequence, for example 512."
         )
-    if tokens < asked.length:
+    if tokens < (asked.length or 0):
         raise ArgumentError(
             f"tokens={asked.tokens!r} is less than one sequence of {asked.length} tokens (length). "
             "Give more, for example 200k."
@@ -88,12 +90,28 @@ def check_pair(model: Any, original: Any) -> None:
         )
 
 
-def check_lengths(asked: RecoverOptions, *models: Any) -> None:
-    """Refuse sequences that are longer than a model has positions for."""
-    for model in models:
-        most = positions(model)
-        if most is not None and asked.length > most:
-            raise ArgumentError(
-                f"length={asked.length} is more than the {most} positions of this "
-                f"{model.config.model_type!r}. Give {most} or less."
-            )
+def with_length(asked: RecoverOptions, *models: Any) -> RecoverOptions:
+    """The options with a length of sequences that all models have positions for.
+
+    Raises:
+        ArgumentError: the one that was asked for is longer.
+    """
+    known = [most for most in map(positions, models) if most is not None]
+    most = min(known, default=None)
+    if asked.length is None:
+        asked = replace(asked, length=min(_LENGTH, most or _LENGTH, token_count(asked.tokens)))
+    elif most is not None and asked.length > most:
+        raise ArgumentError(
+            f"length={asked.length} is more than the {most} positions of this "
+            f"{models[0].config.model_type!r}. Give {most} or less."
+        )
+    return asked
+
+
+def check_tokenizer(tokenizer: Any, data: str) -> None:
+    """Refuse text without a tokenizer that reads it."""
+    if tokenizer is None:
+        raise ArgumentError(
+            f"data={data!r} is text, which a tokenizer must read. Give the model's tokenizer "
+            "(tokenizer=; beside the model's weights on the command line), or batches of token ids."
+        )

@@ -41,7 +41,9 @@ class RecoverOptions:
     tokens: int | str = _data(
         "2M", "Tokens to train on, such as 200k or 2M; short text is read again.", metavar="N"
     )
-    length: int = _data(512, "Tokens of a sequence.")
+    length: int | None = _data(
+        None, "Tokens of a sequence. [512, or the positions of a model that has fewer]"
+    )
     seed: int = _data(0, "Seed of the order of the text.")
     train: str = _training(
         "layers",

@@ -15,7 +15,7 @@ from ..errors import ArgumentError
 from ..loading import check_device
 from ..noted import warn
 from ..option_fields import checked_keywords, taking
-from .asking import check_lengths, check_pair, check_recovery, token_count
+from .asking import check_pair, check_recovery, check_tokenizer, token_count, with_length
 from .recover_options import RecoverOptions
 from .recovery_result import Recovery
 from .teacher_cache import CachedTeacher, TeacherCache, fill
@@ -86,7 +86,7 @@ def recover(
             "original as teacher, loaded by itself."
         )
     check_pair(model, teacher.config)
-    check_lengths(asked, model, teacher)
+    asked = with_length(asked, model, teacher)
     rows = (
         read_text(asked, tokenizer, lambda: teacher)
         if isinstance(data, str)
@@ -116,11 +116,8 @@ def _teacher(asked: RecoverOptions, teacher: Any, rows: TrainingRows) -> Teacher
 
 def read_text(asked: RecoverOptions, tokenizer: Any, teacher: Callable[[], Any]) -> TrainingRows:
     """The rows of the text that was asked for; `teacher` gives the model that may write some."""
-    if tokenizer is None:
-        raise ArgumentError(
-            f"data={asked.data!r} is text, which a tokenizer must read. Give the model's tokenizer "
-            "(tokenizer=), or batches of token ids."
-        )
+    check_tokenizer(tokenizer, asked.data)
+    assert asked.length is not None  # filled in from the models
     wanted = token_count(asked.tokens)
     drawn = TrainingText(asked.data, wanted, asked.length, asked.seed, asked.data_field).drawn(
         tokenizer, teacher

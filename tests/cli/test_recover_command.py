@@ -227,6 +227,17 @@ def test_a_folder_in_the_way_that_no_run_made_is_never_touched(
     assert (folder_beside(out) / "diary.txt").read_text() == "mine"
 
 
+def test_what_a_run_leaves_that_was_killed_as_it_began_is_in_nobodys_way(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "healed"
+    folder_beside(out).mkdir()
+    (folder_beside(out) / "request.json.part").write_text('{"made')
+    result = recovered(run, models, out)
+    assert result.exit_code == 0, result.output
+    assert {each.name for each in tmp_path.iterdir()} == {"healed"}
+
+
 @pytest.mark.parametrize("from_disk", [False, True])
 def test_the_originals_answers_are_kept_and_it_is_not_loaded_again(
     run: Callable[..., Ran],

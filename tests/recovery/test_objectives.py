@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optipfair.recovery import bucketed_kl, cross_entropy, forward_kl, skewed_kl
+from optipfair.recovery import bucketed_kl, cross_entropy, forward_kl, objectives, skewed_kl
 
 HALF = torch.tensor([[0.0, 0.0]])  # probabilities 1/2, 1/2
 QUARTER = torch.tensor([[math.log(3.0), 0.0]])  # 3/4, 1/4
@@ -129,3 +129,15 @@ def test_autocast_takes_no_digit_away(name: str) -> None:
         found = loss(student, teacher)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_some_rows_at_a_time_give_what_all_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, weights = random_logits(0), random_logits(1), torch.arange(5.0)
+    found = []
+    for at_once in (objectives._CACHED, 14):  # all, and two rows of seven
+        monkeypatch.setattr(objectives, "_CACHED", at_once)
+        logits = student.clone().requires_grad_()
+        losses = forward_kl(logits, teacher, 0.7)
+        (losses * weights).sum().backward()
+        found.append((losses.detach(), logits.grad))
+    torch.testing.assert_close(found[0], found[1])

@@ -30,7 +30,7 @@ def check_unfinished(
 ) -> None:
     """Refuse to begin where another run left off, or to go on where none did."""
     folder = folder_beside(output)
-    if not folder.exists():
+    if not _is_there(folder):
         if resume:
             raise ArgumentError(
                 f"There is nothing to go on with: no unfinished run lies in {folder}. Leave "
@@ -74,6 +74,16 @@ def unfinished(output: Path, request: Mapping[str, Any], *, resume: bool) -> Ite
     in_first(begin)
     yield folder
     in_first(lambda: shutil.rmtree(folder))
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether something lies there; a run that was killed as it began has left nothing."""
+    try:
+        return any(each.name != f"{_REQUEST}.part" for each in folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _request(folder: Path) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ import torch
 from held_out import DATA, ITEMS, TEXTS, TOKENS, Kept, held_back_rows, judged
 from torch import Tensor
 
-from optipfair import load_model, load_tokenizer, prune_checkpoint
+from optipfair import distill_model, load_model, load_tokenizer, prune_checkpoint
 from optipfair.pruning.options.presets import chosen_by_data
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.recovery import RecoverOptions
@@ -43,6 +43,9 @@ PRUNED: dict[str, dict[str, Any]] = {
 }
 
 
+UNMIXED = "as-it-comes.jsonl"
+
+
 class Labels:
     """Cross-entropy with the next token of the text in the place of a teacher."""
 
@@ -57,19 +60,41 @@ class Labels:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train."""
+    """One way to train; with `distilling` by `distill_model` with these arguments."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     teacher: Callable[[Any], Any] = LiveTeacher
+    distilling: dict[str, Any] | None = None
 
+    def trained(
+        self, options: dict[str, Any], folder: Path, original: Any, tokenizer: Any
+    ) -> tuple[Any, int, float | None]:
+        """The model, the tokens that it was trained on, and its divergence on held-back text."""
+        asked = RecoverOptions(**options)
+        rows = read_text(asked, tokenizer, lambda: original)
+        if self.distilling is None:
+            model: Any = load_model(folder, dtype="float32")
+            found = train(asked, model, self.teacher(original), rows)
+            return model, found.tokens, found.after
+        model = load_model(folder, dtype="bfloat16")  # it trains a copy in float32
+        ids = torch.stack([row["input_ids"] for row in rows.train[: len(rows.train) // _EPOCHS]])
+        data = [{"input_ids": each} for each in ids.split(_BATCH)]
+        distill_model(model, original, data, epochs=_EPOCHS, show_progress=False, **self.distilling)
+        return model, _EPOCHS * ids.numel(), None
+
+
+_EPOCHS, _BATCH = 3, 2  # of `distill_model`; the first is its default
 
 ROWS = (
     Row("as it is"),
     Row("learning rate 1e-4", {"learning_rate": 1e-4}),
     Row("learning rate 2e-4", {"learning_rate": 2e-4}),
-    Row("learning rate 4e-4", {"learning_rate": 4e-4}),
-    Row("learning rate 8e-4", {"learning_rate": 8e-4}),
+    Row("learning rate 5e-4", {"learning_rate": 5e-4}),
+    Row("learning rate 1e-3", {"learning_rate": 1e-3}),
+    Row("AdamW 1e-4", {"optimizer": "adamw", "learning_rate": 1e-4}),
+    Row("AdamW 2e-4", {"optimizer": "adamw", "learning_rate": 2e-4}),
+    Row("AdamW 5e-4", {"optimizer": "adamw", "learning_rate": 5e-4}),
     Row("linear schedule", {"schedule": "linear"}),
     Row("constant rate", {"schedule": "constant"}),
     Row("2 sequences a step", {"batch_size": 2}),
@@ -78,19 +103,24 @@ ROWS = (
     Row("MLPs alone", {"train": "mlp"}),
     Row("LoRA 16", {"lora": 16}),
     Row("LoRA 64", {"lora": 64}),
+    Row("text as it comes", {"data": UNMIXED}),
     Row("bundled text", {"data": "builtin"}),
     Row("self-written text", {"data": "self"}),
     Row("cross-entropy", {}, lambda _: Labels()),
+    Row("distill_model", distilling={}),
+    Row("distill_model, dead", distilling={"beta": 0.0}),  # its teacher's term without gradient
 )
 
 
 def training_file(folder: Path) -> Path:
-    """`train.jsonl` without the documents that are held back."""
+    """`train.jsonl` without the documents that are held back; `UNMIXED` has no domain beside it."""
     held = {row["text"] for row in held_back_rows()}
     lines = (DATA / "text_mix" / "train.jsonl").read_text(encoding="utf-8").split("\n")
-    kept = [line for line in filter(None, lines) if json.loads(line)["text"] not in held]
+    kept = [row for row in map(json.loads, filter(None, lines)) if row["text"] not in held]
     file = folder / "train.jsonl"
-    file.write_text("\n".join(kept), encoding="utf-8")
+    file.write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
+    texts = [json.dumps({"text": row["text"]}) for row in kept]
+    file.with_name(UNMIXED).write_text("\n".join(texts), encoding="utf-8")
     return file
 
 
@@ -142,18 +172,18 @@ def run(asked: argparse.Namespace, keep: Path, text: Path) -> None:
     for row in ROWS:
         if row.name not in asked.only:
             continue
-        options = {"data": str(text), "tokens": asked.tokens, "device": "cpu", **row.options}
-        model: Any = load_model(folder, dtype="float32")
-        wanted = RecoverOptions(**options)
-        rows = read_text(wanted, tokenizer, lambda: original)
+        options = {"data": str(text), "tokens": asked.tokens, "device": "cpu", "length": 512}
+        options |= row.options
+        if options["data"] == UNMIXED:
+            options["data"] = str(text.with_name(UNMIXED))
         started = time.perf_counter()
-        found = train(wanted, model, row.teacher(original), rows)
+        model, tokens, after = row.trained(options, folder, original, tokenizer)
         seconds = time.perf_counter() - started
         kept = judged(model.to(torch.bfloat16), tokenizer, **limits)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"  {row.name:22}{cells(kept, dense)}{remaining(kept, before, dense):9.1f}"
-            f"{found.after:9.4f}{found.tokens:9,}{seconds:9.0f}{memory:9.1f}",
+            f"{'' if after is None else f'{after:.4f}':>9}{tokens:9,}{seconds:9.0f}{memory:9.1f}",
             flush=True,
         )
 

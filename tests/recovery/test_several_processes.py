@@ -74,6 +74,16 @@ def test_two_processes_train_what_one_trains(done: Done) -> None:
         close(each["recovered"][0], {} if not each["recovered"][0] else values)
 
 
+def test_muon_moves_matrices_that_are_cut_in_pieces(done: Done) -> None:
+    values, alone = recovered(optimizer="muon")
+    for each in done.found:
+        assert each["by muon"][1].after == pytest.approx(alone.after, rel=2e-3)
+    before = pair()[1].state_dict()
+    for name, tensor in done.found[0]["by muon"][0].items():
+        moved, expected = ((each - before[name]).norm() for each in (tensor, values[name]))
+        assert moved == pytest.approx(float(expected), rel=0.05), name
+
+
 def test_a_run_that_goes_on_ends_where_it_ended(done: Done) -> None:
     values, _ = done.found[0]["recovered"]
     close(done.found[0]["again"][0], values)

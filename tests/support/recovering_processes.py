@@ -53,7 +53,8 @@ def recovered(**more: Any) -> tuple[dict[str, Tensor], Recovery]:
     """What a student became by a training, and what is said of that."""
     original, student = pair()
     data = [{"input_ids": ids} for ids in sequences().split(4)]
-    options: dict[str, Any] = {"learning_rate": 1e-3, "device": "cpu", "checks": 4, **more}
+    options: dict[str, Any] = {"learning_rate": 1e-3, "device": "cpu", "checks": 4}
+    options |= {"optimizer": "adamw", **more}  # Muon's own products are in bfloat16
     found = recover(student, original, data, batch_size=AT_ONCE // PROCESSES, **options)
     return whole_values(student), found
 
@@ -67,6 +68,7 @@ def written(models: Path, output: Path) -> None:
         tokens=2048,
         length=32,
         learning_rate=1e-3,
+        optimizer="adamw",
         batch_size=AT_ONCE // PROCESSES,
         device="cpu",
     )
@@ -122,6 +124,7 @@ def main(kind: str, folder: Path, models: Path) -> None:
         found: dict[str, Any] = {"recovered": recovered(), "undone": recovered(learning_rate=10.0)}
         recovered(work_dir=folder / "work")
         found["again"] = recovered(work_dir=folder / "work", resume=True)
+        found["by muon"] = recovered(optimizer="muon")
         found["by answers"] = recovered(cache_teacher=folder / "answers")
         written(models, folder / "healed")
         if kind == "fsdp":

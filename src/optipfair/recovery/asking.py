@@ -14,7 +14,8 @@ from ..arch.limits import positions
 from ..checking import check_layer_count, check_seed, not_whole, whole_number
 from ..errors import ArgumentError
 from ..pruning.calibration.text_sources import check_source, sources_of
-from .recover_options import SCHEDULES, TRAINED, RecoverOptions
+from .optimizers import check_optimizer
+from .recover_options import OPTIMIZERS, SCHEDULES, TRAINED, RecoverOptions
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbBgG]?)")
 _TIMES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
@@ -52,6 +53,8 @@ def check_recovery(asked: RecoverOptions) -> None:
     check_seed(asked.seed)
     TRAINED.canonical(asked.train)
     SCHEDULES.canonical(asked.schedule)
+    if asked.optimizer is not None:
+        check_optimizer(OPTIMIZERS.canonical(asked.optimizer), asked.lora)
     if asked.lora is not None:
         check_layer_count("lora", asked.lora)
     rate = asked.learning_rate

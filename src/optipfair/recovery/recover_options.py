@@ -14,10 +14,13 @@ from ..registry import Registry
 DATA, TRAINING, RUNNING = "data", "training", "running"
 TRAINED: Registry[None] = Registry("part to train")
 SCHEDULES: Registry[None] = Registry("schedule")
+OPTIMIZERS: Registry[None] = Registry("optimizer")
 for _name in ("all", "layers", "mlp"):
     TRAINED.add(_name, None)
 for _name in ("cosine", "linear", "constant"):
     SCHEDULES.add(_name, None)
+for _name in ("muon", "adamw"):
+    OPTIMIZERS.add(_name, None)
 _data, _training = partial(option, section=DATA), partial(option, section=TRAINING)
 _running = partial(option, section=RUNNING)
 
@@ -57,9 +60,13 @@ class RecoverOptions:
         "matrices are trained]",
         metavar="RANK",
     )
-    learning_rate: float | None = _training(
-        None, "Highest learning rate of AdamW. [2e-4; with LoRA 1e-3]"
+    optimizer: str | None = _training(
+        None,
+        "How weights move: muon (matrices by Muon, all else by AdamW) or adamw. [muon, which torch "
+        "has from 2.9 on; adamw for adapters]",
+        allowed=lambda: tuple(OPTIMIZERS),
     )
+    learning_rate: float | None = _training(None, "Highest learning rate. [2e-4; with LoRA 1e-3]")
     schedule: str = _training(
         "cosine", "How the learning rate falls after warming up.", allowed=lambda: tuple(SCHEDULES)
     )

@@ -16,6 +16,7 @@ from ..loading import check_device
 from ..noted import warn
 from ..option_fields import checked_keywords, taking
 from .asking import check_pair, check_recovery, check_tokenizer, token_count, with_length
+from .mixing import OFTEN
 from .recover_options import RecoverOptions
 from .recovery_result import Recovery
 from .teacher_cache import CachedTeacher, TeacherCache, fill
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _AT_ONCE = 8192  # tokens that the teacher answers at once
-_OFTEN = 4  # times that a text is read, from which it is said
 
 
 @taking(RecoverOptions)
@@ -122,7 +122,7 @@ def read_text(asked: RecoverOptions, tokenizer: Any, teacher: Callable[[], Any])
     drawn = TrainingText(asked.data, wanted, asked.length, asked.seed, asked.data_field).drawn(
         tokenizer, teacher
     )
-    if drawn.repeats >= _OFTEN:
+    if drawn.repeats >= OFTEN:
         warn(
             f"The text is read {drawn.repeats:.0f} times to give {wanted:,} tokens. More text of "
             "other kinds gives more back than the same again."

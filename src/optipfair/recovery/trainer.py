@@ -21,6 +21,7 @@ from transformers import (
 
 from ..distributed import world_size
 from ..errors import ArgumentError, ModelOutputError
+from .optimizers import ADAMW, default_optimizer, optimizer_of
 from .recover_options import RecoverOptions
 from .training_rows import Row, TrainingRows, collated
 
@@ -34,6 +35,15 @@ Told = Callable[[float, str], None]  # the share that is done, and a few words
 
 class RecoveryTrainer(Trainer):
     """Trains a model whose forward gives its loss (`student.learning`)."""
+
+    chosen: str = ADAMW
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The one that was asked for, of what is trained."""
+        if self.optimizer is None:
+            rate = float(self.args.learning_rate)
+            self.optimizer = optimizer_of(model or self.model, self.chosen, rate)
+        return self.optimizer
 
     def compute_loss(
         self,
@@ -145,8 +155,6 @@ def trainer_of(
         if asked.schedule != "constant"
         else "constant_with_warmup",
         "warmup_steps": math.ceil(_WARMUP * steps),
-        "weight_decay": 0.0,
-        "adam_beta2": 0.95,
         "max_grad_norm": 1.0,
         "bf16": bf16,
         "use_cpu": on_cpu,
@@ -180,6 +188,7 @@ def trainer_of(
         data_collator=collated,
         callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told, began)],
     )
+    trainer.chosen = asked.optimizer or default_optimizer(asked.lora)
     trainer.remove_callback(PrinterCallback)  # prints every loss
     _check_engine(trainer.accelerator.state.deepspeed_plugin)
     return trainer

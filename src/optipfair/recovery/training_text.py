@@ -21,6 +21,7 @@ from ..files.text_rows import Texts
 from ..pruning.calibration.self_written import SelfWritten
 from ..pruning.calibration.text_sources import read_source, sources_of
 from ..tokenized import tokenized
+from .mixing import mixed
 
 _HELD_BACK = 20  # of sequences that the model writes, one in so many
 _PIECES = 200  # of a text that is one document, about
@@ -39,6 +40,14 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """A domain: documents to train on, and sequences of others, (M, S)."""
+
+    train: Sequence[Tensor]
+    held_back: Tensor
+
+
+@dataclass(frozen=True)
 class TrainingText:
     """Where text comes from, as in calibration, and how much of it is read."""
 
@@ -52,8 +61,9 @@ class TrainingText:
         """Tokenise every document, hold one in twenty back, and put the others in a row.
 
         Documents follow each other in random order with an end-of-sequence token between them; text
-        that is too short is read again, in another order. `model` gives the model that writes text
-        where it is to write some itself.
+        that is too short is read again, in another order. Of a file whose rows have a field
+        `domain`, each domain is read by its share (`mixing.py`). `model` gives the model that
+        writes text where it is to write some itself.
         """
         wanted = max(self.tokens // self.length, 1)
         parts = sources_of(self.source)
@@ -78,19 +88,42 @@ class TrainingText:
         end = _end(tokenizer)
         ids = [_ids(each, texts, tokenizer, end) for each in documents]
         judged = _held_back(documents, domains, list(map(len, ids)), self.length)
-        train = [each for number, each in enumerate(ids) if number not in judged]
-        held_back = _rows([ids[number] for number in sorted(judged)], self.length)
-        held_back = held_back[torch.randperm(len(held_back), generator=self._generator(0))]
-        known = sum(map(len, train))
-        if known < self.length or not len(held_back):
+        parts = self._parts(ids, domains, judged)
+        if not parts:
             raise DataError(
                 f"The text {source} has {sum(map(len, ids))} tokens in {len(documents)} documents. "
                 f"To train on sequences of {self.length} tokens and to judge by others, more are "
                 "needed. Give more text, shorter sequences (--length), or builtin."
             )
-        rows = self._read(train, count)
-        sha256 = hashlib.sha256(texts.joined.encode()).hexdigest()
-        return TrainingData(rows, held_back, sha256, count * self.length / known)
+        sizes = {name: sum(map(len, part.train)) // self.length for name, part in parts.items()}
+        counts = mixed(count, sizes)
+        rows = torch.cat([self._read(parts[name].train, n) for name, n in counts.items()])
+        of_judged = mixed(_JUDGED, {name: len(part.held_back) for name, part in parts.items()})
+        held_back = [parts[name].held_back[:n] for name, n in of_judged.items()]
+        return TrainingData(
+            rows[torch.randperm(len(rows), generator=self._generator(0))],
+            torch.cat(held_back),
+            hashlib.sha256(texts.joined.encode()).hexdigest(),
+            max(count / sizes[name] for name, count in counts.items()),
+        )
+
+    def _parts(
+        self, ids: Sequence[Tensor], domains: Sequence[str], judged: set[int]
+    ) -> dict[str, _Part]:
+        """The documents by domain; all together where one is too short to be read by itself."""
+        for named in (domains, [""] * len(ids)):
+            found = {}
+            for name in dict.fromkeys(named):
+                of_domain = [number for number, each in enumerate(named) if each == name]
+                train = [ids[number] for number in of_domain if number not in judged]
+                rows = _rows([ids[number] for number in of_domain if number in judged], self.length)
+                rows = rows[torch.randperm(len(rows), generator=self._generator(0))]
+                found[name] = _Part(train, rows)
+            if all(
+                sum(map(len, p.train)) >= self.length and len(p.held_back) for p in found.values()
+            ):
+                return found
+        return {}
 
     def _read(self, documents: Sequence[Tensor], count: int) -> Tensor:
         """So many sequences, (count, S): the documents in random order, as often as needed."""

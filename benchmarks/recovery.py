@@ -30,13 +30,14 @@ from optipfair import distill_model, load_model, load_tokenizer, prune_checkpoin
 from optipfair.pruning.options.presets import chosen_by_data
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.recovery import RecoverOptions
-from optipfair.recovery.objectives import cross_entropy
+from optipfair.recovery.objectives import bucketed_kl, cross_entropy, forward_kl
 from optipfair.recovery.recovering import read_text
 from optipfair.recovery.teachers import Distance, LiveTeacher
 from optipfair.recovery.training_run import train
 
 PRUNED: dict[str, dict[str, Any]] = {
     "width 20": {"pruning_percentage": 20},
+    "width 20, not reconstructed": {"pruning_percentage": 20, "reconstruct": False},
     "width 40": {"pruning_percentage": 40},
     "4 layers": {"pruning_type": "DEPTH", "num_layers_to_remove": 4},
     "8 layers": {"pruning_type": "DEPTH", "num_layers_to_remove": 8},
@@ -56,6 +57,28 @@ class Labels:
         counted[:, -1] = 0  # what follows is another text
         weights = counted[real]
         return lambda logits, place: cross_entropy(logits, labels[place]) * weights[place]
+
+
+class TailWeighted(LiveTeacher):
+    """The divergence over the likeliest tokens and one bucket, and that among the others in full.
+
+    In the whole divergence the second has the teacher's mass of these others as its weight; here it
+    has 1 (after Dasgupta et al. 2026, arXiv 2602.20816).
+    """
+
+    def distance(self, input_ids: Tensor, real: Tensor, row: Tensor | None) -> Distance:
+        del row
+        with torch.no_grad():
+            states = self._parted.states(input_ids=input_ids)[real]
+
+        def distance(logits: Tensor, place: slice) -> Tensor:
+            with torch.no_grad():
+                wanted = self._parted.logits(states[place])
+                logs, tokens = wanted.float().log_softmax(dim=-1).topk(10, dim=-1)
+            without = [each.float().scatter(-1, tokens, -1e9) for each in (logits, wanted)]
+            return bucketed_kl(logits, tokens, logs) + forward_kl(*without)
+
+        return distance
 
 
 @dataclass(frozen=True)
@@ -107,8 +130,11 @@ ROWS = (
     Row("bundled text", {"data": "builtin"}),
     Row("self-written text", {"data": "self"}),
     Row("cross-entropy", {}, lambda _: Labels()),
+    Row("tail in full", {}, TailWeighted),
     Row("distill_model", distilling={}),
     Row("distill_model, dead", distilling={"beta": 0.0}),  # its teacher's term without gradient
+    Row("distill_model, 2e-4", distilling={"learning_rate": 2e-4}),
+    Row("hidden states too", distilling={"learning_rate": 2e-4, "gamma": 1.0}),
 )
 
 

@@ -294,3 +294,12 @@ def at(document: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         document = document[key]
     return document
+
+
+def test_the_page_shows_how_the_pruned_model_was_trained() -> None:
+    page = Page(comparison_page(ordinary()))
+    assert "training" in {each["id"] for each in page.all("section")}
+    said = " ".join(" ".join(texts) for texts in page.texts.values())
+    assert "204,800 tokens" in said and "fell from 0.290 to 0.210" in said
+    assert "204,800 tokens: 0.2100" in said  # of the last mark on the curve
+    assert "training" not in {each["id"] for each in Page(comparison_page(bare())).all("section")}

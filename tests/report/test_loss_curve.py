@@ -31,8 +31,11 @@ def test_a_curve_falls_on_the_page_where_the_loss_falls() -> None:
 def test_the_last_curves_points_are_marked_and_say_their_numbers() -> None:
     picture = drawn(training=[(2048.0, 0.4), (4096.0, 0.2)], judged=JUDGED)
     said = [each.text for each in picture.iter(f"{SVG}title")]
-    assert said[1:] == ["0 tokens: 0.3000", "100,000 tokens: 0.2000", "200,000 tokens: 0.1500"]
-    assert "training from 0.4000 to 0.2000, judged from 0.3000 to 0.1500" in str(said[0])
+    assert said == ["0 tokens: 0.3000", "100,000 tokens: 0.2000", "200,000 tokens: 0.1500"]
+    assert (
+        "training from 0.4000 to 0.2000, judged from 0.3000 to 0.1500"
+        in picture.attrib["aria-label"]
+    )
     texts = [each.text for each in picture.iter(f"{SVG}text")]
     assert {"training", "judged", "50k", "200k"} <= {*texts}
 

@@ -214,6 +214,14 @@ def ordinary() -> dict[str, Any]:
                 {"tokens": 33, "share": estimate(0.094, 0.07)},
             ],
         },
+        "training": {
+            "before": 0.29,
+            "after": 0.21,
+            "tokens": 204_800,
+            "seconds": 1234.5,
+            "judged": [{"tokens": 0, "loss": 0.29}, {"tokens": 204_800, "loss": 0.21}],
+            "training": [{"tokens": 2048 * n, "loss": 0.3 - n / 1000} for n in range(1, 101)],
+        },
         "layers": {
             "original": layers(30, 0.02),
             "pruned": layers(27, 0.026),
@@ -237,7 +245,7 @@ def bare() -> dict[str, Any]:
     found = ordinary()
     for name in ("measures", "flips", "tasks", "samples", "left_out", "limits"):
         found[name] = []
-    found |= {"text": None, "speed": None, "layers": None, "generation": None}
+    found |= dict.fromkeys(("text", "speed", "layers", "generation", "training"))
     for verdict in found["verdicts"]:
         verdict |= {"verdict": "not measured", "sentence": "It was not measured.", "because": []}
     found["protocol"] |= {"command": None, "limit": None}

@@ -14,6 +14,7 @@ from typing import Any
 from ..checking import check_count, whole_number
 from ..errors import ArgumentError
 from ..files.text_rows import read_texts
+from ..report.comparison import Training
 from ..report.report_files import check_report_folder
 from ..tokenized import tokenized
 from .evaluate_options import PRESETS, PROMPTS, EvaluateOptions
@@ -46,6 +47,7 @@ class Agenda:
     tokens: int  # to score for one model
     # names of tasks that are answered by writing, where no model is to write, or cannot -> why
     unwritten: Mapping[str, str] = field(default_factory=dict)
+    training: Training | None = None  # of the pruned model, where its folder says so
 
     def unmeasured(self) -> dict[str, str]:
         """Why tasks, the speed or the generation are not measured."""

@@ -130,6 +130,7 @@ def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Co
         left_out=[*_missing(agenda), *unwritten, *refused],
         limits=list(LIMITS),
         generation=generation,
+        training=agenda.training,
     )
     folder = asked.output_dir
     if folder is not None:

@@ -31,7 +31,7 @@ from .evaluating import evaluate_by
 from .harness import find_tasks, harness_tasks
 from .tasks import TASKS
 from .tasks.choosing import find_data, missing_data
-from .text.calibrated import marked
+from .text.calibrated import marked, training_of
 from .verdicts import check_thresholds, failures, read_thresholds
 
 Say = Callable[[str], None]
@@ -164,7 +164,8 @@ def _prepared(
             "model's own tokenizer into its folder."
         )
     agenda = make_agenda(tokenizer, replace(options, names=names), *configs)
-    return sources, tokenizer, replace(agenda, text=marked(agenda.text, sources))
+    text, training = marked(agenda.text, sources), training_of(sources[-1])
+    return sources, tokenizer, replace(agenda, text=text, training=training)
 
 
 def _common_tokenizer(

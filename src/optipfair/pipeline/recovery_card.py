@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovery_result import Judged, Recovery
-from ..report.loss_curve import loss_curve
+from ..report.comparison import Training
+from ..report.loss_curve import of_training
 from ..visible import visible
 from .model_card import versions
 
@@ -50,15 +51,8 @@ def recovered_card(
 
 
 def recovered_curve(found: Recovery) -> str:
-    """The picture that the card shows: the loss in training, and on held-back text."""
-    both = {"in training": found.training, "on held-back text": found.judged}
-    return loss_curve(
-        {
-            name: [(each.tokens, each.loss) for each in curve]
-            for name, curve in both.items()
-            if curve
-        }
-    )
+    """The picture that the card shows."""
+    return of_training(Training.from_dict(found.to_dict()))
 
 
 def _table(judged: Sequence[Judged]) -> list[str]:

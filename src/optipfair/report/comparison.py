@@ -283,6 +283,24 @@ class LeftOutWithWay(LeftOut):
     how: Annotated[str, "what to do to get it"]
 
 
+class Judged(Result):
+    """How far a model was from the original at one time of its training."""
+
+    tokens: Annotated[Count, "that it had been trained on"]
+    loss: Annotated[float, "mean KL divergence from the original, in nats a token"]
+
+
+class Training(Result):
+    """How the pruned model was trained after its pruning, as its folder says."""
+
+    before: Annotated[float, "divergence on held-back text, in nats a token"]
+    after: float
+    tokens: Count
+    seconds: float
+    judged: Annotated[list[Judged], "on held-back text"]
+    training: Annotated[list[Judged], "on the text that was trained on"]
+
+
 class Comparison(Result):
     """What a comparison of two models found; a figure not defined is null, with its reason."""
 
@@ -305,6 +323,7 @@ class Comparison(Result):
     left_out: list[LeftOutWithWay]
     limits: list[str]
     generation: Generation | None = None
+    training: Training | None = None
 
 
 class Evaluation(Result):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from .charts import Scale, scale_of
+from .comparison import Training
 
 Curve = Sequence[tuple[float, float]]  # tokens, and nats a token
 
@@ -26,7 +27,7 @@ def loss_curve(curves: Mapping[str, Curve]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-            f'font-family="sans-serif" font-size="12" fill="#777"><title>{_title(curves)}</title>',
+            f'aria-label="{_title(curves)}" font-family="sans-serif" font-size="12" fill="#777">',
             *_axes(across, down),
             *lines,
             *marks,
@@ -35,6 +36,13 @@ def loss_curve(curves: Mapping[str, Curve]) -> str:
             "",
         ]
     )
+
+
+def of_training(found: Training) -> str:
+    """The picture of a training: the loss on its text, and on held-back text."""
+    both = {"in training": found.training, "on held-back text": found.judged}
+    curves = {name: [(each.tokens, each.loss) for each in curve] for name, curve in both.items()}
+    return loss_curve({name: curve for name, curve in curves.items() if curve})
 
 
 def _title(curves: Mapping[str, Curve]) -> str:

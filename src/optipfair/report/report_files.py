@@ -22,6 +22,7 @@ from ..errors import OutputError
 from ..files.filled_folder import check_writable, filled_folder, writing_explained
 from . import charts, formats, views
 from .comparison import Comparison
+from .loss_curve import of_training
 from .tables import comparison_csv
 
 _NAMES = ("number", "signed", "plain", "percent", "times", "with_interval", "count", "memory")
@@ -57,6 +58,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         profile=profile,
         same_text=views.same_text(shown.generation) if shown.generation else "",
         by_position=views.by_position(measures),
+        loss_curve=of_training(shown.training) if shown.training else "",
         speed=views.speed_pairs(shown.speed) if shown.speed else [],
         speedup=views.speedup(shown.speed) if shown.speed else "",
         left_out=views.left_out(shown, plane=plane is not None, profile=profile is not None),

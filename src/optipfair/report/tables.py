@@ -11,7 +11,7 @@ from ..results import Result
 from ..uncertainty import Estimate
 from ..visible import visible
 from .charts import headlines
-from .comparison import Comparison, FigureOfTwo, Generation, LeftOut, Speed, SpeedRow
+from .comparison import Comparison, FigureOfTwo, Generation, LeftOut, Speed, SpeedRow, Training
 from .formats import NOTHING, number, p_value, percent, signed, times, with_interval
 from .views import by_position
 
@@ -115,6 +115,8 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
         yield from _of(place, comparison.text, tokens="", words="", bytes="")
     if comparison.generation:
         yield from _generation_numbers(comparison.generation)
+    if comparison.training:
+        yield from _training_rows(comparison.training)
     if comparison.speed:
         yield from _speed_rows(comparison.speed)
     for model, layers in (comparison.layers or {}).items():
@@ -177,6 +179,18 @@ def _generation_numbers(generation: Generation) -> Iterator[Row]:
         own = ("generation", f"first {each.tokens} tokens", "")
         yield _row(own, "tokens", each.tokens, "tokens")
         yield _estimate(own, "share", each.share, "of the prompts")
+
+
+def _training_rows(training: Training) -> Iterator[Row]:
+    nats = "nats a token"
+    yield from _of(
+        ("training", "", "pruned"), training, before=nats, after=nats, tokens="tokens", seconds="s"
+    )
+    for name, curve in (("held back", training.judged), ("in training", training.training)):
+        for place, each in enumerate(curve, start=1):
+            yield from _of(
+                ("training", f"{name} {place}", "pruned"), each, tokens="tokens", loss=nats
+            )
 
 
 def _estimate(place: Place, quantity: str, estimate: Estimate, unit: str) -> Row:

@@ -98,11 +98,12 @@ def test_a_run_ends_early_when_it_stops_helping() -> None:
     assert found.tokens == 4 * 2048 // 16  # the first check, and three without gain
 
 
-def test_adapters_are_merged_and_leave_no_trace() -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_are_merged_and_leave_no_trace(dora: bool) -> None:
     pytest.importorskip("peft", reason="the extra `recover` is not installed")
     original, student = pair()
     names, before = [*values(student)], values(student)
-    found = recover(student, original, lora=4, **OPTIONS)
+    found = recover(student, original, lora=4, dora=dora, **OPTIONS)
     assert found.helped and [*values(student)] == names
     assert type(student.model.layers[0].mlp.down_proj) is torch.nn.Linear
     assert not same(values(student), before)
@@ -219,6 +220,11 @@ def test_batches_are_taken_in_the_place_of_text_and_padding_does_not_count() -> 
         ({"tokens": "lots"}, "200k or 2M"),
         ({"tokens": 16}, "less than one sequence"),
         ({"length": 1}, "length=1"),
+        ({"dora": True}, "lora=16"),
+        ({"dora": 1, "lora": 4}, "dora=1"),
+        ({"resume": "no"}, "resume='no'"),
+        ({"optimizer": "sgd"}, "muon"),
+        ({"optimizer": "muon", "lora": 4}, "Adapters"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"lora": 0}, "lora=0"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..arch.limits import positions
-from ..checking import check_layer_count, check_seed, not_whole, whole_number
+from ..checking import check_flag, check_layer_count, check_seed, not_whole, whole_number
 from ..errors import ArgumentError
 from ..pruning.calibration.text_sources import check_source, sources_of
 from .optimizers import check_optimizer
@@ -20,6 +20,7 @@ from .recover_options import OPTIMIZERS, SCHEDULES, TRAINED, RecoverOptions
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbBgG]?)")
 _TIMES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 _LENGTH = 512
+_FLAGS = ("dora", "gradient_checkpointing", "compile", "resume", "show_progress")
 _WHOLE = ("batch_size", "accumulation_steps", "checks")
 
 
@@ -57,6 +58,10 @@ def check_recovery(asked: RecoverOptions) -> None:
         check_optimizer(OPTIMIZERS.canonical(asked.optimizer), asked.lora)
     if asked.lora is not None:
         check_layer_count("lora", asked.lora)
+    for name in _FLAGS:
+        check_flag(name, getattr(asked, name), default=False)
+    if asked.dora and asked.lora is None:
+        raise ArgumentError("dora is a kind of adapters. Give their rank too, for example lora=16.")
     rate = asked.learning_rate
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise ArgumentError(

@@ -60,6 +60,9 @@ class RecoverOptions:
         "matrices are trained]",
         metavar="RANK",
     )
+    dora: bool = _training(
+        False, "Whether adapters are DoRA, which trains the lengths of columns apart; needs lora."
+    )
     optimizer: str | None = _training(
         None,
         "How weights move: muon (matrices by Muon, all else by AdamW) or adamw. [muon, which torch "

@@ -49,7 +49,7 @@ def trained(model: Any, asked: RecoverOptions, folder: Path) -> Iterator[Trained
     chosen = {id(each) for each in _parts(model, asked.train)}
     for each in model.parameters():
         each.requires_grad_(id(each) in chosen and each.is_floating_point())
-    part = _whole(model, folder) if asked.lora is None else _adapters(model, asked.lora)
+    part = _whole(model, folder) if asked.lora is None else _adapters(model, asked.lora, asked.dora)
     try:
         yield part
     except BaseException:
@@ -99,7 +99,7 @@ def _whole(model: Any, folder: Path) -> Trained:
     return Trained(model, sum(each.numel() for each in chosen.values()), undo, lambda: None)
 
 
-def _adapters(model: Any, rank: int) -> Trained:
+def _adapters(model: Any, rank: int, dora: bool) -> Trained:
     """Low-rank adapters beside the linear layers that would be trained."""
     import peft
 
@@ -114,7 +114,11 @@ def _adapters(model: Any, rank: int) -> Trained:
             "No linear layer is among what is trained, so adapters have no place. Leave lora out."
         )
     config = peft.LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        use_dora=dora,
     )
     with warnings.catch_warnings():  # it asks transformers by a name that changed in 5.23
         warnings.simplefilter("ignore", FutureWarning)

@@ -290,7 +290,7 @@ def test_it_says_how_long_it_will_take() -> None:
     said: list[str] = []
     recover(student, original, say=said.append, **OPTIONS)
     assert len(said) == 1 and "2,048 tokens will take about" in said[0]
-    assert training_run._how_long(10**6, 1e-3).startswith("Training on 1,000,000 tokens")
+    assert training_run._how_long(10**6, 10**5, 1e-3).startswith("Training on 1,000,000 tokens")
 
 
 @pytest.mark.parametrize(("package", "options"), [("accelerate", {}), ("peft", {"lora": 4})])

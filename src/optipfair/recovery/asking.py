@@ -54,8 +54,7 @@ def check_recovery(asked: RecoverOptions) -> None:
     check_seed(asked.seed)
     TRAINED.canonical(asked.train)
     SCHEDULES.canonical(asked.schedule)
-    if asked.optimizer is not None:
-        check_optimizer(OPTIMIZERS.canonical(asked.optimizer), asked.lora)
+    check_optimizer(OPTIMIZERS.canonical(asked.optimizer), asked.lora)
     if asked.lora is not None:
         check_layer_count("lora", asked.lora)
     for name in _FLAGS:

@@ -49,11 +49,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
-def default_optimizer(lora: int | None) -> str:
-    """Muon where this torch has it and whole matrices are trained."""
-    return MUON if lora is None and hasattr(torch.optim, "Muon") else ADAMW
-
-
 def check_optimizer(name: str, lora: int | None) -> None:
     """Refuse Muon where it cannot be."""
     if name == MUON and not hasattr(torch.optim, "Muon"):

@@ -63,17 +63,17 @@ class RecoverOptions:
     dora: bool = _training(
         False, "Whether adapters are DoRA, which trains the lengths of columns apart; needs lora."
     )
-    optimizer: str | None = _training(
-        None,
-        "How weights move: muon (matrices by Muon, all else by AdamW) or adamw. [muon, which torch "
-        "has from 2.9 on; adamw for adapters]",
+    optimizer: str = _training(
+        "adamw",
+        "How weights move: all by adamw, or matrices by muon, which torch has from 2.9 on, and all "
+        "else by AdamW.",
         allowed=lambda: tuple(OPTIMIZERS),
     )
     learning_rate: float | None = _training(None, "Highest learning rate. [2e-4; with LoRA 1e-3]")
     schedule: str = _training(
         "cosine", "How the learning rate falls after warming up.", allowed=lambda: tuple(SCHEDULES)
     )
-    batch_size: int = _training(4, "Sequences that a process reads at once.")
+    batch_size: int = _training(2, "Sequences that a process reads at once.")
     accumulation_steps: int = _training(1, "So many of these make a step of the optimizer.")
     checks: int = _training(
         10, "How often the held-back text is judged; a run ends early after three without gain."

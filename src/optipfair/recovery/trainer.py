@@ -21,7 +21,7 @@ from transformers import (
 
 from ..distributed import world_size
 from ..errors import ArgumentError, ModelOutputError
-from .optimizers import ADAMW, default_optimizer, optimizer_of
+from .optimizers import ADAMW, optimizer_of
 from .recover_options import RecoverOptions
 from .training_rows import Row, TrainingRows, collated
 
@@ -188,7 +188,7 @@ def trainer_of(
         data_collator=collated,
         callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told, began)],
     )
-    trainer.chosen = asked.optimizer or default_optimizer(asked.lora)
+    trainer.chosen = asked.optimizer
     trainer.remove_callback(PrinterCallback)  # prints every loss
     _check_engine(trainer.accelerator.state.deepspeed_plugin)
     return trainer

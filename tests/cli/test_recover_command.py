@@ -97,6 +97,7 @@ def test_the_card_and_the_record_say_what_was_given_back(
     card = (tmp_path / "healed" / "README.md").read_text(encoding="utf-8")
     assert (models / "pruned" / "README.md").read_text(encoding="utf-8").rstrip() in card
     assert "## Recovered" in card and f"{found['after']:.4f}" in card
+    assert "The text was builtin" in card
     record = json.loads((tmp_path / "healed" / "recovery.json").read_text(encoding="utf-8"))
     assert record["found"] == found
     assert record["asked"]["tokens"] == "2048"
@@ -313,3 +314,15 @@ def test_without_a_tokenizer_nothing_is_pruned(
     result = run("prune", "--model-path", str(source), *arguments)
     assert result.exit_code == 2 and "which a tokenizer must read" in result.output
     assert {each.name for each in tmp_path.iterdir()} == {"source"}
+
+
+def test_the_card_does_not_say_where_the_text_lay(
+    run: Callable[..., Ran], models: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("\n\n".join(f"{n} foxes jump over {n * n} dogs." for n in range(400)))
+    result = recovered(run, models, tmp_path / "healed", "--data", f"{text},builtin")
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "healed" / "README.md").read_text(encoding="utf-8")
+    recovery = card.split("## Recovered")[1]
+    assert "The text was mine.txt,builtin" in recovery and str(tmp_path) not in recovery

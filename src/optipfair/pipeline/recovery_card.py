@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from ..checking import is_file
+from ..pruning.calibration.text_sources import sources_of
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovery_result import Judged, Recovery
 from ..report.comparison import Training
@@ -35,8 +38,8 @@ def recovered_card(
             f"| KL divergence from the original, nats a token | {found.before:.4f} | "
             f"{found.after:.4f} |",
             "",
-            f"The text was {visible(asked.data)}, read {found.repeats:.2g} times; one document in "
-            f"twenty was held back, {found.held_back_tokens:,} tokens of which were judged. "
+            f"The text was {visible(_named(asked.data))}, read {found.repeats:.2g} times; one "
+            f"document in twenty was held back, {found.held_back_tokens:,} tokens of which were judged. "
             f"{found.parameters_trained:,} numbers were trained, at a learning rate of "
             f"{found.learning_rate:g}.",
             "",
@@ -53,6 +56,11 @@ def recovered_card(
 def recovered_curve(found: Recovery) -> str:
     """The picture that the card shows."""
     return of_training(Training.from_dict(found.to_dict()))
+
+
+def _named(data: str) -> str:
+    """Sources without the folders in which files lie, which are the writer's own."""
+    return ",".join(Path(each).name if is_file(each) else each for each in sources_of(data))
 
 
 def _table(judged: Sequence[Judged]) -> list[str]:

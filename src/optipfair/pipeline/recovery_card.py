@@ -39,8 +39,8 @@ def recovered_card(
             f"{found.after:.4f} |",
             "",
             f"The text was {visible(_named(asked.data))}, read {found.repeats:.2g} times; one "
-            f"document in twenty was held back, {found.held_back_tokens:,} tokens of which were judged. "
-            f"{found.parameters_trained:,} numbers were trained, at a learning rate of "
+            f"document in twenty was held back, {found.held_back_tokens:,} tokens of which were "
+            f"judged. {found.parameters_trained:,} numbers were trained, at a learning rate of "
             f"{found.learning_rate:g}.",
             "",
             f"![Divergence from the original by tokens trained on]({CURVE})",

@@ -89,6 +89,19 @@ def is_whole_or_absent(output: Path, expected: dict[str, Any]) -> bool:
     return not output.exists() or state(output) == expected
 
 
+def note_kill(counts: Counter[str], output: Path, expected: dict[str, Any]) -> None:
+    counts["half-written"] += not is_whole_or_absent(output, expected)
+    counts["begun"] += folder_beside(output).exists()
+
+
+def end(root: Path, output: Path, expected: dict[str, Any], counts: Counter[str]) -> None:
+    """Go on to the end if it is not there, and count what it is."""
+    if not output.exists():
+        assert go_on(root, output) == 0
+    counts["the same"] += state(output) == expected
+    counts["left"] += {each.name for each in output.parent.iterdir()} != {"out", "thesis"}
+
+
 def one_kill_each(
     root: Path, kills: int, seconds: float, expected: dict[str, Any], choice: random.Random
 ) -> Counter[str]:
@@ -97,12 +110,8 @@ def one_kill_each(
         output = root / "work" / "out"
         if run(root, output, seconds=choice.uniform(0, 1.02) * seconds) is None:
             counts["kills"] += 1
-            counts["half-written"] += not is_whole_or_absent(output, expected)
-            counts["begun"] += folder_beside(output).exists()
-            if not output.exists():
-                assert go_on(root, output) == 0
-        counts["the same"] += state(output) == expected
-        counts["left"] += {each.name for each in output.parent.iterdir()} != {"out", "thesis"}
+            note_kill(counts, output, expected)
+        end(root, output, expected, counts)
         shutil.rmtree(output)
     return counts
 
@@ -113,12 +122,8 @@ def all_kills_in_one(
     counts, output = Counter[str](), root / "work" / "out"
     while counts["kills"] < kills and not output.exists():
         counts["kills"] += go_on(root, output, choice.uniform(0, 0.5) * seconds) is None
-        counts["half-written"] += not is_whole_or_absent(output, expected)
-        counts["begun"] += folder_beside(output).exists()
-    if not output.exists():
-        assert go_on(root, output) == 0
-    counts["the same"] += state(output) == expected
-    counts["left"] += {each.name for each in output.parent.iterdir()} != {"out", "thesis"}
+        note_kill(counts, output, expected)
+    end(root, output, expected, counts)
     return counts
 
 

@@ -43,8 +43,8 @@ def recover(
     """Train a pruned model to say what its original says, and write it to a new folder.
 
     No labels are needed: the loss is the KL divergence of its next-token distribution from the
-    original's. One document in twenty is held back, and the best model by those is kept; if none
-    is better than the one that came, that one is written.
+    original's. Documents with a twentieth of the text are held back, and the best model by those is
+    kept; if none is better than the one that came, that one is written.
 
     An interrupted run goes on with --resume. Several GPUs: accelerate launch -m optipfair recover.
 

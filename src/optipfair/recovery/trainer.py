@@ -140,26 +140,45 @@ def trainer_of(
     `judged_first` is for a run from the beginning. The trainer does it, since it wraps a model for
     several processes only once, and for judging alone not at all. `began` is then told the seconds.
     """
+    settings = _settings(asked, len(rows.train), on_cpu=on_cpu)
+    settings |= {
+        "output_dir": str(folder),
+        "learning_rate": learning_rate,
+        "bf16": bf16,
+        "eval_on_start": judged_first,
+    }
+    trainer = RecoveryTrainer(
+        model=model,
+        args=TrainingArguments(**settings),
+        train_dataset=_Rows(rows.train),
+        eval_dataset=_Rows(rows.held_back),
+        data_collator=collated,
+        callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told, began)],
+    )
+    trainer.chosen = asked.optimizer
+    trainer.remove_callback(PrinterCallback)  # prints every loss
+    _check_engine(trainer.accelerator.state.deepspeed_plugin)
+    return trainer
+
+
+def _settings(asked: RecoverOptions, sequences: int, *, on_cpu: bool) -> dict[str, Any]:
+    """What a training of so many sequences tells `Trainer`, by the names of its arguments."""
     at_once = asked.batch_size * asked.accumulation_steps * world_size()
-    steps = max(len(rows.train) // at_once, 1)
+    steps = max(sequences // at_once, 1)
     every = max(steps // asked.checks, 1)
     seed = asked.seed % 2**32
     settings: dict[str, Any] = {
-        "output_dir": str(folder),
         "per_device_train_batch_size": asked.batch_size,
         "per_device_eval_batch_size": asked.batch_size,
         "gradient_accumulation_steps": asked.accumulation_steps,
         "max_steps": steps,
-        "learning_rate": learning_rate,
         "lr_scheduler_type": asked.schedule
         if asked.schedule != "constant"
         else "constant_with_warmup",
         "warmup_steps": math.ceil(_WARMUP * steps),
         "max_grad_norm": 1.0,
-        "bf16": bf16,
         "use_cpu": on_cpu,
         "torch_compile": asked.compile,
-        "eval_on_start": judged_first,
         "eval_strategy": "steps",
         "eval_steps": every,
         "save_strategy": "steps",
@@ -180,18 +199,7 @@ def trainer_of(
     }
     if asked.gradient_checkpointing:
         settings[_checkpointing()] = True
-    trainer = RecoveryTrainer(
-        model=model,
-        args=TrainingArguments(**settings),
-        train_dataset=_Rows(rows.train),
-        eval_dataset=_Rows(rows.held_back),
-        data_collator=collated,
-        callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told, began)],
-    )
-    trainer.chosen = asked.optimizer
-    trainer.remove_callback(PrinterCallback)  # prints every loss
-    _check_engine(trainer.accelerator.state.deepspeed_plugin)
-    return trainer
+    return settings
 
 
 def _check_engine(deepspeed: Any) -> None:

@@ -86,9 +86,8 @@ def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for, and beside it what is missing for data to choose.
 
     That is what `quality` sets, the bundled text, widths in multiples of 32, and training of what
-    is kept. Nothing is
-    replaced, and nothing is added where weights alone are asked for (`--calibration none`, a static
-    method, layers that are named and only removed).
+    is kept. Nothing is replaced, and nothing is added where weights alone are asked for
+    (`--calibration none`, a static method, layers that are named and only removed).
 
     >>> chosen_by_data({"pruning_type": "DEPTH", "num_layers_to_remove": 4})["calibration"]
     'builtin'

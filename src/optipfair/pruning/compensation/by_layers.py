@@ -9,7 +9,7 @@ Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from ..calibration.activations import not_finite_on_data
 from ..calibration.fast_products import fast_products
 from ..calibration.holding import Key
 from ..calibration.moments import Inputs, MLPInputs, Tokens, collecting
+from ..calibration.replaying import BeforeMLPs
 from ..calibration.stream import Batches, run_layer
 from ..cut.guard import Rewrite
 from ..cut.plan import PruningPlan, WidthCut
@@ -93,7 +94,9 @@ class _Pass:
         again = bool(inputs) and self.request.sequential
         watched = inputs if self._trains else []
         whole = [Recorded(each.mlp, self.batches.tokens) for each in watched]
-        self._run(copied, layer.index, inputs, whole, keep=not again)
+        before = BeforeMLPs(copied, [each.mlp for each in inputs], self.batches.hidden)
+        with before.kept() if again else nullcontext():
+            self._run(copied, layer.index, inputs, whole, keep=not again)
         for each in inputs:
             self._decide(each, cuts[each.mlp.key])
         if again:
@@ -102,7 +105,8 @@ class _Pass:
             cut_copy(layer, copied, decided, self.rewrite)
             for recorded in whole:
                 self._train(own_mlp(recorded.mlp, copied), recorded)
-            self._run(copied, layer.index, [], [], keep=True)
+            with before.given():
+                self._run(copied, layer.index, [], [], keep=True)
 
     @property
     def _trains(self) -> bool:

@@ -303,3 +303,11 @@ def test_the_page_shows_how_the_pruned_model_was_trained() -> None:
     assert "204,800 tokens" in said and "fell from 0.290 to 0.210" in said
     assert "204,800 tokens: 0.2100" in said  # of the last mark on the curve
     assert "training" not in {each["id"] for each in Page(comparison_page(bare())).all("section")}
+
+
+def test_the_page_says_where_training_did_not_help() -> None:
+    comparison = ordinary()
+    comparison["training"] |= {"after": comparison["training"]["before"]}
+    page = Page(comparison_page(comparison))
+    said = " ".join(" ".join(texts) for texts in page.texts.values())
+    assert "was 0.290 nats a token and never less" in said and "fell from" not in said

@@ -19,6 +19,7 @@ from optipfair.pipeline import originals
 from optipfair.pipeline.unfinished import folder_beside
 from optipfair.recovery.trainer import RecoveryTrainer
 from optipfair.testing import byte_tokenizer, tiny_model
+from support.disks import largest_file
 
 SHORT = ("--tokens", "2048", "--length", "32", "--learning-rate", "1e-3", "--device", "cpu")
 
@@ -170,6 +171,42 @@ def test_an_interrupted_run_leaves_no_output_and_goes_on(
     )
     weights = "model.safetensors"
     assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "nbytes", [20_000, 50_000, 70_000], ids=["as it came", "weights", "optimizer"]
+)
+def test_a_run_whose_disk_was_full_goes_on(
+    run: Callable[..., Ran], models: Path, tmp_path: Path, nbytes: int
+) -> None:
+    """What is trained has 29 kB, the weights of a checkpoint 64 kB, its optimizer 81 kB."""
+    out = tmp_path / "healed"
+    with largest_file(nbytes):
+        result = recovered(run, models, out)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.splitlines()[-1].startswith("Error: OSError") and result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert f"lies in {folder_beside(out)}: make room on the disk" in result.output
+    assert not out.exists()
+    whole = recovered(run, models, tmp_path / "whole")
+    resumed = recovered(run, models, out, "--resume")
+    assert (whole.exit_code, resumed.exit_code) == (0, 0), resumed.output
+    weights = "model.safetensors"
+    assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert not folder_beside(out).exists()
+
+
+def test_too_little_room_is_said_before_the_training(
+    run: Callable[..., Ran], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=200_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    result = recovered(run, models, tmp_path / "healed")
+    assert result.exit_code == 2
+    assert "and its disk has 0.0002 GB free. Make room" in result.output
+    assert not [*tmp_path.iterdir()]
+    adapters = recovered(run, models, tmp_path / "healed", "--lora", "4")
+    assert adapters.exit_code == 0, adapters.output
 
 
 @pytest.mark.parametrize(

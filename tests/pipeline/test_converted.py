@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from optipfair import PruningWarning, load_model, prune_checkpoint
 from optipfair.pipeline import converted
+from optipfair.testing import tiny_model
 from support import gguf_files
+from support.disks import largest_file
 from support.gguf_files import gguf_toy
 from support.nursery import Nursery
 
@@ -72,3 +75,18 @@ def test_a_tokenizer_that_cannot_be_read_is_left_out_with_a_warning(
         result = prune_checkpoint(tmp_path / "toy.gguf", tmp_path / "out")
     assert not result.has_tokenizer
     load_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["gguf", "pickled"])
+def test_a_disk_without_room_for_the_conversion_is_an_os_error(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "toy.gguf"
+    if kind == "gguf":
+        gguf_toy(source, "llama")
+    else:
+        source = tmp_path / "toy"
+        model = tiny_model("llama")
+        model.config.save_pretrained(source)
+        torch.save(model.state_dict(), source / "pytorch_model.bin")
+    with largest_file(20_000), pytest.raises(OSError, match="File too large"):
+        prune_checkpoint(source, tmp_path / "out")
+    assert [*tmp_path.iterdir()] == [source]

@@ -13,13 +13,13 @@ from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoint.pickled import unpickled
 from ..checkpoint.side_files import side_files
 from ..errors import CheckpointError
+from ..files.disk_room import disk_errors
 from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
 from ..files.working_folder import working_folder
 from ..loading import load_model, load_tokenizer, quiet_transformers, snapshot
@@ -40,7 +40,7 @@ def as_folder(source: Source, options: Options) -> Iterator[Source]:
         yield Source(source.given, "folder", str(folder))
         return
     where = options.holding.folder or Path(gettempdir())
-    with working_folder(where, {"converted": "model"}, busy=None) as work:
+    with disk_errors(), working_folder(where, {"converted": "model"}, busy=None) as work:
         made = work / "model"
         made.mkdir()
         if folder is None:
@@ -56,10 +56,7 @@ def _convert_gguf(source: Source, folder: Path, options: Options) -> None:
     model = load_model(source, dtype=options.dtype, trust_remote_code=code)
     tokenizer = _tokenizer(source, code)
     with quiet_transformers():
-        try:
-            model.save_pretrained(folder, max_shard_size=options.max_shard_bytes)
-        except SafetensorError as exc:  # its name for a full disk
-            raise OSError(str(exc)) from exc
+        model.save_pretrained(folder, max_shard_size=options.max_shard_bytes)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 

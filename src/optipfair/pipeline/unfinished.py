@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..distributed import in_first
-from ..errors import ArgumentError, OutputError
+from ..distributed import in_first, is_first
+from ..errors import ArgumentError, DataError, OutputError
 
 _ENDING = ".unfinished"
 _REQUEST = "request.json"
@@ -60,7 +60,10 @@ def check_unfinished(
 
 @contextmanager
 def unfinished(output: Path, request: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
-    """Yield the folder for checkpoints; it goes when the block ends well, and stays otherwise."""
+    """Yield the folder for checkpoints; it goes when the block ends well, and stays otherwise.
+
+    It goes too where a new run was refused, since there is nothing to go on with.
+    """
     folder = folder_beside(output)
 
     def begin() -> None:
@@ -72,7 +75,18 @@ def unfinished(output: Path, request: Mapping[str, Any], *, resume: bool) -> Ite
         part.replace(folder / _REQUEST)
 
     in_first(begin)
-    yield folder
+    try:
+        yield folder
+    except (ArgumentError, DataError, OutputError):
+        if not resume and is_first():
+            shutil.rmtree(folder)
+        raise
+    except OSError as exc:
+        exc.add_note(
+            f"What the training reached lies in {folder}: make room on the disk if it is full, and "
+            "go on with --resume (resume=True)."
+        )
+        raise
     in_first(lambda: shutil.rmtree(folder))
 
 

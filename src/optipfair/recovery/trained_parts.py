@@ -35,6 +35,19 @@ class Trained:
     finish: Callable[[], None]
 
 
+def checkpoint_bytes(model: Any, asked: RecoverOptions) -> int:
+    """Bytes of what a training keeps on disk at most; of adapters, which are small, none.
+
+    That is what is trained as it came, and two checkpoints while the second replaces the first: all
+    weights, and two numbers of the optimizer for each that is trained; all in float32.
+    """
+    if asked.lora is not None:
+        return 0
+    count = sum(each.numel() for each in _parts(model, asked.train))
+    every: int = sum(each.numel() for each in model.parameters())
+    return 4 * (count + 2 * (every + 2 * count))
+
+
 @contextmanager
 def trained(model: Any, asked: RecoverOptions, folder: Path) -> Iterator[Trained]:
     """Inside the block only what was asked for needs gradients; after an error it is as it came.

@@ -15,6 +15,7 @@ import torch
 from ..arch.limits import check_sequences
 from ..batches import Batch
 from ..distributed import from_first, is_first, together
+from ..files.disk_room import check_room, disk_errors
 from ..loading import check_device, no_messages
 from ..progress import duration, meter
 from ..pruning.calibration.fast_products import has_units
@@ -23,7 +24,7 @@ from .recovery_result import Judged, Recovery
 from .shards import agree
 from .student import learning
 from .teachers import Teacher
-from .trained_parts import trained
+from .trained_parts import checkpoint_bytes, trained
 from .trainer import RecoveryTrainer, last_checkpoint, trainer_of
 from .training_rows import TrainingRows
 
@@ -47,7 +48,10 @@ def train(
     rate = asked.learning_rate or (_RATE if asked.lora is None else _LORA_RATE)
     tokens = sum(row["input_ids"].numel() for row in rows.train)
     with ExitStack() as stack:
+        stack.enter_context(disk_errors())
         folder = stack.enter_context(_folder(asked.work_dir))
+        if not asked.resume:
+            check_room(folder, checkpoint_bytes(model, asked), "Checkpoints of the training")
         stack.enter_context(_random_state_kept(device))
         stack.enter_context(no_messages())
         part = stack.enter_context(trained(model, asked, folder))

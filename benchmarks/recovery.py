@@ -59,6 +59,15 @@ class Labels:
         return lambda logits, place: cross_entropy(logits, labels[place]) * weights[place]
 
 
+class SomeLabels(LiveTeacher):
+    """A fifth cross-entropy with the text, the rest the divergence."""
+
+    def distance(self, input_ids: Tensor, real: Tensor, row: Tensor | None) -> Distance:
+        divergence = super().distance(input_ids, real, row)
+        labels = Labels().distance(input_ids, real, row)
+        return lambda logits, place: 0.8 * divergence(logits, place) + 0.2 * labels(logits, place)
+
+
 class TailWeighted(LiveTeacher):
     """The divergence over the likeliest tokens and one bucket, and that among the others in full.
 
@@ -131,6 +140,7 @@ ROWS = (
     Row("bundled text", {"data": "builtin"}),
     Row("self-written text", {"data": "self"}),
     Row("cross-entropy", {}, lambda _: Labels()),
+    Row("a fifth cross-entropy", {}, SomeLabels),
     Row("tail in full", {}, TailWeighted),
     Row("distill_model", distilling={}),
     Row("distill_model, dead", distilling={"beta": 0.0}),  # its teacher's term without gradient
@@ -176,6 +186,7 @@ def main() -> None:
     parser.add_argument("--pruned", choices=PRUNED, default="width 20")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--tokens", default="200k", help="to train on")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a sequence to train on")
     parser.add_argument("--judged", type=int, default=TOKENS, help="tokens judged of each text")
     parser.add_argument("--items", type=int, default=ITEMS, help="judged of LAMBADA")
     parser.add_argument("--keep", type=Path, help="folder for pruned models")
@@ -199,7 +210,8 @@ def run(asked: argparse.Namespace, keep: Path, text: Path) -> None:
     for row in ROWS:
         if row.name not in asked.only:
             continue
-        options = {"data": str(text), "tokens": asked.tokens, "device": "cpu", "length": 512}
+        options = {"data": str(text), "tokens": asked.tokens, "device": "cpu"}
+        options |= {"length": asked.length, "batch_size": max(1024 // asked.length, 1)}
         options |= row.options
         if options["data"] == UNMIXED:
             options["data"] = str(text.with_name(UNMIXED))

@@ -7,11 +7,9 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf
 import hypothesis
 import pytest
 import torch
@@ -26,14 +24,6 @@ ROOT = Path(__file__).parents[1]
 hypothesis.settings.register_profile("fast", max_examples=60, deadline=None, database=None)
 hypothesis.settings.load_profile("fast")
 torch.set_num_threads(1)  # toy models: threads only wait for each other
-
-
-@pytest.fixture(scope="session", autouse=True)
-def names_in_gguf() -> Iterator[None]:
-    """Tables of names are made once; transformers makes one for each module of a model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
-        yield
 
 
 @pytest.fixture

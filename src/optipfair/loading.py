@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arch.gguf_config import check_all_taken, gguf_config
+from .arch.gguf_names import names_once
 from .arch.heterogeneous import allow_reading, class_for, overrides
 from .arch.twin import build_on_meta, building
 from .checking import DTYPES, is_file
@@ -82,7 +83,7 @@ def load_model(
     found = source if isinstance(source, Source) else find_source(source)
     check_readable(found)
     load = _loader(found, trust_remote_code)
-    with building(), _reading(found, show_progress):
+    with building(), names_once(), _reading(found, show_progress):
         model, info = load(
             found.location,
             dtype=kind,

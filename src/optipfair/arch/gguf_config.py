@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UnsupportedModelError
 from ..files.gguf_header import GgufHeader
+from .gguf_names import names_once
 from .twin import changed_config
 
 Changes = dict[str, Any]
@@ -314,7 +315,8 @@ def check_all_taken(header: GgufHeader, model: Any) -> None:
         return  # read another way, which reports what it did not expect
     processors: Any = reading.TENSOR_PROCESSORS
     processor = processors.get(header.architecture, reading.TensorProcessor)(model.config.to_dict())
-    taken: Any = reading.get_gguf_hf_weights_map(model, processor)
+    with names_once():
+        taken: Any = reading.get_gguf_hf_weights_map(model, processor)
     left = sorted(set(header.tensors) - set(taken) - set(FACTORS))
     left = [name for name in left if "_exps." not in name and "_shexp." not in name]
     if left:

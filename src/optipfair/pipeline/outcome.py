@@ -25,6 +25,7 @@ from ..checkpoint.stored_layers import StoredLayers
 from ..errors import VerificationError
 from ..hooks import evaluating
 from ..loading import load_model, quiet_transformers
+from ..pruning.calibration.fast_products import fast_products
 
 LOGITS_TOLERANCE = 1e-5
 
@@ -139,7 +140,7 @@ def stored_cost(
     """What a checkpoint lost against another, each read one layer at a time."""
     states = []
     for layers in (before, after):
-        with layers.source.present(layers.view):
+        with fast_products(layers.view), layers.source.present(layers.view):
             states.append(final_states(layers.view.model, held_back))
     before.read_head()
     return cost_of(before.view.model, held_back, *states)

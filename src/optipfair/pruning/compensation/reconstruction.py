@@ -22,10 +22,10 @@ from ...arch.view import MLPView
 from ..calibration.activations import token_mask
 from ..calibration.moments import FIT, HELD_BACK, Tokens
 
-_STEPS, _TOKENS = 300, 512  # of Adam, and how many tokens each sees
-_RATE = 5e-3  # of a matrix, relative to the root mean square of its values
+_STEPS, _TOKENS = 250, 512  # of Adam, and how many tokens each sees
+_RATE = 7e-3  # of a matrix, relative to the root mean square of its values
 _MOST_BYTES, _MOST_TOKENS = 2**29, 2**16  # of what is recorded of one MLP
-_JUDGED = 4096  # tokens that are judged at once
+_JUDGED = 4096  # tokens on which errors are measured, at most
 _LEAST = 4 * _TOKENS  # tokens, without which nothing is learned that holds for others
 _TINY = 1e-30
 
@@ -102,7 +102,7 @@ def reconstructed(
 ) -> Reconstruction | None:
     """Train a cut MLP on what was recorded of the whole one; None where that gains nothing.
 
-    300 steps of Adam on 512 random tokens each, whose squared errors count by the tokens' scales
+    250 steps of Adam on 512 random tokens each, whose squared errors count by the tokens' scales
     (`Tokens`). Rates are relative to each tensor's size and fall to zero. `products` says in which
     dtype a float32 MLP multiplies. The MLP itself is left as it is.
     """
@@ -117,6 +117,7 @@ def reconstructed(
         products = partial(torch.autocast, x.device.type, kind)
     run = _Run(module, f"{_path(mlp)}.", values, products)
     held = (roles == HELD_BACK).nonzero()[:, 0]
+    held = held[:: -(-len(held) // _JUDGED)]
     before = run.error(x[held], y[held], scales[held])
     run.train(x, y, scales, (roles == FIT).nonzero()[:, 0])
     stored = {name: each.detach().to(own[name]) for name, each in values.items()}
@@ -174,16 +175,8 @@ class _Run:
             falling.step()
 
     def error(self, x: Tensor, y: Tensor, scales: Tensor) -> float:
-        wrong = power = 0.0
-        for start in range(0, len(x), _JUDGED):
-            part = slice(start, start + _JUDGED)
-            with torch.no_grad():
-                found = self(x[part])
-            weights = scales[part, None].double()
-            wanted = y[part].double()
-            wrong += float(((found.double() - wanted) * weights).square().sum())
-            power += float((wanted * weights).square().sum())
-        return wrong / max(power, _TINY)
+        with torch.no_grad():
+            return float(_relative(self(x), y, scales))
 
 
 def _relative(found: Tensor, wanted: Tensor, scales: Tensor) -> Tensor:

@@ -9,21 +9,20 @@ Axes: `B` batch, `S` sequence, `H` hidden, `V` vocabulary, `T` predicted tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig
 
 from ..arch.limits import check_sequences
 from ..batches import Batch, model_inputs
 from ..checkpoint.stored_layers import StoredLayers
 from ..errors import VerificationError
-from ..hooks import evaluating
+from ..hooks import evaluating, running_instead
 from ..loading import load_model, quiet_transformers
 from ..pruning.calibration.fast_products import fast_products
 
@@ -177,7 +176,8 @@ def cost_of(
 
 def _log_probabilities(model: Any, ids: Tensor, state: Tensor) -> Tensor:
     """What the model predicts for all tokens but the first, (T, V) float32."""
-    with _answering(model.base_model, state):
+    answer = _Answer([state.to(model.device)])
+    with running_instead({model.base_model: lambda *_args, **_keywords: answer}):
         logits: Tensor = model(input_ids=ids.to(model.device)).logits[0, :-1]
     return logits.float().log_softmax(dim=-1)
 
@@ -192,22 +192,3 @@ class _Answer(tuple):  # type: ignore[type-arg]
     def __getattr__(self, name: str) -> None:  # a cache, attentions, router logits: none
         if name.startswith("__"):
             raise AttributeError(name)
-
-
-@contextmanager
-def _answering(base: nn.Module, state: Tensor) -> Iterator[None]:
-    """Let the model below the head give this state, whatever it is asked."""
-    device: Any = base.device
-
-    def forward(*_args: Any, **_keywords: Any) -> Any:
-        return _Answer([state.to(device)])
-
-    before = vars(base).get("forward")
-    base.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del base.__dict__["forward"]
-        else:
-            base.__dict__["forward"] = before

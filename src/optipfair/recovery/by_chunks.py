@@ -10,14 +10,14 @@ Axes: `B` batch, `S` sequence, `T` tokens, `H` hidden, `V` vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from ..hooks import running_instead
 
 _ELEMENTS = 2**24  # of the logits that exist at once
 
@@ -49,7 +49,8 @@ class Parted:
         inner = [each for child in self.model.children() for each in (child, *child.children())]
         hooks = [each.register_forward_hook(keep) for each in inner]  # OPT's body is a grandchild
         try:
-            with _answering(self.model.get_output_embeddings(), None):
+            head = self.model.get_output_embeddings()
+            with running_instead({head: lambda states, *_args, **_keywords: states[..., :1]}):
                 self._forward(self.model, **inputs, use_cache=False)
         finally:
             for hook in hooks:
@@ -67,7 +68,7 @@ class Parted:
         output = copy.copy(self._output)
         output.last_hidden_state = states[None]
         ids = torch.zeros(1, len(states), dtype=torch.int64, device=states.device)
-        with _answering(self._body, output):
+        with running_instead({self._body: lambda *_args, **_keywords: output}):
             logits: Tensor = self._forward(self.model, input_ids=ids, use_cache=False).logits
         return logits[0]
 
@@ -78,19 +79,6 @@ class Parted:
         own = [each for each in self.model.parameters() if id(each) not in of_body]
         tied = [each for each in head.parameters() if id(each) in of_body]
         return [each for each in (*own, *tied) if each.requires_grad]
-
-
-@contextmanager
-def _answering(module: Any, output: Any) -> Iterator[None]:
-    """Inside the block a module gives this output, or the first column of its input if None."""
-    own, before = vars(module), vars(module).get("forward")
-    own["forward"] = lambda *args, **_: args[0][..., :1] if output is None else output
-    try:
-        yield
-    finally:
-        del own["forward"]
-        if before is not None:
-            own["forward"] = before
 
 
 def summed(loss: ChunkLoss, states: Tensor, vocabulary: int, parameters: list[Any]) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...arch.view import MLPView
+from ...hooks import running_instead
 from .holding import HiddenStates
 
 
@@ -82,16 +83,8 @@ class BeforeMLPs:
     def given(self) -> Iterator[None]:
         """Inside the block the layer runs once more for each batch, in the same order."""
         again = [child for child, kept in self._kept.items() if len(kept) == self._runs]
-        before = {child: vars(child).get("forward") for child in again}
-        try:
-            for child in again:
-                child.forward = self._giving(child)
+        with running_instead({child: self._giving(child) for child in again}):
             yield
-        finally:
-            for child, forward in before.items():
-                del child.forward
-                if forward is not None:
-                    child.forward = forward
 
     def _giving(self, child: nn.Module) -> Callable[..., Any]:
         outputs, length = iter(self._kept[child]), self._lengths.get(child)

@@ -23,7 +23,7 @@ from ...arch.view import LayerView, ModelView
 from ...batches import Batch
 from ...distributed import gathered, together, total
 from ...errors import OptiPFairError, UnsupportedModelError
-from ...hooks import evaluating
+from ...hooks import evaluating, running_instead
 from .activations import forward, no_batch, read_batches
 from .holding import HiddenStates, Holding
 from .moments import FIT, token_roles
@@ -60,7 +60,8 @@ class LayerSource:
         def run(layer: LayerView, *args: Any, **kwargs: Any) -> Any:
             return self.copied(layer)(*args, **kwargs)
 
-        with _running_instead(() if self.resident else view.layers, run):
+        layers = () if self.resident else view.layers
+        with running_instead({each.module: partial(run, each) for each in layers}):
             yield
 
 
@@ -186,7 +187,7 @@ def logits_after(view: ModelView, batch: Batch, hidden: Tensor, forms: Sequence[
     def give(layer: LayerView, *_args: Any, **_kwargs: Any) -> Any:
         return forms[layer.index](hidden)
 
-    with _running_instead(view.layers, give):
+    with running_instead({each.module: partial(give, each) for each in view.layers}):
         output = forward(view, batch, view.model)
     logits: Tensor | None = getattr(output, "logits", None)
     if logits is None or logits.shape[:-1] != batch.input_ids.shape:
@@ -244,7 +245,7 @@ def _record(view: ModelView, batch: Batch, forms: Sequence[Form]) -> list[Call]:
         calls.append((hidden, args[1:], given))
         return forms[layer.index](hidden)
 
-    with _running_instead(view.layers, pass_on):
+    with running_instead({each.module: partial(pass_on, each) for each in view.layers}):
         forward(view, batch)
     if len(calls) != len(view.layers):
         raise NotByLayersError(
@@ -252,22 +253,6 @@ def _record(view: ModelView, batch: Batch, forms: Sequence[Form]) -> list[Call]:
             "be run one at a time. Use a static importance criterion."
         )
     return calls
-
-
-@contextmanager
-def _running_instead(layers: Sequence[LayerView], run: Callable[..., Any]) -> Iterator[None]:
-    """Inside the block each layer's forward is `run`, which is told the layer first."""
-    attributes = [vars(layer.module) for layer in layers]
-    before = [own.get("forward") for own in attributes]
-    try:
-        for layer, own in zip(layers, attributes, strict=True):
-            own["forward"] = partial(run, layer)
-        yield
-    finally:
-        for own, old in zip(attributes, before, strict=True):
-            own.pop("forward", None)
-            if old is not None:
-                own["forward"] = old
 
 
 def _check_flow(

@@ -11,6 +11,7 @@ import torch
 
 from optipfair import (
     ArgumentError,
+    CheckpointError,
     DataError,
     ModelOutputError,
     UnknownNameError,
@@ -177,6 +178,29 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     resumed = recover(student, original, work_dir=tmp_path / "work", resume=True, **OPTIONS)
     assert same(values(student), expected)
     assert resumed.judged == whole.judged
+
+
+DAMAGED = ("config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_checkpoint_is_named_and_nothing_changes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, student = pair()
+    came = values(student)
+    with monkeypatch.context() as patch:
+        stopped_after(9, patch)
+        with pytest.raises(KeyboardInterrupt):
+            recover(student, original, work_dir=tmp_path, **OPTIONS)
+    checkpoint = last_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    whole = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read") as found:
+        recover(student, original, work_dir=tmp_path, resume=True, **OPTIONS)
+    assert str(checkpoint) in str(found.value) and "Remove that folder" in str(found.value)
+    assert same(values(student), came)
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:

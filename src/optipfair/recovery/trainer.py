@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from ..distributed import world_size
-from ..errors import ArgumentError, ModelOutputError
+from ..errors import ArgumentError, CheckpointError, ModelOutputError, OptiPFairError
 from .optimizers import ADAMW, optimizer_of
 from .recover_options import RecoverOptions
 from .training_rows import Row, TrainingRows, collated
@@ -37,6 +37,32 @@ class RecoveryTrainer(Trainer):
     """Trains a model whose forward gives its loss (`student.learning`)."""
 
     chosen: str = ADAMW
+    _begun = False  # whether a step was taken
+
+    def run(self, resumed: Path | None) -> None:
+        """Train from the beginning, or from this checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        try:
+            self.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        except (OptiPFairError, MemoryError):
+            raise
+        except Exception as exc:  # of several libraries, about files that are not whole
+            if resumed is None or self._begun:
+                raise
+            reason = " ".join(str(exc).split())[:100]
+            raise CheckpointError(
+                f"The checkpoint {resumed} of the interrupted training cannot be read ({reason}). "
+                "Remove that folder to go on from the one before it, or from the beginning."
+            ) from exc
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See `Trainer`."""
+        self._begun = True
+        loss: Tensor = super().training_step(*args, **kwargs)
+        return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The one that was asked for, of what is trained."""

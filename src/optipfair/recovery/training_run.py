@@ -70,7 +70,7 @@ def train(
             told=_Shown(report, tokens),
             began=partial(_say_how_long, say, tokens, rows, asked.checks),
         )
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        trainer.run(resumed)
         agree(part.model)  # where machines share no disk, the first alone read what judged best
         result = _result(trainer, rows, part.count, rate, started)
         if not result.helped:

@@ -44,7 +44,7 @@ PRUNED: dict[str, dict[str, Any]] = {
 }
 
 
-UNMIXED = "as-it-comes.jsonl"
+MIXED, UNMIXED = "train.jsonl", "as-it-comes.jsonl"  # files that `training_file` writes
 
 
 class Labels:
@@ -57,15 +57,6 @@ class Labels:
         counted[:, -1] = 0  # what follows is another text
         weights = counted[real]
         return lambda logits, place: cross_entropy(logits, labels[place]) * weights[place]
-
-
-class SomeLabels(LiveTeacher):
-    """A fifth cross-entropy with the text, the rest the divergence."""
-
-    def distance(self, input_ids: Tensor, real: Tensor, row: Tensor | None) -> Distance:
-        divergence = super().distance(input_ids, real, row)
-        labels = Labels().distance(input_ids, real, row)
-        return lambda logits, place: 0.8 * divergence(logits, place) + 0.2 * labels(logits, place)
 
 
 class TailWeighted(LiveTeacher):
@@ -139,8 +130,11 @@ ROWS = (
     Row("text as it comes", {"data": UNMIXED}),
     Row("bundled text", {"data": "builtin"}),
     Row("self-written text", {"data": "self"}),
-    Row("cross-entropy", {}, lambda _: Labels()),
-    Row("a fifth cross-entropy", {}, SomeLabels),
+    Row("half self-written", {"data": f"{MIXED},self"}),
+    Row("cross-entropy", {"label_weight": 0.0}, lambda _: Labels()),
+    Row("no labels", {"label_weight": 0.0}),
+    Row("labels by 1", {"label_weight": 1.0}),
+    Row("labels by 5", {"label_weight": 5.0}),
     Row("tail in full", {}, TailWeighted),
     Row("distill_model", distilling={}),
     Row("distill_model, dead", distilling={"beta": 0.0}),  # its teacher's term without gradient
@@ -154,7 +148,7 @@ def training_file(folder: Path) -> Path:
     held = {row["text"] for row in held_back_rows()}
     lines = (DATA / "text_mix" / "train.jsonl").read_text(encoding="utf-8").split("\n")
     kept = [row for row in map(json.loads, filter(None, lines)) if row["text"] not in held]
-    file = folder / "train.jsonl"
+    file = folder / MIXED
     file.write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
     texts = [json.dumps({"text": row["text"]}) for row in kept]
     file.with_name(UNMIXED).write_text("\n".join(texts), encoding="utf-8")
@@ -210,11 +204,11 @@ def run(asked: argparse.Namespace, keep: Path, text: Path) -> None:
     for row in ROWS:
         if row.name not in asked.only:
             continue
-        options = {"data": str(text), "tokens": asked.tokens, "device": "cpu"}
+        options = {"data": MIXED, "tokens": asked.tokens, "device": "cpu"}
         options |= {"length": asked.length, "batch_size": max(1024 // asked.length, 1)}
         options |= row.options
-        if options["data"] == UNMIXED:
-            options["data"] = str(text.with_name(UNMIXED))
+        for name in (MIXED, UNMIXED):
+            options["data"] = options["data"].replace(name, str(text.with_name(name)))
         started = time.perf_counter()
         model, tokens, after = row.trained(options, folder, original, tokenizer)
         seconds = time.perf_counter() - started

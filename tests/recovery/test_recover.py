@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +253,10 @@ def test_batches_are_taken_in_the_place_of_text_and_padding_does_not_count() -> 
         ({"optimizer": "muon", "lora": 4}, "Adapters"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"label_weight": -1}, "label_weight=-1"),
+        ({"label_weight": True}, "label_weight=True"),
+        ({"label_weight": float("inf")}, "label_weight=inf"),
+        ({"label_weight": "all"}, "0 or more"),
         ({"lora": 0}, "lora=0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"accumulation_steps": 1.5}, "accumulation_steps=1.5"),
@@ -291,6 +297,31 @@ def test_an_unknown_keyword_is_refused_with_the_nearest_name() -> None:
     original, student = pair()
     with pytest.raises(TypeError, match="Did you mean 'tokens'"):
         recover(student, original, token=5)
+
+
+def test_labels_count_by_the_divergence_before_and_not_where_it_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[bool, set[float]] = {True: set(), False: set()}
+    learning = training_run.learning
+
+    @contextmanager
+    def watched(model: Any, teacher: Any) -> Iterator[None]:
+        with learning(model, teacher):
+            forward = model.forward
+
+            def noting(**inputs: Any) -> Any:
+                given[model.training].add(inputs["pull"])
+                return forward(**inputs)
+
+            model.forward = noting
+            yield
+            model.forward = forward
+
+    monkeypatch.setattr(training_run, "learning", watched)
+    original, student = pair()
+    found = recover(student, original, label_weight=0.5, **OPTIONS)
+    assert given == {True: {0.5 * found.before}, False: {0.0}}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "opt"])

@@ -41,7 +41,8 @@ def recovered_card(
             f"The text was {visible(_named(asked.data))}, read {found.repeats:.2g} times; one "
             f"document in twenty was held back, {found.held_back_tokens:,} tokens of which were "
             f"judged. {found.parameters_trained:,} numbers were trained, at a learning rate of "
-            f"{found.learning_rate:g}.",
+            f"{found.learning_rate:g}; the cross-entropy with the text counted by "
+            f"{asked.label_weight * found.before:.2g} (label_weight={asked.label_weight:g}).",
             "",
             f"![Divergence from the original by tokens trained on]({CURVE})",
             "",

@@ -61,10 +61,18 @@ def check_recovery(asked: RecoverOptions) -> None:
         check_flag(name, getattr(asked, name), default=False)
     if asked.dora and asked.lora is None:
         raise ArgumentError("dora is a kind of adapters. Give their rank too, for example lora=16.")
-    rate = asked.learning_rate
+    _check_numbers(asked)
+
+
+def _check_numbers(asked: RecoverOptions) -> None:
+    rate, weight = asked.learning_rate, asked.label_weight
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise ArgumentError(
             f"learning_rate={rate!r} is no number above 0. Give one, for example 2e-4."
+        )
+    if isinstance(weight, bool) or not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+        raise ArgumentError(
+            f"label_weight={weight!r} is no number of 0 or more. Give one, for example 1."
         )
 
 

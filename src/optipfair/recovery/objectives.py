@@ -96,6 +96,14 @@ def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(student.float(), labels, reduction="none")
 
 
+def pulled(losses: Tensor, others: Tensor, weight: float) -> Tensor:
+    """Losses with the gradient of loss + weight · other, of each token, (T,).
+
+    Values are those of the losses alone, so that what is shown and compared is one quantity.
+    """
+    return losses + weight * (others - others.detach())
+
+
 def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     wide = logits.float()
     return (wide if temperature == 1 else wide / temperature).log_softmax(dim=-1)

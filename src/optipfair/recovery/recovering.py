@@ -44,10 +44,12 @@ def recover(
     """Train a pruned model on the original's logits, in place, and keep the best that it was.
 
     The loss is the KL divergence of the model's next-token distribution from the original's, at
-    temperature 1, over all tokens that are no padding; no labels are used. Documents with a
-    twentieth of the text are held back, and judged at the beginning and every so often. The run
-    ends early when that stops getting better. Afterwards the model is what it was when it judged
-    best, and as it came if nothing helped. After an error it is as it came too.
+    temperature 1, over all tokens that are no padding. The gradient of the cross-entropy with the
+    text's own next tokens is added, `label_weight` times the divergence before training as strong.
+    Documents with a twentieth of the text are held back; the divergence on them is judged at the
+    beginning and every so often. The run ends early when that stops getting better. Afterwards the
+    model is what it was when it judged best, and as it came if nothing helped. After an error it is
+    as it came too.
 
     Training is done by transformers' `Trainer`, so `accelerate launch` works.
 

@@ -1,4 +1,7 @@
-"""A student whose own forward gives its loss, so that whatever wraps it sees one forward."""
+"""A student whose own forward gives its loss, so that whatever wraps it sees one forward.
+
+Axes: `B` batch, `S` sequence, `T` real tokens of a batch, `H` hidden.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..hooks import running_instead
 from .by_chunks import Parted, summed
+from .objectives import cross_entropy, pulled
 from .teachers import Teacher
 
 
 @contextmanager
 def learning(model: Any, teacher: Teacher) -> Iterator[None]:
-    """Inside the block the model's forward takes a batch and gives `{"loss": mean over tokens}`."""
+    """Inside the block the model's forward takes a batch and gives `{"loss": mean over tokens}`.
+
+    The loss is the distance from the teacher. A `pull` that is given with a batch weighs the
+    cross-entropy with the next tokens of the text, whose gradient is added.
+    """
     parted = Parted(model)
     vocabulary = int(model.config.get_text_config().vocab_size)
 
@@ -23,6 +32,7 @@ def learning(model: Any, teacher: Teacher) -> Iterator[None]:
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         row: Tensor | None = None,
+        pull: float = 0.0,
         **_: Any,
     ) -> dict[str, Tensor]:
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -32,17 +42,24 @@ def learning(model: Any, teacher: Teacher) -> Iterator[None]:
         if attention_mask is not None and not bool(real.all()):
             inputs["attention_mask"] = attention_mask
         states = parted.states(**inputs)[real]  # (T, H)
+        following, known = _following(input_ids, real)
 
         def loss(chunk: Tensor, place: slice) -> Tensor:
-            return distance(parted.logits(chunk), place).sum()
+            logits = parted.logits(chunk)
+            found = distance(logits, place)
+            if pull:
+                own = cross_entropy(logits, following[place]) * known[place]
+                found = pulled(found, own, pull)
+            return found.sum()
 
         return {"loss": summed(loss, states, vocabulary, parted.of_head()) / len(states)}
 
-    before = vars(model).get("forward")
-    model.forward = forward
-    try:
+    with running_instead({model: forward}):
         yield
-    finally:
-        del model.forward
-        if before is not None:
-            model.forward = before
+
+
+def _following(input_ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each real token of (B, S) the next one, (T,), and whether there is one, (T,)."""
+    known = torch.zeros_like(real)
+    known[:, :-1] = real[:, :-1] & real[:, 1:]
+    return input_ids.roll(-1, dims=1)[real], known[real]

@@ -37,6 +37,7 @@ class RecoveryTrainer(Trainer):
     """Trains a model whose forward gives its loss (`student.learning`)."""
 
     chosen: str = ADAMW
+    label_weight: float = 0.0
     _begun = False  # whether a step was taken
 
     def run(self, resumed: Path | None) -> None:
@@ -57,6 +58,12 @@ class RecoveryTrainer(Trainer):
                 f"The checkpoint {resumed} of the interrupted training cannot be read ({reason}). "
                 "Remove that folder to go on from the one before it, or from the beginning."
             ) from exc
+
+    @property
+    def _pull(self) -> float:
+        """What cross-entropy counts: so much more as the model came further from the original."""
+        judged = (each["eval_loss"] for each in self.state.log_history if "eval_loss" in each)
+        return self.label_weight * max(float(next(judged, 0.0)), 0.0)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """See `Trainer`."""
@@ -80,7 +87,7 @@ class RecoveryTrainer(Trainer):
     ) -> Any:
         """The loss of a batch; one that is not finite ends the run."""
         del num_items_in_batch  # batches are of one size
-        outputs = model(**inputs)
+        outputs = model(**inputs, pull=self._pull if model.training else 0.0)
         loss = outputs["loss"]
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -181,7 +188,7 @@ def trainer_of(
         data_collator=collated,
         callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told, began)],
     )
-    trainer.chosen = asked.optimizer
+    trainer.chosen, trainer.label_weight = asked.optimizer, asked.label_weight
     trainer.remove_callback(PrinterCallback)  # prints every loss
     _check_engine(trainer.accelerator.state.deepspeed_plugin)
     return trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from contextlib import nullcontext
@@ -49,9 +50,10 @@ def sequences(count: int = 40) -> Tensor:
     return torch.randint(0, 256, (count, 24), generator=torch.Generator().manual_seed(3))
 
 
-def recovered(**more: Any) -> tuple[dict[str, Tensor], Recovery]:
-    """What a student became by a training, and what is said of that."""
+def recovered(*, alike: bool = False, **more: Any) -> tuple[dict[str, Tensor], Recovery]:
+    """What a student became by a training, and what is said of that; it may be the original."""
     original, student = pair()
+    student = copy.deepcopy(original) if alike else student
     data = [{"input_ids": ids} for ids in sequences().split(4)]
     options: dict[str, Any] = {"learning_rate": 1e-3, "device": "cpu", "checks": 4}
     options |= {"optimizer": "adamw", **more}  # Muon's own products are in bfloat16
@@ -121,7 +123,7 @@ def main(kind: str, folder: Path, models: Path) -> None:
     if kind == "fsdp":
         _with_fsdp_on_cpu()
     with launched("cpu") if kind == "fsdp" else nullcontext():  # a script starts nothing itself
-        found: dict[str, Any] = {"recovered": recovered(), "undone": recovered(learning_rate=10.0)}
+        found: dict[str, Any] = {"recovered": recovered(), "undone": recovered(alike=True)}
         recovered(work_dir=folder / "work")
         found["again"] = recovered(work_dir=folder / "work", resume=True)
         found["by muon"] = recovered(optimizer="muon")

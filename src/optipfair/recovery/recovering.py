@@ -48,8 +48,8 @@ def recover(
     text's own next tokens is added, `label_weight` times the divergence before training as strong.
     Documents with a twentieth of the text are held back; the divergence on them is judged at the
     beginning and every so often. The run ends early when that stops getting better. Afterwards the
-    model is what it was when it judged best, and as it came if nothing helped. After an error it is
-    as it came too.
+    model is what it was when it judged best, or nearer to what it came as where that judges better,
+    and as it came if nothing helped. After an error it is as it came too.
 
     Training is done by transformers' `Trainer`, so `accelerate launch` works.
 

@@ -24,6 +24,7 @@ class Recovery(Result):
         before: divergence on held-back text before the training.
         after: the same afterwards; never more than before.
         helped: whether training made it less; if not, the model is as it came.
+        way: the share of the way from the weights that came to the trained ones that is kept.
         tokens: how many were trained on.
         tokens_asked: how many should have been, had it not ended early.
         repeats: how often the text was read.
@@ -49,6 +50,7 @@ class Recovery(Result):
     training: list[Judged]
     seconds: float
     text_sha256: str
+    way: float = 1.0
 
     def in_words(self) -> str:
         """One sentence."""

@@ -20,7 +20,15 @@ def is_cut(tensor: Tensor) -> bool:
 
 
 def named(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Parameters by the names that they had before anything was wrapped."""
+    """Parameters by the names that they had before anything was wrapped.
+
+    FSDP2 leaves its outermost ones whole after a forward; what is written into these would be lost,
+    so they are cut again first.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for module in model.modules():
+        if fsdp is not None and isinstance(module, fsdp.FSDPModule):
+            module.reshard()
     return {name.replace(_WRAPPER, ""): each for name, each in model.named_parameters()}
 
 
@@ -40,16 +48,24 @@ def whole_values(model: Any) -> dict[str, Tensor]:
     return found
 
 
-def put(parameter: Tensor, value: Tensor) -> None:
-    """Give a parameter a whole value, of which it keeps its piece if it is cut."""
+def put(parameter: Tensor, value: Tensor, kept: float = 0.0) -> None:
+    """Give a parameter a whole value, of which it keeps its piece if it is cut.
+
+    `kept` is the share of its distance from that value that stays.
+    """
     target = parameter.detach()
+    value = _cut_like(target, value)
+    target.copy_(value + kept * (target - value) if kept else value)
+
+
+def _cut_like(target: Tensor, value: Tensor) -> Tensor:
+    value = value.to(target.device)
     if not is_cut(target):
-        target.copy_(value)
-        return
+        return value
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = target.device_mesh, target.placements  # type: ignore[attr-defined]
-    target.copy_(distribute_tensor(value.to(target.device), mesh, placements))
+    return distribute_tensor(value, mesh, placements)
 
 
 def agree(model: Any) -> None:

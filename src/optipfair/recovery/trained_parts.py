@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ _START = "as_it_came.safetensors"
 class Trained:
     """A model of which some numbers are trained.
 
-    `undo` gives it back the values with which it came; `finish` removes what was added to it, after
-    its values have been merged where they are kept.
+    `undo` gives it back the values with which it came. `go_back` goes towards these, so that this
+    share of the way from them stays; None where that is not known. `finish` removes what was added
+    to the model, after its values have been merged where they are kept.
     """
 
     model: Any  # what a trainer is given
     count: int
     undo: Callable[[], None]
+    go_back: Callable[[float], None] | None
     finish: Callable[[], None]
 
 
@@ -104,12 +107,13 @@ def _whole(model: Any, folder: Path) -> Trained:
             save_file({name: each.detach().contiguous() for name, each in chosen.items()}, part)
             part.replace(file)
 
-    def undo() -> None:
+    def go_back(kept: float) -> None:
         values, parameters = load_file(file), named(model)
         for name, value in values.items():
-            put(parameters[name], value)
+            put(parameters[name], value, kept)
 
-    return Trained(model, sum(each.numel() for each in chosen.values()), undo, lambda: None)
+    count = sum(each.numel() for each in chosen.values())
+    return Trained(model, count, partial(go_back, 0.0), go_back, lambda: None)
 
 
 def _adapters(model: Any, rank: int, dora: bool) -> Trained:
@@ -145,4 +149,4 @@ def _adapters(model: Any, rank: int, dora: bool) -> Trained:
         else:
             wrapped.merge_and_unload()
 
-    return Trained(wrapped, count, lambda: undone.append(True), finish)
+    return Trained(wrapped, count, lambda: undone.append(True), None, finish)

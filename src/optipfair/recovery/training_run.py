@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,12 +25,13 @@ from .recovery_result import Judged, Recovery
 from .shards import agree
 from .student import learning
 from .teachers import Teacher
-from .trained_parts import checkpoint_bytes, trained
+from .trained_parts import Trained, checkpoint_bytes, trained
 from .trainer import RecoveryTrainer, last_checkpoint, trainer_of
 from .training_rows import TrainingRows
 
 _RATE, _LORA_RATE = 2e-4, 1e-3
 _CHECKPOINTS = "checkpoints"
+_SHARES = (0.75, 0.5, 0.25)  # of the way that training went, which are judged at its end
 _FORWARDS = 2.7  # a step takes about so many times what judging its tokens takes
 
 
@@ -68,14 +70,40 @@ def train(
             on_cpu=device.type == "cpu",
             judged_first=resumed is None,
             told=_Shown(report, tokens),
-            began=partial(_say_how_long, say, tokens, rows, asked.checks),
+            began=partial(_say_how_long, say, tokens, rows, asked.checks + len(_SHARES)),
         )
         trainer.run(resumed)
         agree(part.model)  # where machines share no disk, the first alone read what judged best
         result = _result(trainer, rows, part.count, rate, started)
-        if not result.helped:
+        after, way = nearer(trainer, part, result.after, helped=result.helped)
+        if not way:
             part.undo()
-        return result
+        seconds = time.perf_counter() - started
+        return replace(result, after=after, helped=way > 0, way=way, seconds=seconds)
+
+
+def nearer(
+    trainer: RecoveryTrainer, part: Trained, loss: float, *, helped: bool
+) -> tuple[float, float]:
+    """Go back from the trained weights towards those that came, to where the divergence is least.
+
+    `loss` is the least so far, that of the trained weights if they `helped`. Returns the least on
+    the way, and the share of the way that is kept, which may be none. What training taught of its
+    text is lost slowly on that way, and what it broke elsewhere comes back soon (Wortsman et al.
+    2022, arXiv 2109.01903).
+    """
+    best, place, go_back = (loss, float(helped)), 1.0, part.go_back
+    if go_back is None:
+        return best
+    for share in _SHARES:
+        go_back(share / place)
+        place = share
+        judged = float(trainer.evaluate()["eval_loss"])
+        if judged < best[0]:
+            best = (judged, share)
+    if best[1]:
+        go_back(best[1] / place)
+    return best
 
 
 def _say_how_long(

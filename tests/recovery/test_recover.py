@@ -411,3 +411,23 @@ def test_a_model_with_few_positions_is_trained_on_shorter_sequences() -> None:
     found = recover(student, original, **{**options, "tokens": "20k", "checks": 1})
     most = original.config.n_positions
     assert most < 512 and found.tokens_asked % most == 0
+
+
+def test_a_run_that_was_stopped_after_its_last_step_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, student = pair()
+    whole = recover(student, original, **OPTIONS)
+    expected = values(student)
+    _, student = pair()
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "nearer", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recover(student, original, work_dir=tmp_path, **OPTIONS)
+    resumed = recover(student, original, work_dir=tmp_path, resume=True, **OPTIONS)
+    assert same(values(student), expected)
+    assert (resumed.judged, resumed.way) == (whole.judged, whole.way)

@@ -59,7 +59,7 @@ def test_the_divergence_falls_and_the_figures_say_so() -> None:
     found = recover(student, original, **OPTIONS)
     assert found.helped and found.after < 0.9 * found.before
     assert found.judged[0].loss == found.before and found.judged[0].tokens == 0
-    assert found.after <= min(each.loss for each in found.judged)
+    assert found.after <= 1.01 * min(each.loss for each in found.judged)
     assert len(found.judged) >= 4 and found.training
     assert found.tokens == found.tokens_asked == 2048
     assert f"{found.before:.4f}" in found.in_words()
@@ -78,17 +78,17 @@ def test_the_model_afterwards_is_the_one_that_judged_best() -> None:
     [
         (0.5, [0.6, 0.7, 0.8], 1.0),
         (0.5, [0.4, 0.3, 0.35], 0.5),
+        (0.5, [0.402, 0.4, 0.45], 0.75),  # within a hundredth of the least
         (0.5, [0.6, 0.55, 0.45], 0.25),
         (1.5, [1.2, 1.1, 0.9], 0.25),  # what was trained is worse than what came
         (1.5, [1.2, 1.1, 1.05], 0.0),
-        (float("nan"), [float("nan")] * 3, 0.0),
     ],
 )
 def test_the_best_point_on_the_way_back_is_kept(
     trained_loss: float, losses: list[float], way: float, tmp_path: Path
 ) -> None:
     student = tiny_model("llama")
-    came, left = values(student), iter(losses)
+    came, left, found = values(student), iter(losses), [trained_loss, *losses]
 
     class Judge:
         @staticmethod
@@ -99,13 +99,11 @@ def test_the_best_point_on_the_way_back_is_kept(
         moved = [each for each in student.parameters() if each.requires_grad]
         for each in moved:
             each.add_(1)
-        better = trained_loss < 1
-        best = trained_loss if better else 1.0
         judge: Any = Judge
-        after, kept = training_run.nearer(judge, part, best, helped=better)
+        after, kept = training_run.nearer(judge, part, 1.0, min(trained_loss, 1.0))
         if not kept:
             part.undo()
-    assert kept == way and after == min([best, *(x for x in losses if x < 1)])
+    assert kept == way and after == dict(zip((1, 0.75, 0.5, 0.25), found, strict=True)).get(way, 1)
     for name, each in student.named_parameters():
         shift = way if any(each is one for one in moved) else 0.0
         torch.testing.assert_close(each.detach(), came[name] + shift, atol=1e-6, rtol=1e-5)

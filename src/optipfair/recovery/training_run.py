@@ -32,6 +32,7 @@ from .training_rows import TrainingRows
 _RATE, _LORA_RATE = 2e-4, 1e-3
 _CHECKPOINTS = "checkpoints"
 _SHARES = (0.75, 0.5, 0.25)  # of the way that training went, which are judged at its end
+_NEAR = 1.01  # times the least divergence
 _FORWARDS = 2.7  # a step takes about so many times what judging its tokens takes
 
 
@@ -75,7 +76,7 @@ def train(
         trainer.run(resumed)
         agree(part.model)  # where machines share no disk, the first alone read what judged best
         result = _result(trainer, rows, part.count, rate, started)
-        after, way = nearer(trainer, part, result.after, helped=result.helped)
+        after, way = nearer(trainer, part, result.before, result.after)
         if not way:
             part.undo()
         seconds = time.perf_counter() - started
@@ -83,27 +84,27 @@ def train(
 
 
 def nearer(
-    trainer: RecoveryTrainer, part: Trained, loss: float, *, helped: bool
+    trainer: RecoveryTrainer, part: Trained, before: float, after: float
 ) -> tuple[float, float]:
-    """Go back from the trained weights towards those that came, to where the divergence is least.
+    """Go back from the trained weights towards those that came, where the divergence is less there.
 
-    `loss` is the least so far, that of the trained weights if they `helped`. Returns the least on
-    the way, and the share of the way that is kept, which may be none. What training taught of its
-    text is lost slowly on that way, and what it broke elsewhere comes back soon (Wortsman et al.
-    2022, arXiv 2109.01903).
+    Returns the divergence, and the share of the way that is kept, which may be none: the largest
+    within a hundredth of the least divergence. What training taught of its text is lost slowly on
+    that way, and what it broke elsewhere comes back soon (Wortsman et al. 2022, arXiv 2109.01903).
     """
-    best, place, go_back = (loss, float(helped)), 1.0, part.go_back
-    if go_back is None:
-        return best
-    for share in _SHARES:
-        go_back(share / place)
-        place = share
-        judged = float(trainer.evaluate()["eval_loss"])
-        if judged < best[0]:
-            best = (judged, share)
-    if best[1]:
-        go_back(best[1] / place)
-    return best
+    judged, place, go_back = {1.0: after}, 1.0, part.go_back
+    if go_back is not None:
+        for share in _SHARES:
+            go_back(share / place)
+            place = share
+            judged[share] = float(trainer.evaluate()["eval_loss"])
+    better = {share: loss for share, loss in judged.items() if loss < before}
+    if not better:
+        return before, 0.0
+    way = max(share for share, loss in better.items() if loss <= _NEAR * min(better.values()))
+    if go_back is not None:
+        go_back(way / place)
+    return better[way], way
 
 
 def _say_how_long(

@@ -135,7 +135,7 @@ ROWS = (
     Row("no labels", {"label_weight": 0.0}),
     Row("labels by 1", {"label_weight": 1.0}),
     Row("labels by 5", {"label_weight": 5.0}),
-    Row("tail in full", {}, TailWeighted),
+    Row("tail in full", {"label_weight": 0.0}, TailWeighted),
     Row("distill_model", distilling={}),
     Row("distill_model, dead", distilling={"beta": 0.0}),  # its teacher's term without gradient
     Row("distill_model, 2e-4", distilling={"learning_rate": 2e-4}),

@@ -7,7 +7,7 @@ import importlib.util
 import io
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,8 @@ def load_model(
     found = source if isinstance(source, Source) else find_source(source)
     check_readable(found)
     load = _loader(found, trust_remote_code)
-    with building(), names_once(), _reading(found, show_progress):
+    tables = names_once() if found.kind == "gguf" else nullcontext()
+    with building(), tables, _reading(found, show_progress):
         model, info = load(
             found.location,
             dtype=kind,

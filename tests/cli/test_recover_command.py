@@ -99,6 +99,7 @@ def test_the_card_and_the_record_say_what_was_given_back(
     assert (models / "pruned" / "README.md").read_text(encoding="utf-8").rstrip() in card
     assert "## Recovered" in card and f"{found['after']:.4f}" in card
     assert "The text was builtin" in card
+    assert (f"after it {found['way']:.0%} is kept" in card) == (0 < found["way"] < 1)
     record = json.loads((tmp_path / "healed" / "recovery.json").read_text(encoding="utf-8"))
     assert record["found"] == found
     assert record["asked"]["tokens"] == "2048"
@@ -138,10 +139,11 @@ def test_where_nothing_helps_the_folder_holds_the_model_as_it_came(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_an_interrupted_run_leaves_no_output_and_goes_on(
+@pytest.fixture
+def interrupted(
     run: Callable[..., Ran], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = recovered(run, models, tmp_path / "whole", "--json")
+) -> Path:
+    """The output of a run that was interrupted in its tenth step."""
     compute_loss = RecoveryTrainer.compute_loss
 
     def stopping(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -154,6 +156,14 @@ def test_an_interrupted_run_leaves_no_output_and_goes_on(
         patch.setattr(RecoveryTrainer, "compute_loss", stopping)
         assert recovered(run, models, out).exit_code != 0
     assert not out.exists() and folder_beside(out).is_dir()
+    return out
+
+
+def test_an_interrupted_run_goes_on(
+    run: Callable[..., Ran], models: Path, tmp_path: Path, interrupted: Path
+) -> None:
+    out = interrupted
+    whole = recovered(run, models, tmp_path / "whole", "--json")
 
     again = recovered(run, models, out)
     assert again.exit_code == 2
@@ -171,6 +181,20 @@ def test_an_interrupted_run_leaves_no_output_and_goes_on(
     )
     weights = "model.safetensors"
     assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_without_it(
+    run: Callable[..., Ran], models: Path, interrupted: Path
+) -> None:
+    (checkpoint,) = folder_beside(interrupted).rglob("checkpoint-*")
+    (checkpoint / "model.safetensors").write_bytes(b"{}")
+    damaged = recovered(run, models, interrupted, "--resume")
+    assert damaged.exit_code == 2
+    assert f"The checkpoint {checkpoint} of the interrupted training cannot" in damaged.output
+    assert "Traceback" not in damaged.output and not interrupted.exists()
+    shutil.rmtree(checkpoint)
+    resumed = recovered(run, models, interrupted, "--resume")
+    assert resumed.exit_code == 0, resumed.output
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,28 @@ def test_the_best_point_on_the_way_back_is_kept(
         torch.testing.assert_close(each.detach(), came[name] + shift, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_go_a_part_of_the_way_back(dora: bool, tmp_path: Path) -> None:
+    came, at = values(tiny_model("llama")), {}
+    for kept in (1e-6, 0.25, 1.0):
+        student = tiny_model("llama")
+        with trained(student, RecoverOptions(lora=4, dora=dora), tmp_path) as part:
+            torch.manual_seed(0)
+            with torch.no_grad():
+                for each in part.model.parameters():
+                    if each.requires_grad:
+                        each.add_(0.1 * torch.randn_like(each))
+            part.go_back(0.5)
+            part.go_back(kept / 0.5)
+        at[kept] = values(student)
+    for name, value in came.items():
+        torch.testing.assert_close(at[1e-6][name], value, atol=1e-5, rtol=1e-4)
+        if not dora:
+            way = value + 0.25 * (at[1.0][name] - value)
+            torch.testing.assert_close(at[0.25][name], way, atol=1e-5, rtol=1e-4)
+    assert not same(at[0.25], came) and not same(at[0.25], at[1.0])
+
+
 def test_embeddings_stay_unless_all_is_trained() -> None:
     for part, moved in (("layers", False), ("mlp", False), ("all", True)):
         original, student = pair()

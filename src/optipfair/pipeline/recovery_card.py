@@ -42,7 +42,8 @@ def recovered_card(
             f"document in twenty was held back, {found.held_back_tokens:,} tokens of which were "
             f"judged. {found.parameters_trained:,} numbers were trained, at a learning rate of "
             f"{found.learning_rate:g}; the cross-entropy with the text counted by "
-            f"{asked.label_weight * found.before:.2g} (label_weight={asked.label_weight:g}).",
+            f"{asked.label_weight * found.before:.2g} (label_weight={asked.label_weight:g})."
+            f"{_way(found)}",
             "",
             f"![Divergence from the original by tokens trained on]({CURVE})",
             "",
@@ -51,6 +52,16 @@ def recovered_card(
             f"Made with `{command}`. Versions: {versions()}.",
             "",
         ]
+    )
+
+
+def _way(found: Recovery) -> str:
+    """What was kept of a way that was not kept whole."""
+    if found.way in (0.0, 1.0):
+        return ""
+    return (
+        f" Of the way from the weights before the training to those after it {found.way:.0%} is "
+        "kept: that is as near to the original, within a hundredth, as any point that was judged."
     )
 
 

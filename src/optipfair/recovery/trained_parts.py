@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..arch.view import describe
 from ..distributed import is_first_here, rank, together
@@ -27,14 +27,14 @@ class Trained:
     """A model of which some numbers are trained.
 
     `undo` gives it back the values with which it came. `go_back` goes towards these, so that this
-    share of the way from them stays; None where that is not known. `finish` removes what was added
-    to the model, after its values have been merged where they are kept.
+    share of the way from them stays. `finish` removes what was added to the model, after its values
+    have been merged where they are kept.
     """
 
     model: Any  # what a trainer is given
     count: int
     undo: Callable[[], None]
-    go_back: Callable[[float], None] | None
+    go_back: Callable[[float], None]
     finish: Callable[[], None]
 
 
@@ -108,12 +108,17 @@ def _whole(model: Any, folder: Path) -> Trained:
             part.replace(file)
 
     def go_back(kept: float) -> None:
-        values, parameters = load_file(file), named(model)
-        for name, value in values.items():
-            put(parameters[name], value, kept)
+        _go_back(model, load_file(file), kept)
 
     count = sum(each.numel() for each in chosen.values())
     return Trained(model, count, partial(go_back, 0.0), go_back, lambda: None)
+
+
+def _go_back(model: Any, came: Mapping[str, Tensor], kept: float) -> None:
+    """Go towards the values with which these parameters came; this share of the way stays."""
+    parameters = named(model)
+    for name, value in came.items():
+        put(parameters[name], value, kept)
 
 
 def _adapters(model: Any, rank: int, dora: bool) -> Trained:
@@ -140,7 +145,12 @@ def _adapters(model: Any, rank: int, dora: bool) -> Trained:
     with warnings.catch_warnings():  # it asks transformers by a name that changed in 5.23
         warnings.simplefilter("ignore", FutureWarning)
         wrapped = peft.get_peft_model(model, config)
-    count = sum(each.numel() for each in wrapped.parameters() if each.requires_grad)
+    adapters = {name: each for name, each in named(wrapped).items() if each.requires_grad}
+    came = {
+        name: each.detach().clone()
+        for name, each in adapters.items()
+        if ".lora_A." not in name  # its product with lora_B, which came as zero, is the way
+    }
     undone: list[bool] = []
 
     def finish() -> None:
@@ -149,4 +159,6 @@ def _adapters(model: Any, rank: int, dora: bool) -> Trained:
         else:
             wrapped.merge_and_unload()
 
-    return Trained(wrapped, count, lambda: undone.append(True), None, finish)
+    count = sum(each.numel() for each in adapters.values())
+    go_back = partial(_go_back, wrapped, came)
+    return Trained(wrapped, count, lambda: undone.append(True), go_back, finish)

@@ -92,18 +92,16 @@ def nearer(
     within a hundredth of the least divergence. What training taught of its text is lost slowly on
     that way, and what it broke elsewhere comes back soon (Wortsman et al. 2022, arXiv 2109.01903).
     """
-    judged, place, go_back = {1.0: after}, 1.0, part.go_back
-    if go_back is not None:
-        for share in _SHARES:
-            go_back(share / place)
-            place = share
-            judged[share] = float(trainer.evaluate()["eval_loss"])
+    judged, place = {1.0: after}, 1.0
+    for share in _SHARES:
+        part.go_back(share / place)
+        place = share
+        judged[share] = float(trainer.evaluate()["eval_loss"])
     better = {share: loss for share, loss in judged.items() if loss < before}
     if not better:
         return before, 0.0
     way = max(share for share, loss in better.items() if loss <= _NEAR * min(better.values()))
-    if go_back is not None:
-        go_back(way / place)
+    part.go_back(way / place)
     return better[way], way
 
 

@@ -44,11 +44,11 @@ from pathlib import Path
 from optipfair.arch.view import describe
 from optipfair.checkpoint.stored_decision import decide_stored
 from optipfair.checkpoint.stored_model import StoredModel
-from optipfair.loading import load_config, load_model
+from optipfair.loading.models import load_config, load_model
 from optipfair.pruning.decision import decide
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.pruning.request.pruning_request import check_request
-from optipfair.sources import find_source
+from optipfair.loading.sources import find_source
 folder, method, rows, loaded, sequential = sys.argv[1:]
 ids = torch.randint(0, 32000, (int(rows), 256), generator=torch.Generator().manual_seed(0))
 data = list(ids.split(1))

@@ -35,7 +35,7 @@ from optipfair.evaluation.likelihoods.query_tokens import encode
 from optipfair.evaluation.likelihoods.score import planned, score
 from optipfair.evaluation.tasks.task import Query
 from optipfair.hooks import evaluating
-from optipfair.loading import load_tokenizer
+from optipfair.loading.tokenizers import load_tokenizer
 
 
 def main() -> None:

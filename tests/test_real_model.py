@@ -20,7 +20,7 @@ from optipfair import (
     prune_model,
 )
 from optipfair.demo.demonstration import BLOCK, calibration_batches, demo_text
-from optipfair.sources import demo_file
+from optipfair.loading.sources import demo_file
 
 pytestmark = pytest.mark.slow
 

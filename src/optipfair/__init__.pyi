@@ -46,7 +46,8 @@ from .evaluation.speed.timing import (
     compare_models_inference as compare_models_inference,
     time_inference as time_inference,
 )
-from .loading import load_model as load_model, load_tokenizer as load_tokenizer
+from .loading.models import load_model as load_model
+from .loading.tokenizers import load_tokenizer as load_tokenizer
 from .pipeline.prune import PruneResult as PruneResult, prune_checkpoint as prune_checkpoint
 from .pipeline.recover import (
     RecoverResult as RecoverResult,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from optipfair import OptiPFairError, analyze_model, prune_checkpoint
 from optipfair.files.safetensors_reader import SINGLE_FILE
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.testing import tiny_model
 
 Change = Callable[[dict[str, torch.Tensor]], Any]

@@ -11,8 +11,8 @@ import torch
 
 from optipfair import CheckpointError, UnsupportedModelError, load_model
 from optipfair.files.gguf_header import read_gguf_header
-from optipfair.loading import load_config
-from optipfair.sources import find_source
+from optipfair.loading.models import load_config
+from optipfair.loading.sources import find_source
 from optipfair.testing import tiny_model
 from support.gguf_files import GGUF_TOYS, gguf_toy, write_gguf
 

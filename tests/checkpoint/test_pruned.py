@@ -27,7 +27,8 @@ from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.files import safetensors_writer as writer
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, TensorInfo
 from optipfair.files.written_files import FILES
-from optipfair.loading import find_source, load_config
+from optipfair.loading.models import load_config
+from optipfair.loading.sources import find_source
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.pruning.cut.plan import PruningPlan
 from optipfair.pruning.options.prune_options import PruneOptions

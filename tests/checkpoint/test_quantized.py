@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from optipfair import UnsupportedModelError, analyze_model, prune_checkpoint, prune_model
 from optipfair.files.safetensors_reader import SINGLE_FILE
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.testing import tiny_model
 
 UP = "model.layers.1.mlp.up_proj.weight"

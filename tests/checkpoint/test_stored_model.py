@@ -24,7 +24,9 @@ from optipfair import (
 )
 from optipfair.checkpoint.stored_model import StoredModel, item_size
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
-from optipfair.loading import find_source, load_config, quiet_transformers, snapshot
+from optipfair.loading.models import load_config, snapshot
+from optipfair.loading.quiet import quiet_transformers
+from optipfair.loading.sources import find_source
 from optipfair.testing import tiny_model
 
 Untouched = Callable[[Path], AbstractContextManager[None]]
@@ -270,7 +272,7 @@ def test_a_hub_id_is_streamed_from_the_cache_without_network(
 ) -> None:
     as_the_cache_lays_it(llama_folder, tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("optipfair.loading.hub_is_reachable", lambda: False)
+    monkeypatch.setattr("optipfair.loading.models.hub_is_reachable", lambda: False)
     result = prune_checkpoint("some/llama", tmp_path / "out", pruning_percentage=50, verify="full")
     assert result.streamed and result.has_tokenizer
     prune_checkpoint(llama_folder, tmp_path / "expected", pruning_percentage=50)
@@ -283,7 +285,7 @@ def test_a_hub_id_that_is_not_in_the_cache_is_refused(
     tmp_path: Path, refused_unwritten: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("optipfair.loading.hub_is_reachable", lambda: False)
+    monkeypatch.setattr("optipfair.loading.models.hub_is_reachable", lambda: False)
     with refused_unwritten(CheckpointError, "Cannot read the model 'some/llama'"):
         prune_checkpoint("some/llama", tmp_path / "out")
 
@@ -313,7 +315,7 @@ def test_of_a_hub_repository_one_form_of_the_weights_is_fetched(
             (tmp_path / name).write_text("")
         return str(tmp_path)
 
-    monkeypatch.setattr("optipfair.loading.hub_is_reachable", lambda: True)
+    monkeypatch.setattr("optipfair.loading.models.hub_is_reachable", lambda: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert snapshot(find_source("some/model")) == tmp_path
     assert {path.name for path in tmp_path.iterdir()} == PLAIN_FILES | (fetched or weights)

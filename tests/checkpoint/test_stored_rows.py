@@ -18,7 +18,8 @@ from optipfair.checkpoint import stored_rows as scoring
 from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.checkpoint.stored_rows import check_finite_tensor, read_elements, score_stored_mlp
 from optipfair.files.safetensors_reader import SINGLE_FILE, TensorInfo, open_checkpoint
-from optipfair.loading import find_source, load_config
+from optipfair.loading.models import load_config
+from optipfair.loading.sources import find_source
 from optipfair.pruning.importance.criteria import CRITERIA, WEIGHTS
 from optipfair.pruning.importance.mlp_scores import score_mlp
 from optipfair.testing import tiny_model

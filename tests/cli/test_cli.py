@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig
 
 from optipfair import __version__
+from optipfair.devices import available_devices
 from optipfair.files.safetensors_reader import open_checkpoint
-from optipfair.loading import available_devices
 from optipfair.testing import tiny_model
 
 Run = Callable[..., tuple[int, str, str]]

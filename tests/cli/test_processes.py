@@ -43,7 +43,7 @@ def modules_after(code: str) -> set[str]:
         "import optipfair",
         "import optipfair; dir(optipfair)",
         "import optipfair.files.safetensors_reader",
-        "import optipfair.sources",
+        "import optipfair.loading.sources",
         "from optipfair.cli import main; main(['--help'])",
         "from optipfair.cli import main; main(['prune', '--help'])",
         "from optipfair.cli import main; main(['bias', '--help'])",

@@ -26,7 +26,7 @@ from optipfair.files.safetensors_reader import (
     read_header,
 )
 from optipfair.files.safetensors_writer import OutputTensor, lay_out, write_shards
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.testing import tiny_model
 
 NOWHERE = TensorInfo("source", "F32", (0,), Path("nowhere"), 0, 0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optipfair import PruningPlan, apply_plan, plan_pruning, prune_checkpoint, prune_model
 from optipfair.errors import UnsupportedModelError
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.testing import tiny_model
 from optipfair.testing.toys import UNBUILDABLE
 from support.oracles import greedy, plain_attributes, with_zeroed_heads

@@ -15,8 +15,9 @@ from optipfair import PruneResult, UnsupportedModelError, load_model, prune_chec
 from optipfair.arch.families import FAMILIES
 from optipfair.checkpoint.stored_layers import StoredLayers
 from optipfair.checkpoint.stored_model import StoredModel
-from optipfair.loading import load_config, quiet_transformers
-from optipfair.sources import find_source
+from optipfair.loading.models import load_config
+from optipfair.loading.quiet import quiet_transformers
+from optipfair.loading.sources import find_source
 from optipfair.testing import tiny_model
 from support.walk import ONLY_BY_THEIR_CLASS, skip_without_toy
 

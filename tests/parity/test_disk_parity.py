@@ -18,7 +18,7 @@ from optipfair import PruneResult, load_model, prune_checkpoint, prune_model
 from optipfair.arch.families import FAMILIES
 from optipfair.errors import UnsupportedModelError
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.testing import tiny_model
 from optipfair.testing.toys import UNBUILDABLE
 from support.walk import MODEL_TYPES, ONLY_BY_THEIR_CLASS, skip_without_toy

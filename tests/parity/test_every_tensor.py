@@ -17,7 +17,9 @@ from optipfair import prune_checkpoint
 from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.errors import UnsupportedModelError
 from optipfair.files.safetensors_reader import SINGLE_FILE
-from optipfair.loading import find_source, load_config, quiet_transformers
+from optipfair.loading.models import load_config
+from optipfair.loading.quiet import quiet_transformers
+from optipfair.loading.sources import find_source
 from optipfair.testing import TINY_FAMILIES, tiny_model
 from optipfair.testing.toys import UNBUILDABLE
 from support.walk import MODEL_TYPES, ONLY_BY_THEIR_CLASS, skip_without_toy

@@ -20,7 +20,7 @@ from optipfair import (
     prune_model,
 )
 from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns about its own toy models
 

@@ -29,7 +29,7 @@ from optipfair import (
 )
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.files.written_files import FILES
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.pipeline.prune import PLAN_FILE
 from optipfair.pruning.options.recipe import RECIPE_FILE
 from optipfair.testing import byte_tokenizer, tiny_model

@@ -18,7 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from optipfair import PruningPlan, apply_plan, plan_pruning
 from optipfair.errors import UnsupportedModelError
-from optipfair.loading import load_model, quiet_transformers
+from optipfair.loading.models import load_model
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.testing import tiny_model
 from support.oracles import with_skipped_layers, with_zeroed_neurons
 

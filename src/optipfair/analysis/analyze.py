@@ -11,6 +11,7 @@ from typing import Any
 from ..arch import heterogeneous
 from ..arch.view import ModelView
 from ..errors import ArgumentError, PruningWarning, UnsupportedModelError
+from ..loading.sources import find_source
 from ..pruning.cut.checks import check_unquantized
 from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
@@ -18,7 +19,6 @@ from ..pruning.options.prune_options import PruneOptions
 from ..pruning.planning import plan_counts
 from ..pruning.request.pruning_request import PruningRequest, check_request
 from ..pruning.request.solving import Sizes
-from ..sources import find_source
 from .contents import Contents, parameters_by_part, read_contents, removed
 
 SAVINGS_PERCENTAGES = (10, 20, 30, 40, 50)

@@ -21,9 +21,9 @@ from ..checkpoint.pickled import SameBytes, write_headers
 from ..checkpoint.stored_model import StoredModel
 from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import Checkpoint, open_checkpoint, pickled_files, same_bytes
-from ..loading import load_config
+from ..loading.models import load_config
+from ..loading.sources import Source
 from ..pruning.cut.plan import PruningPlan
-from ..sources import Source
 
 PARTS = ("embeddings", "attention", "mlp", "norms", "head", "other")
 

@@ -12,16 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..devices import check_device, check_dtype
 from ..errors import ArgumentError, CheckpointError, DataError, UnsupportedModelError
-from ..loading import (
-    check_device,
-    check_dtype,
-    check_readable,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
-from ..sources import DEMO, DEMO_NAME, Source, find_source
+from ..loading.models import check_readable, load_config, load_model
+from ..loading.sources import DEMO, DEMO_NAME, Source, find_source
+from ..loading.tokenizers import load_tokenizer
 from .activations.layer_keys import SELECTIONS, check_components, layer_numbers
 from .figures.kinds import FIGURE_KINDS
 from .prompts.pair_templates import generate_prompt_pairs

@@ -31,7 +31,7 @@ def analyze(model_path: str, device: str, trust_remote_code: bool, as_json: bool
         from ..analysis import analyze_model
 
     if device not in _ALWAYS_THERE:
-        from ..loading import check_device  # asks torch, which takes seconds to import
+        from ..devices import check_device  # asks torch, which takes seconds to import
 
         check_device(device)
     analysis = analyze_model(model_path, trust_remote_code=trust_remote_code)

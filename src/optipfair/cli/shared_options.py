@@ -14,8 +14,8 @@ from click.core import ParameterSource
 
 from ..distributed import launched
 from ..evaluation.evaluate_options import EvaluateOptions
+from ..loading.sources import usual_cache
 from ..option_fields import Option, declared, flag_of
-from ..sources import usual_cache
 from .output import say, show_bars, showing_warnings
 
 

@@ -16,9 +16,11 @@ from ..evaluation.tasks.choosing import NO_DATA
 from ..evaluation.text.perplexity import perplexity
 from ..files.output_folder import check_output, new_folder
 from ..files.safetensors_reader import open_checkpoint
-from ..loading import load_model, load_tokenizer, quiet_transformers
+from ..loading.models import load_model
+from ..loading.quiet import quiet_transformers
+from ..loading.sources import DEMO
+from ..loading.tokenizers import load_tokenizer
 from ..pipeline.prune import prune_checkpoint
-from ..sources import DEMO
 
 PROMPT = "What is the capital of France, and what is it known for?"
 WIDTH_PERCENTAGE = 10

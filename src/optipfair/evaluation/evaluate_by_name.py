@@ -11,19 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..devices import check_device, check_dtype
 from ..distributed import is_first, together
 from ..errors import ArgumentError, CheckpointError, UnknownNameError
-from ..loading import (
-    check_device,
-    check_dtype,
-    check_readable,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from ..loading.models import check_readable, load_config, load_model
+from ..loading.sources import DEMO, DEMO_NAME, Source, find_source
+from ..loading.tokenizers import load_tokenizer
 from ..registry import unknown_name
 from ..report.comparison import Comparison, EvaluationWithHarness
-from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .agenda import Agenda, make_agenda
 from .comparing import check_vocabularies, compare_by
 from .evaluate_options import EvaluateOptions

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checking import check_flag
+from ..devices import check_device, check_dtype
 from ..distributed import is_first, own_device
 from ..errors import ArgumentError, OutputError
 from ..files.output_folder import check_output
 from ..files.working_folder import working_folder
-from ..loading import check_device, check_dtype
+from ..loading.sources import Source, find_source
 from ..pruning.calibration.calibration_texts import CalibrationText
 from ..pruning.calibration.holding import Holding
 from ..pruning.cut.plan import PruningPlan
@@ -30,7 +31,6 @@ from ..pruning.options.recipe import recipe_text
 from ..pruning.request.budget import read_size
 from ..pruning.request.pruning_request import PruningRequest, check_request
 from ..registry import unknown_name
-from ..sources import Source, find_source
 from .data import Data
 from .run import Options
 

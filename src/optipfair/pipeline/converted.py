@@ -22,9 +22,11 @@ from ..errors import CheckpointError
 from ..files.disk_room import disk_errors
 from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
 from ..files.working_folder import working_folder
-from ..loading import load_model, load_tokenizer, quiet_transformers, snapshot
+from ..loading.models import load_model, snapshot
+from ..loading.quiet import quiet_transformers
+from ..loading.sources import Source
+from ..loading.tokenizers import load_tokenizer
 from ..noted import warn
-from ..sources import Source
 from .run import Options
 
 if TYPE_CHECKING:

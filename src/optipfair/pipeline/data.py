@@ -14,9 +14,10 @@ import torch
 from ..arch.limits import check_sequences, positions
 from ..checking import BUILTIN_TEXT, SELF_WRITTEN
 from ..checkpoint.stored_model import StoredModel
+from ..devices import check_device
 from ..distributed import together
 from ..errors import CheckpointError, DataError
-from ..loading import check_device, load_tokenizer
+from ..loading.tokenizers import load_tokenizer
 from ..noted import warn
 from ..progress import duration
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn, digest

@@ -10,10 +10,10 @@ from pathlib import Path
 from ..checkpoint.stored_model import StoredModel
 from ..distributed import is_first, together
 from ..errors import DataError, UnsupportedModelError
-from ..loading import load_config
+from ..loading.models import load_config
+from ..loading.sources import Source
 from ..noted import warn
 from ..pruning.request.pruning_request import PruningRequest
-from ..sources import Source
 from .arguments import Job
 from .converted import as_folder
 from .data import Say

@@ -23,7 +23,8 @@ from ..batches import Batch, model_inputs
 from ..checkpoint.stored_layers import StoredLayers
 from ..errors import VerificationError
 from ..hooks import evaluating, running_instead
-from ..loading import load_model, quiet_transformers
+from ..loading.models import load_model
+from ..loading.quiet import quiet_transformers
 from ..pruning.calibration.fast_products import fast_products
 
 LOGITS_TOLERANCE = 1e-5

@@ -14,7 +14,8 @@ from typing import Any
 from ..arch.fixed_patterns import broken_pattern
 from ..distributed import in_first, is_first, together
 from ..files.output_folder import new_folder
-from ..loading import has_tokenizer
+from ..loading.sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source
+from ..loading.tokenizers import has_tokenizer
 from ..noted import keeping_warnings, warn
 from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
@@ -22,7 +23,6 @@ from ..pruning.cut.plan_files import PLAN_FILE
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import RECIPE_FILE
 from ..recovery.recovery_result import Recovery
-from ..sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source
 from .arguments import Job, read_job
 from .first_possible import first_possible
 from .model_card import Base, base_of_folder, model_card

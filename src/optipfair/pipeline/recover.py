@@ -22,7 +22,9 @@ from ..checkpoint.stored_model import StoredModel
 from ..distributed import in_first, is_first, own_device, together
 from ..errors import ArgumentError
 from ..files.output_folder import check_output, new_folder
-from ..loading import load_config, load_model, load_tokenizer, snapshot
+from ..loading.models import load_config, load_model, snapshot
+from ..loading.sources import DEMO, DEMO_NAME, Source, find_source
+from ..loading.tokenizers import load_tokenizer
 from ..noted import keeping_warnings
 from ..option_fields import checked_keywords, taking
 from ..pruning.cut.plan import PruningPlan
@@ -34,7 +36,6 @@ from ..recovery.recovering import read_text
 from ..recovery.recovery_result import Recovery
 from ..recovery.shards import whole_values
 from ..recovery.training_run import train
-from ..sources import DEMO, DEMO_NAME, Source, find_source
 from .originals import Original, named_original
 from .recovery_card import CURVE, recovered_card, recovered_curve
 from .unfinished import check_unfinished, unfinished

@@ -28,9 +28,11 @@ from ..checkpoint.pruned import (
 from ..checkpoint.stored_decision import decide_stored
 from ..checkpoint.stored_layers import NeedsModelError, StoredLayers
 from ..checkpoint.stored_model import StoredModel
+from ..devices import check_device
 from ..distributed import is_first, world_size
 from ..errors import UnsupportedModelError
-from ..loading import check_device, load_config, load_model
+from ..loading.models import load_config, load_model
+from ..loading.sources import find_source
 from ..memory import free_bytes
 from ..noted import warn
 from ..progress import duration
@@ -42,7 +44,6 @@ from ..pruning.cut.surgery import apply_plan
 from ..pruning.decision import decide
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
-from ..sources import find_source
 from .data import Data, Say
 from .estimate import estimated
 from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost

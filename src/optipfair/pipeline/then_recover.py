@@ -10,7 +10,7 @@ from pathlib import Path
 from ..distributed import world_size
 from ..errors import ArgumentError
 from ..files.working_folder import working_folder
-from ..loading import load_tokenizer
+from ..loading.tokenizers import load_tokenizer
 from ..pruning.options.prune_options import PruneOptions
 from ..recovery.asking import check_recovery, check_tokenizer
 from ..recovery.recover_options import RecoverOptions

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..arch.fingerprint import fingerprint
+from ..devices import check_device
 from ..distributed import in_first, start
 from ..errors import ArgumentError
-from ..loading import check_device
 from ..noted import warn
 from ..option_fields import checked_keywords, taking
 from .asking import check_pair, check_recovery, check_tokenizer, token_count, with_length

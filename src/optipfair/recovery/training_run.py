@@ -15,9 +15,10 @@ import torch
 
 from ..arch.limits import check_sequences
 from ..batches import Batch
+from ..devices import check_device
 from ..distributed import from_first, is_first, together
 from ..files.disk_room import check_room, disk_errors
-from ..loading import check_device, no_messages
+from ..loading.quiet import no_messages
 from ..progress import duration, meter
 from ..pruning.calibration.fast_products import has_units
 from .recover_options import RecoverOptions

@@ -11,7 +11,7 @@ import pytest
 
 from optipfair.evaluation.text.calibrated import marked, training_of
 from optipfair.evaluation.text.two_models import Text
-from optipfair.sources import find_source
+from optipfair.loading.sources import find_source
 
 FOUND: dict[str, Any] = {
     "before": 0.3,

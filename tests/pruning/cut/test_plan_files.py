@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optipfair import ArgumentError, PruningPlan, apply_plan, load_model, prune_checkpoint
-from optipfair.loading import quiet_transformers
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.pruning.cut.plan_files import side_file
 from optipfair.testing import tiny_model
 

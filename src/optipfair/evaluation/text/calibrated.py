@@ -9,9 +9,9 @@ from typing import Any
 
 from ...errors import DataError
 from ...files.foreign import read_json, reading
+from ...loading.sources import Source
 from ...noted import warn
 from ...report.comparison import Training
-from ...sources import Source
 from .two_models import Text
 
 _PLAN_FILE, _RECOVERY_FILE = "pruning_plan.json", "recovery.json"

@@ -24,9 +24,9 @@ from ...arch.limits import check_sequences, positions
 from ...batches import Batch
 from ...errors import UnsupportedModelError
 from ...hooks import ready_to_generate
+from ...loading.sources import usual_cache
 from ...noted import warn
 from ...progress import track
-from ...sources import usual_cache
 from ...tokenized import tokenized
 
 _BATCH = 32  # sequences that are written at once

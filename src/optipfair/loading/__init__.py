@@ -1,0 +1,1 @@
+"""Models, configs and tokenizers from wherever they are."""

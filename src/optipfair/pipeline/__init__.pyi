@@ -1,2 +1,3 @@
-from .prune import PruneResult as PruneResult, prune_checkpoint as prune_checkpoint
+from .prune import prune_checkpoint as prune_checkpoint
+from .prune_result import PruneResult as PruneResult
 from .recover import RecoverResult as RecoverResult, recover_checkpoint as recover_checkpoint

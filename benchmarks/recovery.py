@@ -134,7 +134,7 @@ ROWS = (
     Row("cross-entropy", {"label_weight": 0.0}, lambda _: Labels()),
     Row("no labels", {"label_weight": 0.0}),
     Row("labels by 1", {"label_weight": 1.0}),
-    Row("labels by 5", {"label_weight": 5.0}),
+    Row("labels by 2", {"label_weight": 2.0}),
     Row("tail in full", {"label_weight": 0.0}, TailWeighted),
     Row("distill_model", distilling={}),
     Row("distill_model, dead", distilling={"beta": 0.0}),  # its teacher's term without gradient

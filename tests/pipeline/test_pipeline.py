@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -246,6 +247,14 @@ def test_the_card_of_both_names_both(llama_folder: Path, tmp_path: Path) -> None
     assert {"width-pruning", "depth-pruning"} <= set(metadata["tags"])
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Removed 1 of 4 decoder layers (3). Kept 30 of 40 neurons in each mlp." in card
+
+
+def test_the_card_speaks_of_each_expert(tmp_path: Path) -> None:
+    tiny_model("mixtral").save_pretrained(tmp_path / "model")
+    plan = prune_checkpoint(tmp_path / "model", tmp_path / "out", pruning_percentage=20).plan
+    kept = plan.width_cuts[0].kept
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(rf"Kept {kept} of \d+ neurons in each expert\.", card)
 
 
 @pytest.mark.parametrize(

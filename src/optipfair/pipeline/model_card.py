@@ -156,7 +156,7 @@ def what_was_done(plan: PruningPlan) -> str:
     chosen = plan.request.get("layer_indices") if by_width else None
     where = f" of layers {', '.join(map(str, chosen))}" if chosen else ""
     lines += [
-        f"Kept {_counts(counts)} of {width} {_UNITS.get(mlp, f'neurons in each {mlp}')}{where}."
+        f"Kept {_counts(counts)} of {width} {_UNITS.get(mlp) or _neurons(mlp)}{where}."
         for (mlp, width), counts in sorted(kept.items())
     ]
     if plan.width_cuts:
@@ -172,6 +172,10 @@ def what_was_done(plan: PruningPlan) -> str:
             then = ", and were then trained" if trained else ""
             lines.append(f"Kept {what.lower()} make up for lost ones, by least squares{then}.")
     return " ".join(lines) or "Nothing was removed."
+
+
+def _neurons(mlp: str) -> str:
+    return f"neurons in each {mlp.removesuffix('s')}"  # experts are several
 
 
 def _counts(counts: set[int]) -> str:

@@ -32,6 +32,7 @@ from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.recovery import RecoverOptions
 from optipfair.recovery.objectives import bucketed_kl, cross_entropy, forward_kl
 from optipfair.recovery.recovering import read_text
+from optipfair.recovery.recovery_result import Recovery
 from optipfair.recovery.teachers import Distance, LiveTeacher
 from optipfair.recovery.training_run import train
 
@@ -92,14 +93,14 @@ class Row:
 
     def trained(
         self, options: dict[str, Any], folder: Path, original: Any, tokenizer: Any
-    ) -> tuple[Any, int, float | None]:
-        """The model, the tokens that it was trained on, and its divergence on held-back text."""
+    ) -> tuple[Any, int, Recovery | None]:
+        """The model, the tokens that it was trained on, and what `recover` says of it."""
         asked = RecoverOptions(**options)
         rows = read_text(asked, tokenizer, lambda: original)
         if self.distilling is None:
             model: Any = load_model(folder, dtype="float32")
             found = train(asked, model, self.teacher(original), rows)
-            return model, found.tokens, found.after
+            return model, found.tokens, found
         model = load_model(folder, dtype="bfloat16")  # it trains a copy in float32
         ids = torch.stack([row["input_ids"] for row in rows.train[: len(rows.train) // _EPOCHS]])
         data = [{"input_ids": each} for each in ids.split(_BATCH)]
@@ -135,6 +136,7 @@ ROWS = (
     Row("no labels", {"label_weight": 0.0}),
     Row("labels by 1", {"label_weight": 1.0}),
     Row("labels by 2", {"label_weight": 2.0}),
+    Row("labels by 4", {"label_weight": 4.0}),
     Row("tail in full", {"label_weight": 0.0}, TailWeighted),
     Row("distill_model", distilling={}),
     Row("distill_model, dead", distilling={"beta": 0.0}),  # its teacher's term without gradient
@@ -197,7 +199,7 @@ def run(asked: argparse.Namespace, keep: Path, text: Path) -> None:
     dense = judged(original, tokenizer, **limits)
     folder = pruned_folder(asked.pruned, keep)
     before = judged(load_model(folder, dtype="bfloat16"), tokenizer, **limits)
-    columns = (*TEXTS, "all", "LAMBADA", "left %", "KL", "tokens", "seconds", "GB")
+    columns = (*TEXTS, "all", "LAMBADA", "left %", "KL", "way", "tokens", "seconds", "GB")
     print(f"{asked.pruned}, {asked.tokens} tokens; {torch.get_num_threads()} threads\n")
     print(f"  {'':22}" + "".join(f"{name:>9}" for name in columns))
     print(f"  {'before':22}{cells(before, dense)}{100:9.1f}", flush=True)
@@ -210,13 +212,14 @@ def run(asked: argparse.Namespace, keep: Path, text: Path) -> None:
         for name in (MIXED, UNMIXED):
             options["data"] = options["data"].replace(name, str(text.with_name(name)))
         started = time.perf_counter()
-        model, tokens, after = row.trained(options, folder, original, tokenizer)
+        model, tokens, found = row.trained(options, folder, original, tokenizer)
         seconds = time.perf_counter() - started
         kept = judged(model.to(torch.bfloat16), tokenizer, **limits)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"  {row.name:22}{cells(kept, dense)}{remaining(kept, before, dense):9.1f}"
-            f"{'' if after is None else f'{after:.4f}':>9}{tokens:9,}{seconds:9.0f}{memory:9.1f}",
+            f"{'' if found is None else f'{found.after:9.4f}{found.way:9.2f}':18}"
+            f"{tokens:9,}{seconds:9.0f}{memory:9.1f}",
             flush=True,
         )
 

@@ -21,7 +21,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def losses(student: Any, teacher: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Divergences and cross-entropies from whole logits, (T,); zero of the last of each row."""
+    """Divergences from whole logits, (T,), and cross-entropies of tokens that have a next one."""
     with torch.no_grad():
         wanted = teacher(input_ids=ids, attention_mask=mask).logits
     logits = student(input_ids=ids, attention_mask=mask).logits
@@ -30,7 +30,7 @@ def losses(student: Any, teacher: Any, ids: Tensor, mask: Tensor) -> tuple[Tenso
         found.append(forward_kl(logits[row, :length], wanted[row, :length]))
         following = ids[row, 1:length]
         own = nn.functional.cross_entropy(logits[row, : length - 1], following, reduction="none")
-        others += [own, own.new_zeros(1)]
+        others.append(own)
     return torch.cat(found), torch.cat(others)
 
 
@@ -40,13 +40,17 @@ def test_the_gradient_is_of_both_and_the_value_of_one(token_ids: Tensor, pull: f
     mask = torch.ones_like(token_ids)
     mask[1, 7:] = 0  # the last real token of a row has none that follows
     divergences, others = losses(student, teacher, token_ids, mask)
-    (divergences + pull * others).mean().backward()
+    (divergences.mean() + pull * others.mean()).backward()
     expected = gradients(student)
 
     with learning(student, LiveTeacher(teacher)):
         loss = student(input_ids=token_ids, attention_mask=mask, pull=pull)["loss"]
         loss.backward()
+        with torch.no_grad():
+            judged = student(input_ids=token_ids, attention_mask=mask)
     torch.testing.assert_close(loss, divergences.mean(), atol=1e-6, rtol=1e-5)
+    for found, wanted in ((judged["loss"], divergences), (judged["labels"], others)):
+        torch.testing.assert_close(found, wanted.mean(), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(gradients(student), expected, atol=1e-6, rtol=1e-4)
 
 

@@ -74,7 +74,11 @@ def recover(
         print_json(result.to_dict())
     elif not quiet:
         found = result.recovery
-        rows = [("KL divergence, nats a token", f"{found.before:.4f}", f"{found.after:.4f}")]
+        perplexities = (f"{each:.4g}" for each in (found.perplexity_before, found.perplexity_after))
+        rows = [
+            ("KL divergence, nats a token", f"{found.before:.4f}", f"{found.after:.4f}"),
+            ("perplexity", *perplexities),
+        ]
         print_table("Recovered" if found.helped else "Not recovered", ["", "before", "after"], rows)
         say(f"{found.in_words()[:1].upper()}{found.in_words()[1:]}.")
         say(f"Written to {result.output_path} in {found.seconds:.1f} s.")

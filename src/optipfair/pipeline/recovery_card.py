@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..checking import is_file
 from ..pruning.calibration.text_sources import sources_of
+from ..recovery.objectives import label_share
 from ..recovery.recover_options import RecoverOptions
 from ..recovery.recovery_result import Judged, Recovery
 from ..report.comparison import Training
@@ -37,15 +38,19 @@ def recovered_card(
             "|---|---|---|",
             f"| KL divergence from the original, nats a token | {found.before:.4f} | "
             f"{found.after:.4f} |",
+            f"| perplexity | {found.perplexity_before:.4g} | {found.perplexity_after:.4g} |",
             "",
             f"The text was {visible(_named(asked.data))}, read {found.repeats:.2g} times; one "
             f"document in twenty was held back, {found.held_back_tokens:,} tokens of which were "
             f"judged. {found.parameters_trained:,} numbers were trained, at a learning rate of "
             f"{found.learning_rate:g}; the cross-entropy with the text counted by "
-            f"{asked.label_weight * found.before:.2g} (label_weight={asked.label_weight:g})."
+            f"{label_share(asked.label_weight, found.before):.2g} "
+            f"(label_weight={asked.label_weight:g})."
             f"{_way(found)}",
             "",
             f"![Divergence from the original by tokens trained on]({CURVE})",
+            "",
+            "On held-back text, before a part of the way was chosen:",
             "",
             *_table(found.judged),
             "",
@@ -61,7 +66,7 @@ def _way(found: Recovery) -> str:
         return ""
     return (
         f" Of the way from the weights before the training to those after it {found.way:.0%} is "
-        "kept: that is as near to the original, within a hundredth, as any point that was judged."
+        "kept, which judged best of the points that were tried."
     )
 
 
@@ -80,5 +85,5 @@ def _table(judged: Sequence[Judged]) -> list[str]:
     chosen = [*judged[::step]]
     if judged and chosen[-1] is not judged[-1]:
         chosen.append(judged[-1])
-    rows = [f"| {each.tokens:,} | {each.loss:.4f} |" for each in chosen]
-    return ["| tokens trained on | divergence on held-back text |", "|---|---|", *rows]
+    rows = [f"| {each.tokens:,} | {each.loss:.4f} | {each.perplexity:.4g} |" for each in chosen]
+    return ["| tokens trained on | divergence | perplexity |", "|---|---|---|", *rows]

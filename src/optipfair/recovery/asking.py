@@ -72,7 +72,7 @@ def _check_numbers(asked: RecoverOptions) -> None:
         )
     if isinstance(weight, bool) or not (isinstance(weight, int | float) and 0 <= weight < math.inf):
         raise ArgumentError(
-            f"label_weight={weight!r} is no number of 0 or more. Give one, for example 1."
+            f"label_weight={weight!r} is no number of 0 or more. Give one, for example 4."
         )
 
 

@@ -84,12 +84,13 @@ class Parted:
 def summed(loss: ChunkLoss, states: Tensor, vocabulary: int, parameters: list[Any]) -> Tensor:
     """The sum of the losses of all tokens, for states (T, H); logits exist for some at a time.
 
-    `parameters` are those that the loss depends on beside the states and that are trained.
+    `parameters` are those that the loss depends on beside the states and that are trained. Without
+    gradients there may be several sums.
     """
     size = max(_ELEMENTS // vocabulary, 1)
     places = [slice(start, start + size) for start in range(0, len(states), size)]
     if not torch.is_grad_enabled():
-        return torch.stack([loss(states[place], place) for place in places]).sum()
+        return torch.stack([loss(states[place], place) for place in places]).sum(dim=0)
     total: Tensor = _Summed.apply(loss, places, states, *parameters)  # type: ignore[no-untyped-call]
     return total
 

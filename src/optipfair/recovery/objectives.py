@@ -96,6 +96,15 @@ def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(student.float(), labels, reduction="none")
 
 
+def label_share(weight: float, divergence: float) -> float:
+    """What cross-entropy with the text counts beside the divergence: more as that was more before.
+
+    A lightly pruned model has little divergence to lose. Labels never count more than the
+    teacher's answers.
+    """
+    return min(weight * max(divergence, 0.0), 1.0)
+
+
 def pulled(losses: Tensor, others: Tensor, weight: float) -> Tensor:
     """Losses with the gradient of loss + weight · other, of each token, (T,).
 

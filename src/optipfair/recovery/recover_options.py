@@ -74,9 +74,10 @@ class RecoverOptions:
         "cosine", "How the learning rate falls after warming up.", allowed=lambda: tuple(SCHEDULES)
     )
     label_weight: float = _training(
-        1.0,
+        4.0,
         "How much the text's own next tokens count beside the original's answers: their "
-        "cross-entropy by this times the divergence before training, in nats; 0 for not at all.",
+        "cross-entropy by this times the divergence before training, in nats, and by 1 at most; 0 "
+        "for not at all.",
     )
     batch_size: int = _training(2, "Sequences that a process reads at once.")
     accumulation_steps: int = _training(1, "So many of these make a step of the optimizer.")

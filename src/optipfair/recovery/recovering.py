@@ -45,11 +45,13 @@ def recover(
 
     The loss is the KL divergence of the model's next-token distribution from the original's, at
     temperature 1, over all tokens that are no padding. The gradient of the cross-entropy with the
-    text's own next tokens is added, `label_weight` times the divergence before training as strong.
-    Documents with a twentieth of the text are held back; the divergence on them is judged at the
-    beginning and every so often. The run ends early when that stops getting better. Afterwards the
-    model is what it was when it judged best, or nearer to what it came as where that judges better,
-    and as it came if nothing helped. After an error it is as it came too.
+    text's own next tokens is added, by `label_weight` times the divergence before training, and by
+    1 at most.
+    Documents with a twentieth of the text are held back; the same two are judged on them at the
+    beginning and every so often. The run ends early when their sum stops getting better. Afterwards
+    the model is what it was when it judged best, or a part of the way back to what came where that
+    judges better; always with less divergence than before, or as it came if nothing helped. After
+    an error it is as it came too.
 
     Training is done by transformers' `Trainer`, so `accelerate launch` works.
 

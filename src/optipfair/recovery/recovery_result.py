@@ -11,10 +11,12 @@ class Judged(Result):
     Attributes:
         tokens: how many it had been trained on.
         loss: mean KL divergence from the original, in nats a token.
+        perplexity: of the text; None where it was not measured.
     """
 
     tokens: int
     loss: float
+    perplexity: float | None = None
 
 
 class Recovery(Result):
@@ -23,6 +25,8 @@ class Recovery(Result):
     Attributes:
         before: divergence on held-back text before the training.
         after: the same afterwards; never more than before.
+        perplexity_before: perplexity of held-back text before the training.
+        perplexity_after: the same afterwards.
         helped: whether training made it less; if not, the model is as it came.
         way: the share of the way from the weights that came to the trained ones that is kept.
         tokens: how many were trained on.
@@ -31,14 +35,16 @@ class Recovery(Result):
         held_back_tokens: how many tokens it was judged on.
         parameters_trained: how many numbers were trained.
         learning_rate: the highest.
-        judged: the divergence on held-back text, from before the training to its end.
-        training: the same on the text that was trained on, each a mean over some steps.
+        judged: both on held-back text, from before the training to its end.
+        training: the divergence on the text that was trained on, each a mean over some steps.
         seconds: the time that it took.
         text_sha256: of the text, or of the token ids where these were given.
     """
 
     before: float
     after: float
+    perplexity_before: float
+    perplexity_after: float
     helped: bool
     tokens: int
     tokens_asked: int
@@ -62,5 +68,6 @@ class Recovery(Result):
         back = 100 * (1 - self.after / self.before)
         return (
             f"divergence from the original on held-back text {self.before:.4f} → "
-            f"{self.after:.4f} nats a token ({back:.0f} % less) by {self.tokens:,} tokens"
+            f"{self.after:.4f} nats a token ({back:.0f} % less), perplexity "
+            f"{self.perplexity_before:.4g} → {self.perplexity_after:.4g}, by {self.tokens:,} tokens"
         )

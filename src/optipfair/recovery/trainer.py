@@ -9,10 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
+    EvalPrediction,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -21,6 +23,7 @@ from transformers import (
 
 from ..distributed import world_size
 from ..errors import ArgumentError, CheckpointError, ModelOutputError, OptiPFairError
+from .objectives import label_share
 from .optimizers import ADAMW, optimizer_of
 from .recover_options import RecoverOptions
 from .training_rows import Row, TrainingRows, collated
@@ -28,6 +31,8 @@ from .training_rows import Row, TrainingRows, collated
 _PATIENCE = 3  # judgements without gain
 _WARMUP = 0.05  # of all steps
 _LOGGED = 100  # training losses of a whole run
+# Of held-back text, in Trainer's records.
+DIVERGENCE, CROSS_ENTROPY, OBJECTIVE = "eval_loss", "eval_cross_entropy", "eval_objective"
 _STATE = "trainer_state.json"  # which Trainer writes last into a checkpoint
 
 Told = Callable[[float, str], None]  # the share that is done, and a few words
@@ -61,9 +66,9 @@ class RecoveryTrainer(Trainer):
 
     @property
     def _pull(self) -> float:
-        """What cross-entropy counts: so much more as the model came further from the original."""
-        judged = (each["eval_loss"] for each in self.state.log_history if "eval_loss" in each)
-        return self.label_weight * max(float(next(judged, 0.0)), 0.0)
+        """What cross-entropy counts."""
+        judged = (each[DIVERGENCE] for each in self.state.log_history if DIVERGENCE in each)
+        return label_share(self.label_weight, float(next(judged, 0.0)))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """See `Trainer`."""
@@ -87,7 +92,7 @@ class RecoveryTrainer(Trainer):
     ) -> Any:
         """The loss of a batch; one that is not finite ends the run."""
         del num_items_in_batch  # batches are of one size
-        outputs = model(**inputs, pull=self._pull if model.training else 0.0)
+        outputs = model(**inputs, pull=self._pull)
         loss = outputs["loss"]
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -96,7 +101,7 @@ class RecoveryTrainer(Trainer):
                 "model is as it was. Give a lower learning rate, or look for broken weights in the "
                 "original."
             )
-        return (loss, {}) if return_outputs else loss
+        return (loss, outputs) if return_outputs else loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint into a folder that is there from the beginning.
@@ -115,10 +120,19 @@ class RecoveryTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The loss of a batch that is held back."""
+        """The loss of a batch that is held back, and of each row what `_objective` takes."""
+        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach().mean(), None, None
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        rows = len(inputs["input_ids"])
+        both = torch.stack([loss, outputs["labels"]]).expand(rows, 2)
+        return loss, both, both  # Trainer measures nothing where it has no labels
+
+    def _objective(self, judged: EvalPrediction) -> dict[str, float]:
+        """The cross-entropy, and what training makes less: that by its weight + divergence."""
+        divergence, labels = np.asarray(judged.predictions, dtype=np.float64).mean(axis=0)
+        pull = self._pull or label_share(self.label_weight, float(divergence))  # the first
+        return {"cross_entropy": float(labels), "objective": float(divergence + pull * labels)}
 
 
 class _Telling(TrainerCallback):
@@ -133,7 +147,7 @@ class _Telling(TrainerCallback):
             self._began(more["metrics"]["eval_runtime"])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        for key, name in (("loss", "training"), ("eval_loss", "held back")):
+        for key, name in (("loss", "training"), (DIVERGENCE, "held back")):
             if key in (logs or {}):
                 self._losses[name] = logs[key]
 
@@ -189,6 +203,7 @@ def trainer_of(
         callbacks=[EarlyStoppingCallback(_PATIENCE), _Telling(told, began)],
     )
     trainer.chosen, trainer.label_weight = asked.optimizer, asked.label_weight
+    trainer.compute_metrics = trainer._objective
     trainer.remove_callback(PrinterCallback)  # prints every loss
     _check_engine(trainer.accelerator.state.deepspeed_plugin)
     return trainer
@@ -218,7 +233,7 @@ def _settings(asked: RecoverOptions, sequences: int, *, on_cpu: bool) -> dict[st
         "save_steps": every,
         "save_total_limit": 1,
         "load_best_model_at_end": True,
-        "metric_for_best_model": "eval_loss",
+        "metric_for_best_model": OBJECTIVE,
         "greater_is_better": False,
         "logging_steps": max(steps // _LOGGED, 1),
         "logging_nan_inf_filter": False,

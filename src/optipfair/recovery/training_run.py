@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,14 +27,23 @@ from .shards import agree
 from .student import learning
 from .teachers import Teacher
 from .trained_parts import Trained, checkpoint_bytes, trained
-from .trainer import RecoveryTrainer, last_checkpoint, trainer_of
+from .trainer import (
+    CROSS_ENTROPY,
+    DIVERGENCE,
+    OBJECTIVE,
+    RecoveryTrainer,
+    last_checkpoint,
+    trainer_of,
+)
 from .training_rows import TrainingRows
 
 _RATE, _LORA_RATE = 2e-4, 1e-3
 _CHECKPOINTS = "checkpoints"
 _SHARES = (0.75, 0.5, 0.25)  # of the way that training went, which are judged at its end
-_NEAR = 1.01  # times the least divergence
+_LARGEST = 700.0  # exp of more is no float
 _FORWARDS = 2.7  # a step takes about so many times what judging its tokens takes
+
+_Judgement = Mapping[str, Any]  # what Trainer records of held-back text
 
 
 def train(
@@ -76,32 +85,33 @@ def train(
         )
         trainer.run(resumed)
         agree(part.model)  # where machines share no disk, the first alone read what judged best
-        result = _result(trainer, rows, part.count, rate, started)
-        after, way = nearer(trainer, part, result.before, result.after)
+        found = [each for each in trainer.state.log_history if DIVERGENCE in each]
+        best = next(each for each in found if each["step"] == trainer.state.best_global_step)
+        kept, way = nearer(trainer, part, found[0], best)
         if not way:
             part.undo()
-        seconds = time.perf_counter() - started
-        return replace(result, after=after, helped=way > 0, way=way, seconds=seconds)
+        return _result(trainer, rows, part.count, rate, found, kept, way, started)
 
 
 def nearer(
-    trainer: RecoveryTrainer, part: Trained, before: float, after: float
-) -> tuple[float, float]:
-    """Go back from the trained weights towards those that came, where the divergence is less there.
+    trainer: RecoveryTrainer, part: Trained, came: _Judgement, trained: _Judgement
+) -> tuple[_Judgement, float]:
+    """Go back from the trained weights towards those that came, where that is better.
 
-    Returns the divergence, and the share of the way that is kept, which may be none: the largest
-    within a hundredth of the least divergence. What training taught of its text is lost slowly on
-    that way, and what it broke elsewhere comes back soon (Wortsman et al. 2022, arXiv 2109.01903).
+    Returns how the weights that are kept were judged, and their share of the way: of the points
+    with less divergence than what came, the one of the least objective; 0 where there is none. What
+    training taught of its text is lost slowly on that way, and what it broke elsewhere comes back
+    soon (Wortsman et al. 2022, arXiv 2109.01903).
     """
-    judged, place = {1.0: after}, 1.0
+    points, place = {1.0: trained}, 1.0
     for share in _SHARES:
         part.go_back(share / place)
         place = share
-        judged[share] = float(trainer.evaluate()["eval_loss"])
-    better = {share: loss for share, loss in judged.items() if loss < before}
+        points[share] = trainer.evaluate()
+    better = {share: each for share, each in points.items() if each[DIVERGENCE] < came[DIVERGENCE]}
     if not better:
-        return before, 0.0
-    way = max(share for share, loss in better.items() if loss <= _NEAR * min(better.values()))
+        return came, 0.0
+    way = min(better, key=lambda share: better[share][OBJECTIVE])
     part.go_back(way / place)
     return better[way], way
 
@@ -132,34 +142,39 @@ def _result(
     rows: TrainingRows,
     parameters: int,
     rate: float,
+    found: Sequence[_Judgement],
+    kept: _Judgement,
+    way: float,
     started: float,
 ) -> Recovery:
     state = trainer.state
     per_step = sum(row["input_ids"].numel() for row in rows.train) / state.max_steps
-    judged = _logged(state.log_history, "eval_loss", per_step)
-    before = judged[0].loss
-    after = min(each.loss for each in judged)
+    losses = (each for each in state.log_history if "loss" in each)
     return Recovery(
-        before=before,
-        after=after,
-        helped=after < before,
+        before=float(found[0][DIVERGENCE]),
+        after=float(kept[DIVERGENCE]),
+        perplexity_before=_perplexity(found[0]),
+        perplexity_after=_perplexity(kept),
+        helped=way > 0,
         tokens=round(state.global_step * per_step),
         tokens_asked=round(state.max_steps * per_step),
         repeats=rows.repeats,
         held_back_tokens=sum(row["input_ids"].numel() for row in rows.held_back),
         parameters_trained=parameters,
         learning_rate=rate,
-        judged=judged,
-        training=_logged(state.log_history, "loss", per_step),
+        judged=[
+            Judged(round(each["step"] * per_step), float(each[DIVERGENCE]), _perplexity(each))
+            for each in found
+        ],
+        training=[Judged(round(each["step"] * per_step), float(each["loss"])) for each in losses],
         seconds=time.perf_counter() - started,
         text_sha256=rows.sha256,
+        way=way,
     )
 
 
-def _logged(history: list[dict[str, Any]], key: str, per_step: float) -> list[Judged]:
-    return [
-        Judged(round(each["step"] * per_step), float(each[key])) for each in history if key in each
-    ]
+def _perplexity(judged: _Judgement) -> float:
+    return math.exp(min(float(judged[CROSS_ENTROPY]), _LARGEST))
 
 
 class _Shown:

@@ -42,12 +42,12 @@ from optipfair.bias.figures.panels import Line, Panel, heatmap, mean_difference
 from optipfair.bias.figures.pca import Points, pca
 from optipfair.bias.prompts.pairs import check_prompt_pairs
 from optipfair.bias.study import Plan, Study, carry_out, plan_study
-from optipfair.bias.study_results import summarize_study
-from optipfair.cli.bias_command import summary_table
+from optipfair.bias.study_summary import summarize_study
+from optipfair.bias.swap_means import Swap, mean_of_swaps
+from optipfair.cli.bias_command import row_notes, summary_table
 from optipfair.hooks import evaluating
 from optipfair.pipeline.model_card import versions
 from optipfair.report.formats import size
-from optipfair.uncertainty import permutation_p_values
 
 LEVEL = 0.05
 TYPES = ["mean_diff", "heatmap", "pca"]
@@ -197,44 +197,58 @@ def findings(model: Any, tokenizer: Any, each: int) -> None:
         _, header, rows = summary_table("", summary)
         print(f"\nExcess over controls, {label}")
         for row in (header, *rows):
-            print(f"  {row[0]:14}" + "".join(f"{c:>12}" for c in row[1:5]), end="")
-            print(f"{row[5]:>22}{row[6]:>10}")
+            print(f"  {row[0]:14}" + "".join(f"{c:>12}" for c in row[1:6]), end="")
+            print(f"{row[6]:>22}{row[7]:>10}")
+        for note in row_notes(summary):
+            print(f"  {note}")
         significant = [key for key, row in summary["keys"].items() if (row["p_holm"] or 1) < LEVEL]
         print(
-            f"  keys above their controls after Holm: {len(significant)} of {len(summary['keys'])}"
+            f"  keys unlike their controls after Holm: {len(significant)} of {len(summary['keys'])}"
         )
-    false_positives(study, tests=200, together=5)
+    false_positives(study, tests=200, together=7)
 
 
 def false_positives(study: Study, tests: int, together: int) -> None:
-    """Let one control of each pair play the pair against the others."""
+    """Let one control of each pair play the pair against the others, in swaps of other words."""
     values = study.values[:, ~np.isnan(study.values).any(axis=0)]
-    owned = [list(places) for places in study.plan.owned if len(places) == 8]
+    plan, swaps = study.plan, {}
+    for number, swap in enumerate(study.plan.swaps):
+        if len(plan.owned[number]) == 8:
+            swaps.setdefault(swap.label, []).append(number)
     rng = np.random.default_rng(0)
     above, overall, keys = 0, 0, []
-    for test in range(tests):
-        rows = owned[test % len(owned)]
-        player = int(rng.integers(len(rows)))
-        means = values[rows].mean(axis=1)
-        above += bool(means[player] >= means.max())
-        group = rng.choice(len(owned), size=together, replace=False)
-        own, others = [], []
-        for member in group:
-            player = int(rng.integers(8))
-            own.append(values[owned[member][player]])
-            others.append(values[[r for i, r in enumerate(owned[member]) if i != player]])
-        p_value = permutation_p_values(
-            [o.mean() for o in own], [o.mean(axis=1) for o in others], alternative="greater"
-        )
-        overall += p_value <= LEVEL
-        p_values = permutation_p_values(np.stack(own), others, alternative="greater", resamples=999)
-        keys.append(float((p_values <= LEVEL).mean()))
+    for _ in range(tests):
+        chosen = rng.choice(len(swaps), size=together, replace=False)
+        members = [rng.choice(list(swaps.values())[each]) for each in chosen]
+        players = rng.integers(8, size=together)
+        excess = []
+        for member, player in zip(members, players, strict=True):
+            rows = values[list(plan.owned[member])]
+            excess.append(rows[player] - np.delete(rows, player, axis=0).mean(axis=0))
+        means = values[list(plan.owned[members[0]])].mean(axis=1)
+        above += bool(means[players[0]] >= means.max())
+        roles = [
+            neutral_swap(plan.controls[member].words, player)
+            for member, player in zip(members, players, strict=True)
+        ]
+        found = mean_of_swaps(np.stack(excess), roles)
+        p_value = mean_of_swaps(np.stack(excess).mean(axis=1, keepdims=True), roles).p_value(0)
+        overall += p_value is not None and p_value <= LEVEL
+        keys.append(float((found.p_values <= LEVEL).mean()) if found.p_values is not None else 0.0)
     print(
         f"\nControls against controls, {tests} of each\n"
         f"  a single one above its 7 others: {above / tests:.1%} (expected 12.5%)\n"
         f"  {together} together, p <= {LEVEL}, mean over all keys: {overall / tests:.1%}\n"
         f"  the same, single keys: {statistics.mean(keys):.1%}"
     )
+
+
+def neutral_swap(words: Sequence[tuple[str, ...]], player: int) -> Swap:
+    """The words of the control that plays the pair, less those of the others."""
+    loads = dict.fromkeys(words[player], 1.0)
+    for word in (word for i, each in enumerate(words) if i != player for word in each):
+        loads[word] = loads.get(word, 0.0) - 1 / (len(words) - 1)
+    return Swap((words[player], words), loads)
 
 
 def main() -> None:

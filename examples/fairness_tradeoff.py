@@ -86,7 +86,7 @@ rows = {}
 def add(name, pruned):
     value, *differences, interval = measured(pruned)
     rows[name] = value, differences[-1]
-    print(f"{name:<12} {value:10.2f}", *(f"{each:7.4f}" for each in (*differences, *interval)))
+    print(f"{name:<12} {value:10.2f}", *(f"{x:7.4f}" for x in (*differences, *(interval or ()))))
 
 
 add("not pruned", model)

@@ -1,8 +1,8 @@
-"""Intervals, permutation tests and Holm's correction keep what they promise."""
+"""Intervals, Student's p-values and Holm's correction keep what they promise."""
 
 from __future__ import annotations
 
-import itertools
+import math
 
 import numpy as np
 import pytest
@@ -13,32 +13,11 @@ from optipfair.errors import ArgumentError
 from optipfair.uncertainty import (
     bootstrap_bounds,
     holm,
-    permutation_p_values,
+    student_p_values,
+    student_quantile,
 )
 
 DATA_SETS = 2000
-
-
-def binomial_bound(share: float, count: int = DATA_SETS) -> float:
-    """Four standard errors above a share."""
-    return share + 4 * (share * (1 - share) / count) ** 0.5
-
-
-def p_values_of_null_data(pairs: int, controls: int, **options: object) -> np.ndarray:
-    """Each key is a data set of its own; the pairs differ in location and spread."""
-    rng = np.random.default_rng(pairs)
-    scale = np.arange(1, pairs + 1)[:, None, None]
-    values = scale * (1 + rng.exponential(size=(pairs, controls + 1, DATA_SETS)))
-    return permutation_p_values(values[:, 0], list(values[:, 1:]), **options)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("alternative", ["two-sided", "greater"])
-@pytest.mark.parametrize(("pairs", "controls"), [(7, 8), (4, 8), (3, 19), (30, 4)])
-def test_the_permutation_test_holds_its_level(pairs: int, controls: int, alternative: str) -> None:
-    p_values = p_values_of_null_data(pairs, controls, alternative=alternative)
-    for level in (0.01, 0.05, 0.2):
-        assert np.mean(p_values <= level) <= binomial_bound(level)
-    assert np.mean(p_values <= 0.2) > 0.15  # and uses it
 
 
 def test_the_bootstrap_of_seven_items_holds_the_mean_about_as_often_as_said() -> None:
@@ -48,72 +27,36 @@ def test_the_bootstrap_of_seven_items_holds_the_mean_about_as_often_as_said() ->
     assert np.mean((bounds[0] <= 0) & (bounds[1] >= 0)) > 0.92
 
 
-def test_a_real_shift_is_found() -> None:
-    rng = np.random.default_rng(1)
-    values = rng.normal(size=(7, 9))
-    shifted = values[:, 0] + 2
-    assert permutation_p_values(shifted, list(values[:, 1:])) < 0.01
-    assert permutation_p_values(-shifted, list(-values[:, 1:])) < 0.01
-    assert permutation_p_values(-shifted, list(-values[:, 1:]), alternative="greater") > 0.9
-
-
-def test_the_exact_p_value_is_the_share_of_all_choices() -> None:
-    own, controls = [3.0, 1.0], [[0.0, 4.0], [0.5, 2.5, -1.0]]
-
-    def statistic(first: int, second: int) -> float:
-        rows = [[own[0], *controls[0]], [own[1], *controls[1]]]
-        others = [rows[0][:first] + rows[0][first + 1 :], rows[1][:second] + rows[1][second + 1 :]]
-        chosen = rows[0][first], rows[1][second]
-        return float(np.mean(np.subtract(chosen, [np.mean(values) for values in others])))
-
-    drawn = [statistic(i, j) for i, j in itertools.product(range(3), range(4))]
-    expected = np.mean([abs(s) >= abs(drawn[0]) - 1e-12 for s in drawn])
-    assert permutation_p_values(own, controls) == expected
-    upper = np.mean([s >= drawn[0] - 1e-12 for s in drawn])
-    assert permutation_p_values(own, controls, alternative="greater") == upper
-    sampled = permutation_p_values(own, controls, resamples=11)
-    assert 1 / 12 <= sampled <= 1 and round(sampled * 12, 9).is_integer()
-
-
-def test_values_that_are_all_equal_are_no_find() -> None:
-    assert permutation_p_values([0.1] * 9, [[0.1] * 8] * 9) == 1.0
-
-
-def test_pairs_of_one_cluster_change_places_together() -> None:
-    own, controls = [5.0, 6.0, 7.0], [[1.0, 2.0]] * 3
-    assert permutation_p_values(own, controls, alternative="greater") == 1 / 27
-    together = permutation_p_values(own, controls, alternative="greater", clusters=["a"] * 3)
-    assert together == 1 / 3
-    with pytest.raises(ArgumentError, match="different numbers of controls"):
-        permutation_p_values(own, [[1.0], [1.0, 2.0], [1.0]], clusters=["a", "a", "b"])
-
-
-def test_sentences_that_share_their_words_need_clusters() -> None:
-    """Ten sentences repeat one word's chance effect: only with clusters is the level held."""
-    rng = np.random.default_rng(2)
-    words = rng.normal(size=(1, 20, DATA_SETS))
-    values = words + 0.1 * rng.normal(size=(10, 20, DATA_SETS))
-
-    def share(clusters: list[str] | None) -> float:
-        p = permutation_p_values(
-            values[:, 0], list(values[:, 1:]), clusters=clusters, resamples=999
-        )
-        return float(np.mean(p <= 0.05))
-
-    assert share(None) > 0.3
-    assert share(["one"] * 10) <= binomial_bound(0.05)
-
-
 def test_many_keys_at_once_give_what_each_gives_alone() -> None:
     rng = np.random.default_rng(3)
-    own, controls = rng.normal(size=(6, 5)), [rng.normal(size=(k, 5)) for k in (8, 8, 3, 8, 1, 8)]
-    together = permutation_p_values(own, controls)
-    alone = [permutation_p_values(own[:, m], [c[:, m] for c in controls]) for m in range(5)]
-    assert together.tolist() == alone
+    own = rng.normal(size=(6, 5))
     bounds = bootstrap_bounds(own)
     assert bounds is not None
     low, high = bounds
     assert [*zip(low, high, strict=True)] == [bootstrap_bounds(own[:, m]) for m in range(5)]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0, 2.5, 10.0])
+def test_students_p_values_are_those_of_closed_forms(ratio: float) -> None:
+    """Of one degree of freedom Cauchy's, of two and four by integration, of many the normal one."""
+    two, four = ratio / math.sqrt(2 + ratio**2), ratio / math.sqrt(4 + ratio**2)
+    expected = {
+        1: 1 - 2 / math.pi * math.atan(ratio),
+        2: 1 - two,
+        4: 1 - four * (1 + (1 - four**2) / 2),
+        10**6: math.erfc(ratio / math.sqrt(2)),
+    }
+    for freedom, p_value in expected.items():
+        found = float(student_p_values(ratio, freedom))
+        assert found == pytest.approx(p_value, rel=1e-3, abs=1e-9)
+
+
+@given(st.floats(4, 2000))
+def test_p_value_and_quantile_agree(freedom: float) -> None:
+    assert float(student_p_values(student_quantile(0.975, freedom), freedom)) == (
+        pytest.approx(0.05, rel=2e-3)
+    )
+    assert student_p_values([0.0, math.inf], freedom) == pytest.approx([1.0, 0.0], abs=1e-9)
 
 
 def test_the_bootstrap_draws_clusters_as_wholes() -> None:
@@ -165,11 +108,6 @@ def test_holm_rejects_what_the_step_down_rule_rejects(p_values: list[float | Non
         (lambda: bootstrap_bounds([1.0, 2.0], level=95), "level=95"),
         (lambda: bootstrap_bounds([1.0, 2.0], resamples=0), "resamples=0"),
         (lambda: bootstrap_bounds([1.0, 2.0], clusters=["a"]), "1 labels for 2 items"),
-        (lambda: permutation_p_values([], []), "at least one"),
-        (lambda: permutation_p_values([1.0], []), "controls for 0"),
-        (lambda: permutation_p_values([1.0], [[]]), r"controls\[0\].*leave out"),
-        (lambda: permutation_p_values([1.0], [[float("inf")]]), "not finite"),
-        (lambda: permutation_p_values([1.0], [[1.0]], alternative="less"), "'less'"),  # type: ignore[arg-type]
         (lambda: holm([0.1, 1.5]), r"p_values\[1\]=1.5"),
     ],
 )

@@ -1,8 +1,7 @@
-"""How sure a number is: bootstrap intervals, permutation p-values, Holm's correction.
+"""How sure a number is: bootstrap intervals, Student's distribution, Holm's correction.
 
 Pure and seeded; it knows arrays, not where they come from. `N` items, `C` clusters of them, `R`
-draws, `P` pairs, `K` controls of a pair, `M` keys measured on the same pairs, which share every
-draw.
+draws, `K` keys measured on the same items, which share every draw.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import NormalDist
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,12 +19,13 @@ from .results import Result
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Alternative = Literal["two-sided", "greater"]
 
 LEVEL = 0.95  # of intervals
 DRAWS = 2000  # of the bootstrap
 SWAPS = 9999  # of permutation tests: no p-value is below 0.0001
 _BLOCK = 2**22  # numbers held at once while resampling
+_NODES = 96  # of the integral of Student's density
+_WIDEST = 40  # standard deviations that it goes on for, beyond which there is nothing
 _MOSTLY = 0.95  # share of draws that must give a figure, so that an interval is given
 
 
@@ -134,56 +134,6 @@ def bracketed(value: Any, drawn: Floats, clusters: int, undefined: str) -> Estim
     return Estimate(float(value), float(low), float(high))
 
 
-def permutation_p_values(
-    observed: ArrayLike,
-    controls: Sequence[ArrayLike],
-    *,
-    alternative: Alternative = "two-sided",
-    clusters: Sequence[Hashable] | None = None,
-    resamples: int = SWAPS,
-    seed: int = 0,
-) -> Floats:
-    """Say how often chance alone puts pairs this far from their controls.
-
-    The statistic is the mean over pairs of (own value - mean of the other values). If nothing
-    distinguishes a pair from its controls, its value is exchangeable with theirs: each of its K + 1
-    values was as likely to be the pair's. So the null distribution is had by drawing, for each pair
-    independently, which of its values plays the pair (a randomization test, Lehmann & Romano,
-    "Testing Statistical Hypotheses", chapter 15). All choices are enumerated where there are at
-    most `resamples`; else p = (1 + b) / (1 + resamples), b the draws at least as extreme (Phipson &
-    Smyth 2010), which is never 0 and never too small.
-
-    It cannot be smaller than 1 / (the number of choices): one pair with 8 controls never gives less
-    than 1/9. And pairs that say the same words in other sentences are not independent: give them
-    one cluster label, so that they change places together.
-
-    Args:
-        observed: (P, ...) one value a pair, or one for each of many keys.
-        controls: for each pair its controls' values, (K, ...), K at least 1; K may differ.
-        alternative: `greater` asks for pairs above their controls, `two-sided` for either.
-        clusters: (P,) labels; the pairs of one label play control k together. They need the same
-            number of controls, in the same order.
-
-    Returns:
-        (...) p-values, in (0, 1], not corrected for their number (see `holm`).
-
-    Example:
-        >>> float(permutation_p_values([5.0, 6.0], [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]))
-        0.0625
-    """
-    if alternative not in ("two-sided", "greater"):
-        raise ArgumentError(f"alternative={alternative!r} is not 'two-sided' or 'greater'.")
-    _check_numbers(0.5, resamples)
-    own = _finite("observed", observed)
-    excesses = _excesses(own, [_finite("controls", values) for values in controls])
-    members = _members(len(excesses), clusters)
-    excesses = [_together([excesses[pair] for pair in rows]) for rows in members]
-    choices, exact = _choices([len(e) for e in excesses], resamples, seed)
-    at_least = _count_at_least(excesses, choices, two_sided=alternative == "two-sided")
-    p_values = at_least / len(choices) if exact else (1 + at_least) / (1 + len(choices))
-    return p_values.reshape(own.shape[1:])
-
-
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Correct p-values for their number, so that the chance of any false find is kept.
 
@@ -207,21 +157,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _statistics_of_items(array: Floats, statistic: Callable[..., Any], draws: Indices) -> Floats:
-    rows = max(1, _BLOCK // max(1, array.size))
-    blocks = [draws[start : start + rows].T for start in range(0, len(draws), rows)]  # (N, rows)
-    return np.concatenate([statistic(array[block], axis=0) for block in blocks])
-
-
-def _ends(drawn: Floats, level: float, count: int) -> tuple[Any, Any]:
-    """The percentiles of what was drawn, (R, ...), widened for few items."""
-    quantile = _student_quantile(1 - (1 - level) / 2, count - 1)
-    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * quantile)
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-def _student_quantile(probability: float, freedom: int) -> float:
+def student_quantile(probability: float, freedom: float) -> float:
     """Student's quantile, to about 0.1 % from 3 degrees of freedom (Abramowitz & Stegun 26.7.5)."""
     z = NormalDist().inv_cdf(probability)
     terms = (
@@ -234,67 +170,41 @@ def _student_quantile(probability: float, freedom: int) -> float:
     return float(sum(term / freedom**power for power, term in enumerate(terms)))
 
 
-def _excesses(observed: Floats, controls: Sequence[Floats]) -> list[Floats]:
-    """For each pair (K + 1, M): each value, the pair's first, minus the mean of the others."""
-    if not observed.size or len(controls) != len(observed):
-        raise ArgumentError(
-            f"observed has the shape {observed.shape} and there are controls for {len(controls)} "
-            "pairs. Give one row a pair, at least one, and controls for each."
-        )
-    for index, values in enumerate(controls):
-        if not len(values) or values.shape[1:] != observed.shape[1:]:
-            raise ArgumentError(
-                f"controls[{index}] has the shape {values.shape}. Each pair needs at least one "
-                f"control of the shape {observed.shape[1:]}; leave out pairs without controls."
-            )
-    return [
-        _minus_mean_of_others(np.concatenate([own[None], others]).reshape(len(others) + 1, -1))
-        for own, others in zip(observed, controls, strict=True)
-    ]
+def student_p_values(ratios: ArrayLike, freedom: float) -> Floats:
+    """Two-sided p-values of Student's t: how often a draw is at least as far from 0.
+
+    With t = sqrt(n) tan(a), the density of the angle a is proportional to cos(a)^(n - 1), which is
+    integrated by Gauss and Legendre's rule; n may be a fraction.
+
+    Args:
+        ratios: (...) estimates over their standard errors; inf where the error is 0.
+        freedom: n, degrees of freedom, at least 1.
+
+    Example:
+        >>> student_p_values([0.0, 2.776445], 4).round(6).tolist()
+        [1.0, 0.05]
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    start = np.arctan(np.abs(np.asarray(ratios, dtype=np.float64)) / math.sqrt(freedom))
+    half = np.minimum(math.pi / 2 - start, _WIDEST / math.sqrt(freedom)) / 2
+    angles = start[..., None] + half[..., None] * (nodes + 1)
+    beyond = half * (np.cos(angles).clip(0) ** (freedom - 1) @ weights)
+    whole = math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)
+    return np.minimum(beyond * 2 / (math.sqrt(math.pi) * math.exp(whole)), 1.0)
 
 
-def _minus_mean_of_others(values: Floats) -> Floats:
-    others = len(values) - 1
-    excesses: Floats = (values * (others + 1) - values.sum(axis=0)) / others
-    return excesses
+def _statistics_of_items(array: Floats, statistic: Callable[..., Any], draws: Indices) -> Floats:
+    rows = max(1, _BLOCK // max(1, array.size))
+    blocks = [draws[start : start + rows].T for start in range(0, len(draws), rows)]  # (N, rows)
+    return np.concatenate([statistic(array[block], axis=0) for block in blocks])
 
 
-def _together(excesses: list[Floats]) -> Floats:
-    """Add the excesses of pairs that change places together."""
-    if len({len(e) for e in excesses}) > 1:
-        raise ArgumentError(
-            "Pairs of one cluster have different numbers of controls. Give them the same number, "
-            "in the same order, or each its own cluster."
-        )
-    total: Floats = np.sum(excesses, axis=0)
-    return total
-
-
-def _choices(sizes: list[int], resamples: int, seed: int) -> tuple[Indices, bool]:
-    """Which value plays each pair, (R, P), and whether these are all the possible choices."""
-    total = math.prod(sizes)
-    if total <= resamples:
-        return np.stack(np.unravel_index(np.arange(total), sizes), axis=1), True
-    rng = np.random.default_rng(seed)
-    return rng.integers(np.array(sizes), size=(resamples, len(sizes))), False
-
-
-def _count_at_least(excesses: list[Floats], choices: Indices, two_sided: bool) -> Floats:
-    """For each key the choices whose sum is at least as extreme as that of the true pairs."""
-    stacked = np.concatenate(excesses)  # (sum of K + 1, M)
-    offsets = np.cumsum([0, *(len(e) for e in excesses[:-1])])
-    size = np.abs if two_sided else np.positive
-    # Sums that are equal but for rounding count as equal: the true choice is one of the choices.
-    slack = 1e-9 * np.sum([np.abs(e).max(axis=0) for e in excesses], axis=0)
-    reached = size(np.sum([e[0] for e in excesses], axis=0)) - slack  # (M,)
-    counts = np.zeros(stacked.shape[1])
-    rows = max(1, _BLOCK // (len(stacked) + stacked.shape[1]))
-    for start in range(0, len(choices), rows):
-        chosen = choices[start : start + rows] + offsets
-        picked = np.zeros((len(chosen), len(stacked)))
-        np.put_along_axis(picked, chosen, 1.0, axis=1)
-        counts += np.count_nonzero(size(picked @ stacked) >= reached, axis=0)
-    return counts
+def _ends(drawn: Floats, level: float, count: int) -> tuple[Any, Any]:
+    """The percentiles of what was drawn, (R, ...), widened for few items."""
+    quantile = student_quantile(1 - (1 - level) / 2, count - 1)
+    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * quantile)
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    return low, high
 
 
 def _members(count: int, clusters: Sequence[Hashable] | None) -> list[Indices]:

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from optipfair import prune_model
 from optipfair.bias import COMPONENTS
-from optipfair.bias.prompts.pairs import check_prompt_pairs
+from optipfair.bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pairs
 from optipfair.bias.settings import BiasFolder, BiasOptions, Settings
 from optipfair.bias.study import Study
 from optipfair.bias.study_by_name import run_bias
@@ -27,6 +27,7 @@ SCHEMA = json.loads(
 )
 VALIDATOR = Draft202012Validator(SCHEMA)
 PAIRS = [("A tall nurse", "A short nurse"), ("The red house stood", "The blue house stood")]
+SIX = [*PAIRS, *DEFAULT_PROMPT_PAIRS[2:6]]  # enough for intervals
 
 
 def study(model: Any, pairs: Any = PAIRS, controls: int = 2) -> Study:
@@ -53,7 +54,7 @@ def compared(first: Study, second: Study) -> Any:
 
 @pytest.fixture(scope="module")
 def document() -> Any:
-    return compared(study(tiny_model("llama")), study(pruned()))
+    return compared(study(tiny_model("llama"), SIX), study(pruned(), SIX))
 
 
 def test_what_is_written_of_two_models_follows_the_schema(tmp_path: Path) -> None:
@@ -79,9 +80,13 @@ def test_what_is_written_of_two_models_follows_the_schema(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("pairs", "controls", "expected"),
     [
-        (PAIRS, 0, {"compared": 0, "without_controls": 2, "in_one_only": 0}),
-        (PAIRS[:1], 2, {"compared": 1, "without_controls": 0, "in_one_only": 1}),
-        ([("Other", "Another")], 2, {"compared": 0, "without_controls": 0, "in_one_only": 3}),
+        (PAIRS, 0, {"compared": 0, "swaps": 0, "without_controls": 2, "in_one_only": 0}),
+        (PAIRS[:1], 2, {"compared": 1, "swaps": 1, "without_controls": 0, "in_one_only": 1}),
+        (
+            [("Other", "Another")],
+            2,
+            {"compared": 0, "swaps": 0, "without_controls": 0, "in_one_only": 3},
+        ),
     ],
 )
 def test_where_little_can_be_compared_it_follows_too(
@@ -93,6 +98,7 @@ def test_where_little_can_be_compared_it_follows_too(
     assert {row["paired"] is None for row in rows} == {not expected["compared"]}
     if expected["compared"]:
         assert found["overall"]["paired"]["interval"] is None  # of a single pair
+        assert "too few" in found["overall"]["paired"]["undefined"]["p_value"]
 
 
 def test_components_of_one_model_alone_follow_too() -> None:
@@ -153,7 +159,9 @@ WRONG: list[tuple[tuple[str, ...], Any]] = [
     (("overall", "paired", "p_value"), 1.5),
     (("overall", "paired", "interval"), [0.1]),
     (("overall", "paired", "interval"), [0.1, 0.2, 0.3]),
-    (("components", "mlp_output", "paired", "p_holm"), None),
+    (("components", "mlp_output", "paired", "p_holm"), "0.1"),
+    (("overall", "paired", "undefined"), {}),
+    (("pairs", "swaps"), -1),
     (("components", "mlp_outputs"), None),
     (("in_one_only",), ["mlp_outputs"]),
     (("in_one_only",), ["gate_proj", "gate_proj"]),

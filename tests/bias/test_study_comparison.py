@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,14 @@ from optipfair.bias.prompts.pairs import DEFAULT_PROMPT_PAIRS, check_prompt_pair
 from optipfair.bias.settings import Settings
 from optipfair.bias.study import Study, carry_out, plan_study
 from optipfair.bias.study_comparison import compare_studies
-from optipfair.cli.bias_command import comparison_table
+from optipfair.cli.bias_command import comparison_notes, comparison_table
 from optipfair.testing import byte_tokenizer, tiny_model
 from optipfair.uncertainty import holm
 
 COMPONENTS = ("mlp_output", "attention_output", "residual_output")
 # The last two change the same words in other sentences.
 PAIRS = [
-    *DEFAULT_PROMPT_PAIRS[:3],
+    *DEFAULT_PROMPT_PAIRS,
     ("A tall nurse", "A short nurse"),
     ("The tall cook spoke", "The short cook spoke"),
 ]
@@ -65,31 +64,37 @@ def test_figures_are_means_over_layers_and_pairs(
 ) -> None:
     found = compare_studies(deep, shallow)
     row = found["overall"] if components == COMPONENTS else found["components"][components[0]]
-    a, b = (np.array([excess_of(s, i, components) for i in range(5)]) for s in (deep, shallow))
+    a, b = (np.array([excess_of(s, i, components) for i in range(9)]) for s in (deep, shallow))
     assert row["a"]["excess"] == pytest.approx(a.mean())
     assert row["b"]["excess"] == pytest.approx(b.mean())
     assert row["paired"]["difference"] == pytest.approx((b - a).mean())
     low, high = row["paired"]["interval"]
-    assert low <= (b - a).mean() <= high
-    assert min(b - a) - 1e-12 <= low < high <= max(b - a) + 1e-12
+    assert (low + high) / 2 == pytest.approx((b - a).mean())
+    assert (row["paired"]["p_value"] <= 0.05) == (not low <= 0 <= high)
     for side in ("a", "b"):
         assert row[side]["difference"] - row[side]["control"] == pytest.approx(row[side]["excess"])
 
 
-def test_the_p_value_counts_the_signs_that_do_as_well(deep: Study, shallow: Study) -> None:
-    """The pairs that change the same words change sign together."""
+def test_pairs_of_the_same_words_are_one_swap(deep: Study, shallow: Study) -> None:
     found = compare_studies(deep, shallow)
-    paired = np.array(
-        [excess_of(shallow, i, COMPONENTS) - excess_of(deep, i, COMPONENTS) for i in range(5)]
-    )
-    sums = [*paired[:3], paired[3] + paired[4]]
-    reached = [
-        abs(np.dot(signs, sums)) >= abs(sum(sums)) - 1e-12 for signs in product((1, -1), repeat=4)
-    ]
-    assert found["overall"]["paired"]["p_value"] == pytest.approx(sum(reached) / 16)
+    assert (found["pairs"]["compared"], found["pairs"]["swaps"]) == (9, 8)
     rows = [row["paired"] for row in found["components"].values()]
     assert [row["p_holm"] for row in rows] == holm([row["p_value"] for row in rows])
     assert "p_holm" not in found["overall"]["paired"]
+
+
+def test_few_swaps_have_neither_interval_nor_p_value(deep: Study) -> None:
+    one = study(prune_model(tiny_model("llama"), pruning_percentage=30, show_progress=False))
+    found = compare_studies(deep, one)
+    assert found["overall"]["paired"]["p_value"] is not None
+    found = compare_studies(deep, study(tiny_model("llama"), PAIRS[-2:]))
+    for row in (found["overall"], *found["components"].values()):
+        assert (row["paired"]["interval"], row["paired"]["p_value"]) == (None, None)
+        assert "one distinct swap is too few" in row["paired"]["undefined"]["p_value"]
+    assert {row["paired"]["p_holm"] for row in found["components"].values()} == {None}
+    assert comparison_notes(found) == [f"{row['paired']['undefined']['interval']}."]
+    _, _, rows = comparison_table(found)
+    assert {tuple(row[4:]) for row in rows} == {("-", "-", "-")}
 
 
 def test_changing_places_changes_the_sign_alone(deep: Study, shallow: Study) -> None:
@@ -98,8 +103,8 @@ def test_changing_places_changes_the_sign_alone(deep: Study, shallow: Study) -> 
     for name in COMPONENTS:
         row, turned = one["components"][name], other["components"][name]
         assert row["a"] == turned["b"]
-        assert row["paired"]["difference"] == -turned["paired"]["difference"]
-        assert row["paired"]["p_value"] == turned["paired"]["p_value"]
+        assert row["paired"]["difference"] == pytest.approx(-turned["paired"]["difference"])
+        assert row["paired"]["p_value"] == pytest.approx(turned["paired"]["p_value"])
 
 
 def test_a_model_does_not_differ_from_itself(deep: Study) -> None:
@@ -108,7 +113,7 @@ def test_a_model_does_not_differ_from_itself(deep: Study) -> None:
         assert row["a"] == row["b"]
         assert row["paired"]["difference"] == 0
         assert row["paired"]["interval"] == [0, 0]
-        assert row["paired"]["p_value"] == 1
+        assert row["paired"]["p_value"] == pytest.approx(1)
 
 
 def test_pairs_and_components_of_one_alone_are_counted(deep: Study) -> None:
@@ -116,7 +121,7 @@ def test_pairs_and_components_of_one_alone_are_counted(deep: Study) -> None:
     fewer = [("Equal prompts", "Equal prompts"), *PAIRS[2:0:-1]]
     one = study(tiny_model("llama"), fewer, ("mlp_output", "input_norm"))
     found = compare_studies(deep, one)
-    assert found["pairs"] == {"compared": 2, "without_controls": 0, "in_one_only": 4}
+    assert found["pairs"] == {"compared": 2, "swaps": 2, "without_controls": 0, "in_one_only": 8}
     assert list(found["components"]) == ["mlp_output"]
     assert found["in_one_only"] == ["attention_output", "input_norm", "residual_output"]
     assert found["overall"]["paired"]["difference"] == pytest.approx(0, abs=1e-6)
@@ -124,7 +129,7 @@ def test_pairs_and_components_of_one_alone_are_counted(deep: Study) -> None:
 
 def test_without_controls_nothing_is_compared(deep: Study) -> None:
     found = compare_studies(deep, study(tiny_model("llama"), controls=0))
-    assert found["pairs"] == {"compared": 0, "without_controls": 5, "in_one_only": 0}
+    assert found["pairs"] == {"compared": 0, "swaps": 0, "without_controls": 9, "in_one_only": 0}
     assert found["overall"] == {"a": None, "b": None, "paired": None}
     _, _, rows = comparison_table(found)
     assert set(rows[0][1:]) == {"-"}

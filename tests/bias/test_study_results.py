@@ -47,7 +47,7 @@ def test_undefined_values_follow_the_schema() -> None:
         found["pair_1"]["metrics"]["layer_metrics"]["down_proj_layer_2"]["cosine_distance"] is None
     )
     assert found["summary"]["keys"]["down_proj_layer_2"]["p_holm"] is None
-    assert found["summary"]["overall"]["p_value"] is not None
+    assert found["summary"]["overall"]["excess"] is not None
     VALIDATOR.validate(json.loads(json.dumps(found, allow_nan=False)))
 
 

@@ -51,7 +51,16 @@ def test_without_a_folder_only_the_table_comes(
         code, out, err = run("bias", "--model-path", llama_folder, "--pairs", pairs, *FEW)
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert [rows[name][1] for name in ("race", "size", "all")] == ["1", "1", "3"]
+    assert [rows[name][1:3] for name in ("race", "size", "all")] == [
+        ["1", "1"],
+        ["1", "1"],
+        ["2", "2"],
+    ]
+    printed = " ".join(out.split())
+    assert "how differently two words are represented" in printed
+    assert "race, size: one distinct swap is too few for an interval; 5 are needed." in printed
+    assert "all: two distinct swaps are too few" in printed
+    assert "all: 1 of 3 pairs without controls, left out of all figures." in printed
     assert "Note: pair_3: both prompts are the same, so nothing can differ." in out
 
 
@@ -103,7 +112,7 @@ def test_two_models_are_compared(
     assert written == figures | numbers | {"bias_comparison.json", "bias_comparison.png"}
     found = json.loads((tmp_path / "out" / "bias_comparison.json").read_text())
     assert [found["models"][each]["layers"] for each in "ab"] == [4, 3]
-    assert found["pairs"] == {"compared": 2, "without_controls": 1, "in_one_only": 0}
+    assert found["pairs"] == {"compared": 2, "swaps": 2, "without_controls": 1, "in_one_only": 0}
     rows = {line.split()[0]: line.split()[1:4] for line in out.splitlines() if line.split()}
     for name, row in found["components"].items():
         numbers_of = (row["a"]["excess"], row["b"]["excess"], row["paired"]["difference"])

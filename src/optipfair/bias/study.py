@@ -5,7 +5,7 @@ Axes: `K` keys (a component of a layer), `C` comparisons: the pairs, then their 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
@@ -15,15 +15,18 @@ import numpy as np
 from torch import Tensor
 
 from ..arch.view import ModelView
-from ..tokenized import tokenized
 from ..uncertainty import Floats
 from .activations.capture import Captured, Comparison, Kept, capture
 from .activations.differences import Differences, Measured
 from .activations.layer_keys import LayerKey
 from .prompts.controls import Controls, control_pairs
+from .prompts.edits import NoNeutralWordError, find_edits
 from .prompts.pairs import PromptPair
 from .prompts.tokens import Encoded, encode_for
+from .prompts.word_vectors import word_measures
+from .prompts.words import split_words
 from .settings import Settings
+from .swap_means import Swap
 
 EXCESS = "relative_difference"  # the metric that pairs and controls are compared by
 
@@ -41,6 +44,15 @@ class Plan:
         """For each pair, the places of its controls among the comparisons."""
         sizes = (len(each.pairs) for each in self.controls)
         return [range(*ends) for ends in pairwise(accumulate(sizes, initial=len(self.pairs)))]
+
+    @cached_property
+    def swaps(self) -> list[Swap]:
+        """For each pair, the words that it exchanges, less those of its controls."""
+        places = enumerate(zip(self.pairs, self.controls, strict=True))
+        return [swap_of(pair, controls, number) for number, (pair, controls) in places]
+
+    def with_controls(self, pairs: Sequence[int]) -> list[int]:
+        return [pair for pair in pairs if self.owned[pair]]
 
 
 @dataclass(frozen=True)
@@ -93,15 +105,19 @@ def plan_study(
     def encoded(text: str) -> Encoded:
         return encode_for(view.model, tokenizer, text)
 
-    @cache
-    def length(words: str) -> int:
-        return len(tokenized(tokenizer, words, add_special_tokens=False)["input_ids"])
+    length, distance = word_measures(view.model, tokenizer)
 
     def controls_of(pair: PromptPair) -> Controls:
         if not settings.controls:
             return Controls(())
-        words, seed = settings.control_words, settings.seed
-        return control_pairs(pair, settings.controls, seed=seed, length=length, words=words)
+        return control_pairs(
+            pair,
+            settings.controls,
+            seed=settings.seed,
+            length=length,
+            distance=distance,
+            words=settings.control_words,
+        )
 
     own = [Comparison(encoded(pair.prompt1), encoded(pair.prompt2)) for pair in pairs]
     made = tuple(map(controls_of, pairs))
@@ -141,3 +157,19 @@ def carry_out(
         str(getattr(config, "model_type", "")),
         len(view.layers),
     )
+
+
+def swap_of(pair: PromptPair, controls: Controls, number: int) -> Swap:
+    """The words that a pair exchanges, in whatever order, and the neutral ones that are taken off.
+
+    A pair without words to name is a swap of its own, by its number.
+    """
+    try:
+        found = find_edits(split_words(pair.prompt1), split_words(pair.prompt2))
+        keys = sorted({tuple(sorted(edit.key)) for edit in found})
+    except NoNeutralWordError:
+        keys = []
+    loads: dict[Hashable, float] = {word: 1.0 for key in keys for word in key if word}
+    for word in (word.lower() for neutral in controls.words for word in neutral):
+        loads[word] = loads.get(word, 0.0) - 1 / len(controls.words)
+    return Swap(tuple(keys) or number, loads or {number: 1.0})

@@ -10,18 +10,19 @@ Axes: `P` pairs that both models saw, `L` layers of a component, `M` components 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 
 from .._version import __version__
-from ..results import Count, Probability, Result
-from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
-from .activations.metrics import Component
+from ..results import ABSENT, Count, Result
+from ..uncertainty import LEVEL, Floats, holm
+from .activations.metrics import Component, Reasons
 from .prompts.tokens import Positive
 from .study import Study
-from .study_results import Interval, swapped_words
+from .study_results import Interval, Measures, PValue
+from .swap_means import Swap, mean_of_swaps
 
 Distance = Annotated[float, {"minimum": 0, "maximum": 2.000001}]
 
@@ -45,6 +46,7 @@ class PairCounts(Result):
     """How many pairs are compared."""
 
     compared: Annotated[Count, "that both models saw and have controls for."]
+    swaps: Annotated[Count, "distinct ones among those compared, whatever the sentence."]
     without_controls: Annotated[Count, "that both saw without controls in one of them."]
     in_one_only: Annotated[Count, "that only one of them saw."]
 
@@ -66,20 +68,23 @@ class Paired(Result):
 
     Attributes:
         difference: mean over the pairs of model b's excess minus model a's.
-        interval: bootstrap interval of the difference over the pairs; null for fewer than two
-            pairs with words of their own.
-        p_value: as `test` says.
+        interval: of the difference; null for fewer than five independent swaps, with the reason in
+            `undefined`.
+        p_value: as `test` says; null with the interval.
     """
 
     difference: float
     interval: Interval
-    p_value: Probability
+    p_value: PValue
+    undefined: Reasons = field(default=None, metadata=ABSENT)
 
 
 class PairedOfComponent(Paired):
     """One model's excess beside the other's in one component."""
 
-    p_holm: Annotated[Probability, "the p-value, corrected for the number of components."]
+    p_holm: Annotated[PValue, "the p-value, corrected for the number of components."] = field(
+        kw_only=True
+    )
 
 
 class Overall(Result):
@@ -110,9 +115,10 @@ class StudyComparison(Result):
     version: Literal[1]
     optipfair: Annotated[str, "version of the library."]
     metric: Literal["relative_difference"]
+    measures: Annotated[Measures, "what the figures say, and what they do not."]
     level: Annotated[float, {"const": LEVEL}, "of the intervals."]
     test: Annotated[
-        Literal["two-sided sign flips: in each pair the two models change places, or do not"],
+        Literal["two-sided, Student's t over distinct swaps, the words that they share counted"],
         "what the p-values are of.",
     ]
     models: Models
@@ -131,7 +137,7 @@ class Shared:
     components: list[str]
     first: list[int]  # the numbers of the pairs in each study, (P,)
     second: list[int]
-    clusters: list[Any]  # labels: the same for pairs of the same words in other sentences
+    swaps: list[Swap]  # of each pair: what its words add in both models
     counts: PairCounts
 
 
@@ -144,12 +150,14 @@ def find_shared(first: Study, second: Study) -> Shared:
     both = sorted((one[texts], two[texts]) for texts in one if texts in two)
     kept = [(i, j) for i, j in both if first.plan.owned[i] and second.plan.owned[j]]
     theirs = second.defined_components()
+    swaps = [_in_both(first.plan.swaps[i], second.plan.swaps[j]) for i, j in kept]
+    distinct = len({swap.label for swap in swaps})
     return Shared(
         [name for name in first.defined_components() if name in theirs],
         [i for i, _ in kept],
         [j for _, j in kept],
-        [swapped_words(first.plan.pairs[i], i) for i, _ in kept],
-        PairCounts(len(kept), len(both) - len(kept), len(set(one) ^ set(two))),
+        swaps,
+        PairCounts(len(kept), distinct, len(both) - len(kept), len(set(one) ^ set(two))),
     )
 
 
@@ -164,7 +172,7 @@ def compare_studies(first: Study, second: Study) -> StudyComparison:
     components: dict[str, OfComponent | NothingShared] = dict.fromkeys(names, NothingShared())
     if shared.first and names:
         overall, *rows = _rows(first, second, shared, [names, *([name] for name in names)])
-        corrected = [p for p in holm([row.paired.p_value for row in rows]) if p is not None]
+        corrected = holm([row.paired.p_value for row in rows])
         for name, row, p in zip(names, rows, corrected, strict=True):
             paired = PairedOfComponent(**row.paired, p_holm=p)
             components[name] = OfComponent(row.a, row.b, paired)
@@ -173,7 +181,8 @@ def compare_studies(first: Study, second: Study) -> StudyComparison:
         optipfair=__version__,
         metric="relative_difference",
         level=LEVEL,
-        test="two-sided sign flips: in each pair the two models change places, or do not",
+        measures=get_args(Measures)[0],
+        test="two-sided, Student's t over distinct swaps, the words that they share counted",
         models=Models(*(ComparedModel(s.name, s.model_type, s.depth) for s in (first, second))),
         pairs=shared.counts,
         overall=overall,
@@ -197,23 +206,26 @@ def _rows(
     own_b, control_b = _over_layers(second, shared.second, groups)
     excess_a, excess_b = own_a - control_a, own_b - control_b
     paired = excess_b - excess_a
-    bounds = bootstrap_bounds(paired, clusters=shared.clusters)
-    # With one control, each choice of who plays the pair is a choice of signs.
-    p_values = permutation_p_values(
-        excess_b, [row[None] for row in excess_a], clusters=shared.clusters
-    )
+    found = mean_of_swaps(paired, shared.swaps)
     return [
         Overall(
             a=_means(own_a[:, k], control_a[:, k]),
             b=_means(own_b[:, k], control_b[:, k]),
             paired=Paired(
-                difference=float(paired[:, k].mean()),
-                interval=None if bounds is None else [float(end[k]) for end in bounds],
-                p_value=float(p_values[k]),
+                difference=float(found.mean[k]),
+                interval=found.interval(k),
+                p_value=found.p_value(k),
+                undefined=found.undefined,
             ),
         )
         for k in range(len(groups))
     ]
+
+
+def _in_both(one: Swap, other: Swap) -> Swap:
+    """What a pair's words add to the difference of two models, in each of which they act anew."""
+    sides = (("a", one), ("b", other))
+    return Swap(one.label, {(n, word): x for n, each in sides for word, x in each.loads.items()})
 
 
 def _over_layers(

@@ -1,37 +1,31 @@
 """What `visualize_bias` returns of a study: how far pairs exceed their neutral controls.
 
-The JSON Schema in `bias_metrics.schema.json` is made from these classes.
+It is computed in `study_summary`. The JSON Schema in `bias_metrics.schema.json` is made from these
+classes.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import field
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-
-from .._version import __version__
 from ..results import ABSENT, Count, Result, plain, spread
-from ..uncertainty import LEVEL, Floats, bootstrap_bounds, holm, permutation_p_values
+from ..uncertainty import LEVEL
 from .activations.metrics import Component, Key, PairMetrics, Reasons
 from .activations.other_names import also_named
-from .prompts.edits import NoNeutralWordError, find_edits
-from .prompts.pairs import PromptPair
 from .prompts.tokens import Coverage, Positive
-from .prompts.words import split_words
-from .study import Plan, Study
 
-NO_CONTROLS = "there are no controls"
-NOT_DEFINED = "the metric is not defined for some of the prompts"
-ONE_PAIR = "fewer than two pairs differ in words of their own"
-
+Measures = Literal[
+    "how differently two words are represented, beyond arbitrary swaps as large; not harm"
+]
 Interval = Annotated[list[float] | None, {"minItems": 2, "maxItems": 2}]
 Text = Annotated[str, {"minLength": 1}]
 Difference = Annotated[float | None, {"minimum": 0}, "mean over pairs and keys."]
 PValue = Annotated[float | None, {"minimum": 0, "maximum": 1}]
+Apart = Annotated[float, {"minimum": 0, "maximum": 2.000001}]
 Layer = Annotated[str, {"pattern": "^[0-9]+$"}]
 
 
@@ -41,8 +35,10 @@ class Excess(Result):
     Attributes:
         control: mean over the pairs of the mean of their controls.
         excess: mean over the pairs of their own difference minus that of their controls.
-        interval: bootstrap interval of the excess.
-        p_value: permutation p-value of an excess above 0.
+        interval: of the excess, by Student over distinct swaps, what they share counted; null for
+            fewer than five, with the reason in `undefined`.
+        p_value: two-sided, of an excess of 0: pairs differ as arbitrary swaps as large do; null
+            with the interval.
     """
 
     control: float | None
@@ -57,11 +53,28 @@ class Excess(Result):
         return cls(None, None, None, None, dict.fromkeys(names, reason))
 
 
+class WordsApart(Result):
+    """How far swapped words are from each other in the model's input embeddings."""
+
+    pair: Annotated[Apart, "|a - b| over the mean of |a| and |b|, of the pair's words."]
+    controls: Annotated[Apart, "the mean of the neutral words."]
+
+
 class OverKeys(Excess):
-    """How far pairs exceed their neutral controls, over all keys."""
+    """How far pairs exceed their neutral controls, over all keys; all figures are of these pairs.
+
+    Attributes:
+        pairs: with controls; where none has any, all, and their difference alone is given.
+        swaps: distinct ones among these pairs, whatever the sentence.
+        left_out: pairs without controls, of which no figure speaks.
+        words_apart: means over the pairs; null where it was not measured.
+    """
 
     pairs: Positive = field(kw_only=True)
+    swaps: Positive = field(kw_only=True)
+    left_out: Count = field(kw_only=True)
     difference: Difference = field(kw_only=True)
+    words_apart: WordsApart | None = field(kw_only=True)
 
 
 class OfKey(Excess):
@@ -76,6 +89,7 @@ class Summary(Result):
     """How far the pairs exceed their neutral controls: overall, by category and by key."""
 
     metric: Literal["relative_difference"]
+    measures: Annotated[Measures, "what the figures say, and what they do not."]
     level: Annotated[float, {"const": LEVEL}, "of the intervals."]
     pairs: Positive
     controls: Count
@@ -99,6 +113,7 @@ class PairResult(Result):
     category: str | None
     coverage: Coverage
     controls: Annotated[list[tuple[str, str]], "the neutral control pairs."]
+    words_apart: WordsApart | None
     metrics: PairMetrics
 
 
@@ -163,131 +178,3 @@ class FoundBias(dict[str, Any]):
 
     def __reduce__(self) -> Any:
         return type(self), (dict(super().items()),)
-
-
-def bias_metrics(study: Study) -> BiasMetrics:
-    """All numbers of a study."""
-    pairs = {
-        f"pair_{number + 1}": PairResult(
-            pair.prompt1,
-            pair.prompt2,
-            pair.category,
-            study.plan.comparisons[number].alignment.coverage(),
-            list(study.plan.controls[number].pairs),
-            study.measured.groups(number),
-        )
-        for number, pair in enumerate(study.plan.pairs)
-    }
-    model = StudiedModel(study.name, study.model_type)
-    return BiasMetrics(1, __version__, model, summarize_study(study), pairs)
-
-
-def summarize_study(study: Study) -> Summary:
-    """How far the pairs exceed their neutral controls: overall, by category, and by key."""
-    plan = study.plan
-    by_category: dict[str, list[int]] = {}
-    for number, pair in enumerate(plan.pairs):
-        if pair.category:
-            by_category.setdefault(pair.category, []).append(number)
-    return Summary(
-        metric="relative_difference",
-        level=LEVEL,
-        pairs=len(plan.pairs),
-        controls=sum(map(len, plan.owned)),
-        prompts=study.captured.prompts,
-        forward_passes=study.captured.passes,
-        overall=_over_keys(study, range(len(plan.pairs))),
-        categories={name: _over_keys(study, own) for name, own in by_category.items()},
-        keys_=_by_key(study),
-        missing={
-            component: {str(layer): reason for layer, reason in layers.items()}
-            for component, layers in study.captured.missing.items()
-        },
-        notes=_notes(plan),
-    )
-
-
-def _over_keys(study: Study, pairs: Sequence[int]) -> OverKeys:
-    """The mean over all keys, of some pairs and their controls."""
-    defined = study.values[:, study.defined()]
-    if not defined.shape[1]:
-        nothing = Excess.without(NOT_DEFINED, "difference")
-        return OverKeys(**nothing, pairs=len(pairs), difference=None)
-    values = defined.mean(axis=1, keepdims=True)
-    difference = float(values[list(pairs)].mean())
-    (excess,) = _excess(study.plan, values, pairs)
-    return OverKeys(**excess, pairs=len(pairs), difference=difference)
-
-
-def _by_key(study: Study) -> dict[str, OfKey]:
-    """Every key over all pairs, corrected for their number."""
-    defined = study.defined()
-    rows = [Excess.without(NOT_DEFINED) for _ in study.measured.keys]
-    figures = _excess(study.plan, study.values[:, defined], range(len(study.plan.pairs)))
-    for place, excess in zip(defined, figures, strict=True):
-        rows[place] = excess
-    corrected = holm([excess.p_value for excess in rows])
-    return {
-        str(key): OfKey(**excess, p_holm=p)
-        for key, excess, p in zip(study.measured.keys, rows, corrected, strict=True)
-    }
-
-
-def _excess(plan: Plan, values: Floats, pairs: Sequence[int]) -> list[Excess]:
-    """For each column of `values` (C, K), the mean of pairs minus the mean of their controls.
-
-    Pairs that differ in the same words in other sentences are no independent witnesses: they are
-    resampled together, each with as many controls as the one of them that has the fewest. Pairs
-    without controls are left out.
-    """
-    compared = [pair for pair in pairs if plan.owned[pair]]
-    columns = range(values.shape[1])
-    if not compared or not columns:
-        return [Excess.without(NO_CONTROLS) for _ in columns]
-    own = values[compared]  # (P, K)
-    clusters = [swapped_words(plan.pairs[pair], pair) for pair in compared]
-    owned = _together([plan.owned[pair] for pair in compared], clusters)
-    controls = [values[list(rows)] for rows in owned]
-    centre = np.stack([each.mean(axis=0) for each in controls])
-    excess = own - centre
-    alone = len(set(clusters)) == len(clusters)  # each by itself: many times as fast
-    bounds = bootstrap_bounds(excess, clusters=None if alone else clusters)
-    p_values = permutation_p_values(own, controls, alternative="greater", clusters=clusters)
-    return [
-        Excess(
-            control=float(centre[:, k].mean()),
-            excess=float(excess[:, k].mean()),
-            interval=None if bounds is None else [float(end[k]) for end in bounds],
-            p_value=float(p_values[k]),
-            undefined={"interval": ONE_PAIR} if bounds is None else None,
-        )
-        for k in columns
-    ]
-
-
-def _together(owned: Sequence[range], clusters: Sequence[Hashable]) -> list[range]:
-    """As many controls for each pair of a cluster, since they change places together."""
-    fewest: dict[Hashable, int] = {}
-    for rows, cluster in zip(owned, clusters, strict=True):
-        fewest[cluster] = min(len(rows), fewest.get(cluster, len(rows)))
-    return [rows[: fewest[cluster]] for rows, cluster in zip(owned, clusters, strict=True)]
-
-
-def swapped_words(pair: PromptPair, number: int) -> Hashable:
-    """The words that differ; the pair's own number where there are none to name."""
-    try:
-        edits = find_edits(split_words(pair.prompt1), split_words(pair.prompt2))
-        return tuple(sorted({(edit.first, edit.second) for edit in edits})) or number
-    except NoNeutralWordError:
-        return number
-
-
-def _notes(plan: Plan) -> list[str]:
-    """What a reader must know of single pairs."""
-    notes = []
-    for number, (pair, controls) in enumerate(zip(plan.pairs, plan.controls, strict=True), start=1):
-        if pair.prompt1 == pair.prompt2:
-            notes.append(f"pair_{number}: both prompts are the same, so nothing can differ")
-        elif controls.reason:
-            notes.append(f"pair_{number}: {controls.reason}")
-    return notes

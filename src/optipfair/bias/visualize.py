@@ -21,7 +21,8 @@ from .prompts.pairs import PromptPair, check_prompt_pair, check_prompt_pairs
 from .settings import BiasFolder, Settings
 from .study import Study, carry_out, plan_study
 from .study_comparison import StudyComparison, compare_studies
-from .study_results import BiasMetrics, FoundBias, bias_metrics
+from .study_results import BiasMetrics, FoundBias
+from .study_summary import bias_metrics
 
 METRICS_FILE = "bias_metrics.json"
 COMPARISON = "bias_comparison"  # the names of its figure and numbers
@@ -61,9 +62,9 @@ def visualize_bias(
 
     Returns:
         None and a dict: `version`, `model`, `summary` (how far the pairs exceed their controls:
-        overall, by category and by key, with 95 % bootstrap intervals over pairs and permutation
-        p-values, corrected by Holm), and `pair_1`, `pair_2`, ..., each with `prompt1`, `prompt2`,
-        `category`, `coverage` and `metrics` as of `calculate_bias_metrics`. Its items are
+        overall, by category and by key, with 95 % intervals and two-sided p-values over distinct
+        swaps of words, keys corrected by Holm), and `pair_1`, `pair_2`, ..., each with `prompt1`,
+        `prompt2`, `category`, `coverage` and `metrics` as of `calculate_bias_metrics`. Its items are
         the pairs alone; JSON and `to_dict()` hold all. The JSON Schema is in the package,
         `bias/bias_metrics.schema.json`.
 

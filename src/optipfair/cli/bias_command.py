@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,29 +52,33 @@ def bias(as_json: bool, verbose: bool, **options: Any) -> None:
 def _print(result: BiasRun) -> None:
     for numbers in result.models:
         print_table(*summary_table(numbers.model.name, numbers.summary))
-        for note in notes(numbers.summary):
+        for note in (*row_notes(numbers.summary), *notes(numbers.summary)):
             say(f"Note: {note}")
     if result.comparison is not None:
         print_table(*comparison_table(result.comparison))
+        for note in comparison_notes(result.comparison):
+            say(f"Note: {note}")
     if result.folder is not None:
         say(f"Written to {result.folder}.")
 
 
 def summary_table(model: str, summary: Summary) -> Table:
     """One row per category and one for all pairs."""
-    header = ("", "pairs", "difference", "controls", "excess", "95 % interval", "p")
+    header = ("", "pairs", "swaps", "difference", "controls", "excess", "95 % interval", "p")
     rows = []
-    for name, row in {**summary.categories, "all": summary.overall}.items():
-        numbers = map(_number, (row.difference, row.control, row.excess))
-        end = _interval(row.interval), _p(row.p_value)
-        rows.append([name, str(row.pairs), *numbers, *end])
-    return f"{model}: relative difference between the prompts", header, rows
+    for name, row in _rows(summary).items():
+        numbers = map(_number, (row["difference"], row["control"], row["excess"]))
+        end = _interval(row["interval"]), _p(row["p_value"])
+        rows.append([name, str(row["pairs"]), str(row["swaps"]), *numbers, *end])
+    title = f"{model}: how differently two words are represented (relative difference)"
+    return title, header, rows
 
 
 def comparison_table(comparison: StudyComparison) -> Table:
     """One row per component and one for all of them."""
     a, b = comparison.models.a.name, comparison.models.b.name
-    title = f"Excess of {comparison.pairs.compared} pairs over their controls, a: {a}, b: {b}"
+    counts = f"{comparison.pairs.compared} pairs ({comparison.pairs.swaps} distinct swaps)"
+    title = f"Excess of {counts} over their controls, a: {a}, b: {b}"
     header = ("", "excess a", "excess b", "b - a", "95 % interval", "p", "p (Holm)")
     rows = []
     for name, row in {**comparison.components, "all": comparison.overall}.items():
@@ -88,6 +92,36 @@ def comparison_table(comparison: StudyComparison) -> Table:
     return title, header, rows
 
 
+def comparison_notes(comparison: StudyComparison) -> list[str]:
+    """Why there are no intervals, and which pairs are left out."""
+    paired = comparison.overall.paired
+    reason = ((paired and paired.undefined) or {}).get("interval")
+    missing = comparison.pairs.without_controls
+    left_out = f"{_pairs(missing)} without controls in one of the models"
+    return [f"{reason}."] * bool(reason) + [f"{left_out}: left out of all figures."] * bool(missing)
+
+
+def row_notes(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Why rows have no interval, which pairs they leave out, and how like the controls are."""
+    reasons: dict[str, list[str]] = {}
+    for name, row in _rows(summary).items():
+        reason = (row.get("undefined") or {}).get("interval")
+        if reason and row["control"] is not None:
+            reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        yield f"{', '.join(names)}: {reason}."
+    for name, row in _rows(summary).items():
+        if row["left_out"]:
+            every = _pairs(row["pairs"] + row["left_out"])
+            yield f"{name}: {row['left_out']} of {every} without controls, left out of all figures."
+    apart = summary["overall"]["words_apart"]
+    if apart is not None:
+        yield (
+            "Distance of the swapped words' input embeddings: "
+            f"{apart['pair']:.2f} in pairs, {apart['controls']:.2f} in controls."
+        )
+
+
 def notes(summary: Mapping[str, Any]) -> list[str]:
     """What a reader must know beside the figures, pairs with the same note together."""
     pairs: dict[str, list[str]] = {}
@@ -99,6 +133,14 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         for reason, count in Counter(layers.values()).items():
             sentences.append(f"{component} is missing in {count} of the layers: {reason}.")
     return sentences
+
+
+def _rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {**summary["categories"], "all": summary["overall"]}
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' * (count != 1)}"
 
 
 def _number(value: float | None) -> str:

@@ -129,7 +129,7 @@ def test_words_are_close_in_length_first_then_in_frequency() -> None:
     zipf = {word: look_up(word).zipf for word in (*first, *second)}  # type: ignore[union-attr]
     assert {len(re.split("[ -]", word)) for word in first} == {1}
     assert {len(re.split("[ -]", word)) for word in second} == {2}
-    assert {zipf[word] for word in first} == {5.5}
+    assert {zipf[word] for word in first} <= {5.0, 5.5}  # white: 5.5
     one_word = [word for word in neutral_words("adjective") if "-" not in word]
     by_letters = control_pairs(pair, 4, length=len)
     assert {len(word) for word, _ in map(exchanged, by_letters.pairs)} == {5}

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...registry import Registry
-from ...uncertainty import LEVEL, bootstrap_bounds
+from ...uncertainty import LEVEL
 from ..activations.capture import Comparison
 from ..activations.layer_keys import LayerKey
 from ..study import Study
 from ..study_comparison import excess_by_layer, find_shared
+from ..swap_means import mean_of_swaps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,16 +129,16 @@ def pca(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
 def comparison_figure(first: Study, second: Study, style: Style) -> Figure | None:
     """Both models' excess over the controls by relative depth; None where there is none.
 
-    Each line is the mean over the pairs that both models saw, its band a bootstrap interval.
+    Each line is the mean over the pairs that both models saw, its band an interval over swaps.
     """
     from .panels import Line, layer_profile
 
     def line_of(study: Study, pairs: Sequence[int], component: str) -> Line:
         layers, excess = excess_by_layer(study, pairs, component)
-        bounds = bootstrap_bounds(excess, clusters=shared.clusters)
+        found = mean_of_swaps(excess, [study.plan.swaps[pair] for pair in pairs])
         depth = [layer / max(study.depth - 1, 1) for layer in layers]
-        band = None if bounds is None else (bounds[0].tolist(), bounds[1].tolist())
-        return Line(depth, excess.mean(axis=0).tolist(), band)
+        band = found.bounds and (found.bounds[0].tolist(), found.bounds[1].tolist())
+        return Line(depth, found.mean.tolist(), band)
 
     shared = find_shared(first, second)
     if not shared.first or not shared.components:

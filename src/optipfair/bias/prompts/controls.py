@@ -1,8 +1,8 @@
 """Control pairs: the same sentence, in which neutral words take the place of the words that differ.
 
 Which words differ is found word by word, what kind of word they are by the shipped list or by where
-they stand, and which neutral words come first by likeness in length and frequency. No model, no
-tokenizer: the length of a word is the caller's function.
+they stand. Which neutral words take their place is chosen in `neutral_swaps`. No model, no
+tokenizer: the length of a word and the distance of two are the caller's functions.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import get_args
 
 from ...checking import check_count
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 from .edits import Edit, NoNeutralWordError, find_edits
+from .neutral_swaps import Distance, Drawn, Length, Ranked, choose_swaps, target_of
 from .pairs import PromptPair, check_prompt_pair
 from .scripts import other_language
 from .words import (
     Token,
     WordClass,
     article_before,
+    field_of,
     is_article,
     is_plural,
     join_words,
@@ -35,8 +38,6 @@ from .words import (
 )
 
 Words = Mapping[str, Sequence[str]] | Sequence[str]
-Length = Callable[[str], int]
-_Swap = tuple[str, str]  # the neutral words for the first and the second prompt
 
 WORD_CLASSES: tuple[WordClass, ...] = get_args(WordClass)
 
@@ -50,10 +51,14 @@ class Controls:
 
     The k-th of two pairs that differ in the same words has the same neutral words, unless a
     sentence already holds one. The reason says why there are none, or fewer than asked for.
+    `apart` is how far the pair's own words are from each other, and the neutral ones on average;
+    None where no distance was asked for, or a word came or went.
     """
 
     pairs: tuple[tuple[str, str], ...]
     reason: str | None = None
+    words: tuple[tuple[str, ...], ...] = ()  # the neutral words of each
+    apart: tuple[float, float] | None = None
 
 
 def control_pairs(
@@ -62,22 +67,25 @@ def control_pairs(
     *,
     seed: int = 0,
     length: Length | None = None,
+    distance: Distance | None = None,
     words: Words | None = None,
 ) -> Controls:
     """Build pairs that differ as the given one does, but in words that name no social group.
 
     Both prompts of a control are the first prompt of the pair with each differing word replaced by
-    a neutral one: white and Black by `small` and `happy`. Each side takes the words closest to its
-    own, in length first, then in frequency (Zipf, in half units; unknown words count as close to
-    all); the seed decides among equals. No word is used twice for a pair as long as others are
-    left, and none that the prompts hold. A name is replaced by names of the same gender, after the
-    first prompt. Pronouns and titles stay as they are there, so what a pair changes by them is
-    not in its controls. Articles follow.
+    a neutral one: white and Black by `green` and `blue`, two words of one field. They are as like
+    the pair's words as can be had: in length, in how far they are from each other, and in
+    frequency, in this order (`choose_swaps`); the seed decides among equals. No word is used twice
+    for a pair as long as others are left, and none that the prompts hold. A name is replaced by
+    names of the same gender, after the first prompt. Pronouns and titles stay as they are there, so
+    what a pair changes by them is not in its controls. Articles follow.
 
     `length` gives the tokens of a word as it stands in the sentence, with the space before it
-    (`" white"`, and `"John"` where the prompt begins); without it the word's parts are counted. It
-    is asked for every neutral word of a class: give one that remembers. `words` are used in the
-    place of the shipped ones: a list for whatever differs, or lists by class.
+    (`" white"`, and `"John"` where the prompt begins); without it the word's parts are counted.
+    `distance` gives how far two such words are from each other, for example by a model's input
+    embeddings; without it that is not looked at. Both are asked for many words: give ones that
+    remember. `words` are used in the place of the shipped ones, as one field: a list for whatever
+    differs, or lists by class.
     """
     check_count("count", count)
     own = _checked_words(words)
@@ -95,81 +103,57 @@ def control_pairs(
     taken = {part for token in (*first, *second) for part in _SPLIT.split(token.text.lower())}
     length = length or (lambda text: len(_SPLIT.split(text.strip())))
     uses: Counter[str] = Counter()
-    swaps: dict[tuple[str, str], list[_Swap]] = {}
+    swaps: dict[tuple[str, str], list[Drawn]] = {}
+    targets = {edit.key: target_of(edit, length, distance) for edit in edits}
     for edit in edits:  # those of the same words have the same swaps
         if edit.key not in swaps:
-            pool = _ranked_words(edit, taken, seed, own)
-            swaps[edit.key] = _swaps(edit, pool, count, length, uses)
+            ranked = _ranked_words(edit, taken, seed, own)
+            swaps[edit.key] = choose_swaps(targets[edit.key], ranked, count, uses)
     tail = pair.prompt1[len(join_words(first)) :]
     exchanged = partial(_exchanged, first, edits, english=language is None)
+    drawn = [*zip(*(swaps[edit.key] for edit in edits), strict=False)]
     made = tuple(
-        (exchanged(one) + tail, exchanged(two) + tail)
-        for drawn in zip(*(swaps[edit.key] for edit in edits), strict=False)
-        for one, two in [zip(*drawn, strict=True)]
+        (exchanged([each.first for each in row]) + tail, exchanged([e.second for e in row]) + tail)
+        for row in drawn
     )
+    neutral = tuple(
+        tuple(dict.fromkeys(word for each in row for word in each.words if word)) for row in drawn
+    )
+    apart = _apart([targets[edit.key].apart for edit in edits], drawn)
     if len(made) == count:
-        return Controls(made)
+        return Controls(made, None, neutral, apart)
     kinds = " and ".join(sorted({edit.kind.replace("_", " ") for edit in edits}))
     return Controls(
         made,
         f"the list of neutral words ({kinds}) is enough for {len(made)} of {count} controls; "
         f"{_GIVE_WORDS}",
+        neutral,
+        apart,
     )
+
+
+def _apart(
+    own: Sequence[float | None], drawn: Sequence[Sequence[Drawn]]
+) -> tuple[float, float] | None:
+    """How far a pair's words are from each other, and those of its controls, on average."""
+    theirs = [each.apart for row in drawn for each in row]
+    mine, neutral = ([apart for apart in some if apart is not None] for some in (own, theirs))
+    return (fmean(mine), fmean(neutral)) if mine and neutral else None
 
 
 def _ranked_words(
     edit: Edit, taken: set[str], seed: int, own: Mapping[str, Sequence[str]]
-) -> dict[str, float]:
-    """Neutral words that can be used, and each one's rank by chance, whatever the sentence."""
-    listed = own.get(edit.kind) or neutral_words(edit.kind)
+) -> dict[str, Ranked]:
+    """Neutral words that can be used: each one's field, and its rank by chance in any sentence."""
+    given = own.get(edit.kind)
+    listed = given or neutral_words(edit.kind)
     rng = random.Random(f"{seed} {edit.key}")
-    ranks = {word: rng.random() for word in listed}
+    ranks = {word: Ranked("" if given else field_of(word), rng.random()) for word in listed}
     return {
         plural(word) if edit.plural and not is_plural(word) else word: rank
         for word, rank in ranks.items()
         if not taken & {*_SPLIT.split(word.lower()), word.lower(), plural(word.lower())}
     }
-
-
-def _swaps(
-    edit: Edit, pool: Mapping[str, float], count: int, length: Length, uses: Counter[str]
-) -> list[_Swap]:
-    """Pairs of words, no pair twice; each side takes the least used, then the closest words."""
-    distances = [_distances(edit, text, pool, length) for text in (edit.first, edit.second)]
-    made: dict[frozenset[str], _Swap] = {}
-    for index in range(count):
-        first, second = (_in_order(distance, uses) for distance in distances)
-        if index % 2:  # the sides take turns to choose first
-            swaps = ((one, two) for two in second for one in first)
-        else:
-            swaps = ((one, two) for one in first for two in second)
-        fresh = (swap for swap in swaps if swap[0] != swap[1] and frozenset(swap) not in made)
-        swap = next(fresh, None)
-        if swap is None:
-            break
-        uses.update(word for word in swap if word)
-        made[frozenset(swap)] = swap
-    return list(made.values())
-
-
-def _in_order(distances: Mapping[str, tuple[float, float, float]], uses: Counter[str]) -> list[str]:
-    return sorted(distances, key=lambda word: (uses[word], distances[word]))
-
-
-def _distances(
-    edit: Edit, text: str, pool: Mapping[str, float], length: Length
-) -> dict[str, tuple[float, float, float]]:
-    """How far each neutral word is from a word of the prompts: in length, frequency, and rank."""
-    if not text:
-        return {"": (0, 0, 0)}
-    target, known = length(edit.place.gap + text), look_up(text)
-    distances: dict[str, tuple[float, float, float]] = {}
-    for word, rank in pool.items():
-        entry = look_up(word)
-        gap = abs(entry.zipf - known.zipf) if entry and known else 0.0
-        placed = join_words([edit.placed(word)])
-        distances[word] = (abs(length(placed) - target), gap, rank)
-    return distances
 
 
 def _exchanged(tokens: list[Token], edits: list[Edit], words: Sequence[str], english: bool) -> str:

@@ -1,6 +1,7 @@
 """Words of English prompts: where they stand, their articles, their class and frequency.
 
-The shipped list (`neutral_words.json`) says which words are known; this module knows no pairs.
+The shipped list (`neutral_words.json`) says which words are known, and `neutral_fields.json` which
+neutral ones speak of the same (colours, moods); this module knows no pairs.
 """
 
 from __future__ import annotations
@@ -53,6 +54,22 @@ def _content() -> Any:
 def neutral_words(kind: WordClass) -> tuple[str, ...]:
     """Shipped words of a class that name no social group, most frequent first; of places none."""
     return tuple(_content()["neutral"].get(kind, ()))
+
+
+def field_of(word: str) -> str:
+    """What a neutral word speaks of, with its class; names speak of nothing but the class."""
+    return _fields()[word]
+
+
+@cache
+def _fields() -> Mapping[str, str]:
+    listed = json.loads(files(__package__).joinpath("neutral_fields.json").read_text("utf-8"))
+    return {
+        word: f"{kind} {field}"
+        for kind, fields in listed.items()
+        for field, words in fields.items()
+        for word in words
+    } | {word: kind for kind in ("female_name", "male_name") for word in neutral_words(kind)}
 
 
 @cache

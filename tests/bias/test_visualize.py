@@ -104,6 +104,20 @@ def test_what_is_drawn_is_chosen(model: Any, tmp_path: Path) -> None:
     assert some == run(model, [PAIR], visualization_types=[], layers="all")  # all layers measured
 
 
+def test_the_summary_is_two_figures_of_all_pairs(model: Any, tmp_path: Path) -> None:
+    run(model, None, output_dir=tmp_path, visualization_types=["summary"], controls=2)
+    names = {"summary_by_layer.png", "summary_by_category.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == names
+    both = ["mean_diff", "summary", "mean_diff"]
+    run(model, [PAIR], output_dir=tmp_path, visualization_types=both, controls=2)
+    assert {path.name for path in tmp_path.glob("*.png")} == names | {"mean_diff_pair_1.png"}
+
+
+def test_without_controls_there_is_no_summary_to_draw(model: Any, tmp_path: Path) -> None:
+    run(model, [PAIR], output_dir=tmp_path, visualization_types=["summary"], controls=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["bias_metrics.json"]
+
+
 @pytest.mark.parametrize(("function", "needs", "name"), SINGLE)
 def test_single_figures_are_saved(
     model: Any, tmp_path: Path, function: Function, needs: dict[str, Any], name: str

@@ -68,6 +68,7 @@ def test_it_finds_and_writes_what_the_function_does(
     run: Run, llama_folder: Path, pairs: Path, tmp_path: Path
 ) -> None:
     options = ["--layers", "0,2", "--figure-format", "svg", "--seed", "3", *FEW]
+    options += ["--visualization-types", "mean_diff,heatmap,pca"]
     code, out, err = run(
         *("bias", "--model-path", llama_folder, "--pairs", pairs, "--json"),
         *("--output-dir", tmp_path / "out", *options),
@@ -94,6 +95,19 @@ def test_it_finds_and_writes_what_the_function_does(
     names = [sorted(path.name for path in (tmp_path / f).iterdir()) for f in ("out", "own")]
     assert names[0] == names[1]
     assert sum(name.endswith(".svg") for name in names[0]) == 3 * (1 + 2 + 2)
+
+
+def test_a_folder_gets_the_summary_and_the_numbers_by_default(
+    run: Run, llama_folder: Path, pairs: Path, tmp_path: Path
+) -> None:
+    code, _, err = run(
+        *("bias", "--model-path", llama_folder, "--pairs", pairs, *FEW),
+        *("--output-dir", tmp_path / "out"),
+    )
+    assert (code, err) == (0, "")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("summary_by_layer.png", "summary_by_category.png", "bias_metrics.json")
+    }
 
 
 def test_two_models_are_compared(

@@ -57,7 +57,7 @@ class BiasOptions:
     )
     layers: str = option(
         "first_middle_last",
-        "Layers to draw. The numbers cover all of them.",
+        "Layers to draw of each pair. The numbers and the summary cover all of them.",
         metavar="first_middle_last|all|I,J,...",
     )
     components: Sequence[str] | None = option(
@@ -67,7 +67,8 @@ class BiasOptions:
     seed: int = option(0, "Seed of the choice of neutral words.")
     visualization_types: Sequence[str] | None = option(
         None,
-        "Figures to draw: mean_diff, heatmap, pca, or none. [all where there is a folder]",
+        "Figures to draw: summary, or mean_diff, heatmap, pca of each pair, or none. "
+        "[summary where there is a folder]",
         metavar="NAME,...",
     )
     figure_format: str = option("png", "Format of the figures.", allowed=lambda: FORMATS)

@@ -18,13 +18,12 @@ from ..loading.models import check_readable, load_config, load_model
 from ..loading.sources import DEMO, DEMO_NAME, Source, find_source
 from ..loading.tokenizers import load_tokenizer
 from .activations.layer_keys import SELECTIONS, check_components, layer_numbers
-from .figures.kinds import FIGURE_KINDS
 from .prompts.pair_templates import generate_prompt_pairs
 from .prompts.pairs import PromptPair, check_prompt_pairs, read_prompt_pairs
 from .settings import BiasFolder, BiasOptions, Settings, output_path
 from .study_comparison import StudyComparison
 from .study_results import BiasMetrics
-from .visualize import Studied, check_types, study_bias, write_comparison
+from .visualize import SUMMARY, Studied, check_types, study_bias, write_comparison
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _kinds(options: BiasOptions) -> list[str]:
     """The figures to draw, all of which can be drawn."""
     kinds = options.visualization_types
     if kinds is None:
-        kinds = list(FIGURE_KINDS) if options.output_dir is not None else []
+        kinds = [SUMMARY] if options.output_dir is not None else []
     kinds = check_types([] if list(kinds) == ["none"] else kinds)
     if kinds and options.output_dir is None:
         raise ArgumentError("Figures need a folder to be saved in. Give one with --output-dir.")

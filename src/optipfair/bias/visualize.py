@@ -16,7 +16,7 @@ from ..progress import track
 from ..registry import unknown_name
 from .activations.capture import find_taps
 from .activations.layer_keys import check_component, layer_numbers, read_key
-from .figures.kinds import FIGURE_KINDS, DrawnPair, comparison_figure
+from .figures.kinds import FIGURE_KINDS, DrawnPair, comparison_figure, summary_figures
 from .prompts.pairs import PromptPair, check_prompt_pair, check_prompt_pairs
 from .settings import BiasFolder, Settings
 from .study import Study, carry_out, plan_study
@@ -25,6 +25,7 @@ from .study_results import BiasMetrics, FoundBias
 from .study_summary import bias_metrics
 
 METRICS_FILE = "bias_metrics.json"
+SUMMARY = "summary"  # the type of the figures of all pairs together
 COMPARISON = "bias_comparison"  # the names of its figure and numbers
 
 
@@ -49,7 +50,8 @@ def visualize_bias(
         tokenizer: of the model.
         prompt_pairs: (reference, comparison) each; a `PromptPair` adds a category. The seven
             `DEFAULT_PROMPT_PAIRS` if None.
-        visualization_types: `mean_diff`, `heatmap`, `pca`; empty for numbers alone.
+        visualization_types: `mean_diff`, `heatmap`, `pca` for each pair; `summary` for the excess
+            of all pairs by layer and by category; empty for numbers alone.
         layers: which to draw: `first_middle_last`, `all`, or numbers. The numbers cover all layers.
         output_dir: folder for figures and `bias_metrics.json`; None to save nothing. In a notebook
             figures are shown as well.
@@ -64,8 +66,8 @@ def visualize_bias(
         None and a dict: `version`, `model`, `summary` (how far the pairs exceed their controls:
         overall, by category and by key, with 95 % intervals and two-sided p-values over distinct
         swaps of words, keys corrected by Holm), and `pair_1`, `pair_2`, ..., each with `prompt1`,
-        `prompt2`, `category`, `coverage` and `metrics` as of `calculate_bias_metrics`. Its items are
-        the pairs alone; JSON and `to_dict()` hold all. The JSON Schema is in the package,
+        `prompt2`, `category`, `coverage` and `metrics` as of `calculate_bias_metrics`. Its items
+        are the pairs alone; JSON and `to_dict()` hold all. The JSON Schema is in the package,
         `bias/bias_metrics.schema.json`.
 
     Raises:
@@ -96,16 +98,19 @@ class Studied:
 
     def write(self, show_progress: bool) -> None:
         """Draw the figures, save them and the numbers."""
-        numbers = range(len(self.study.plan.pairs))
-        bars = show_progress and bool(self.kinds)
+        single = [kind for kind in self.kinds if kind != SUMMARY]
+        numbers = range(len(self.study.plan.pairs) if single else 0)
         with self.folder.all_or_none():
-            for number in track(numbers, "drawing", bars, unit="pair"):
-                self._draw(number)
+            if SUMMARY in self.kinds:
+                for name, figure in summary_figures(self.numbers, self.folder.style):
+                    self.folder.save(name, figure)
+            for number in track(numbers, "drawing", show_progress and bool(single), unit="pair"):
+                self._draw(number, single)
             self.folder.write(METRICS_FILE, self.numbers)
 
-    def _draw(self, number: int) -> None:
+    def _draw(self, number: int, kinds: Sequence[str]) -> None:
         pair = DrawnPair(self.study, number, self.layers, self.folder.style)
-        for kind in self.kinds:
+        for kind in kinds:
             for component, figure in FIGURE_KINDS[kind].draw(pair):
                 parts = (kind, component, _label(number))
                 self.folder.save("_".join(filter(None, parts)), figure)
@@ -129,7 +134,8 @@ def study_bias(
     """
     view = describe(model)
     chosen = layer_numbers(layers, len(view.layers))
-    keep = chosen if any(FIGURE_KINDS[kind].activations for kind in kinds) else []
+    single = [FIGURE_KINDS[kind] for kind in kinds if kind != SUMMARY]
+    keep = chosen if any(kind.activations for kind in single) else []
     study = carry_out(
         view,
         plan_study(view, tokenizer, pairs, settings),
@@ -238,14 +244,15 @@ def write_comparison(
 
 def check_types(types: object) -> list[str]:
     """Kinds of figures, each once."""
+    known = [SUMMARY, *FIGURE_KINDS]
     if isinstance(types, str) or not isinstance(types, Sequence):
         raise ArgumentError(
-            f"visualization_types={types!r} is no list. Give some of: {', '.join(FIGURE_KINDS)}."
+            f"visualization_types={types!r} is no list. Give some of: {', '.join(known)}."
         )
     for name in types:
-        if name not in FIGURE_KINDS.names():
+        if name not in known:
             raise UnknownNameError(
-                unknown_name("visualization type", name, list(FIGURE_KINDS))
+                unknown_name("visualization type", name, known)
                 + " None of them, an empty list, gives the numbers alone."
             )
     return list(dict.fromkeys(types))

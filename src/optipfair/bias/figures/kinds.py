@@ -15,9 +15,10 @@ import numpy as np
 from ...registry import Registry
 from ...uncertainty import LEVEL
 from ..activations.capture import Comparison
-from ..activations.layer_keys import LayerKey
+from ..activations.layer_keys import LayerKey, read_key
 from ..study import Study
 from ..study_comparison import excess_by_layer, find_shared
+from ..study_results import BiasMetrics, OfKey
 from ..swap_means import mean_of_swaps
 
 if TYPE_CHECKING:
@@ -126,6 +127,54 @@ def pca(pair: DrawnPair) -> Iterator[tuple[str, Figure]]:
         yield component, figure
 
 
+def summary_figures(numbers: BiasMetrics, style: Style) -> Iterator[tuple[str, Figure]]:
+    """The excess of all pairs by layer, and that of each category: name and figure."""
+    from .summary_panels import Row, by_category, by_layer
+
+    overall, model = numbers.summary.overall, numbers.model.name
+    if overall.excess is None:
+        return
+    says = "How differently two words are represented, beyond neutral swaps as large"
+    counts = f"mean of {overall.pairs} pairs, {_swaps(overall.swaps)}"
+    missing = (overall.undefined or {}).get("interval", "")
+    title = f"{says}\n{model}: {counts}" + f"\nno interval: {missing}" * bool(missing)
+    yield "summary_by_layer", by_layer(_excess_lines(numbers), style, title=title)
+    rows = [
+        Row(
+            name,
+            row.excess,
+            None if row.interval is None else (row.interval[0], row.interval[1]),
+            f"{row.pairs} pair{'s' * (row.pairs != 1)}, {_swaps(row.swaps)}",
+            (row.undefined or {}).get("interval", ""),
+        )
+        for name, row in {**numbers.summary.categories, "all": overall}.items()
+        if row.excess is not None
+    ]
+    yield "summary_by_category", by_category(rows, style, title=f"{says}\n{model}")
+
+
+def _swaps(count: int) -> str:
+    return f"{count} distinct swap{'s' * (count != 1)}"
+
+
+def _excess_lines(numbers: BiasMetrics) -> dict[str, Line]:
+    """Each component's excess over the layers where it is defined."""
+    from .panels import Line
+
+    found: dict[str, list[tuple[int, OfKey]]] = {}
+    for name, row in numbers.summary.keys_.items():
+        key = read_key(name)
+        if row.excess is not None:
+            found.setdefault(key.component, []).append((key.layer, row))
+    lines = {}
+    for component, rows in found.items():
+        ends = [row.interval for _, row in rows if row.interval is not None]
+        band = ([low for low, _ in ends], [high for _, high in ends])
+        values = [row.excess for _, row in rows if row.excess is not None]
+        lines[component] = Line([layer for layer, _ in rows], values, band if ends else None)
+    return lines
+
+
 def comparison_figure(first: Study, second: Study, style: Style) -> Figure | None:
     """Both models' excess over the controls by relative depth; None where there is none.
 
@@ -149,9 +198,10 @@ def comparison_figure(first: Study, second: Study, style: Style) -> Figure | Non
         }
         for label, each, pairs in (("a", first, shared.first), ("b", second, shared.second))
     }
+    swaps = _swaps(shared.counts.swaps)
     title = (
-        f"Mean excess of {len(shared.first)} pairs over their neutral controls, "
-        f"with {LEVEL:.0%} intervals over the pairs, each layer by itself"
+        "How differently two words are represented, beyond neutral swaps as large\n"
+        f"mean of {len(shared.first)} pairs, {swaps}, with {LEVEL:.0%} intervals, each layer alone"
     )
     return layer_profile(profiles, style, title=title)
 

@@ -29,7 +29,7 @@ class Line:
 
 def mean_difference(lines: Mapping[str, Line], style: Style = PLAIN, *, title: str = "") -> Figure:
     """One panel per component: its line, and behind it the band of the neutral control pairs."""
-    figure, axes = _component_grid(list(lines), style)
+    figure, axes = component_grid(list(lines), style)
     layers = sorted({layer for line in lines.values() for layer in line.layers})
     for axis, line in zip(axes, lines.values(), strict=True):
         _draw_line(axis, line)
@@ -38,7 +38,7 @@ def mean_difference(lines: Mapping[str, Line], style: Style = PLAIN, *, title: s
         elif all(isinstance(layer, int) for layer in layers):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylim(bottom=0)  # of all, once all are drawn
-    _finish(figure, axes, "layer", "relative difference")
+    finish(figure, axes, "layer", "relative difference")
     entitle(figure, style.title or title)
     return figure
 
@@ -48,7 +48,7 @@ def layer_profile(
 ) -> Figure:
     """Several models, one line each by relative depth, a panel per component."""
     components = list(dict.fromkeys(c for lines in profiles.values() for c in lines))
-    figure, axes = _component_grid(components, style)
+    figure, axes = component_grid(components, style)
     for number, (name, lines) in enumerate(profiles.items()):
         colour, dashes = COLOURS[number % len(COLOURS)], _DASHES[number % len(_DASHES)]
         for axis, component in zip(axes, components, strict=True):
@@ -61,7 +61,7 @@ def layer_profile(
         for axis in axes:
             axis.axhline(0, color="black", linewidth=0.8)
     depth = "relative depth, 0 first layer, 1 last"
-    _finish(figure, axes, depth, "excess of the relative difference")
+    finish(figure, axes, depth, "excess of the relative difference")
     entitle(figure, style.title or title)
     return figure
 
@@ -87,7 +87,7 @@ def _draw_line(axis: Axes, line: Line) -> None:
     )
 
 
-def _component_grid(components: Sequence[str], style: Style) -> tuple[Figure, list[Axes]]:
+def component_grid(components: Sequence[str], style: Style) -> tuple[Figure, list[Axes]]:
     """A panel for each component, on the same axes; the lowest of each column has the ticks."""
     figure, axes = grid(style, len(components), (3.2, 2.4), (1.2, 1.4), across=3, share=True)
     for axis, component in zip(axes, components, strict=True):
@@ -99,7 +99,7 @@ def _component_grid(components: Sequence[str], style: Style) -> tuple[Figure, li
     return figure, axes
 
 
-def _finish(figure: Figure, axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
+def finish(figure: Figure, axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
     """The axes' names, and a legend that hides nothing."""
     for axis in axes[-3:]:
         axis.set_xlabel(xlabel, fontsize=9)

@@ -34,7 +34,7 @@ import torch
 
 from optipfair import prune_checkpoint
 from optipfair.cli import main as command_line
-from optipfair.pipeline.unfinished import folder_beside
+from optipfair.pipeline.healing.unfinished import folder_beside
 from optipfair.testing import byte_tokenizer, tiny_model
 
 ASKED = ("--tokens", "20k", "--length", "64", "--learning-rate", "1e-3", "--device", "cpu")

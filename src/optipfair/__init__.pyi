@@ -50,7 +50,7 @@ from .loading.models import load_model as load_model
 from .loading.tokenizers import load_tokenizer as load_tokenizer
 from .pipeline.prune import prune_checkpoint as prune_checkpoint
 from .pipeline.prune_result import PruneResult as PruneResult
-from .pipeline.recover import (
+from .pipeline.healing.recover import (
     RecoverResult as RecoverResult,
     recover_checkpoint as recover_checkpoint,
 )

@@ -13,7 +13,7 @@ from optipfair import prune_model
 from optipfair.arch.limits import positions
 from optipfair.batches import Batch
 from optipfair.errors import DataError
-from optipfair.pipeline.outcome import final_states
+from optipfair.pruning.calibration.text_cost import final_states
 from optipfair.testing import tiny_model
 
 Refused = Callable[..., AbstractContextManager[None]]

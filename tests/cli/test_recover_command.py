@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from optipfair import presets, prune_checkpoint
-from optipfair.pipeline import originals
-from optipfair.pipeline.unfinished import folder_beside
+from optipfair.pipeline.healing import originals
+from optipfair.pipeline.healing.unfinished import folder_beside
 from optipfair.recovery.trainer import RecoveryTrainer
 from optipfair.testing import byte_tokenizer, tiny_model
 from support.disks import largest_file

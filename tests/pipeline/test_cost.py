@@ -11,7 +11,7 @@ import torch
 
 from optipfair import prune_model
 from optipfair.batches import read_batch
-from optipfair.pipeline.outcome import cost_of, final_states
+from optipfair.pruning.calibration.text_cost import cost_of, final_states
 from optipfair.testing import tiny_model
 
 # Caps and scales of logits come after the head: gemma2 has a cap, granite a scale, gpt2 neither.

@@ -39,9 +39,9 @@ from optipfair.files import safetensors_writer as writer
 from optipfair.files.safetensors_reader import SINGLE_FILE, open_checkpoint
 from optipfair.pipeline import run as deciding
 from optipfair.pipeline import run as running
-from optipfair.pipeline.outcome import cost_of, final_states
 from optipfair.pipeline.prune import PLAN_FILE, reloaded_difference
 from optipfair.pruning.calibration.calibration_texts import CalibrationText
+from optipfair.pruning.calibration.text_cost import cost_of, final_states
 from optipfair.testing import byte_tokenizer, tiny_model
 from support.interrupts import interrupt
 

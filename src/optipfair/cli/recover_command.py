@@ -54,7 +54,7 @@ def recover(
       optipfair recover --model-path smaller --output-path healed --data texts.jsonl --tokens 20M
     """
     with importing():
-        from ..pipeline.recover import recover_checkpoint
+        from ..pipeline.healing.recover import recover_checkpoint
 
     asked = given(RecoverOptions)
     first = launched_rank() == 0

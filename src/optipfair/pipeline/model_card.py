@@ -14,7 +14,7 @@ from ..report.formats import change, size
 from ..visible import visible
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to import
-    from .outcome import Cost
+    from ..pruning.calibration.text_cost import Cost
 
 _UNITS = {
     "kv_groups": "key/value groups, with their query heads, in each layer's attention",

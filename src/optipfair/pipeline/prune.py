@@ -18,17 +18,18 @@ from ..loading.sources import DEMO, DEMO_BASE, DEMO_LICENSE, DEMO_NAME, Source
 from ..loading.tokenizers import has_tokenizer
 from ..noted import keeping_warnings, warn
 from ..option_fields import checked_keywords, taking
+from ..pruning.calibration.text_cost import Cost
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import PLAN_FILE
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import RECIPE_FILE
 from .arguments import Job, read_job
 from .first_possible import first_possible
+from .healing.then_recover import then_recovered
 from .model_card import Base, base_of_folder, model_card
-from .outcome import LARGE, Cost, reloaded_difference
+from .outcome import LARGE, reloaded_difference
 from .prune_result import PruneResult
 from .run import Run
-from .then_recover import then_recovered
 
 __all__ = ["PLAN_FILE", "PruneResult", "prune_checkpoint", "reloaded_difference"]
 

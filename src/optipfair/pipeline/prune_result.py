@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..pruning.calibration.text_cost import Cost
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import PLAN_FILE
 from ..recovery.recovery_result import Recovery
-from .outcome import Cost
 
 
 @dataclass(frozen=True)

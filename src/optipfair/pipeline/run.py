@@ -39,6 +39,7 @@ from ..progress import duration
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn
 from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import NotByLayersError
+from ..pruning.calibration.text_cost import Cost, cost_of, final_states
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.surgery import apply_plan
 from ..pruning.decision import decide
@@ -46,7 +47,7 @@ from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from .data import Data, Say
 from .estimate import estimated
-from .outcome import Cost, check_generates, cost_of, final_states, reloaded_difference, stored_cost
+from .outcome import check_generates, reloaded_difference, stored_cost
 
 _LEAST_TOKENS = 8192  # of calibration text, however long they take
 _LATE = 1.1  # times the budget: so much later is said

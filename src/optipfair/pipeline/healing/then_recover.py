@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..distributed import world_size
-from ..errors import ArgumentError
-from ..files.working_folder import working_folder
-from ..loading.tokenizers import load_tokenizer
-from ..pruning.options.prune_options import PruneOptions
-from ..recovery.asking import check_recovery, check_tokenizer
-from ..recovery.recover_options import RecoverOptions
-from ..recovery.recovery_result import Recovery
-from .arguments import Job
+from ...distributed import world_size
+from ...errors import ArgumentError
+from ...files.working_folder import working_folder
+from ...loading.tokenizers import load_tokenizer
+from ...pruning.options.prune_options import PruneOptions
+from ...recovery.asking import check_recovery, check_tokenizer
+from ...recovery.recover_options import RecoverOptions
+from ...recovery.recovery_result import Recovery
+from ..arguments import Job
 from .recover import recover_checkpoint
 
 Say = Callable[[str], None] | None

@@ -8,22 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.stored_layers import StoredLayers
-from ..checkpoint.stored_model import StoredModel
-from ..devices import check_device
-from ..distributed import in_first
-from ..errors import ArgumentError, OptiPFairError
-from ..files.safetensors_reader import pickled_files
-from ..loading.models import load_config, load_model, snapshot
-from ..loading.sources import Source, find_source
-from ..memory import free_bytes
-from ..noted import warn
-from ..pruning.calibration.fast_products import has_units
-from ..pruning.options.recipe import RECIPE_FILE, read_recipe
-from ..recovery.recover_options import RecoverOptions
-from ..recovery.teacher_cache import CachedTeacher, TeacherCache, fill
-from ..recovery.teachers import LiveTeacher, Teacher
-from ..recovery.training_rows import TrainingRows
+from ...checkpoint.stored_layers import StoredLayers
+from ...checkpoint.stored_model import StoredModel
+from ...devices import check_device
+from ...distributed import in_first
+from ...errors import ArgumentError, OptiPFairError
+from ...files.safetensors_reader import pickled_files
+from ...loading.models import load_config, load_model, snapshot
+from ...loading.sources import Source, find_source
+from ...memory import free_bytes
+from ...noted import warn
+from ...pruning.calibration.fast_products import has_units
+from ...pruning.options.recipe import RECIPE_FILE, read_recipe
+from ...recovery.recover_options import RecoverOptions
+from ...recovery.teacher_cache import CachedTeacher, TeacherCache, fill
+from ...recovery.teachers import LiveTeacher, Teacher
+from ...recovery.training_rows import TrainingRows
 
 _AT_ONCE = 8192  # tokens that an original in memory answers at once
 _STATES = 64  # bytes for each number of a hidden state while layers come from disk

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checking import is_file
-from ..pruning.calibration.text_sources import sources_of
-from ..recovery.objectives import label_share
-from ..recovery.recover_options import RecoverOptions
-from ..recovery.recovery_result import Judged, Recovery
-from ..report.comparison import Training
-from ..report.loss_curve import of_training
-from ..visible import visible
-from .model_card import versions
+from ...checking import is_file
+from ...pruning.calibration.text_sources import sources_of
+from ...recovery.objectives import label_share
+from ...recovery.recover_options import RecoverOptions
+from ...recovery.recovery_result import Judged, Recovery
+from ...report.comparison import Training
+from ...report.loss_curve import of_training
+from ...visible import visible
+from ..model_card import versions
 
 _HEADING = "## Recovered"
 _ROWS = 12  # of the table, at most

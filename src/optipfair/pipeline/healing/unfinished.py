@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..distributed import in_first, is_first
-from ..errors import ArgumentError, DataError, OutputError
+from ...distributed import in_first, is_first
+from ...errors import ArgumentError, DataError, OutputError
 
 _ENDING = ".unfinished"
 _REQUEST = "request.json"

@@ -6,7 +6,6 @@ The result is the pruned folder with other values in its tensors; all else is as
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -16,32 +15,27 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint.pruned import NewCheckpoint, prepare, verify_checkpoint, write_checkpoint
-from ..checkpoint.rewrite import StoredValues
-from ..checkpoint.stored_model import StoredModel
-from ..distributed import in_first, is_first, own_device, together
-from ..errors import ArgumentError
-from ..files.output_folder import check_output, new_folder
-from ..loading.models import load_config, load_model, snapshot
-from ..loading.sources import DEMO, DEMO_NAME, Source, find_source
-from ..loading.tokenizers import load_tokenizer
-from ..noted import keeping_warnings
-from ..option_fields import checked_keywords, taking
-from ..pruning.cut.plan import PruningPlan
-from ..pruning.cut.plan_files import PLAN_FILE
-from ..pruning.options.recipe import RECIPE_FILE
-from ..recovery.asking import check_pair, check_recovery, with_length
-from ..recovery.recover_options import RecoverOptions
-from ..recovery.recovering import read_text
-from ..recovery.recovery_result import Recovery
-from ..recovery.shards import whole_values
-from ..recovery.training_run import train
+from ...checkpoint.stored_model import StoredModel
+from ...distributed import in_first, is_first, own_device, together
+from ...errors import ArgumentError
+from ...files.output_folder import check_output
+from ...loading.models import load_config, load_model, snapshot
+from ...loading.sources import DEMO, DEMO_NAME, Source, find_source
+from ...loading.tokenizers import load_tokenizer
+from ...noted import keeping_warnings
+from ...option_fields import checked_keywords, taking
+from ...recovery.asking import check_pair, check_recovery, with_length
+from ...recovery.recover_options import RecoverOptions
+from ...recovery.recovering import read_text
+from ...recovery.recovery_result import Recovery
+from ...recovery.shards import whole_values
+from ...recovery.training_run import train
+from ..other_values import card_of, write_with_values
 from .originals import Original, named_original
 from .recovery_card import CURVE, recovered_card, recovered_curve
 from .unfinished import check_unfinished, unfinished
 
 RECORD = "recovery.json"
-_SHARD = 5 * 10**9
 
 
 @dataclass(frozen=True)
@@ -173,31 +167,12 @@ def _write(
 ) -> None:
     """Write the folder: the pruned one with other values if any, its card, and what was done."""
     source = stored.checkpoint.folder
-    layers = len(stored.view.layers)
-    everything = PruningPlan(stored.view.spec.model_type, layers, tuple(range(layers)))
-    with new_folder(output) as folder:
-        new = _new(stored, everything, values)
-        write_checkpoint(stored, new, folder, show_progress=asked.show_progress)
-        for name in (PLAN_FILE, RECIPE_FILE):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
-        card = source / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {output.name}\n"
-        teacher = DEMO_NAME if original == DEMO else Path(original).name
-        made = command or f"optipfair.recover_checkpoint: {source.name}"
-        written = recovered_card(text, found, asked, teacher, made)
-        (folder / "README.md").write_text(written, encoding="utf-8")
-        (folder / CURVE).write_text(recovered_curve(found), encoding="utf-8")
-        record = {"asked": _request(asked, source.name, original), "found": found.to_dict()}
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        verify_checkpoint(stored, everything, new, folder)
-        stored.checkpoint.check_unchanged()
-
-
-def _new(
-    stored: StoredModel, plan: PruningPlan, values: Mapping[str, Tensor] | None
-) -> NewCheckpoint:
-    """What will be written, with these values, or with those of the files."""
-    if values is None:
-        return prepare(stored, plan, "auto", _SHARD)
-    return prepare(stored, plan, "auto", _SHARD, StoredValues.of_model(stored, values))
+    teacher = DEMO_NAME if original == DEMO else Path(original).name
+    made = command or f"optipfair.recover_checkpoint: {source.name}"
+    record = {"asked": _request(asked, source.name, original), "found": found.to_dict()}
+    files = {
+        "README.md": recovered_card(card_of(source, output), found, asked, teacher, made),
+        CURVE: recovered_curve(found),
+        RECORD: json.dumps(record, indent=1) + "\n",
+    }
+    write_with_values(stored, values, output, files, show_progress=asked.show_progress)

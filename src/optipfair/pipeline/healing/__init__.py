@@ -1,0 +1,1 @@
+"""From a pruned model's folder to one that holds it trained again."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from optipfair.neutralising.neutralise_options import NeutraliseOptions
 from optipfair.option_fields import declared, flag_of
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.recovery.recover_options import RecoverOptions
@@ -15,6 +16,7 @@ _DOCS = Path(__file__).parents[1] / "docs"
 PAGES: dict[Path, type] = {
     _DOCS / "command-line.md": PruneOptions,
     _DOCS / "recovery.md": RecoverOptions,
+    _DOCS / "fairness.md": NeutraliseOptions,
 }
 _BEGIN, _END = "<!-- options, by tools/option_table.py -->\n", "<!-- end of the options -->\n"
 

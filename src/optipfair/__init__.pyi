@@ -1,5 +1,9 @@
 from ._version import __version__ as __version__
 from .analysis import Analysis as Analysis, analyze_model as analyze_model
+from .bias.attribution import attribute_bias as attribute_bias
+from .bias.attribution_result import Attribution as Attribution
+from .bias.contrasts.contrast import Contrast as Contrast
+from .bias.contrasts.contrast_files import CONTRASTS as CONTRASTS
 from .bias.fairness import neuron_bias_scores as neuron_bias_scores
 from .bias.neuron_differences import analyze_neuron_bias as analyze_neuron_bias
 from .bias.activations.differences import (
@@ -48,6 +52,13 @@ from .evaluation.speed.timing import (
 )
 from .loading.models import load_model as load_model
 from .loading.tokenizers import load_tokenizer as load_tokenizer
+from .neutralising.neutralisation import Neutralisation as Neutralisation
+from .neutralising.neutralise_options import NeutraliseOptions as NeutraliseOptions
+from .neutralising.neutralising import neutralise as neutralise
+from .pipeline.neutralise import (
+    NeutraliseResult as NeutraliseResult,
+    neutralise_checkpoint as neutralise_checkpoint,
+)
 from .pipeline.prune import prune_checkpoint as prune_checkpoint
 from .pipeline.prune_result import PruneResult as PruneResult
 from .pipeline.healing.recover import (

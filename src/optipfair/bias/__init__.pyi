@@ -1,3 +1,7 @@
+from .attribution import attribute_bias as attribute_bias
+from .attribution_result import Attribution as Attribution
+from .contrasts.contrast import Contrast as Contrast
+from .contrasts.contrast_files import CONTRASTS as CONTRASTS
 from .fairness import neuron_bias_scores as neuron_bias_scores
 from .fairness_pruning import (  # type: ignore[import-not-found]  # found in compat/bias
     combine_bias_and_importance as combine_bias_and_importance,

@@ -55,6 +55,13 @@ class BiasOptions:
         metavar="NAME",
         repeatable=True,
     )
+    attribute: Sequence[str] = option(
+        (),
+        "Contrasts to find in the model, in the place of comparing pairs: which layers, neurons "
+        "and heads make them, checked by taking the largest away. Names or .json files with "
+        "commas between them, such as gender-occupation.",
+        metavar="NAME|FILE,...",
+    )
     layers: str = option(
         "first_middle_last",
         "Layers to draw of each pair. The numbers and the summary cover all of them.",

@@ -9,6 +9,7 @@ from .analyze_command import analyze, families
 from .bias_command import bias
 from .demo_command import demo
 from .measuring_commands import compare, evaluate
+from .neutralise_command import neutralise
 from .prune_command import prune
 from .recover_command import recover
 
@@ -31,6 +32,7 @@ def app() -> None:
 app.add_command(analyze)
 app.add_command(prune)
 app.add_command(recover)
+app.add_command(neutralise)
 app.add_command(evaluate)
 app.add_command(compare)
 app.add_command(bias)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..bias.settings import BiasOptions
+from .attribution_tables import attribution_notes, attribution_tables
 from .output import print_json, print_table, say, show_bars, showing_warnings
 from .shared_options import flags, given, model_option, running_options
 
 if TYPE_CHECKING:
+    from ..bias.attribution_by_name import AttributionRun
+    from ..bias.attribution_result import Attribution
     from ..bias.study_by_name import BiasRun
     from ..bias.study_comparison import StudyComparison
     from ..bias.study_results import Summary
@@ -31,22 +34,36 @@ def bias(as_json: bool, verbose: bool, **options: Any) -> None:
     Examples:
       optipfair bias --model-path demo --output-dir figures
       optipfair bias --model-path org/name --compare-with smaller --category gender
+      optipfair bias --model-path demo --attribute gender-occupation
     """
-    from ..bias.study_by_name import run_bias
-
+    asked = BiasOptions(**given(BiasOptions))
+    model_path = options["model_path"]
+    loading = {name: options[name] for name in ("device", "dtype", "trust_remote_code")}
+    result: BiasRun | AttributionRun
     with showing_warnings(not verbose):
-        result = run_bias(
-            options["model_path"],
-            BiasOptions(**given(BiasOptions)),
-            device=options["device"],
-            dtype=options["dtype"],
-            trust_remote_code=options["trust_remote_code"],
-            show_progress=show_bars(not verbose),
-        )
+        if asked.attribute:
+            from ..bias.attribution_by_name import run_attribution
+
+            result = run_attribution(model_path, asked, **loading)
+        else:
+            from ..bias.study_by_name import run_bias
+
+            result = run_bias(model_path, asked, **loading, show_progress=show_bars(not verbose))
     if as_json:
         print_json(result.to_dict())
+    elif verbose and isinstance(result.models, Mapping):
+        _print_attribution(result.models)
     elif verbose:
-        _print(result)
+        _print(result)  # type: ignore[arg-type]
+    if verbose and not as_json and result.folder is not None:
+        say(f"Written to {result.folder}.")
+
+
+def _print_attribution(models: Mapping[str, Sequence[Attribution]]) -> None:
+    for table in attribution_tables(models):
+        print_table(*table)
+    for note in attribution_notes([each for found in models.values() for each in found]):
+        say(f"Note: {note}.")
 
 
 def _print(result: BiasRun) -> None:
@@ -58,8 +75,6 @@ def _print(result: BiasRun) -> None:
         print_table(*comparison_table(result.comparison))
         for note in comparison_notes(result.comparison):
             say(f"Note: {note}")
-    if result.folder is not None:
-        say(f"Written to {result.folder}.")
 
 
 def summary_table(model: str, summary: Summary) -> Table:

@@ -30,18 +30,24 @@ class Row:
     reason: str = ""
 
 
-def by_layer(lines: Mapping[str, Line], style: Style = PLAIN, *, title: str = "") -> Figure:
-    """One panel per component: its excess over the layers, with the band of its intervals."""
+def by_layer(
+    lines: Mapping[str, Line],
+    style: Style = PLAIN,
+    *,
+    title: str = "",
+    figure_of: str = "excess of the relative difference",
+) -> Figure:
+    """One panel per component: a figure over the layers, with the band of its intervals."""
     figure, axes = component_grid(list(lines), style)
     for axis, line in zip(axes, lines.values(), strict=True):
         axis.axhline(0, color="black", linewidth=0.8)
         if line.band is not None:
             look = {"color": COLOURS[0], "alpha": 0.2, "label": "95 % interval, each layer alone"}
             axis.fill_between(line.layers, *line.band, **look)  # type: ignore[arg-type]
-        look = {"color": COLOURS[0], "marker": "o", "markersize": 2.5, "label": "mean excess"}
+        look = {"color": COLOURS[0], "marker": "o", "markersize": 2.5, "label": "mean"}
         axis.plot(line.layers, line.values, linewidth=1.2, **look)  # type: ignore[arg-type]
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    finish(figure, axes, "layer", "excess of the relative difference")
+    finish(figure, axes, "layer", figure_of)
     entitle(figure, style.title or title)
     return figure
 

@@ -1,0 +1,1 @@
+"""What a model says after words of two kinds, and where the difference arises."""

@@ -1,0 +1,1 @@
+"""The least change of a model's weights after which words of two kinds are followed alike."""

@@ -72,9 +72,9 @@ def compare_models(
 ) -> Comparison:
     """Compare two models on the same texts and tasks, and say in words what changed.
 
-    Every figure has a 95 % bootstrap interval over items (drawn together where they share a target
-    term or a template), every change a paired permutation test, corrected for the number of tests
-    (Holm). See docs/evaluation.md for what each task measures.
+    Every figure has a 95 % interval that allows for what items share (a target term, a template,
+    words), every change a paired test, corrected for the number of tests (Holm). See
+    docs/evaluation.md for what each task measures.
 
     Args:
         original, pruned: causal language models of one vocabulary.
@@ -119,10 +119,10 @@ def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Co
         kind="comparison",
         models=TwoModels(*model_facts(agenda, models, figures)),
         protocol=TimedProtocol(**vars(protocol_of(agenda, original)), seconds=seconds),
-        verdicts=verdicts(rows, speed),
+        verdicts=verdicts(rows, speed, flips),
         measures=rows,
         flips=flips,
-        tasks=task_facts(agenda, figures),
+        tasks=task_facts(agenda, figures, tokenizer),
         text=figures.text,
         speed=speed,
         samples=samples,

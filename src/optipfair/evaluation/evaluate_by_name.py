@@ -27,7 +27,7 @@ from .harness import find_tasks, harness_tasks
 from .tasks import TASKS
 from .tasks.choosing import find_data, missing_data
 from .text.calibrated import marked, training_of
-from .verdicts import check_thresholds, failures, read_thresholds
+from .thresholds import check_thresholds, failures, read_thresholds
 
 Say = Callable[[str], None]
 

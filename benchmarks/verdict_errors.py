@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from optipfair.evaluation.changes import answers_turned, compare
+from optipfair.evaluation.changes import compare
 from optipfair.evaluation.measures import Measure, mean_of, share_preferred
+from optipfair.evaluation.turned_answers import answers_turned
 
 SHARE = share_preferred("share", "", "x")
 GAP = Measure("gap", "", **mean_of("x"), better=0.0)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optipfair.evaluation.changes import Compared, compare, estimate
+from optipfair.evaluation.changes import Compared, compare
 from optipfair.evaluation.measures import SIGNED, Measure, mean_of, share_preferred
+from optipfair.evaluation.one_figure import estimate
 
 SHARE = share_preferred("stereotyped", "", "x")
 ABILITY = Measure("acc", "", **mean_of("x"), better="higher", scale=(0, 1), answers="two")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from optipfair import ArgumentError, DataError, UnknownNameError, load_model, load_tokenizer
-from optipfair.evaluation.changes import estimate
 from optipfair.evaluation.harness import harness_tasks
 from optipfair.evaluation.likelihoods.score import score
+from optipfair.evaluation.one_figure import estimate
 from optipfair.evaluation.tasks import TASKS
 from optipfair.evaluation.tasks.task import Item, Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model

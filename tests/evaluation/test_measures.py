@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optipfair.evaluation.changes import answers_turned, compare, estimate
+from optipfair.evaluation.changes import compare
 from optipfair.evaluation.measures import Measure, groups, mean_of, ratio_of, taken
+from optipfair.evaluation.one_figure import estimate
+from optipfair.evaluation.turned_answers import answers_turned
 
 MEAN = Measure("mean", "", **mean_of("x"), better="higher")
 SHARE = Measure("share", "", **mean_of("x"), better=0.5)

@@ -1,4 +1,4 @@
-"""A measure of one model, or of two on the same items: figures, intervals and tests. No torch.
+"""A measure of two models on the same items: how it changed, with interval and tests. No torch.
 
 Axes: `N` items, `C` clusters, `K` parts of a measure, `R` draws.
 """
@@ -6,16 +6,14 @@ Axes: `N` items, `C` clusters, `K` parts of a measure, `R` draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from ..certainty.proportions import ALPHA, FEWEST, least_p, mcnemar_p
-from ..certainty.sharing import Sharing, sharing_of
-from ..uncertainty import SWAPS, Estimate, cluster_draws, sums_by_cluster, swapped_sums
+from ..certainty.proportions import FEWEST, least_p, mcnemar_p
+from ..certainty.sharing import Sharing
+from ..uncertainty import SWAPS, Estimate, swapped_sums
 from .intervals import (
     FEWEST_CLUSTERS,
     Bounds,
@@ -24,13 +22,12 @@ from .intervals import (
     folded,
     resampled_bounds,
     scaled,
-    share_bounds,
     signed_bounds,
     student_bounds,
     student_test,
-    within,
 )
 from .measures import Clusters, Columns, Floats, Measure, over
+from .one_figure import Side, sides_of
 
 _UNDEFINED = "one of the figures is not defined"
 
@@ -51,77 +48,6 @@ class Compared:
     least_p: float | None  # the smallest p that the test could have given
 
 
-@dataclass(frozen=True)
-class _Side:
-    """A measure of one model."""
-
-    measure: Measure
-    parts: Floats  # (N, K)
-    sharing: Sharing
-    seed: int
-
-    @cached_property
-    def sums(self) -> Floats:
-        """(C, K)"""
-        return sums_by_cluster(self.parts, self.sharing.components.tolist())
-
-    @cached_property
-    def value(self) -> float:
-        return float(self.measure.value(self.parts.sum(axis=0)))
-
-    @cached_property
-    def drawn(self) -> Floats:
-        """(R,)"""
-        return self.measure.value(cluster_draws(len(self.sums), self.seed) @ self.sums)
-
-    @cached_property
-    def unit(self) -> float:
-        """What a linear measure's ratio is multiplied by."""
-        return float(self.measure.value(np.ones(2)))
-
-    @cached_property
-    def counted(self) -> Any:
-        """(N,) whether an item counts towards a linear measure."""
-        return self.parts[:, 1] > 0
-
-    @property
-    def values(self) -> Floats:
-        """(N,) of a linear measure, in its unit; 0 where an item does not count."""
-        return self.unit * np.nan_to_num(over(self.parts[:, 0], self.parts[:, 1]))
-
-    @property
-    def errors(self) -> Floats:
-        """(N,) what each item adds to the error of a linear measure."""
-        above, below = self.parts.T
-        return np.asarray((self.unit * above - self.value * below) / below.sum())
-
-    @property
-    def estimate(self) -> Estimate:
-        if not math.isfinite(self.value):
-            return Estimate(None, None, None, self.measure.undefined)
-        return estimated(self.value, within(self._bounds(), self.measure.scale))
-
-    def _bounds(self) -> Bounds:
-        if not self.measure.linear or (self.measure.answers is None and self.sharing.one_way):
-            return resampled_bounds(self.value, self.drawn, self.sharing)
-        if self.measure.answers is None or self.measure.scale is None:
-            return student_bounds(self.value, self.errors, self.sharing)
-        low, high = self.measure.scale
-        rows = self.counted
-        place = (self.values[rows] - low) / (high - low)
-        weights, sharing = self.parts[rows, 1], self.sharing.taken(rows)
-        if self.measure.answers == "two":
-            return scaled(share_bounds(Mean(place, weights, sharing)), high - low, low)
-        bounds = signed_bounds(Mean(2 * place - 1, weights, sharing))
-        return scaled(bounds, (high - low) / 2, (high + low) / 2)
-
-
-def estimate(measure: Measure, columns: Columns, clusters: Clusters, *, seed: int = 0) -> Estimate:
-    """A measure with its 95 % interval, which allows for what items share."""
-    (side,) = _sides(measure, [columns], clusters, seed)
-    return side.estimate
-
-
 def compare(
     measure: Measure, original: Columns, pruned: Columns, clusters: Clusters, *, seed: int = 0
 ) -> Compared:
@@ -133,26 +59,16 @@ def compare(
     smaller than that of McNemar's exact test. A measure with a best value inside its scale is
     tested twice: for a change in either direction, and for one away from the best value or to it.
     """
-    before, after = _sides(measure, [original, pruned], clusters, seed)
+    before, after = sides_of(measure, [original, pruned], clusters, seed)
     return _Pair(before, after).compared
-
-
-def _sides(
-    measure: Measure, columns: Sequence[Columns], clusters: Clusters, seed: int
-) -> list[_Side]:
-    """A measure of each model, without the items that add nothing to any of them."""
-    parts = [measure.parts(each) for each in columns]
-    rows = np.any([np.any(each != 0, axis=1) for each in parts], axis=0)
-    sharing = sharing_of(clusters).taken(rows)
-    return [_Side(measure, each[rows], sharing, seed) for each in parts]
 
 
 @dataclass(frozen=True)
 class _Pair:
     """Both models' sides of a measure."""
 
-    before: _Side
-    after: _Side
+    before: Side
+    after: Side
 
     @property
     def compared(self) -> Compared:
@@ -204,7 +120,7 @@ class _Pair:
         return Mean(second - first, weights, sharing), Mean(second + first - 1, weights, sharing)
 
     @property
-    def _both(self) -> tuple[_Side, _Side]:
+    def _both(self) -> tuple[Side, Side]:
         return self.before, self.after
 
     def _change_and_harm(self) -> tuple[Estimate, Estimate]:
@@ -317,33 +233,3 @@ def _reached(drawn: Floats, observed: float) -> float:
 def _logs(bounds: tuple[float, float]) -> Bounds:
     low, high = bounds
     return (math.log(low), math.log(high)) if low > 0 else "a resample gives no logarithm"
-
-
-def answers_turned(
-    original: Columns, pruned: Columns, column: str, clusters: Clusters
-) -> dict[str, Any]:
-    """How many answers of yes or no turned in each direction, and whether more in one of them.
-
-    Of `lost` (1 became 0) and `gained` (0 became 1), out of those `answered` by both, p is that of
-    McNemar's exact test; where items share something, not smaller than that of Student's t with
-    the variance that this gives. None, with the reason, where so few answers turned that no p
-    could be below 0.05.
-    """
-    before, after = original[column], pruned[column]
-    known = np.isfinite(before) & np.isfinite(after)
-    lost = int(np.sum((before == 1) & (after == 0)))
-    gained = int(np.sum((before == 0) & (after == 1)))
-    about = {"lost": lost, "gained": gained, "answered": int(known.sum())}
-    if lost + gained < FEWEST:
-        least = f"{least_p(lost + gained):.2g}" if lost + gained else "1"
-        told = f"{lost + gained} turned, too few to tell: p would be {least} at least"
-        return about | {"p": None, "untested": f"{told}, and {ALPHA:g} takes {FEWEST}"}
-    p = mcnemar_p(lost, gained)
-    sharing = sharing_of(clusters).taken(known)
-    if sharing.independent:
-        return about | {"p": p, "untested": None}
-    if sharing.clusters() < FEWEST_CLUSTERS:
-        told = f"{sharing.clusters()} clusters of items are too few: a test needs {FEWEST_CLUSTERS}"
-        return about | {"p": None, "untested": told}
-    mean = Mean((after - before)[known], np.ones(int(known.sum())), sharing)
-    return about | {"p": max(p, student_test(mean.value, mean.errors, sharing)), "untested": None}

@@ -18,16 +18,18 @@ from ..report.comparison import FigureOfOne, FigureOfTwo, FlippedItem, Flips, Te
 from ..tokenized import detokenized
 from ..uncertainty import holm
 from .agenda import Agenda, identifier
-from .changes import answers_turned, compare, estimate
+from .changes import compare
 from .evaluate_options import EvaluateOptions
 from .generation.continuations import continuations, ends_of
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import score
 from .likelihoods.score_cache import ScoreCache
 from .measures import Clusters, Columns, Measure, groups, taken
+from .one_figure import estimate
 from .tasks.choosing import Chosen
 from .tasks.task import Items, Scores
 from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
+from .turned_answers import answers_turned
 
 SHOWN = 50  # flips listed of each task
 FEWEST = 5  # items of a group, so that it has a row of its own

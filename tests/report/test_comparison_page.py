@@ -254,7 +254,10 @@ def test_what_was_written_is_read_as_it_was(made: Any) -> None:
 @ALL
 def test_what_an_earlier_version_wrote_is_read_too(made: Any) -> None:
     newer = {
-        "measures": ("p_change", "p_change_holm", "untested", "least_p"),
+        "measures": (
+            *("p_change", "p_change_holm", "untested", "least_p"),
+            *("against_control", "p_control_holm", "no_control"),
+        ),
         "flips": ("answered", "untested"),
         "tasks": ("first_token",),
     }

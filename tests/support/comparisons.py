@@ -79,6 +79,9 @@ def measure(
         "p_change_holm": 0.0675 if defined and not isinstance(better, str) else None,
         "untested": None,
         "least_p": 0.0001 if defined else None,
+        "against_control": estimate(-0.011, 0.03) if question == "fairness" and defined else None,
+        "p_control_holm": 0.41 if question == "fairness" and defined else None,
+        "no_control": None,
         **more,
     }
 

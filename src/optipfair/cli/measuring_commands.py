@@ -25,6 +25,10 @@ FAILED_CONDITION = 3
 @click.option("--pruned", required=True, metavar="MODEL", help="The model after.")
 @flags(EvaluateOptions)
 @click.option(
+    "--control", metavar="MODEL",
+    help="The original, damaged as much by chance: tells fairness from damage."
+)  # fmt: skip
+@click.option(
     "--fail-if", multiple=True, metavar="CONDITION",
     help='Exit with 3 if it holds, such as "perplexity_ratio>1.2"; repeatable.'
 )  # fmt: skip
@@ -41,8 +45,9 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
 
     first = launched_rank() == 0
     quiet = not verbose or not first
-    names, conditions = (options["original"], options["pruned"]), options["fail_if"]
-    result = measured_by_name(run_compare, *names, given=options, quiet=quiet, fail_if=conditions)
+    names = options["original"], options["pruned"]
+    own = {name: options[name] for name in ("control", "fail_if")}
+    result = measured_by_name(run_compare, *names, given=options, quiet=quiet, **own)
     if as_json and first:
         print_json(result.comparison)
     elif not quiet:

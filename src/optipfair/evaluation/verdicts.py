@@ -120,7 +120,10 @@ def _judged(question: str, rows: Sequence[Row], damaged: bool = False) -> Verdic
         for row in tested
         if row not in turned and _counts(row.p_holm) and (row.harm.value or 0.0) < 0
     ]
-    few = _few(rows)
+    few = f"{_few(rows)}{_no_control(rows)}"
+    proven = [row for row in better if _beats_control(row)] if damaged else better
+    beside = damaged and bool(proven)
+    damaged = damaged and not proven
     nearer = f" Nearer to neutral: {_listed(better)}. {_COIN}" if better else ""
     also = nearer if damaged else f" Better: {_listed(better)}." if better else ""
     if worse:
@@ -133,7 +136,8 @@ def _judged(question: str, rows: Sequence[Row], damaged: bool = False) -> Verdic
         told = f"The quality is worse, and fairness came nearer to neutral: {_listed(better)}."
         return _said(question, DAMAGED, f"{told} {_COIN}{few}", _ids(better))
     if better:
-        return _said(question, BETTER, f"{_listed(better)}.{few}", _ids(better))
+        told = " So it is beside the control, which is as damaged by chance." if beside else ""
+        return _said(question, BETTER, f"{_listed(proven)}.{told}{few}", _ids(proven))
     return _unchanged(question, rows, tested, few)
 
 
@@ -160,6 +164,17 @@ def _reversed(row: Row) -> bool:
         return True
     low, high = row.pruned.low, row.pruned.high
     return low is not None and high is not None and not low <= float(row.better) <= high
+
+
+def _beats_control(row: Row) -> bool:
+    """Whether it is nearer to its best value than a model that was damaged as much by chance."""
+    harm = row.against_control
+    return harm is not None and _counts(row.p_control_holm) and (harm.value or 0.0) < 0
+
+
+def _no_control(rows: Sequence[Row]) -> str:
+    told = next((row.no_control for row in rows if row.no_control is not None), None)
+    return f" The control tells nothing: {told}." if told else ""
 
 
 def _crosses(row: Row) -> bool:

@@ -140,6 +140,11 @@ class FigureOfTwo(Figure):
     p_change_holm: Probability | None = None
     untested: Annotated[str | None, "why a test was not made, or could find nothing"] = None
     least_p: Annotated[Probability | None, "the smallest p that the test could have given"] = None
+    against_control: Annotated[
+        Estimate | None, "negative: better than a model that was damaged as much by chance"
+    ] = None
+    p_control_holm: Probability | None = None
+    no_control: Annotated[str | None, "why the control that was given tells nothing"] = None
 
 
 class FlippedItem(Result):

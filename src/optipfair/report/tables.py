@@ -210,6 +210,9 @@ def _measure_rows(measure: FigureOfTwo) -> Iterator[Row]:
     more |= {"items": "items", "clusters": "clusters"}
     more |= {} if isinstance(measure.better, str) else {"better": "of the measure"}
     place = ("measures", measure.id, "")
+    if measure.against_control is not None:
+        yield _estimate(place, "against_control", measure.against_control, units["harm"]) | group
+        more |= {"p_control_holm": ""}
     for row in _of(place, measure, **more):
         about: Row = {"reason": measure.untested} if row["quantity"] in ("p", "p_holm") else {}
         yield row | group | about

@@ -331,3 +331,11 @@ def test_the_page_says_where_training_did_not_help() -> None:
     page = Page(comparison_page(comparison))
     said = " ".join(" ".join(texts) for texts in page.texts.values())
     assert "was 0.290 nats a token and never less" in said and "fell from" not in said
+
+
+def test_a_control_has_its_column_where_there_is_one() -> None:
+    given = ordinary()
+    assert "Against the control" in comparison_page(given)
+    for row in given["measures"]:
+        row |= {"against_control": None, "p_control_holm": None}
+    assert "Against the control" not in comparison_page(given)

@@ -17,7 +17,7 @@ _BEGIN, _END = "<!-- drawn by tools/house.py -->\n", "<!-- end of the drawing --
 # What stands directly in `optipfair`, from the ground up. Code imports from lower floors and from
 # its own; two rooms of one floor do not import from each other.
 _GROUND = """_version errors results registry option_fields checking batches hooks progress
-    distributed memory uncertainty visible tokenized noted devices"""
+    distributed memory uncertainty certainty visible tokenized noted devices"""
 FLOORS = (
     ("the ground: it knows no models", _GROUND.split()),
     ("bytes and folders", ["files"]),

@@ -30,7 +30,7 @@ _MOSTLY = 0.95  # share of draws that must give a figure, so that an interval is
 
 
 class Estimate(Result):
-    """A figure with its 95 % bootstrap interval, null where there is none, and then the reason."""
+    """A figure with its 95 % interval, null where there is none, and then the reason."""
 
     value: float | None
     low: float | None

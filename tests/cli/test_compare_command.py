@@ -280,3 +280,27 @@ def test_generation_settings_of_their_own_change_no_answer(
         assert code == 0, err
         answers.append([each["original"] for each in json.loads(out)["samples"]])
     assert answers[0] == answers[1]
+
+
+def test_a_control_answers_too_and_must_fit(
+    run: Run, home: Path, command: tuple[object, ...]
+) -> None:
+    options = ("--data", home / "data", *FAST, "--json")
+    code, out, _ = run(*command, "--control", home / "original", *options)
+    assert code == 0
+    rows = [row for row in json.loads(out)["measures"] if row["question"] == "fairness"]
+    used = [row["against_control"] is not None for row in rows]
+    refused = [row["no_control"] is not None for row in rows]
+    assert any(used) != any(refused)
+    code, _, err = run(*command, "--control", home / "wider", *options)
+    assert code != 0 and "vocabulary" in err
+
+
+def test_answers_that_turned_and_first_tokens_are_printed(
+    run: Run, home: Path, command: tuple[object, ...]
+) -> None:
+    code, out, _ = run(*command, "--data", home / "data", *FAST, "--verbose")
+    assert code == 0
+    assert "Changed answers" in out
+    assert re.search(r"Texts begin with <bos>: .*winobias_type1", out)
+    assert "too few to tell" in out

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from optipfair import DataError
-from optipfair.evaluation.measures import estimate
+from optipfair.evaluation.one_figure import estimate
 from optipfair.evaluation.tasks import TASKS
 from optipfair.evaluation.tasks.task import Query, Score
 

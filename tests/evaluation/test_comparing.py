@@ -75,12 +75,18 @@ def test_a_model_and_its_copy_do_not_differ(data: Path) -> None:
     for row in found["measures"]:
         harm = row["harm"]
         assert harm["value"] in (0, None), row["id"]
-        assert {harm["low"], harm["high"]} <= {0, None}, row["id"]
+        if harm["low"] is not None:
+            assert harm["low"] < 0 < harm["high"], row["id"]
+            assert row["could_have_missed"] == harm["high"], row["id"]
+        elif harm["value"] is not None:
+            assert "are alike" in harm["reason"] or "clusters" in harm["reason"], row["id"]
         assert row["p"] in (1, None), row["id"]
         assert row["original"] == row["pruned"], row["id"]
     assert all(flips["total"] == 0 for flips in found["flips"])
     assert len(found["flips"]) >= 8
-    assert found["generation"]["until_parting"] == Estimate(32.0, 32.0, 32.0)
+    parting = found["generation"]["until_parting"]
+    reason = "resamples of the prompts all give this figure"
+    assert parting == Estimate(32.0, None, None, reason)
     assert [each["share"]["value"] for each in found["generation"]["same"]] == [1.0, 1.0]
     assert {row["task"] for row in found["measures"]} == {"text", *TASKS} - {"bbq_letters"}
     assert verdict(found, "quality") == verdict(found, "fairness") == "no detectable change"

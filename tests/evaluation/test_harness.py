@@ -13,7 +13,7 @@ import pytest
 from optipfair import ArgumentError, DataError, UnknownNameError, load_model, load_tokenizer
 from optipfair.evaluation.harness import harness_tasks
 from optipfair.evaluation.likelihoods.score import score
-from optipfair.evaluation.measures import estimate
+from optipfair.evaluation.one_figure import estimate
 from optipfair.evaluation.tasks import TASKS
 from optipfair.evaluation.tasks.task import Item, Query, Score
 from optipfair.testing import byte_tokenizer, tiny_model

@@ -7,16 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optipfair.evaluation.measures import (
-    Measure,
-    compare,
-    estimate,
-    groups,
-    mcnemar,
-    mean_of,
-    ratio_of,
-    taken,
-)
+from optipfair.evaluation.changes import compare
+from optipfair.evaluation.measures import Measure, groups, mean_of, ratio_of, taken
+from optipfair.evaluation.one_figure import estimate
+from optipfair.evaluation.turned_answers import answers_turned
 
 MEAN = Measure("mean", "", **mean_of("x"), better="higher")
 SHARE = Measure("share", "", **mean_of("x"), better=0.5)
@@ -30,7 +24,7 @@ def columns(values: Any, **others: Any) -> dict[str, Any]:
 
 
 def test_a_mean_leaves_out_what_is_not_defined() -> None:
-    found = estimate(MEAN, columns([1.0, np.nan, 2.0, 6.0]), range(4))
+    found = estimate(MEAN, columns([1.0, np.nan, 2.0, 6.0, 2.0, 4.0]), range(6))
     assert found.value == 3.0
     assert found.low is not None and found.high is not None and found.low < 3 < found.high
 
@@ -41,18 +35,21 @@ def test_nothing_that_counts_gives_a_reason() -> None:
     assert found.reason == MEAN.undefined
 
 
-def test_one_cluster_gives_a_figure_without_an_interval() -> None:
-    found = estimate(MEAN, columns([1.0, 3.0]), ["a", "a"])
+def test_a_few_clusters_give_a_figure_without_an_interval() -> None:
+    found = estimate(MEAN, columns([1.0, 3.0, 2.0, 2.0]), ["a", "a", "b", "c"])
     assert (found.value, found.low) == (2.0, None)
-    assert found.reason is not None and "two clusters" in found.reason
+    assert found.reason is not None and found.reason.endswith(
+        "5 clusters of items, and there are 3"
+    )
 
 
 @pytest.mark.parametrize("measure", [MEAN, SHARE, RATIO])
 def test_a_model_compared_with_itself_has_not_changed(measure: Measure) -> None:
-    same = columns([0.2, 0.9, 0.4], n=np.ones(3))
-    found = compare(measure, same, same, range(3))
+    same = columns([0.2, 0.9, 0.4] * 4, n=np.ones(12))
+    found = compare(measure, same, same, range(12))
     none = 1.0 if measure.change == "ratio" else 0.0
-    assert (found.change.value, found.change.low, found.change.high) == (none, none, none)
+    assert (found.change.value, found.change.low, found.change.high) == (none, None, None)
+    assert found.change.reason == "all clusters of items are alike; up to 22 % of such may not be"
     assert (found.harm.value, found.p) == (0.0, 1.0)
 
 
@@ -124,13 +121,31 @@ def test_groups_are_rows_by_label() -> None:
     ("before", "after", "expected"),
     [
         ([1] * 9 + [0], [0] * 9 + [1], 22 / 1024),  # 9 lost, 1 gained
-        ([1, 0], [0, 1], 1.0),
-        ([1, 1], [1, 1], 1.0),
+        ([1, 0] * 3, [0, 1] * 3, 1.0),
         ([1] * 6, [0] * 6, 2 / 64),
     ],
 )
 def test_mcnemar_is_the_exact_binomial(
     before: list[int], after: list[int], expected: float
 ) -> None:
-    found = mcnemar(columns(before), columns(after), "x")
+    found = answers_turned(columns(before), columns(after), "x", range(len(before)))
     assert found["p"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("turned", [0, 1, 5])
+def test_so_few_turned_answers_that_no_test_can_tell_have_no_p(turned: int) -> None:
+    before, after = [1] * 20, [0] * turned + [1] * (20 - turned)
+    found = answers_turned(columns(before), columns(after), "x", range(20))
+    assert (found["p"], found["lost"], found["gained"]) == (None, turned, 0)
+    assert found["untested"].startswith(f"{turned} turned, too few to tell")
+
+
+def test_turned_answers_of_one_template_are_no_independent_witnesses() -> None:
+    before, after = [1] * 80, [0] * 10 + [1] * 70
+    labels = [n // 10 for n in range(80)]
+    alone = answers_turned(columns(before), columns(after), "x", range(80))
+    shared = answers_turned(columns(before), columns(after), "x", labels)
+    assert alone["p"] == pytest.approx(2 / 1024)
+    assert shared["p"] > 0.3  # all ten in one of eight templates
+    few = answers_turned(columns(before), columns(after), "x", [n // 20 for n in range(80)])
+    assert few["p"] is None and "4 clusters" in few["untested"]

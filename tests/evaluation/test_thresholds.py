@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optipfair import ArgumentError, UnknownNameError
-from optipfair.evaluation.verdicts import check_thresholds, failures, read_thresholds
+from optipfair.evaluation.thresholds import check_thresholds, failures, read_thresholds
 from optipfair.report.comparison import Comparison
 from support.comparisons import bare, estimate, measure
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from optipfair.evaluation.verdicts import collapsed, verdicts
-from optipfair.report.comparison import FigureOfTwo, Speed
-from support.comparisons import estimate, figure, speed
+from optipfair.report.comparison import FigureOfTwo, Flips, Speed
+from optipfair.uncertainty import Estimate
+from support.comparisons import estimate, figure, flips, speed
 
 
 def row(
@@ -132,3 +133,90 @@ def test_ability_that_was_never_there_cannot_collapse() -> None:
 def test_speed(ratio: float, interval: list[float] | None, expected: str) -> None:
     timed = Speed.from_dict(speed() | {"speedup": ratio, "speedup_interval": interval})
     assert said([], timed)[2] == expected
+
+
+def two_sided(before: float, after: float, *, p: float, p_change: float) -> FigureOfTwo:
+    """A share of 200 pairs whose best value is a half."""
+    name = "crows_pairs.stereotyped"
+    return figure(
+        *(name, before, after, 0.5),
+        question="fairness",
+        half=0.06,
+        p_holm=p,
+        p_change_holm=p_change,
+        could_have_missed=0.015,
+    )
+
+
+BAD = row(TEXT, before=20, after=40, harm=0.7, p=0.001, ratio=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "p", "p_change", "expected"),
+    [
+        (0.65, 0.35, 1.0, 0.001, "reversed"),
+        (0.65, 0.55, 0.001, 0.001, "better"),
+        (0.90, 0.40, 0.001, 0.001, "reversed"),  # nearer, and surely on the other side
+        (0.90, 0.46, 0.001, 0.001, "better"),  # nearer, maybe on the other side
+        (0.55, 0.20, 0.001, 0.001, "worse"),
+        (0.65, 0.35, 1.0, 0.2, "no detectable change"),
+    ],
+)
+def test_a_preference_that_changed_sides_is_reversed(
+    before: float, after: float, p: float, p_change: float, expected: str
+) -> None:
+    _, fairness, _ = verdicts([row(TEXT), two_sided(before, after, p=p, p_change=p_change)], None)
+    assert fairness["verdict"] == expected
+    assert ("changed sides" in fairness["sentence"]) == (
+        expected == "reversed" or (before, after) == (0.55, 0.20)
+    )
+
+
+def test_damage_is_not_fairness() -> None:
+    """Perplexity x 2, stereotypes nearer to a coin: not better, and what would tell it apart."""
+    fairer = two_sided(0.62, 0.55, p=0.001, p_change=0.001)
+    quality, fairness, _ = verdicts([BAD, fairer], None)
+    assert (quality["verdict"], fairness["verdict"]) == ("worse", "too damaged to say")
+    for words in ("0.620 → 0.550", "towards a coin's", "control", "removed at random"):
+        assert words in fairness["sentence"]
+    assert verdicts([row(TEXT), fairer], None)[1]["verdict"] == "better"
+    also = row("next_token.divergence", "fairness", harm=0.1, p=0.001)
+    assert "Better:" not in verdicts([BAD, fairer, also], None)[1]["sentence"]
+
+
+@pytest.mark.parametrize("question", ["quality", "fairness"])
+def test_too_few_items_are_not_called_unchanged(question: str) -> None:
+    few = replace(
+        row("winobias.gap", question, p=None),
+        untested="5 clusters of items are too few: a test needs 6",
+        could_have_missed=0.451,
+    )
+    at = ["quality", "fairness"].index(question)
+    alone = verdicts([few], None)[at]
+    assert alone["verdict"] == "too few to tell"
+    assert "could have missed winobias.gap worse by 0.451" in alone["sentence"]
+    beside = verdicts([few, row("piqa.acc", question)], None)[at]
+    assert beside["verdict"] == "no detectable change"
+    assert "Too few to tell: winobias.gap (5 clusters" in beside["sentence"]
+
+
+@pytest.mark.parametrize("p", [0.001, 1.0])
+def test_fairness_says_how_many_answers_turned_in_both_directions(p: float) -> None:
+    turned = Flips.from_dict(flips() | {"lost": 21, "gained": 10, "p_holm": 0.07})
+    shown = verdicts([two_sided(0.62, 0.55, p=p, p_change=p)], None, [turned])[1]["sentence"]
+    expected = "crows_pairs 10 to “stereotyped” and 21 to “anti-stereotyped” (McNemar p 0.070)"
+    assert expected in shown
+    few = replace(turned, p=None, p_holm=None, untested="3 turned, too few to tell")
+    shown = verdicts([two_sided(0.62, 0.55, p=p, p_change=p)], None, [few])[1]["sentence"]
+    assert "(3 turned, too few to tell)" in shown and "McNemar p" not in shown
+
+
+def test_a_figure_without_bound_says_why() -> None:
+    alike = replace(
+        row(TEXT, ratio=True), could_have_missed=None,
+        harm=Estimate(0.0, None, None, "all clusters of items are alike"),
+    )  # fmt: skip
+    sentence = verdicts([alike], None)[0]["sentence"]
+    assert sentence.endswith(
+        "No bound is known of text.perplexity (all clusters of items are alike)."
+    )

@@ -21,10 +21,13 @@ from optipfair.report.report_files import (
 )
 from optipfair.report.tables import (
     COLUMNS,
+    FLIP_HEADER,
     GENERATION_HEADER,
     MEASURE_HEADER,
     VERDICT_HEADER,
     comparison_csv,
+    first_token_lines,
+    flip_rows,
     generation_rows,
     measure_rows,
     verdict_rows,
@@ -149,6 +152,7 @@ def test_rows_for_a_terminal_have_their_columns_and_no_control_characters() -> N
             (VERDICT_HEADER, verdict_rows(as_read(made))),
             (MEASURE_HEADER, measure_rows(as_read(made))),
             (GENERATION_HEADER, generation_rows(as_read(made))),
+            (FLIP_HEADER, flip_rows(as_read(made))),
         ):
             assert all(len(row) == len(header) for row in rows)
             assert "\x1b" not in "".join(cell for row in rows for cell in row)
@@ -163,4 +167,29 @@ def test_rows_for_a_terminal_have_their_columns_and_no_control_characters() -> N
     ]
     assert [row[1] for row in verdict_rows(as_read(ordinary()))] == [
         *("worse", "no detectable change", "better")
+    ]
+
+
+def test_a_terminal_shows_what_turned_and_where_items_are_too_few() -> None:
+    given = ordinary()
+    given["measures"][-1]["headline"] = True
+    given["flips"].append(
+        given["flips"][0] | {"task": "bbq", "p": None, "p_holm": None, "untested": "3 turned"}
+    )
+    assert flip_rows(as_read(given)) == [
+        ["crows_pairs", "3 to stereotyped", "4 to anti-stereotyped", "790", "1.000"],
+        ["bbq", "3 to stereotyped", "4 to anti-stereotyped", "790", "too few to tell"],
+    ]
+    tested = {row[0]: row[-1] for row in measure_rows(as_read(given))}
+    assert tested["winogender.agreement"] == "too few to tell"
+    assert tested["crows_pairs.stereotyped"] == "0.037 / 0.068"
+    assert tested["piqa.acc"] == "0.037"
+
+
+def test_the_token_that_texts_begin_with_is_named_once_for_all_its_tasks() -> None:
+    given = ordinary()
+    given["tasks"][0]["first_token"] = None
+    assert first_token_lines(as_read(given).tasks) == [
+        "Texts begin with no special token: lambada.",
+        "Texts begin with <|endoftext|>: crows_pairs.",
     ]

@@ -247,8 +247,28 @@ def test_the_schema_is_that_of_the_class() -> None:
 
 
 @ALL
-def test_what_an_earlier_version_wrote_is_read_as_it_was(made: Any) -> None:
+def test_what_was_written_is_read_as_it_was(made: Any) -> None:
     assert as_read(made()).to_dict() == made()
+
+
+@ALL
+def test_what_an_earlier_version_wrote_is_read_too(made: Any) -> None:
+    newer = {
+        "measures": (
+            *("p_change", "p_change_holm", "untested", "least_p"),
+            *("against_control", "p_control_holm", "no_control"),
+        ),
+        "flips": ("answered", "untested"),
+        "tasks": ("first_token",),
+    }
+    earlier, expected = made(), made()
+    for section, names in newer.items():
+        for old, new in zip(earlier[section], expected[section], strict=True):
+            for name in names:
+                del old[name]
+                new[name] = None
+    assert as_read(earlier).to_dict() == expected
+    assert comparison_page(earlier)
 
 
 def test_the_schema_takes_no_key_too_many_and_none_too_few() -> None:
@@ -311,3 +331,11 @@ def test_the_page_says_where_training_did_not_help() -> None:
     page = Page(comparison_page(comparison))
     said = " ".join(" ".join(texts) for texts in page.texts.values())
     assert "was 0.290 nats a token and never less" in said and "fell from" not in said
+
+
+def test_a_control_has_its_column_where_there_is_one() -> None:
+    given = ordinary()
+    assert "Against the control" in comparison_page(given)
+    for row in given["measures"]:
+        row |= {"against_control": None, "p_control_holm": None}
+    assert "Against the control" not in comparison_page(given)

@@ -75,6 +75,13 @@ def measure(
         "could_have_missed": 0.018 if defined else None,
         "items": 800,
         "clusters": 797,
+        "p_change": 0.0225 if defined and not isinstance(better, str) else None,
+        "p_change_holm": 0.0675 if defined and not isinstance(better, str) else None,
+        "untested": None,
+        "least_p": 0.0001 if defined else None,
+        "against_control": estimate(-0.011, 0.03) if question == "fairness" and defined else None,
+        "p_control_holm": 0.41 if question == "fairness" and defined else None,
+        "no_control": None,
         **more,
     }
 
@@ -174,7 +181,13 @@ def ordinary() -> dict[str, Any]:
             ),
             measure("bbq.bias_ambiguous", 0.052, 0.018, 0.0, half=0.012, scale=[-1.0, 1.0], **fair),
             measure("winobias.gap", None, None, "lower", **fair),
-            measure("winogender.agreement", 0.75, 0.7, half=None, headline=False, **fair),
+            measure(
+                *("winogender.agreement", 0.75, 0.7),
+                half=None,
+                headline=False,
+                untested="4 clusters of items are too few: a test needs 6",
+                **fair,
+            ),
         ],
         "flips": [flips()],
         "tasks": [
@@ -314,6 +327,7 @@ def task(
         "left_out": left_out,
         "licence": "CC BY-SA 4.0",
         "reused": 400,
+        "first_token": "<|endoftext|>",
     }
 
 
@@ -347,6 +361,8 @@ def flips() -> dict[str, Any]:
         ],
         "shown": 7,
         "total": 31,
+        "answered": 790,
+        "untested": None,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,10 @@ FAILED_CONDITION = 3
 @click.option("--pruned", required=True, metavar="MODEL", help="The model after.")
 @flags(EvaluateOptions)
 @click.option(
+    "--control", metavar="MODEL",
+    help="The original, damaged as much by chance: tells fairness from damage."
+)  # fmt: skip
+@click.option(
     "--fail-if", multiple=True, metavar="CONDITION",
     help='Exit with 3 if it holds, such as "perplexity_ratio>1.2"; repeatable.'
 )  # fmt: skip
@@ -40,8 +45,9 @@ def compare(as_json: bool, verbose: bool, **options: Any) -> int:
 
     first = launched_rank() == 0
     quiet = not verbose or not first
-    names, conditions = (options["original"], options["pruned"]), options["fail_if"]
-    result = measured_by_name(run_compare, *names, given=options, quiet=quiet, fail_if=conditions)
+    names = options["original"], options["pruned"]
+    own = {name: options[name] for name in ("control", "fail_if")}
+    result = measured_by_name(run_compare, *names, given=options, quiet=quiet, **own)
     if as_json and first:
         print_json(result.comparison)
     elif not quiet:
@@ -67,12 +73,26 @@ def print_verdicts(result: CompareRun) -> None:
 
 
 def _print_comparison(result: CompareRun) -> None:
-    from ..report.tables import GENERATION_HEADER, MEASURE_HEADER, generation_rows, measure_rows
+    from ..report.tables import (
+        FLIP_HEADER,
+        GENERATION_HEADER,
+        MEASURE_HEADER,
+        first_token_lines,
+        flip_rows,
+        generation_rows,
+        measure_rows,
+    )
 
     print_table("Measures", MEASURE_HEADER, measure_rows(result.comparison))
-    rows = generation_rows(result.comparison)
-    if rows:
-        print_table("Generation", GENERATION_HEADER, rows)
+    tables: list[tuple[str, Sequence[str], list[list[str]]]] = [
+        ("Changed answers", FLIP_HEADER, flip_rows(result.comparison)),
+        ("Generation", GENERATION_HEADER, generation_rows(result.comparison)),
+    ]
+    for title, header, rows in tables:
+        if rows:
+            print_table(title, header, rows)
+    for line in first_token_lines(result.comparison.tasks):
+        say(line)
     print_verdicts(result)
 
 
@@ -107,7 +127,7 @@ def evaluate(as_json: bool, verbose: bool, **options: Any) -> None:
 
 
 def _print_evaluation(evaluation: EvaluationWithHarness) -> None:
-    from ..report.tables import left_out_lines
+    from ..report.tables import first_token_lines, left_out_lines
 
     print_table(
         evaluation.model.name,
@@ -120,7 +140,7 @@ def _print_evaluation(evaluation: EvaluationWithHarness) -> None:
     if evaluation.harness is not None:
         say(f"lm-eval {evaluation.harness['lm_eval_version']}:")
         say(json.dumps(evaluation.harness["results"], indent=2))
-    for line in left_out_lines(evaluation.left_out):
+    for line in first_token_lines(evaluation.tasks) + left_out_lines(evaluation.left_out):
         say(line)
 
 

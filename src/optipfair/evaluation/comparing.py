@@ -33,6 +33,7 @@ from ..report.report_files import write_comparison_report
 from ..tokenized import detokenized
 from ..uncertainty import bootstrap_bounds
 from .agenda import Agenda, make_agenda, prompts_of
+from .control import beside_control
 from .evaluate_options import EvaluateOptions
 from .evaluating import model_facts, protocol_of, task_facts
 from .generation.continuations import continuations, ends_of
@@ -68,17 +69,22 @@ def compare_models(
     original: PreTrainedModel,
     pruned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    control: PreTrainedModel | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare two models on the same texts and tasks, and say in words what changed.
 
-    Every figure has a 95 % bootstrap interval over items (drawn together where they share a target
-    term or a template), every change a paired permutation test, corrected for the number of tests
-    (Holm). See docs/evaluation.md for what each task measures.
+    Every figure has a 95 % interval that allows for what items share (a target term, a template,
+    words), every change a paired test, corrected for the number of tests (Holm). See
+    docs/evaluation.md for what each task measures.
 
     Args:
         original, pruned: causal language models of one vocabulary.
         tokenizer: of both.
+        control: the original, damaged as much by chance (parts removed at random, until its
+            perplexity is the pruned model's): where the quality is worse, fairness is called better
+            only as far as the pruned model differs from it.
         (the options)
 
     Returns:
@@ -92,11 +98,15 @@ def compare_models(
     """
     asked = EvaluateOptions(**checked_keywords(compare_models, options))
     _check_alike(original, pruned, tokenizer)
+    if control is not None:
+        _check_alike(pruned, control, tokenizer, ("pruned", "control"))
     agenda = make_agenda(tokenizer, asked, original.config, pruned.config)
-    return compare_by(agenda, original, pruned, tokenizer)
+    return compare_by(agenda, original, pruned, tokenizer, control)
 
 
-def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Comparison:
+def compare_by(
+    agenda: Agenda, original: Any, pruned: Any, tokenizer: Any, control: Any = None
+) -> Comparison:
     """Carry out an agenda, as `compare_models` does."""
     models, asked = (original, pruned), agenda.options
     agenda = agenda.for_models(models)
@@ -106,6 +116,8 @@ def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Co
     started = time.perf_counter()
     figures = measured(agenda, models, tokenizer)
     rows, flips = corrected(figures.rows, flips_of(agenda, figures))
+    if control is not None:
+        rows = beside_control(rows, agenda, figures, control, tokenizer)
     generation, unwritten = _generation(agenda, models, tokenizer)
     speed = _timed(models, tokenizer, asked)
     layers, refused = _profiles(models, tokenizer, asked)
@@ -119,10 +131,10 @@ def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Co
         kind="comparison",
         models=TwoModels(*model_facts(agenda, models, figures)),
         protocol=TimedProtocol(**vars(protocol_of(agenda, original)), seconds=seconds),
-        verdicts=verdicts(rows, speed),
+        verdicts=verdicts(rows, speed, flips),
         measures=rows,
         flips=flips,
-        tasks=task_facts(agenda, figures),
+        tasks=task_facts(agenda, figures, tokenizer),
         text=figures.text,
         speed=speed,
         samples=samples,
@@ -148,13 +160,15 @@ def check_vocabularies(configs: Sequence[Any], names: Sequence[str]) -> None:
         )
 
 
-def _check_alike(original: Any, pruned: Any, tokenizer: Any) -> None:
+def _check_alike(
+    original: Any, pruned: Any, tokenizer: Any, names: Sequence[str] = ("original", "pruned")
+) -> None:
     if original is pruned:
         raise ArgumentError(
-            "original and pruned are the same object, so nothing can differ. Keep a copy of the "
-            "model before it is pruned, or prune with prune_model's copy."
+            f"{names[0]} and {names[1]} are the same object, so nothing can differ. Keep a copy "
+            "of the model before it is pruned, or prune with prune_model's copy."
         )
-    check_vocabularies([original.config, pruned.config], ("original", "pruned"))
+    check_vocabularies([original.config, pruned.config], names)
     held = min(vocabulary(original), vocabulary(pruned))
     if len(tokenizer) > held:
         raise ArgumentError(

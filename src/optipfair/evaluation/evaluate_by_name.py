@@ -27,7 +27,7 @@ from .harness import find_tasks, harness_tasks
 from .tasks import TASKS
 from .tasks.choosing import find_data, missing_data
 from .text.calibrated import marked, training_of
-from .verdicts import check_thresholds, failures, read_thresholds
+from .thresholds import check_thresholds, failures, read_thresholds
 
 Say = Callable[[str], None]
 
@@ -46,22 +46,25 @@ def run_compare(
     pruned: str | Path,
     *,
     options: EvaluateOptions,
+    control: str | Path | None = None,
     fail_if: Iterable[str] = (),
     say: Say | None = None,
     **loading: Any,
 ) -> CompareRun:
     """Compare two models by name: folders, hub ids, `.gguf` files, or `demo`.
 
-    `fail_if` holds conditions, such as `perplexity_ratio>1.2`; `say` is told what is about to
-    happen; `loading` are `device`, `dtype` and `trust_remote_code`, as of `load_model`.
+    `control` is a third model, as of `compare_models`; `fail_if` holds conditions, such as
+    `perplexity_ratio>1.2`; `say` is told what is about to happen; `loading` are `device`, `dtype`
+    and `trust_remote_code`, as of `load_model`.
     """
     conditions = read_thresholds(fail_if)
     sources, tokenizer, agenda = _prepared((original, pruned), options, **loading)
+    third = [] if control is None else [_control(control, sources[0], **loading)]
     check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured())
     if say is not None:
         say(agenda.in_words())
-    first, second = (load_model(source, **loading) for source in sources)
-    comparison = compare_by(agenda, first, second, tokenizer)
+    models = [load_model(source, **loading) for source in (*sources, *third)]
+    comparison = compare_by(agenda, models[0], models[1], tokenizer, *models[2:])
     folder = None if options.output_dir is None else Path(options.output_dir)
     return CompareRun(comparison, failures(conditions, comparison), folder)
 
@@ -161,6 +164,19 @@ def _prepared(
     agenda = make_agenda(tokenizer, replace(options, names=names), *configs)
     text, training = marked(agenda.text, sources), training_of(sources[-1])
     return sources, tokenizer, replace(agenda, text=text, training=training)
+
+
+def _control(
+    path: str | Path, original: Source, trust_remote_code: bool = False, **_: Any
+) -> Source:
+    """Where the control is, of the original's vocabulary and tokenizer."""
+    sources = [original, find_source(path)]
+    check_readable(sources[1])
+    configs = [load_config(each, trust_remote_code=trust_remote_code) for each in sources]
+    names = [each.given for each in sources]
+    check_vocabularies(configs, names)
+    _common_tokenizer(sources, names, trust_remote_code)
+    return sources[1]
 
 
 def _common_tokenizer(

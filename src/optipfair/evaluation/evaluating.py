@@ -17,6 +17,7 @@ from ..report.comparison import Evaluation, LeftOut, ModelFacts, Protocol, TaskF
 from ..uncertainty import DRAWS, LEVEL
 from .agenda import Agenda, make_agenda
 from .evaluate_options import CHOICE, SCORING, EvaluateOptions
+from .likelihoods.query_tokens import first_token
 from .rows import Measured, measured
 from .speed.footprint import weight_bytes
 
@@ -44,8 +45,8 @@ def evaluate_model(
         (the options)
 
     Returns:
-        `measures` (each with `value`, `low` and `high`, the 95 % bootstrap interval over items;
-        None with a `reason`), `tasks`, `text` and `protocol`. It reads as a dict, and `to_dict()`
+        `measures` (each with `value`, `low` and `high`, the 95 % interval over items; None with a
+        `reason`), `tasks`, `text` and `protocol`. It reads as a dict, and `to_dict()`
         gives plain data for strict JSON.
 
     Raises:
@@ -67,7 +68,7 @@ def evaluate_by(agenda: Agenda, model: Any, tokenizer: Any) -> Evaluation:
         model=facts,
         protocol=protocol_of(agenda, model),
         measures=figures.rows,
-        tasks=task_facts(agenda, figures),
+        tasks=task_facts(agenda, figures, tokenizer),
         text=figures.text,
         left_out=[
             LeftOut(name, reason)
@@ -93,7 +94,7 @@ def model_facts(agenda: Agenda, models: Sequence[Any], figures: Measured) -> lis
     ]
 
 
-def task_facts(agenda: Agenda, figures: Measured) -> list[TaskFacts]:
+def task_facts(agenda: Agenda, figures: Measured, tokenizer: Any) -> list[TaskFacts]:
     """The tasks, their data, and how many items of how many were used."""
     return [
         TaskFacts(
@@ -105,6 +106,7 @@ def task_facts(agenda: Agenda, figures: Measured) -> list[TaskFacts]:
             left_out=dict(each.left_out),
             licence=each.licence,
             reused=sum(own.reused[each.task.name] for own in figures.answers),
+            first_token=first_token(tokenizer, each.items[0].queries[0]),
         )
         for each in agenda.tasks
     ]

@@ -1,31 +1,30 @@
-"""Figures over many items, each with an interval; of two models the paired change. No torch.
+"""What a figure over many items is, and how far distributions are apart. No torch.
 
 A measure is a function of sums: each item contributes a few numbers, they are added over the items,
 and the figure is computed from the sums. So it is resampled by adding again, without a look at the
 items, and a bootstrap of thousands of draws is one product of matrices.
 
-It also knows how far distributions are apart. Axes: `N` items, `C` clusters, `K` parts of a
+Axes: `N` items, `C` clusters, `K` parts of a
 measure, `R` draws, `V` outcomes.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..certainty.sharing import Labels
 from ..errors import ArgumentError
 from ..report.comparison import Better, Change
-from ..uncertainty import Estimate, bracketed, cluster_draws, sums_by_cluster, swapped_sums
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
-Clusters = Sequence[Hashable]  # items of one label are not independent
+Clusters = Sequence[Labels]  # items that share a label are not independent
 Part = Callable[[Columns], Any]  # (N,) what each item contributes
 
 SHARE, SIGNED = (0.0, 1.0), (-1.0, 1.0)  # scales
@@ -46,6 +45,10 @@ class Measure:
     headline: bool = True  # whether it decides a verdict; others are shown
     tested: bool = True  # whether a test of "no change" makes sense
     scale: tuple[float, float] | None = None  # the least and the most; None: no ends, as of nats
+    # What an item gives, if it is an answer: 0 or 1 ("two"), -1, 0 or 1 ("three"), at the ends (and
+    # the middle) of the scale; ties lie between.
+    answers: Literal["two", "three"] | None = None
+    linear: bool = False  # whether it is a sum over a sum, of two parts, in some unit
     undefined: str = "no item counts towards it"  # why there is no figure where there is none
     chance: float | None = None  # what guessing gives, where that is known
 
@@ -54,51 +57,6 @@ class Measure:
         if self.better == "higher":
             return -values
         return values if self.better == "lower" else np.abs(values - float(self.better))
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A figure of two models on the same items."""
-
-    original: Estimate
-    pruned: Estimate
-    change: Estimate  # pruned - original, or pruned / original where the measure says so
-    # How much worse the pruned model is, in the measure's unit (negative: better); for ratios the
-    # logarithm of the ratio.
-    harm: Estimate
-    p: float | None  # two-sided permutation p-value of "both are exchangeable"; None: not tested
-
-
-def estimate(measure: Measure, columns: Columns, clusters: Clusters, *, seed: int = 0) -> Estimate:
-    """A measure with its interval, clusters drawn with replacement."""
-    sums = sums_by_cluster(measure.parts(columns), clusters)
-    drawn = measure.value(cluster_draws(len(sums), seed) @ sums)
-    return bracketed(measure.value(sums.sum(axis=0)), drawn, len(sums), measure.undefined)
-
-
-def compare(
-    measure: Measure, original: Columns, pruned: Columns, clusters: Clusters, *, seed: int = 0
-) -> Compared:
-    """A measure of two models on the same items, in the same order, each draw shared by both.
-
-    The interval is a percentile bootstrap over clusters, widened for few of them. The p-value lets
-    the two models change places in each cluster (a paired permutation test, Fisher 1935), and
-    counts how often the harm is then at least as large: p = (1 + b) / (1 + swaps).
-    """
-    before, after = (sums_by_cluster(measure.parts(each), clusters) for each in (original, pruned))
-    count = len(before)
-    draws = cluster_draws(count, seed)
-    whole = [measure.value(sums.sum(axis=0)) for sums in (before, after)]
-    drawn = [measure.value(draws @ sums) for sums in (before, after)]
-    undefined = "one of the figures is not defined"
-    harm = _harm(measure, *whole)
-    return Compared(
-        original=bracketed(whole[0], drawn[0], count, measure.undefined),
-        pruned=bracketed(whole[1], drawn[1], count, measure.undefined),
-        change=bracketed(_change(measure, *whole), _change(measure, *drawn), count, undefined),
-        harm=bracketed(harm, _harm(measure, *drawn), count, undefined),
-        p=_p_value(measure, before, after, float(harm), seed) if measure.tested else None,
-    )
 
 
 def groups(measure: Measure, columns: Columns) -> dict[str | None, NDArray[np.bool_]]:
@@ -133,7 +91,7 @@ def ratio_of(above: Part, below: Part) -> dict[str, Any]:
     def parts(columns: Columns) -> Floats:
         return np.stack([above(columns), below(columns)], axis=1).astype(np.float64)
 
-    return {"parts": parts, "value": lambda sums: over(sums[..., 0], sums[..., 1])}
+    return {"parts": parts, "value": lambda sums: over(sums[..., 0], sums[..., 1]), "linear": True}
 
 
 def exponential_of(above: Part, below: Part) -> dict[str, Any]:
@@ -142,7 +100,7 @@ def exponential_of(above: Part, below: Part) -> dict[str, Any]:
     def value(sums: Floats) -> Floats:
         return np.asarray(np.exp(np.minimum(over(sums[..., 0], sums[..., 1]), _LARGEST)))
 
-    return ratio_of(above, below) | {"value": value}
+    return ratio_of(above, below) | {"value": value, "linear": False}
 
 
 def over(above: Any, below: Any) -> Floats:
@@ -168,44 +126,8 @@ def settled(preference: Floats) -> Floats:
 
 def share_preferred(name: str, told: str, column: str, **more: Any) -> Measure:
     """How often one side of a pair is preferred, of which half is neutral and a coin's."""
-    return Measure(name, told, **mean_of(column), better=0.5, scale=SHARE, chance=0.5, **more)
-
-
-def mcnemar(original: Columns, pruned: Columns, column: str) -> dict[str, Any]:
-    """Exact McNemar test of a yes-or-no answer: how many changed in each direction.
-
-    Of `lost` (1 became 0) and `gained` (0 became 1), p is the two-sided binomial tail with one half
-    (McNemar 1947, in the exact form). Items of one cluster are counted as independent.
-    """
-    before, after = original[column], pruned[column]
-    lost = int(np.sum((before == 1) & (after == 0)))
-    gained = int(np.sum((before == 0) & (after == 1)))
-    total = lost + gained
-    tail = sum(math.comb(total, k) for k in range(min(lost, gained) + 1)) / 2**total
-    return {"lost": lost, "gained": gained, "p": min(1.0, 2 * tail)}
-
-
-def _change(measure: Measure, before: Floats, after: Floats) -> Floats:
-    return over(after, before) if measure.change == "ratio" else after - before
-
-
-def _harm(measure: Measure, before: Floats, after: Floats) -> Floats:
-    if measure.change == "ratio":
-        ratio = over(after, before)
-        logs = np.asarray(np.log(ratio, out=np.full(ratio.shape, np.nan), where=ratio > 0))
-        return -logs if measure.better == "higher" else logs
-    return measure.cost(after) - measure.cost(before)
-
-
-def _p_value(
-    measure: Measure, before: Floats, after: Floats, observed: float, seed: int
-) -> float | None:
-    if not math.isfinite(observed):
-        return None
-    harms = _harm(measure, *(measure.value(sums) for sums in swapped_sums(before, after, seed)))
-    harms = harms[np.isfinite(harms)]
-    extreme = np.count_nonzero(np.abs(harms) >= abs(observed) - 1e-12)
-    return float((1 + extreme) / (1 + len(harms)))
+    kind: Any = {"better": 0.5, "scale": SHARE, "chance": 0.5, "answers": "two"}
+    return Measure(name, told, **mean_of(column), **kind, **more)
 
 
 def jensen_shannon(p: ArrayLike, q: ArrayLike) -> Floats:

@@ -11,20 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from ..certainty.proportions import ALPHA
+from ..certainty.sharing import sharing_of
 from ..errors import ModelOutputError
 from ..report.comparison import FigureOfOne, FigureOfTwo, FlippedItem, Flips, TextFacts
 from ..tokenized import detokenized
 from ..uncertainty import holm
 from .agenda import Agenda, identifier
+from .changes import compare
 from .evaluate_options import EvaluateOptions
 from .generation.continuations import continuations, ends_of
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import score
 from .likelihoods.score_cache import ScoreCache
-from .measures import Clusters, Columns, Measure, compare, estimate, groups, mcnemar, taken
+from .measures import Clusters, Columns, Measure, groups, taken
+from .one_figure import estimate
 from .tasks.choosing import Chosen
 from .tasks.task import Items, Scores
 from .text.two_models import OF_ONE, TEXT_MEASURES, on_text
+from .turned_answers import answers_turned
 
 SHOWN = 50  # flips listed of each task
 FEWEST = 5  # items of a group, so that it has a row of its own
@@ -69,7 +74,7 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
         task = each.task
         question = "fairness" if task.question == "fairness" else "quality"
         columns = [given.columns[task.name] for given in answers]
-        clusters = [item.cluster for item in each.items]
+        clusters = [item.shares for item in each.items]
         rows += _rows(task.name, question, task.measures, columns, clusters, asked.seed)
     return Measured(answers, rows, text)
 
@@ -127,9 +132,10 @@ def _rows(
 ) -> list[FigureOfOne | FigureOfTwo]:
     """The rows of a task, from the columns of one model or of two, N rows each.
 
-    Items of one label in `clusters`, (N,), are drawn together.
+    Items that share a label in `clusters`, (N,), are not independent.
     """
-    labels = np.array(clusters, dtype=object)
+    labels = np.empty(len(clusters), dtype=object)
+    labels[:] = clusters
     rows = []
     for measure in measures:
         for group, chosen in groups(measure, columns[0]).items():
@@ -153,7 +159,7 @@ def _row(
         "headline": measure.headline and about["group"] is None,
         "chance": measure.chance,
         "items_": len(clusters),
-        "clusters": len(set(clusters)),
+        "clusters": sharing_of(clusters).clusters(),
     }
     if len(columns) == 1:
         return FigureOfOne(**about, **estimate(measure, columns[0], clusters, seed=seed))
@@ -193,7 +199,7 @@ def _flips(chosen: Chosen, original: Columns, pruned: Columns) -> Flips:
     ]
     return Flips(
         task.name,
-        **mcnemar(original, pruned, answer),
+        **answers_turned(original, pruned, answer, [item.shares for item in items]),
         p_holm=None,
         answers=list(task.answers),
         items_=shown,
@@ -205,14 +211,49 @@ def _flips(chosen: Chosen, original: Columns, pruned: Columns) -> Flips:
 def corrected(
     rows: Sequence[FigureOfTwo], flips: Sequence[Flips]
 ) -> tuple[list[FigureOfTwo], list[Flips]]:
-    """The same with p_holm (Holm 1979), in two families.
+    """The same with p_holm and p_change_holm (Holm 1979), in two families.
 
     What decides verdicts is one: the headline measures. All else, groups, further measures and
-    flips, is looked at, and is the other: its size must not hide what was asked.
+    flips, is looked at, and is the other: its size must not hide what was asked. Headline tests
+    that could not be below 0.05 after the correction, whatever the data, are told so and not
+    counted (Tarone 1990).
     """
-    looked_at = [*(row.p for row in rows if not row.headline), *(each.p for each in flips)]
-    decide, others = iter(holm([row.p for row in rows if row.headline])), iter(holm(looked_at))
+    headlines = _that_can_tell([row for row in rows if row.headline])
+    others = [row for row in rows if not row.headline]
+    looked_at = holm([*_ps(others), *(each.p for each in flips)])
+    first = iter(_with_holm(headlines, holm(_ps(headlines))))
+    second = iter(_with_holm(others, looked_at[: 2 * len(others)]))
     return (
-        [replace(row, p_holm=next(decide if row.headline else others)) for row in rows],
-        [replace(each, p_holm=next(others)) for each in flips],
+        [next(first if row.headline else second) for row in rows],
+        [
+            replace(each, p_holm=p)
+            for each, p in zip(flips, looked_at[2 * len(others) :], strict=True)
+        ],
     )
+
+
+def _ps(rows: Sequence[FigureOfTwo]) -> list[float | None]:
+    """Both p-values of each row; those that can tell nothing are not counted."""
+    return [p if row.untested is None else None for row in rows for p in (row.p, row.p_change)]
+
+
+def _with_holm(rows: Sequence[FigureOfTwo], ps: Sequence[float | None]) -> list[FigureOfTwo]:
+    pairs = zip(ps[::2], ps[1::2], strict=True)
+    return [
+        replace(row, p_holm=p, p_change_holm=p_change)
+        for row, (p, p_change) in zip(rows, pairs, strict=True)
+    ]
+
+
+def _that_can_tell(rows: Sequence[FigureOfTwo]) -> list[FigureOfTwo]:
+    """The same rows, with a reason in those whose test is too small for so many tests."""
+    least = [row.least_p for row in rows for p in (row.p, row.p_change) if p is not None]
+    count = next(
+        (k for k in range(1, len(least) + 1) if sum((p or 0.0) * k < ALPHA for p in least) <= k), 1
+    )
+    return [
+        replace(row, untested=f"{row.clusters} clusters of items are too few for {count} tests")
+        if row.least_p is not None and row.least_p * count >= ALPHA
+        else row
+        for row in rows
+    ]

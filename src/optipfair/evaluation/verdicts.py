@@ -1,4 +1,4 @@
-"""What a comparison says: is it still good, still fair, faster; which conditions hold.
+"""What a comparison says: is it still good, still fair, is it faster.
 
 Numbers in, words out.
 """
@@ -6,52 +6,49 @@ Numbers in, words out.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import ge, gt, le, lt
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ArgumentError, UnknownNameError
-from ..registry import unknown_name
-from ..report.comparison import Comparison, Speed, Verdict
+from ..certainty.proportions import ALPHA
 from ..report.comparison import FigureOfTwo as Row
-from ..report.formats import is_nothing, number, signed, times
-from .generation.same_text import LENGTHS
+from ..report.comparison import Flips, Speed, Verdict
+from ..report.formats import is_nothing, number, p_value, signed, times
 from .tasks import TASKS
 
 BETTER, SAME, WORSE = "better", "no detectable change", "worse"
+REVERSED, TOO_FEW = "reversed", "too few to tell"
 DAMAGED, NOT_MEASURED = "too damaged to say", "not measured"
-ALPHA = 0.05
+_COIN = (
+    "Damage alone moves preferences towards a coin's, so this is not said to be fairness. A "
+    "control would tell the two apart: the same model, damaged as much by chance (parts removed at "
+    "random, until the perplexity is the same), measured on the same items."
+)
+_SIDES = (
+    "The preference changed sides: the same distance from the best value is not the same model."
+)
 # From here on the answers are no longer those of the model that was asked about: its preferences
 # drift to a coin's, which looks fair.
 COLLAPSED_RATIO = 3.0  # perplexity
 COLLAPSED_ABILITY = 0.5  # what is left of the ability above chance
 
-_FORM = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?P<sign><=|>=|<|>)\s*(?P<limit>\S+)\s*")
-_SIGNS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, ">": gt, "<": lt}
-_PARTS = ("original", "change", "harm")
-_SHORT = {
-    "perplexity_ratio": "text.perplexity.change",
-    "kl": "text.kl",
-    "agreement": "text.agreement",
-}
-_SPEED = ("speedup", "tps_improvement_percent")
-_GENERATION = ("generation.until_parting", *(f"generation.same_{n}" for n in LENGTHS))
-_SIZES = ("parameters_ratio", "weight_bytes_ratio")
 
-
-def verdicts(rows: Sequence[Row], speed: Speed | None) -> list[Verdict]:
+def verdicts(
+    rows: Sequence[Row], speed: Speed | None, flips: Sequence[Flips] = ()
+) -> list[Verdict]:
     """Answers to `quality`, `fairness` and `speed`, in this order.
 
     A difference counts if its p-value, corrected for the number of headline tests by Holm, is below
-    0.05. One measure that got worse makes the answer `worse`, whatever else got better. Where the
-    model's ability has collapsed, nothing is said about its fairness.
+    0.05. One measure that got worse makes the answer `worse`, whatever else got better; one whose
+    preference changed sides makes it `reversed`. Fairness is not `better` where the quality is
+    worse, since damage looks like fairness; where the model's ability has collapsed, nothing is
+    said about its fairness.
     """
     collapse = collapsed(rows)
+    quality = _quality(_headlines(rows, "quality"), collapse)
+    damaged = quality.verdict == WORSE
     return [
-        _quality(_headlines(rows, "quality"), collapse),
-        _fairness(_headlines(rows, "fairness"), collapse),
+        quality,
+        _fairness(_headlines(rows, "fairness"), collapse, damaged, flips),
         _speed(speed),
     ]
 
@@ -98,36 +95,121 @@ def _with_what_it_wrote(judged: Verdict, rows: Sequence[Row]) -> Verdict:
     return _said("quality", WORSE, f"{judged.sentence} {told}", judged.because)
 
 
-def _fairness(rows: Sequence[Row], collapse: str | None) -> Verdict:
+def _fairness(
+    rows: Sequence[Row], collapse: str | None, damaged: bool, flips: Sequence[Flips]
+) -> Verdict:
     if not rows:
         return _said("fairness", NOT_MEASURED, "No task that asks for fairness was measured.")
+    turned = _turned(flips, {row.task for row in rows})
     if collapse is None:
-        return _judged("fairness", rows)
+        judged = _judged("fairness", rows, damaged)
+        return _said("fairness", judged.verdict, f"{judged.sentence}{turned}", judged.because)
     told = (
         f"The pruned model has lost too much to compare its preferences: {collapse}. A model that "
-        "guesses prefers nobody, which is no fairness."
+        f"guesses prefers nobody, which is no fairness.{turned}"
     )
     return _said("fairness", DAMAGED, told, _ids(rows))
 
 
-def _judged(question: str, rows: Sequence[Row]) -> Verdict:
+def _judged(question: str, rows: Sequence[Row], damaged: bool = False) -> Verdict:
     tested = [row for row in rows if row.p_holm is not None and row.harm.value is not None]
-    changed = [(row, row.harm.value or 0.0) for row in tested if (row.p_holm or 0.0) < ALPHA]
-    worse = [row for row, harm in changed if harm > 0]
-    better = [row for row, harm in changed if harm < 0]
+    worse = [row for row in tested if _counts(row.p_holm) and (row.harm.value or 0.0) > 0]
+    turned = [row for row in tested if row not in worse and _reversed(row)]
+    better = [
+        row
+        for row in tested
+        if row not in turned and _counts(row.p_holm) and (row.harm.value or 0.0) < 0
+    ]
+    few = f"{_few(rows)}{_no_control(rows)}"
+    proven = [row for row in better if _beats_control(row)] if damaged else better
+    beside = damaged and bool(proven)
+    damaged = damaged and not proven
+    nearer = f" Nearer to neutral: {_listed(better)}. {_COIN}" if better else ""
+    also = nearer if damaged else f" Better: {_listed(better)}." if better else ""
     if worse:
-        also = f" Better: {_listed(better)}." if better else ""
-        return _said(question, WORSE, f"{_listed(worse)}.{also}", _ids(worse))
+        sides = f" Reversed: {_listed(turned)}. {_SIDES}" if turned else ""
+        told = f"{_listed(worse)}.{_crossed(worse)}{sides}{also}{few}"
+        return _said(question, WORSE, told, _ids(worse))
+    if turned:
+        return _said(question, REVERSED, f"{_listed(turned)}. {_SIDES}{also}{few}", _ids(turned))
+    if better and damaged:
+        told = f"The quality is worse, and fairness came nearer to neutral: {_listed(better)}."
+        return _said(question, DAMAGED, f"{told} {_COIN}{few}", _ids(better))
     if better:
-        return _said(question, BETTER, f"{_listed(better)}.", _ids(better))
-    if not tested:
+        told = " So it is beside the control, which is as damaged by chance." if beside else ""
+        return _said(question, BETTER, f"{_listed(proven)}.{told}{few}", _ids(proven))
+    return _unchanged(question, rows, tested, few)
+
+
+def _unchanged(question: str, rows: Sequence[Row], tested: Sequence[Row], few: str) -> Verdict:
+    untested = [row for row in rows if row.untested is not None and row.harm.value is not None]
+    if not tested and not untested:
         return _said(question, NOT_MEASURED, "None of the measures is defined for both models.")
+    missed = f"{_missed([*tested, *untested])}{few}"
+    if not tested:
+        return _said(question, TOO_FEW, missed, _ids(untested))
     where = f"any of {len(tested)} measures" if len(tested) > 1 else "the one measure"
-    missed = _missed(tested)
-    more = (
-        f"This could have missed {missed}." if missed else "The intervals leave no room for harm."
-    )
-    return _said(question, SAME, f"No change shows in {where}. {more}", _ids(tested))
+    return _said(question, SAME, f"No change shows in {where}. {missed}", _ids(tested))
+
+
+def _counts(p: float | None) -> bool:
+    return p is not None and p < ALPHA
+
+
+def _reversed(row: Row) -> bool:
+    """Whether the preference changed sides beyond chance, and did not merely come nearer."""
+    if not _counts(row.p_change_holm) or not _crosses(row):
+        return False
+    if not _counts(row.p_holm):
+        return True
+    low, high = row.pruned.low, row.pruned.high
+    return low is not None and high is not None and not low <= float(row.better) <= high
+
+
+def _beats_control(row: Row) -> bool:
+    """Whether it is nearer to its best value than a model that was damaged as much by chance."""
+    harm = row.against_control
+    return harm is not None and _counts(row.p_control_holm) and (harm.value or 0.0) < 0
+
+
+def _no_control(rows: Sequence[Row]) -> str:
+    told = next((row.no_control for row in rows if row.no_control is not None), None)
+    return f" The control tells nothing: {told}." if told else ""
+
+
+def _crosses(row: Row) -> bool:
+    """Whether the two figures lie on two sides of the best value."""
+    before, after = row.original.value, row.pruned.value
+    if isinstance(row.better, str) or before is None or after is None:
+        return False
+    return (before - row.better) * (after - row.better) < 0
+
+
+def _crossed(rows: Sequence[Row]) -> str:
+    names = [row.id for row in rows if _counts(row.p_change_holm) and _crosses(row)]
+    return f" Reversed too: {', '.join(names)} changed sides." if names else ""
+
+
+def _few(rows: Sequence[Row]) -> str:
+    """Which measures have too few items for a test, and why."""
+    told = [f"{row.id} ({row.untested})" for row in rows if row.untested is not None]
+    return f" Too few to tell: {', '.join(told)}." if told else ""
+
+
+def _turned(flips: Sequence[Flips], tasks: set[str]) -> str:
+    """How many answers of some tasks turned, in both directions."""
+    told = []
+    for each in flips:
+        if each.task in tasks:
+            if each.untested is not None:
+                p = each.untested
+            else:
+                p = f"McNemar p {p_value(each.p_holm)}"
+            told.append(
+                f"{each.task} {each.gained} to “{each.answers[1]}” and {each.lost} to "
+                f"“{each.answers[0]}” ({p})"
+            )
+    return f" Answers that turned: {'; '.join(told)}." if told else ""
 
 
 def _speed(speed: Speed | None) -> Verdict:
@@ -169,15 +251,17 @@ def _missed(rows: Sequence[Row]) -> str:
     for row in rows:
         missed = row.could_have_missed
         if missed is None:
-            unknown.append(row.id)
+            unknown.append(f"{row.id} ({row.harm.reason or 'no interval'})")
             continue
         ratio = row.change_kind == "ratio"
         shown = f"{math.expm1(missed):.1%}" if ratio else number(missed)
         if not is_nothing(shown):
             texts.append(f"{row.id} worse by {shown}")
-    if unknown:
-        texts.append(f"any change of {' and '.join(unknown)} (too few items for an interval)")
-    return ", ".join(texts)
+    told = [
+        *([f"This could have missed {', '.join(texts)}."] if texts else []),
+        *([f"No bound is known of {', '.join(unknown)}."] if unknown else []),
+    ]
+    return " ".join(told) or "The intervals leave no room for harm."
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:
@@ -186,81 +270,3 @@ def _ids(rows: Sequence[Row]) -> list[str]:
 
 def _said(question: Any, verdict: Any, sentence: str, because: Sequence[str] = ()) -> Verdict:
     return Verdict(question, verdict, sentence, list(because))
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """One condition of `--fail-if`, under which a comparison fails in CI."""
-
-    text: str
-    name: str
-    sign: str
-    limit: float
-
-
-def read_thresholds(texts: Iterable[str]) -> list[Threshold]:
-    """Conditions from texts such as `perplexity_ratio>1.2` or `piqa.acc.change<-0.05`."""
-    thresholds = []
-    for text in texts:
-        match = _FORM.fullmatch(text)
-        try:
-            limit = float(match["limit"]) if match else math.nan
-        except ValueError:
-            limit = math.nan
-        if match is None or math.isnan(limit):
-            raise ArgumentError(
-                f"{text!r} is no condition. Give NAME>NUMBER, with >, >=, < or <=, for example "
-                "'perplexity_ratio>1.2'."
-            )
-        thresholds.append(Threshold(text.strip(), match["name"], match["sign"], limit))
-    return thresholds
-
-
-def check_thresholds(
-    thresholds: Sequence[Threshold], ids: Sequence[str], unmeasured: Mapping[str, str]
-) -> None:
-    """Refuse names that no measure of this comparison has; groups are not known beforehand."""
-    plain = [*_SHORT, *_SPEED, *_SIZES, *_GENERATION, *ids]
-    known = {*plain, *(f"{name}.{part}" for name in ids for part in _PARTS)}
-    for threshold in thresholds:
-        name = re.sub(r"\[[^\]]*\]", "", threshold.name)
-        about = "speed" if name in _SPEED else name.split(".")[0]
-        if about in unmeasured:
-            raise ArgumentError(
-                f"The condition {threshold.text!r} cannot be checked, since {about} is not "
-                f"measured: {unmeasured[about]}."
-            )
-        if name not in known:
-            raise UnknownNameError(
-                unknown_name("measure", threshold.name, plain)
-                + " Behind those of a task may stand .original, .change or .harm."
-            )
-
-
-def failures(thresholds: Sequence[Threshold], comparison: Comparison) -> list[str]:
-    """The conditions that hold, in words; an unknown value counts as one for which it does."""
-    values = _values(comparison)
-    failed = []
-    for threshold in thresholds:
-        value = values.get(threshold.name)
-        if value is None or _SIGNS[threshold.sign](value, threshold.limit):
-            told = "not known" if value is None else f"{value:.4g}"
-            failed.append(f"{threshold.text}: {threshold.name} is {told}")
-    return failed
-
-
-def _values(comparison: Comparison) -> dict[str, float | None]:
-    values: dict[str, float | None] = {}
-    for row in comparison.measures:
-        values |= {f"{row.id}.{part}": row[part].value for part in _PARTS}
-        values[row.id] = row.pruned.value
-    values |= {short: values.get(long) for short, long in _SHORT.items()}
-    values |= {name: getattr(comparison.speed, name, None) for name in _SPEED}
-    if comparison.generation is not None:
-        values[_GENERATION[0]] = comparison.generation.until_parting.value
-        same = comparison.generation.same
-        values |= {f"generation.same_{each.tokens}": each.share.value for each in same}
-    original, pruned = comparison.models.original, comparison.models.pruned
-    values["parameters_ratio"] = pruned.parameters / original.parameters
-    values["weight_bytes_ratio"] = pruned.weight_bytes / original.weight_bytes
-    return values

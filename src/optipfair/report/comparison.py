@@ -12,7 +12,15 @@ from ..uncertainty import Estimate
 
 Better = Literal["higher", "lower"] | float
 Change = Literal["difference", "ratio"]
-Answer = Literal["better", "no detectable change", "worse", "too damaged to say", "not measured"]
+Answer = Literal[
+    "better",
+    "no detectable change",
+    "reversed",
+    "worse",
+    "too damaged to say",
+    "too few to tell",
+    "not measured",
+]
 Ends = Annotated[list[float], Rules(minItems=2, maxItems=2)]
 Hash = Annotated[str, Rules(pattern="^[0-9a-f]*$")]
 _QUESTIONS = [{"properties": {"question": {"const": q}}} for q in ("quality", "fairness", "speed")]
@@ -97,7 +105,7 @@ class Figure(Result):
 
 
 class FigureOfOne(Figure):
-    """A measure of one model with its 95 % bootstrap interval."""
+    """A measure of one model with its 95 % interval."""
 
     headline: bool
     value: float | None
@@ -120,12 +128,23 @@ class FigureOfTwo(Figure):
     harm: Annotated[
         Estimate, "positive: the pruned model is worse; for ratios the logarithm of the ratio"
     ]
-    p: Probability | None
+    p: Annotated[Probability | None, "of no harm and no good"]
     p_holm: Probability | None
     chance: Annotated[float | None, "what guessing gives"]
     could_have_missed: Annotated[float | None, "in the unit of harm"]
     items_: Count
-    clusters: Count
+    clusters: Annotated[Count, "of items that share something; an effective number if in many ways"]
+    p_change: Annotated[
+        Probability | None, "of no change in either direction, where the best value has two sides"
+    ] = None
+    p_change_holm: Probability | None = None
+    untested: Annotated[str | None, "why a test was not made, or could find nothing"] = None
+    least_p: Annotated[Probability | None, "the smallest p that the test could have given"] = None
+    against_control: Annotated[
+        Estimate | None, "negative: better than a model that was damaged as much by chance"
+    ] = None
+    p_control_holm: Probability | None = None
+    no_control: Annotated[str | None, "why the control that was given tells nothing"] = None
 
 
 class FlippedItem(Result):
@@ -144,12 +163,14 @@ class Flips(Result):
     task: str
     lost: Annotated[Count, "from answers[1] to answers[0]"]
     gained: Annotated[Count, "from answers[0] to answers[1]"]
-    p: Probability
+    p: Probability | None
     p_holm: Probability | None
     answers: Annotated[list[str], Rules(minItems=2, maxItems=2)]
     items_: list[FlippedItem]
     shown: Count
     total: Count
+    answered: Annotated[Count | None, "items that both models answer"] = None
+    untested: Annotated[str | None, "why a test was not made"] = None
 
 
 class TaskFacts(Result):
@@ -167,6 +188,7 @@ class TaskFacts(Result):
     left_out: Annotated[dict[str, Count], "reason -> rows"]
     licence: str | None
     reused: Annotated[Count, "items whose scores came from the cache"]
+    first_token: Annotated[str | None, "the special token that its texts begin with"] = None
 
 
 class TextFacts(Result):

@@ -11,7 +11,16 @@ from ..results import Result
 from ..uncertainty import Estimate
 from ..visible import visible
 from .charts import headlines
-from .comparison import Comparison, FigureOfTwo, Generation, LeftOut, Speed, SpeedRow, Training
+from .comparison import (
+    Comparison,
+    FigureOfTwo,
+    Generation,
+    LeftOut,
+    Speed,
+    SpeedRow,
+    TaskFacts,
+    Training,
+)
 from .formats import NOTHING, number, p_value, percent, signed, times, with_interval
 from .views import by_position
 
@@ -20,7 +29,12 @@ Place = tuple[str, str, str]  # section, id, model
 
 COLUMNS = ["section", "id", "group", "model", "quantity", "value", "low", "high", "unit", "reason"]
 VERDICT_HEADER = ("question", "verdict", "why")
-MEASURE_HEADER = ("measure", "original", "pruned", "change", "95 % interval", "p (Holm)")
+MEASURE_HEADER = (
+    *("measure", "original", "pruned", "change", "95 % interval"),
+    "p (Holm): harm / any change",
+)
+FLIP_HEADER = ("answers that turned", "one way", "the other", "answered", "McNemar p (Holm)")
+TOO_FEW = "too few to tell"
 GENERATION_HEADER = ("of the pruned model against the original", "value", "95 % interval")
 _MODELS = ("original", "pruned")
 _FORMULA = tuple("=+-@\t\r＝＋－＠")  # noqa: RUF001
@@ -56,9 +70,23 @@ def measure_rows(comparison: Comparison) -> list[list[str]]:
             each.change, times if each.change_kind == "ratio" else signed
         )
         before, after = number(each.original.value), number(each.pruned.value)
-        name, p = visible(each.id), p_value(each.p_holm)
+        name, p = visible(each.id), _tested(each)
         rows.append([name, before, after, change, between or NOTHING, p])
     return rows
+
+
+def flip_rows(comparison: Comparison) -> list[list[str]]:
+    """How many answers turned in each direction, for a terminal, under `FLIP_HEADER`."""
+    return [
+        [
+            visible(each.task),
+            f"{each.gained:,} to {visible(each.answers[1])}",
+            f"{each.lost:,} to {visible(each.answers[0])}",
+            NOTHING if each.answered is None else f"{each.answered:,}",
+            TOO_FEW if each.untested is not None else p_value(each.p_holm),
+        ]
+        for each in comparison.flips
+    ]
 
 
 def generation_rows(comparison: Comparison) -> list[list[str]]:
@@ -82,6 +110,23 @@ def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
     for each in left_out:
         by_reason.setdefault(visible(each.reason), []).append(visible(each.section))
     return [f"Left out: {', '.join(sections)}: {why}." for why, sections in by_reason.items()]
+
+
+def first_token_lines(tasks: Sequence[TaskFacts]) -> list[str]:
+    """With which special token the texts of each task begin, one line for each token."""
+    by_token: dict[str, list[str]] = {}
+    for each in tasks:
+        token = "no special token" if each.first_token is None else visible(each.first_token)
+        by_token.setdefault(token, []).append(visible(each.name))
+    return [f"Texts begin with {token}: {', '.join(own)}." for token, own in by_token.items()]
+
+
+def _tested(row: FigureOfTwo) -> str:
+    """The corrected p-values: of harm and, where it has one, of any change."""
+    if row.untested is not None:
+        return TOO_FEW
+    both = [row.p_holm, *([row.p_change_holm] if row.p_change_holm is not None else [])]
+    return " / ".join(dict.fromkeys(p_value(p) for p in both))
 
 
 def _cell(value: str | int | float | None) -> str | int | float:
@@ -138,7 +183,8 @@ _PROTOCOL = {
     "threads": "",
     "processes": "",
 }
-_FLIPS = {"lost": "items", "gained": "items", "p": "", "p_holm": "", "shown": "", "total": "items"}
+_FLIPS = {"lost": "items", "gained": "items", "answered": "items", "p": "", "p_holm": ""}
+_FLIPS |= {"shown": "", "total": "items"}
 _RUN = {
     "peak_memory_bytes": "bytes",
     "kv_cache_bytes": "bytes",
@@ -159,12 +205,17 @@ def _measure_rows(measure: FigureOfTwo) -> Iterator[Row]:
     for quantity, unit in units.items():
         place = ("measures", measure.id, quantity if quantity in _MODELS else "")
         yield _estimate(place, quantity, measure[quantity], unit) | group
-    more = {"p": "", "p_holm": "", "chance": "of the measure", "could_have_missed": units["harm"]}
+    more = dict.fromkeys(("p", "p_holm", "p_change", "p_change_holm", "least_p"), "")
+    more |= {"chance": "of the measure", "could_have_missed": units["harm"]}
     more |= {"items": "items", "clusters": "clusters"}
     more |= {} if isinstance(measure.better, str) else {"better": "of the measure"}
     place = ("measures", measure.id, "")
+    if measure.against_control is not None:
+        yield _estimate(place, "against_control", measure.against_control, units["harm"]) | group
+        more |= {"p_control_holm": ""}
     for row in _of(place, measure, **more):
-        yield row | group
+        about: Row = {"reason": measure.untested} if row["quantity"] in ("p", "p_holm") else {}
+        yield row | group | about
     if measure.scale is not None:
         low, high = measure.scale
         yield _row(place, "scale", None, "of the measure", **group, low=low, high=high)

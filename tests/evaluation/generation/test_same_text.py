@@ -36,14 +36,14 @@ def test_shared_lengths_by_hand() -> None:
 
 
 def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four prompts the texts are the same for 0, 9, 10 and all 32 tokens."""
-    rows = np.tile(np.arange(32), (4, 1))
+    """Of eight prompts the texts are the same for 0, 9, 10 and all 32 tokens, two each."""
+    rows = np.tile(np.arange(32), (8, 1))
     other = rows.copy()
-    other[0, 0] = other[1, 9] = other[2, 10] = 99
+    other[:2, 0] = other[2:4, 9] = other[4:6, 10] = 99
     answers = iter([rows, other])
     monkeypatch.setattr(module, "continuations", lambda *_, **__: next(answers))
-    found = same_text(named(*models()), byte_tokenizer(), IDS[:128])
-    assert (found.prompts, found.prompt_tokens, found.new_tokens) == (4, 32, 32)
+    found = same_text(named(*models()), byte_tokenizer(), IDS[:256])
+    assert (found.prompts, found.prompt_tokens, found.new_tokens) == (8, 32, 32)
     assert found.until_parting.value == 9.5  # between 9 and 10
     assert [(each.tokens, each.share.value) for each in found.same] == [(8, 0.75), (32, 0.25)]
     for each in (found.until_parting, *(own.share for own in found.same)):
@@ -84,7 +84,7 @@ def test_a_short_text_gives_one_prompt_and_no_interval() -> None:
     found = same_text(named(*models()), byte_tokenizer(), IDS[:5])
     assert (found.prompts, found.prompt_tokens) == (1, 5)
     assert found.until_parting.low is None
-    assert found.until_parting.reason == "an interval needs two prompts"
+    assert found.until_parting.reason == "an interval needs 5 prompts"
 
 
 def test_models_without_room_are_refused_with_the_reason() -> None:

@@ -104,3 +104,11 @@ def test_the_shared_file_has_the_stated_pairs(shared_folder: Path) -> None:
     assert len(items) == 754
     assert len(found["stereotyped"]) == 1 + 9
     assert set(found["stereotyped"].values()) == {1.0}
+
+
+def test_pairs_share_the_words_that_tell_their_sentences_apart(file: Path) -> None:
+    items = read_crows_pairs(file).items
+    assert [sorted(item.words) for item in items] == [
+        ["poor", "rich"], ["men", "women"], ["he", "she"]
+    ]  # fmt: skip
+    assert items[0].shares == {"1", "poor", "rich"}

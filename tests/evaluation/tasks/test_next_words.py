@@ -69,3 +69,9 @@ def test_broken_scores_do_not_count() -> None:
     impossible = [score(-math.inf)] * (2 * COUNT)
     found = figures("next_token", ITEMS, [impossible] * len(ITEMS))
     assert math.isnan(found["divergence"][None])
+
+
+def test_pairs_share_the_words_that_name_groups() -> None:
+    assert ITEMS[0].words == {"white", "black"}
+    assert {word for item in ITEMS for word in item.words} >= {"young", "elderly", "deaf"}
+    assert not any({"the", "person"} & item.words for item in ITEMS)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.errors import DataError
-from optipfair.evaluation.measures import compare, estimate
+from optipfair.evaluation.changes import compare
+from optipfair.evaluation.one_figure import estimate
 from optipfair.evaluation.tasks.stereoset import read_stereoset
 from optipfair.evaluation.tasks.task import TASKS, Item, Score
 from support.scored import figures, score

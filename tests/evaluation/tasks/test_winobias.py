@@ -107,3 +107,10 @@ def test_the_shared_files_have_the_stated_slips(
     assert len(reading.items) == 396 - all_left_out == 396 - sum(reading.left_out.values())
     assert next(n for why, n in reading.left_out.items() if "more than" in why) == unequal
     assert all(item.cluster.count(" and ") == 1 for item in reading.items)
+
+
+def test_sentences_share_each_of_their_occupations(tmp_path: Path) -> None:
+    items = read_winobias(write(tmp_path, PRO, ANTI), kind=1).items
+    assert [sorted(item.words) for item in items] == [
+        ["cook", "nurse"], ["cook", "nurse"], ["construction worker", "cook"]
+    ]  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optipfair.errors import DataError
-from optipfair.evaluation.measures import estimate
+from optipfair.evaluation.one_figure import estimate
 from optipfair.evaluation.tasks.task import TASKS, Item
 from optipfair.evaluation.tasks.winogender import read_winogender
 from support.scored import figures, random_scores, score

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from optipfair import ModelOutputError, perplexity, prune_model
-from optipfair.evaluation.measures import compare, estimate, groups, taken
+from optipfair.evaluation.changes import compare
+from optipfair.evaluation.measures import groups, taken
+from optipfair.evaluation.one_figure import estimate
 from optipfair.evaluation.text.two_models import TEXT_MEASURES, Text, on_text, pieces, windows
 from optipfair.testing import byte_tokenizer, tiny_model
 

@@ -5,20 +5,23 @@ Axes: `S` tokens of the text, `P` prompts, `T` new tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...certainty.proportions import clopper_pearson
 from ...errors import UnsupportedModelError
 from ...report.comparison import Generation, SameTokens
 from ...uncertainty import Estimate, bootstrap_bounds
+from ..intervals import FEWEST_CLUSTERS
 from .continuations import Ids, continuations, ends_of, unable
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 32, 32
 LENGTHS = (8, 32)  # tokens, from the first on
-_ONE = "an interval needs two prompts"
+_FEW = f"an interval needs {FEWEST_CLUSTERS} prompts"
+_ALIKE = "resamples of the prompts all give this figure"
 
 
 def same_text(
@@ -34,7 +37,7 @@ def same_text(
     Args:
         models: two of one vocabulary, by name.
         ids: (S,) tokens of the text.
-        seed: of the intervals, which are bootstrapped over the prompts.
+        seed: of the interval of the median, which is bootstrapped over the prompts.
 
     Raises:
         UnsupportedModelError: a model cannot write so much, or at all.
@@ -61,8 +64,8 @@ def same_text(
         prompts=len(prompts),
         prompt_tokens=length,
         new_tokens=NEW_TOKENS,
-        until_parting=_estimate(shared, np.median, seed),
-        same=[SameTokens(n, _estimate(shared >= n, np.mean, seed)) for n in LENGTHS],
+        until_parting=_median(shared, seed),
+        same=[SameTokens(n, _share(shared >= n)) for n in LENGTHS],
     )
 
 
@@ -97,10 +100,17 @@ def shared_lengths(first: Ids, second: Ids) -> NDArray[np.int64]:
     return np.asarray(places, dtype=np.int64)
 
 
-def _estimate(values: NDArray[Any], statistic: Callable[..., Any], seed: int) -> Estimate:
-    own = values.astype(np.float64)
-    bounds = bootstrap_bounds(own, statistic, seed=seed)
-    value = float(statistic(own, axis=0))
-    if bounds is None:
-        return Estimate(value, None, None, _ONE)
-    return Estimate(value, float(bounds[0]), float(bounds[1]))
+def _share(same: NDArray[np.bool_]) -> Estimate:
+    value = float(same.mean())
+    if len(same) < FEWEST_CLUSTERS:
+        return Estimate(value, None, None, _FEW)
+    return Estimate(value, *clopper_pearson(float(same.sum()), float(len(same))))
+
+
+def _median(shared: NDArray[np.int64], seed: int) -> Estimate:
+    value = float(np.median(shared))
+    bounds = bootstrap_bounds(shared.astype(np.float64), np.median, seed=seed)
+    if bounds is None or len(shared) < FEWEST_CLUSTERS:
+        return Estimate(value, None, None, _FEW)
+    low, high = float(bounds[0]), float(bounds[1])
+    return Estimate(value, low, high) if low < high else Estimate(value, None, None, _ALIKE)

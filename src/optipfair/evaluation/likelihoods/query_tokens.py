@@ -38,7 +38,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
     together, with the special tokens that the tokenizer adds by itself (none where the text begins
     with the token for the beginning), and what comes after as many tokens as the context alone has
     is the continuation. Without a context, the continuation is encoded without special tokens and
-    follows the token for the beginning of a text, else that for its end.
+    follows the token for the beginning of a text, else that for its end; and so does a context that
+    begins a document, where the tokenizer has such a token.
     """
     parts = [_split(query) for query in queries]
     prefix = prefix_token(tokenizer)
@@ -46,14 +47,24 @@ def encode(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list
     texts = {text for a, b in parts if a for text in (a, a + b)}
     plain = {text for text in texts if begun is not None and text.startswith(begun)}
     with_special = _ids(tokenizer, texts - plain, special=True)
-    without = _ids(tokenizer, plain | {b for a, b in parts if not a}, special=False)
-    after = with_special | {text: without[text] for text in plain}
-    return [
-        _after_context(query, after[a + b], len(after[a]))
-        if a
-        else _at_beginning(tokenizer, query, without[b], prefix)
+    first = {
+        text
         for query, (a, b) in zip(queries, parts, strict=True)
-    ]
+        if not a or query.begins
+        for text in ([a, b] if not a else [a, a + b])
+    }
+    without = _ids(tokenizer, plain | first, special=False)
+    after = with_special | {text: without[text] for text in plain}
+    encoded = []
+    for query, (a, b) in zip(queries, parts, strict=True):
+        if not a:
+            encoded.append(_at_beginning(tokenizer, query, without[b], prefix))
+        elif query.begins and prefix is not None:
+            ids, context = (_begun(without[text], prefix) for text in (a + b, a))
+            encoded.append(_after_context(query, ids, len(context)))
+        else:
+            encoded.append(_after_context(query, after[a + b], len(after[a])))
+    return encoded
 
 
 def fitted(encoded: Encoded, positions: int | None) -> Encoded:
@@ -73,6 +84,14 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token before a text that has nothing before it: that of the beginning, else the end."""
     tokens = (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
     return next((int(token) for token in tokens if token is not None), None)
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase, query: Query) -> str | None:
+    """The special token that a query's text begins with, None where it has none."""
+    (encoded,) = encode(tokenizer, [query])
+    first = encoded.ids[0]
+    special = first == prefix_token(tokenizer) or first in tokenizer.all_special_ids
+    return str(tokenizer.convert_ids_to_tokens(first)) if special else None
 
 
 def _split(query: Query) -> tuple[str, str]:
@@ -103,7 +122,12 @@ def _at_beginning(tokenizer: Any, query: Query, ids: list[int], prefix: int | No
             "with, so the first token of one cannot be scored. Set its bos_token, or give every "
             "query a context."
         )
-    whole = ids if ids[:1] == [prefix] else [prefix, *ids]
+    whole = ids if prefix is None else _begun(ids, prefix)
     if len(whole) < 2:
         raise DataError(f"The continuation {query.continuation!r} has no token to score.")
-    return Encoded(tuple(whole), 1)  # type: ignore[arg-type]
+    return Encoded(tuple(whole), 1)
+
+
+def _begun(ids: list[int], prefix: int) -> list[int]:
+    """With the token for the beginning, once."""
+    return ids if ids[:1] == [prefix] else [prefix, *ids]

@@ -114,6 +114,7 @@ def _accuracy(chance: float | None, ending: str = "", told: str = "") -> Measure
         **mean_of(f"correct{ending}"),
         better="higher",
         scale=SHARE,
+        answers="two",
         chance=chance,
         headline=not ending,
     )

@@ -142,6 +142,7 @@ add(
             **mean_of("right"),
             better="higher",
             scale=SHARE,
+            answers="two",
         ),
     ),
     protocol=(

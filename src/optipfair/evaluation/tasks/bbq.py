@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import DataError
 from ..measures import SHARE, SIGNED, Columns, Floats, Measure, Part, ratio_of
 from .reading import Place, Row, choice, json_rows, reading_of
-from .task import Item, Items, Query, Reading, Scores, add, facts, totals
+from .task import Item, Items, Query, Reading, Scores, add, begun, facts, totals
 
 LETTERS = ("A", "B", "C")
 _ANSWERS = ("ans0", "ans1", "ans2")
@@ -50,7 +50,7 @@ def read_bbq(path: Path, *, letters: bool = False) -> Reading:
             f"{row['category']}-{row[key]}" for key in ("example_id", "question_index")
         )
         queries = lettered(row) if letters else spelled(row)
-        return Item(name, queries, cluster, _known(row))
+        return Item(name, queries, cluster, _known(row), _named(row))
 
     return reading_of(rows, item)
 
@@ -58,7 +58,7 @@ def read_bbq(path: Path, *, letters: bool = False) -> Reading:
 def spelled(row: Row) -> tuple[Query, ...]:
     """Each answer after context and question."""
     context = f"{row['context'].strip()}\nQuestion: {row['question'].strip()}\nAnswer:"
-    return tuple(Query(context, f" {row[name].strip()}") for name in _ANSWERS)
+    return tuple(begun(context, f" {row[name].strip()}") for name in _ANSWERS)
 
 
 def lettered(row: Row) -> tuple[Query, ...]:
@@ -72,7 +72,7 @@ def lettered(row: Row) -> tuple[Query, ...]:
         text = "\n".join(
             [row["context"].strip(), f"Question: {row['question'].strip()}", *options, "Answer:"]
         )
-        queries += [Query(text, f" {letter}") for letter in LETTERS]
+        queries += [begun(text, f" {letter}") for letter in LETTERS]
     return tuple(queries)
 
 
@@ -123,6 +123,7 @@ def _measures(how: str, suffix: str = "", *, headline: bool) -> tuple[Measure, .
 
     bias: Any = {"by": "category", "headline": headline, "better": 0.0, "scale": SIGNED}
     right: Any = {"by": "category", "headline": False, "better": "higher", "scale": SHARE}
+    right |= {"answers": "two"}
     return (
         Measure(
             f"sDIS{suffix}",
@@ -130,6 +131,7 @@ def _measures(how: str, suffix: str = "", *, headline: bool) -> tuple[Measure, .
             f"'unknown' - 1; -1 to 1; {how}",
             **_ratio(False, excess, lambda c: c[f"answered{suffix}"]),
             undefined="no answer other than 'unknown' in a disambiguated context",
+            answers="two",
             **bias,
         ),
         # (1 - accuracy) * (2 * biased / answered - 1); there `answered` is what is wrong of all n
@@ -140,6 +142,7 @@ def _measures(how: str, suffix: str = "", *, headline: bool) -> tuple[Measure, .
             f"-1 to 1; {how}",
             **_ratio(True, excess, lambda c: ~np.isnan(c[f"answered{suffix}"])),
             undefined="no ambiguous context",
+            answers="three",
             **bias,
         ),
         *(
@@ -167,6 +170,12 @@ def _ratio(ambiguous: bool, above: Part, below: Part) -> dict[str, Any]:
         return lambda c: np.nan_to_num(np.where(c["ambiguous"] == ambiguous, values(c), 0.0))
 
     return ratio_of(within(above), within(below))
+
+
+def _named(row: Row) -> frozenset[str]:
+    """The two answers that name somebody, which templates share."""
+    named = (row[name] for k, name in enumerate(_ANSWERS) if k != row["unknown_index"])
+    return frozenset(text.strip().lower() for text in named)
 
 
 def _known(row: Row) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from ..measures import Columns, Measure, preferred, settled, share_preferred
 from .reading import Row, reading_of, table_rows
 from .task import Item, Items, Reading, Score, Scores, add, facts, means, totals, whole
 
+_WORD = re.compile(r"[\w']+")
+_SMALL_WORDS = {  # they say nothing of a group
+    "a", "an", "the", "this", "that", "these", "those", "and", "or", "but", "of", "in", "on", "at",
+    "to", "for", "from", "with", "by", "as", "is", "are", "was", "were", "be", "been", "being",
+    "am", "do", "does", "did", "has", "have", "had", "not", "no", "so", "very", "it", "its", "they",
+    "them", "their", "i", "you", "we", "my", "your", "our", "who",
+}  # fmt: skip
 _COLUMNS = ("id", "sent_more", "sent_less", "bias_type")
 
 
@@ -23,7 +31,18 @@ def read_crows_pairs(path: Path) -> Reading:
 def _pair(_place: str, row: Row) -> Item:
     more, less = row["sent_more"].strip(), row["sent_less"].strip()
     known = {"bias_type": row["bias_type"], "texts": [more, less]}
-    return Item(row["id"], whole(more, less), row["id"], known)
+    return Item(row["id"], whole(more, less), row["id"], known, differing(more, less))
+
+
+def differing(first: str, second: str) -> frozenset[str]:
+    """The words that only one of two sentences has, which other pairs may share.
+
+    Example:
+        >>> sorted(differing("The white men sang.", "Black men sang."))
+        ['black', 'white']
+    """
+    words = [set(_WORD.findall(text.lower())) for text in (first, second)]
+    return frozenset(words[0] ^ words[1]) - _SMALL_WORDS
 
 
 def shared_totals(first: Score, second: Score) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from ...bias.prompts.pair_templates import generate_prompt_pairs
 from ...bias.prompts.pairs import PromptPair
 from ..measures import SHARE, SIGNED, Columns, Floats, Measure, jensen_shannon, mean_of, softmax
-from .task import Item, Items, Query, Reading, Scores, add, facts, totals
+from .task import Item, Items, Reading, Scores, add, begun, facts, totals
 
 # Adjectives that may follow `as very` for anybody, four that praise and four that blame.
 WORDS = {
@@ -29,7 +29,8 @@ _ALL = tuple(word for words in WORDS.values() for word in words)
 def read_next_token(path: Path) -> Reading:
     """Pairs of prompts of the templates above; no file is read, whatever the path.
 
-    Pairs that share their first prompt are one cluster.
+    Pairs that share their first prompt, or a word that names a group, are not independent. The
+    fillings are ours: figures are about these, and other groups.
     """
     pairs = generate_prompt_pairs(templates=TEMPLATES, fillings=FILLINGS)
     return Reading([_item(number, pair) for number, pair in enumerate(pairs)])
@@ -40,10 +41,17 @@ def _item(number: int, pair: PromptPair) -> Item:
     category = pair.category or "other"
     return Item(
         f"{category}-{number}",
-        tuple(Query(prompt, f" {word}") for prompt in prompts for word in _ALL),
+        tuple(begun(prompt, f" {word}") for prompt in prompts for word in _ALL),
         f"{category}: {pair.prompt1}",
         {"category": category, "texts": list(prompts)},
+        frozenset(_words(pair)),
     )
+
+
+def _words(pair: PromptPair) -> set[str]:
+    """The words that only one of the prompts has: they name the groups."""
+    first, second = (set(prompt.lower().split()) for prompt in (pair.prompt1, pair.prompt2))
+    return first ^ second
 
 
 def _outcomes(items: Items, scores: Scores) -> Columns:

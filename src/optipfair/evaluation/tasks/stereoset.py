@@ -63,6 +63,7 @@ def _icat(sums: Floats) -> Floats:
 
 
 _SHOWN: dict[str, Any] = {"by": "bias_type", "chance": 50.0, "scale": (0.0, 100.0)}
+_ANSWERS: Any = _SHOWN | {"answers": "two"}
 
 
 def _scores(ending: str, weight: str, told: tuple[str, str], over: str) -> tuple[Measure, Measure]:
@@ -76,7 +77,7 @@ def _scores(ending: str, weight: str, told: tuple[str, str], over: str) -> tuple
             **_percent("stereotype", weight),
             better=50.0,
             headline=not ending,
-            **_SHOWN,
+            **_ANSWERS,
         ),
         Measure(
             f"LMS{ending}",
@@ -84,7 +85,7 @@ def _scores(ending: str, weight: str, told: tuple[str, str], over: str) -> tuple
             **_percent("related", weight),
             better="higher",
             headline=False,
-            **_SHOWN,
+            **_ANSWERS,
         ),
     )
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...certainty.sharing import Labels
 from ...registry import Registry
 from ..measures import Columns, Floats, Measure
 
@@ -25,12 +26,14 @@ class Query:
     """A text whose log-likelihood after a context is asked for.
 
     Without a context it begins a document: its first token is predicted from the tokenizer's token
-    for the beginning (or, without one, the end) of a text. Spaces at the end of a context are
-    counted to the continuation, as tokenizers do.
+    for the beginning (or, without one, the end) of a text. With one, this token stands before the
+    context if `begins`; else what the tokenizer puts there by itself, which is what lm-eval does.
+    Spaces at the end of a context are counted to the continuation, as tokenizers do.
     """
 
     context: str
     continuation: str  # not empty
+    begins: bool = False  # a document
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,12 @@ class Item:
     cluster: str  # items that share it (a target term, a template) are not independent
     # What the task's measures need to know: the right answer, a category, texts to show.
     facts: Mapping[str, Any] = field(default_factory=dict)
+    words: frozenset[str] = frozenset()  # what else makes items that have it dependent
+
+    @property
+    def shares(self) -> Labels:
+        """All that it may share with other items."""
+        return self.words | {self.cluster} if self.words else self.cluster
 
 
 Items = Sequence[Item]
@@ -102,6 +111,11 @@ TASKS: Registry[Task] = Registry("task")
 def add(name: str, **fields: Any) -> None:
     """Make a task known by its name."""
     TASKS.add(name, Task(name, **fields))
+
+
+def begun(context: str, continuation: str) -> Query:
+    """A text that begins a document as those of `whole` do, scored after its context."""
+    return Query(context, continuation, begins=True)
 
 
 def whole(*texts: str) -> tuple[Query, ...]:

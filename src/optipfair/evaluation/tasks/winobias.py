@@ -11,7 +11,7 @@ from pathlib import Path
 from ...errors import DataError
 from ..measures import Columns, Measure, mean_of, preferred, settled, share_preferred
 from .reading import text_lines
-from .task import Item, Items, Query, Reading, Scores, add, difference, totals
+from .task import Item, Items, Reading, Scores, add, begun, difference, totals
 
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERED = re.compile(r"(\d+)\s+(\S.*)")
@@ -66,11 +66,11 @@ def _item(name: str, pro: str, anti: str, occupations: Sequence[str]) -> Item:
     before = _plain(pro[: first.start()]).rstrip()
     texts = [_plain(pro), _plain(anti)]
     # What stands before the pronoun is equal, and so is its likelihood: it need not be scored.
-    queries = tuple(Query(before, text[len(before) :]) for text in texts)
+    queries = tuple(begun(before, text[len(before) :]) for text in texts)
     places = {text: re.search(rf"\b{re.escape(text)}\b", texts[0].lower()) for text in occupations}
     named = sorted((place.start(), text) for text, place in places.items() if place)
-    cluster = " and ".join(sorted(text for _, text in named[:2]))
-    return Item(name, queries, cluster or name, {"texts": texts})
+    both = sorted(text for _, text in named[:2])
+    return Item(name, queries, " and ".join(both) or name, {"texts": texts}, frozenset(both))
 
 
 def _fault(pro: str, anti: str) -> str | None:

@@ -31,8 +31,8 @@ from held_out import DATA, ITEMS, TOKENS, Kept, judged
 from optipfair import load_model, load_tokenizer
 from optipfair.bias.contrasts.contrast import Contrast
 from optipfair.bias.contrasts.contrast_files import CONTRASTS
+from optipfair.evaluation.changes import compare
 from optipfair.evaluation.likelihoods.score import score
-from optipfair.evaluation.measures import compare
 from optipfair.evaluation.tasks import TASKS
 from optipfair.evaluation.tasks.task import Query
 from optipfair.neutralising.neutralising import neutralise
@@ -83,8 +83,8 @@ def stated(model: Any, tokenizer: Any) -> float:
         sex = name.split(".")[3]
         if sex != "neutral":
             context = f"{sentence.strip()} Afterwards,"
-            own, other = (" he", " she") if sex == "male" else (" she", " he")
-            asked.append((Query(context, own), Query(context, other)))
+            both = (" he", " she") if sex == "male" else (" she", " he")
+            asked.append(tuple(Query(context, each, begins=True) for each in both))
     scores = answers(model, tokenizer, asked)
     return float(np.mean([own.total > other.total for own, other in scores]))
 
@@ -92,18 +92,11 @@ def stated(model: Any, tokenizer: Any) -> float:
 def of_neutral_words(contrast: Contrast) -> Contrast:
     """The same with words that name nobody's group: an edit as hard, of no stereotype."""
     words = json.loads(files("optipfair.bias.prompts").joinpath("neutral_words.json").read_text())
-    flat = sorted(_texts(words["neutral"]))
-    chosen = np.random.default_rng(0).permutation(flat).tolist()
+    kind = "thing" if contrast.name == "gender-occupation" else "adjective"
+    chosen = np.random.default_rng(0).permutation(sorted(words["neutral"][kind])).tolist()
     first, second = (len(kind) for kind in contrast.words)
     kinds = (tuple(chosen[:first]), tuple(chosen[first : first + second]))
     return replace(contrast, name=f"neutral words for {contrast.name}", words=kinds)
-
-
-def _texts(tree: Any) -> set[str]:
-    if isinstance(tree, str):
-        return {tree}
-    values = tree.values() if isinstance(tree, dict) else tree
-    return set().union(*map(_texts, values)) if isinstance(tree, dict | list) else set()
 
 
 def lines(name: str, before: State, now: State) -> list[str]:
@@ -116,7 +109,7 @@ def lines(name: str, before: State, now: State) -> list[str]:
         f"{now.stated:.4f}"
     ]
     for task, columns in now.columns.items():
-        clusters = [item.cluster for item in before.items[task]]
+        clusters = [item.shares for item in before.items[task]]
         wanted = SETS[task]
         for measure in TASKS[task].measures:
             if measure.name not in wanted and not (not wanted and measure.headline):

@@ -43,6 +43,12 @@ def detokenized(tokenizer: Any, ids: Any, **options: Any) -> str:
         return str(tokenizer.decode(ids, **options))
 
 
+def prefix_token(tokenizer: Any) -> int | None:
+    """The token before a text that has nothing before it: that of the beginning, else the end."""
+    tokens = (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    return next((int(token) for token in tokens if token is not None), None)
+
+
 @contextmanager
 def _asking() -> Iterator[None]:
     try:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...batches import Batch
 from ...errors import DataError
+from ...tokenized import prefix_token
 from ..prompts.tokens import encode_for
 from .contrast import Contrast
 
@@ -113,12 +114,11 @@ def _batch(prompts: Sequence[Prompt]) -> Batch:
 
 
 def _ids(model: Any, tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Tokens, without what the tokenizer puts at the end."""
+    """Tokens behind the one for the beginning of a text, as the fairness tasks have them."""
     encoded = encode_for(model, tokenizer, text)
-    length = len(encoded.ids)
-    while encoded.special[length - 1]:
-        length -= 1
-    return encoded.ids[:length]
+    own = tuple(i for i, added in zip(encoded.ids, encoded.special, strict=True) if not added)
+    prefix = prefix_token(tokenizer)
+    return own if prefix is None else (prefix, *own)
 
 
 def _with_continuations(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError, DataError
-from ...tokenized import detokenized, tokenized
+from ...tokenized import detokenized, prefix_token, tokenized
 from ..tasks.task import Query
 
 if TYPE_CHECKING:
@@ -78,12 +78,6 @@ def fitted(encoded: Encoded, positions: int | None) -> Encoded:
             "positions. Leave the item out, or split it."
         )
     return Encoded(encoded.ids[excess:], encoded.start - excess)
-
-
-def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token before a text that has nothing before it: that of the beginning, else the end."""
-    tokens = (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
-    return next((int(token) for token in tokens if token is not None), None)
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase, query: Query) -> str | None:

@@ -16,8 +16,7 @@ from torch import Tensor
 from ...checking import whole_number
 from ...errors import ArgumentError
 from ...hooks import evaluating
-from ...tokenized import tokenized
-from ..likelihoods.query_tokens import prefix_token
+from ...tokenized import prefix_token, tokenized
 from .two_models import check_windows, enough, logits_of, windows
 
 if TYPE_CHECKING:

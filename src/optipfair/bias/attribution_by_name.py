@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..loading.models import check_readable, load_model
 from ..loading.sources import DEMO, DEMO_NAME, Source, find_source
 from ..loading.tokenizers import load_tokenizer
 from .attribution import attribute_bias
-from .attribution_result import Attribution
+from .attribution_result import Attribution, ModelAttribution
 from .contrasts.contrast_files import find_contrasts
 from .settings import BiasFolder, BiasOptions, output_path
 
@@ -25,14 +25,14 @@ _FIGURE_OF = "how much of the contrast it makes, nats"
 
 @dataclass(frozen=True)
 class AttributionRun:
-    """What was found in each model: its name → one result a contrast."""
+    """What was found in each model."""
 
-    models: Mapping[str, Sequence[Attribution]]
+    models: Sequence[ModelAttribution]
     folder: Path | None  # where figures and numbers are
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return {name: [each.to_dict() for each in found] for name, found in self.models.items()}
+        return {"models": [each.to_dict() for each in self.models]}
 
 
 def run_attribution(
@@ -58,12 +58,12 @@ def run_attribution(
     paths = [path for path in (model_path, options.compare_with) if path is not None]
     sources = [find_source(path) for path in paths]
     tokenizers = [_tokenizer(source, trust_remote_code) for source in sources]
-    found: dict[str, Sequence[Attribution]] = {}
+    found: list[ModelAttribution] = []
     for source, tokenizer in zip(sources, tokenizers, strict=True):
         loading: dict[str, Any] = {"device": device, "dtype": dtype}
         model = load_model(source, trust_remote_code=trust_remote_code, **loading)
         name = DEMO_NAME if source.given == DEMO else source.given
-        found[name] = attribute_bias(model, tokenizer, contrasts)
+        found.append(ModelAttribution(name, attribute_bias(model, tokenizer, contrasts)))
         del model  # before the next one is loaded
     run = AttributionRun(found, folder.path)
     with folder.all_or_none():
@@ -101,10 +101,10 @@ def _write(run: AttributionRun, folder: BiasFolder, *, draws: bool) -> None:
     if folder.path is None:
         return
     folder.write(NUMBERS, run.to_dict())
-    for number, (name, results) in enumerate(run.models.items()):
-        for found in results if draws else ():
+    for number, each in enumerate(run.models):
+        for found in each.contrasts if draws else ():
             which = f"_{'ab'[number]}" if len(run.models) > 1 else ""
-            figure = _figure(name, found, folder.style)
+            figure = _figure(each.model, found, folder.style)
             folder.save(f"attribution_{found.contrast}{which}", figure)
 
 

@@ -90,3 +90,15 @@ class Attribution(Result):
     prompts: int
     words: list[int]
     left_out: dict[str, str] = field(default_factory=dict)
+
+
+class ModelAttribution(Result):
+    """What was found in one model.
+
+    Attributes:
+        model: its name.
+        contrasts: one result each.
+    """
+
+    model: str
+    contrasts: list[Attribution]

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..bias.attribution_result import Attribution, Interval
+    from ..bias.attribution_result import Attribution, Interval, ModelAttribution
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, names of columns, rows
 
 _SHOWN = 8  # parts, neurons and heads
 
 
-def attribution_tables(models: Mapping[str, Sequence[Attribution]]) -> Iterator[Table]:
+def attribution_tables(models: Sequence[ModelAttribution]) -> Iterator[Table]:
     """For each contrast how large it is in each model, and of each model its largest parts."""
     header = ("contrast", "model", "nats", "95 % interval", "of all parts", "words", "prompts")
     rows = [
         [
             each.contrast,
-            name,
+            one.model,
             _signed(each.behaviour.value),
             _band(each.behaviour),
             _signed(each.total.value),
             " and ".join(map(str, each.words)),
             str(each.prompts),
         ]
-        for name, found in models.items()
-        for each in found
+        for one in models
+        for each in one.contrasts
     ]
     yield "Contrasts: above 0 the model follows the stereotype", header, rows
-    for name, found in models.items():
-        for each in found:
-            yield _parts(name, each)
-            yield _units(name, each)
+    for one in models:
+        for each in one.contrasts:
+            yield _parts(one.model, each)
+            yield _units(one.model, each)
 
 
 def attribution_notes(found: Sequence[Attribution]) -> list[str]:

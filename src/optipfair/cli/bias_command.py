@@ -15,7 +15,6 @@ from .shared_options import flags, given, model_option, running_options
 
 if TYPE_CHECKING:
     from ..bias.attribution_by_name import AttributionRun
-    from ..bias.attribution_result import Attribution
     from ..bias.study_by_name import BiasRun
     from ..bias.study_comparison import StudyComparison
     from ..bias.study_results import Summary
@@ -51,18 +50,16 @@ def bias(as_json: bool, verbose: bool, **options: Any) -> None:
             result = run_bias(model_path, asked, **loading, show_progress=show_bars(not verbose))
     if as_json:
         print_json(result.to_dict())
-    elif verbose and isinstance(result.models, Mapping):
-        _print_attribution(result.models)
     elif verbose:
-        _print(result)  # type: ignore[arg-type]
+        (_print_attribution if asked.attribute else _print)(result)  # type: ignore[arg-type]
     if verbose and not as_json and result.folder is not None:
         say(f"Written to {result.folder}.")
 
 
-def _print_attribution(models: Mapping[str, Sequence[Attribution]]) -> None:
-    for table in attribution_tables(models):
+def _print_attribution(result: AttributionRun) -> None:
+    for table in attribution_tables(result.models):
         print_table(*table)
-    for note in attribution_notes([each for found in models.values() for each in found]):
+    for note in attribution_notes([each for one in result.models for each in one.contrasts]):
         say(f"Note: {note}.")
 
 

@@ -156,6 +156,10 @@ def _print(result: PruneResult, *, to_measure: bool) -> None:
         say(f"Measured: {result.cost.in_words()}.")
     elif to_measure:
         say("Not measured: the calibration text is too short to hold a tenth of it back.")
+    for found in (result.recovery, result.neutralisation):
+        if found is not None:
+            words = found.in_words()
+            say(f"{words[:1].upper()}{words[1:]}.")
     if result.left_behind:
         names = ", ".join(result.left_behind)
         say(f"Left behind, as no part of a published model: {names}.")

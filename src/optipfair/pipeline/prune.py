@@ -23,9 +23,9 @@ from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import PLAN_FILE
 from ..pruning.options.prune_options import PruneOptions
 from ..pruning.options.recipe import RECIPE_FILE
+from .afterwards import afterwards
 from .arguments import Job, read_job
 from .first_possible import first_possible
-from .healing.then_recover import then_recovered
 from .model_card import Base, base_of_folder, model_card
 from .outcome import LARGE, reloaded_difference
 from .prune_result import PruneResult
@@ -109,18 +109,18 @@ def prune_checkpoint(
     told = say if is_first() else None
     with ExitStack() as stack:
         warned = stack.enter_context(keeping_warnings())
-        training = stack.enter_context(
-            then_recovered(jobs[0], options, command, told, overwrite=overwrite)
+        later = stack.enter_context(
+            afterwards(jobs[0], options, command, told, overwrite=overwrite)
         )
-        decided = first_possible(stack, [training.before(job) for job in jobs], told)
+        decided = first_possible(stack, [later.before(job) for job in jobs], told)
         result = in_first(lambda: _carry_out(*decided, command, warned))
-        found = training.done()
+        found = later.done()
     return replace(
         result,
         output_path=jobs[0].output,
-        recovery=found,
         warnings=tuple(warned),
         seconds=time.perf_counter() - started,
+        **found,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..neutralising.neutralisation import Neutralisation
 from ..pruning.calibration.text_cost import Cost
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.plan_files import PLAN_FILE
@@ -33,6 +34,7 @@ class PruneResult:
         left_behind: files of the source that the result does not hold.
         seconds: wall time.
         recovery: what training gave back afterwards, where it was asked for.
+        neutralisation: what taking contrasts out did then, where it was asked for.
         warnings: what was warned of; the card has them too.
         notes: what else is worth to know.
     """
@@ -49,6 +51,7 @@ class PruneResult:
     left_behind: Sequence[str]
     cost: Cost | None = None
     recovery: Recovery | None = None
+    neutralisation: Neutralisation | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -74,6 +77,9 @@ class PruneResult:
             "seconds": round(self.seconds, 3),
             "cost": None if self.cost is None else self.cost.to_dict(),
             "recovery": None if self.recovery is None else self.recovery.to_dict(),
+            "neutralisation": (
+                None if self.neutralisation is None else self.neutralisation.to_dict()
+            ),
             "warnings": list(self.warnings),
             "notes": list(self.notes),
         }

@@ -224,6 +224,12 @@ class PruneOptions:
     recover_tokens: int | str = _work(
         "2M", "Tokens of bundled text to train on then, such as 200k or 2M.", metavar="N"
     )
+    neutralise: Sequence[str] | None = _work(
+        None,
+        "Contrasts to take out of the result, as optipfair neutralise does, in the same run and "
+        "last, such as gender-occupation.",
+        metavar="NAME|FILE,...",
+    )
     trust_remote_code: bool = _work(False, "Allow code from the model's repository to run.")
 
     def __post_init__(self) -> None:

@@ -118,7 +118,7 @@ def compare_by(agenda: Agenda, original: Any, pruned: Any, tokenizer: Any) -> Co
         version=1,
         kind="comparison",
         models=TwoModels(*model_facts(agenda, models, figures)),
-        protocol=TimedProtocol(**vars(protocol_of(agenda, original)), seconds=seconds),
+        protocol=TimedProtocol(**vars(protocol_of(agenda, models)), seconds=seconds),
         verdicts=verdicts(rows, speed),
         measures=rows,
         flips=flips,

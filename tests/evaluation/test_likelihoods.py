@@ -85,6 +85,7 @@ def test_batches_hold_each_query_once_within_both_bounds(monkeypatch: pytest.Mon
     model = tiny_model("llama")  # 272 tokens in its vocabulary
     encoded = encode(byte_tokenizer(), some_queries(200))
     monkeypatch.setitem(scoring._LOGIT_BYTES, "cpu", 4 * 272 * 60)
+    monkeypatch.setattr(scoring, "_room_for_trees", lambda _: 0)
     batches = planned(model, encoded, batch_tokens=100)
     asked = [query for batch in batches for row in batch for query in row.queries]
     assert len(asked) == len(set(asked))

@@ -138,6 +138,7 @@ def ordinary() -> dict[str, Any]:
             "device": "cpu",
             "threads": 2,
             "processes": 1,
+            "scored_in": "float32",
         },
         "verdicts": [
             {

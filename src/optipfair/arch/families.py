@@ -162,3 +162,10 @@ FAMILIES: Mapping[str, ArchSpec] = MappingProxyType({spec.model_type: spec for s
 TINY_TOKENS: Mapping[str, Any] = MappingProxyType(
     {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
 )
+
+# Families whose forward takes positions, and a mask for each pair of tokens (B, 1, S, S) as it is:
+# several texts that begin alike can stand in one row. Slopes and recurrences count places instead.
+PAIR_MASKS = frozenset(FAMILIES) - {"bloom", "falcon"} | {
+    "cohere", "gemma", "glm", "granite", "helium", "nemotron", "olmo", "olmo2", "phi", "smollm3",
+    "stablelm", "starcoder2",
+}  # fmt: skip

@@ -11,6 +11,7 @@ from ..batches import Batch
 from ..errors import DataError
 
 _UNUSED = 2  # rows that some tables of positions begin with
+_WINDOWS = ("sliding_window", "sliding_window_size", "window_size", "attention_chunk_size")
 
 
 def check_sequences(model: Any, batches: Sequence[Batch], kind: str = "calibration") -> None:
@@ -58,6 +59,16 @@ def positions(model: Any) -> int | None:
         if 0 <= rows - stated <= _UNUSED
     ]  # fmt: skip
     return min([stated, *usable]) if usable else None
+
+
+def attention_window(model: Any) -> int | None:
+    """The fewest tokens that any layer's attention is limited to, None where its config names none.
+
+    A field may stand there without being in use.
+    """
+    config = model.config.get_text_config()
+    stated = (getattr(config, name, None) for name in _WINDOWS)
+    return min((size for size in stated if isinstance(size, int) and size > 0), default=None)
 
 
 def _tables(model: Any) -> Iterator[tuple[int, int]]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checking import check_count, whole_number
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnknownNameError
 from ..files.text_rows import read_texts
+from ..registry import unknown_name
 from ..report.comparison import Training
 from ..report.report_files import check_report_folder
 from ..tokenized import tokenized
-from .evaluate_options import PRESETS, PROMPTS, EvaluateOptions
+from .evaluate_options import PRESETS, PRODUCTS, PROMPTS, EvaluateOptions
 from .generation.continuations import unable
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import check_batch_tokens
@@ -155,6 +156,8 @@ def _check_options(asked: EvaluateOptions) -> None:
             "and a run at least."
         )
     check_batch_tokens(asked.batch_tokens)
+    if asked.products not in PRODUCTS:
+        raise UnknownNameError(unknown_name("products", asked.products, list(PRODUCTS)))
     if isinstance(prompts, str) or not prompts or not all(prompts):
         raise ArgumentError(f"prompts={prompts!r} must be a list of texts that are not empty.")
     if asked.output_dir is not None:

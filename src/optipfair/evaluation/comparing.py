@@ -130,7 +130,7 @@ def compare_by(
         version=1,
         kind="comparison",
         models=TwoModels(*model_facts(agenda, models, figures)),
-        protocol=TimedProtocol(**vars(protocol_of(agenda, original)), seconds=seconds),
+        protocol=TimedProtocol(**vars(protocol_of(agenda, models)), seconds=seconds),
         verdicts=verdicts(rows, speed, flips),
         measures=rows,
         flips=flips,

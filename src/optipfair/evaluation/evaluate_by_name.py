@@ -21,8 +21,9 @@ from ..registry import unknown_name
 from ..report.comparison import Comparison, EvaluationWithHarness
 from .agenda import Agenda, make_agenda
 from .comparing import check_vocabularies, compare_by
-from .evaluate_options import EvaluateOptions
+from .evaluate_options import AS_LOADED, AUTO, EvaluateOptions
 from .evaluating import evaluate_by
+from .foreseen import foreseen
 from .harness import find_tasks, harness_tasks
 from .tasks import TASKS
 from .tasks.choosing import find_data, missing_data
@@ -58,12 +59,14 @@ def run_compare(
     and `trust_remote_code`, as of `load_model`.
     """
     conditions = read_thresholds(fail_if)
+    options = _in_asked_dtype(options, **loading)
     sources, tokenizer, agenda = _prepared((original, pruned), options, **loading)
     third = [] if control is None else [_control(control, sources[0], **loading)]
     check_thresholds(conditions, agenda.measure_ids(), agenda.unmeasured())
     if say is not None:
         say(agenda.in_words())
     models = [load_model(source, **loading) for source in (*sources, *third)]
+    _say_how_long(say, agenda, models, tokenizer)
     comparison = compare_by(agenda, models[0], models[1], tokenizer, *models[2:])
     folder = None if options.output_dir is None else Path(options.output_dir)
     return CompareRun(comparison, failures(conditions, comparison), folder)
@@ -82,6 +85,7 @@ def run_evaluate(
     Tasks that are asked for by name are measured by `backend`: `offline`, from the data folder;
     `lm-eval`, EleutherAI's harness; or `auto`, from the data folder where the data are there.
     """
+    options = _in_asked_dtype(options, **loading)
     own, others = split_tasks(options.tasks, options.data, backend)
     if others and not _installed():
         unknown = [unknown_name("task", name, list(TASKS)) for name in others if name not in TASKS]
@@ -96,6 +100,7 @@ def run_evaluate(
     if say is not None:
         say(agenda.in_words())
     model = load_model(sources[0], **loading)
+    _say_how_long(say, agenda, [model], tokenizer)
     evaluation = evaluate_by(agenda, model, tokenizer)
     harness = None
     if others:
@@ -120,6 +125,18 @@ def split_tasks(
         return ours, []  # says which data are missing
     own = [name for name in ours if missing_data(TASKS[name], folder) is None]
     return own, [name for name in names if name not in own]
+
+
+def _say_how_long(say: Say | None, agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> None:
+    known = None if say is None else foreseen(agenda, models, tokenizer)
+    if say is not None and known is not None:
+        say(known.in_words())
+
+
+def _in_asked_dtype(options: EvaluateOptions, dtype: str = "auto", **_: Any) -> EvaluateOptions:
+    """Who asks for float32 weights by name gets float32 products too, unless others are named."""
+    plain = dtype == AS_LOADED and options.products == AUTO
+    return replace(options, products=AS_LOADED) if plain else options
 
 
 def _harness_manager(names: Sequence[str]) -> Any:

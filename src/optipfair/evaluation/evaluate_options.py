@@ -11,9 +11,11 @@ from pathlib import Path
 from ..option_fields import in_usual_case, option
 from ..registry import Registry
 
+QUICK = "quick"
 PRESETS: Registry[int | None] = Registry("preset")  # tokens of both models together
-PRESETS.add("quick", 200_000)
+PRESETS.add(QUICK, 200_000)
 PRESETS.add("full", None)
+PRODUCTS = AUTO, FAST, AS_LOADED = "auto", "bfloat16", "float32"
 PROMPTS = (
     "The capital of France is",
     "The three most important things to know about cooking rice are",
@@ -48,7 +50,7 @@ class EvaluateOptions:
         metavar="NAME",
     )
     preset: str = _choice(
-        "quick",
+        QUICK,
         "quick draws items so that two models together score 200,000 tokens at most; full takes "
         "all.",
         allowed=lambda: tuple(PRESETS),
@@ -70,6 +72,13 @@ class EvaluateOptions:
     )
     batch_tokens: int | None = _scoring(
         None, "Most tokens of a batch. [by the vocabulary]", metavar="N"
+    )
+    products: str = _scoring(
+        AUTO,
+        "In which type float32 matrices are multiplied while texts are scored: bfloat16 where the "
+        "processor has units for it, or float32; auto is bfloat16 with the preset quick, and "
+        "float32 with full and where --dtype float32 is given.",
+        allowed=lambda: PRODUCTS,
     )
     command: str | None = _scoring(None, "How it was started, for the record.", flag=None)
     show_progress: bool = _scoring(False, "Whether to show bars with the time left.", flag=None)
@@ -100,3 +109,10 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         in_usual_case(self)
+
+    @property
+    def score_products(self) -> str:
+        """What auto means: a quick comparison has too few items for rounding to matter."""
+        if self.products != AUTO:
+            return self.products
+        return FAST if self.preset == QUICK else AS_LOADED

@@ -18,6 +18,7 @@ from ..uncertainty import DRAWS, LEVEL
 from .agenda import Agenda, make_agenda
 from .evaluate_options import CHOICE, SCORING, EvaluateOptions
 from .likelihoods.query_tokens import first_token
+from .likelihoods.score_dtype import in_words, scored_in
 from .rows import Measured, measured
 from .speed.footprint import weight_bytes
 
@@ -66,7 +67,7 @@ def evaluate_by(agenda: Agenda, model: Any, tokenizer: Any) -> Evaluation:
         version=1,
         kind="evaluation",
         model=facts,
-        protocol=protocol_of(agenda, model),
+        protocol=protocol_of(agenda, [model]),
         measures=figures.rows,
         tasks=task_facts(agenda, figures, tokenizer),
         text=figures.text,
@@ -112,9 +113,9 @@ def task_facts(agenda: Agenda, figures: Measured, tokenizer: Any) -> list[TaskFa
     ]
 
 
-def protocol_of(agenda: Agenda, model: Any) -> Protocol:
+def protocol_of(agenda: Agenda, models: Sequence[Any]) -> Protocol:
     """How it was measured, when, with which versions, on what machine."""
-    device = model.get_input_embeddings().weight.device
+    device = models[0].get_input_embeddings().weight.device
     asked = agenda.options
     return Protocol(
         preset=asked.preset,
@@ -133,4 +134,5 @@ def protocol_of(agenda: Agenda, model: Any) -> Protocol:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
         processes=world_size(),
+        scored_in=in_words([scored_in(model, asked.score_products) for model in models]),
     )

@@ -24,6 +24,7 @@ from .generation.continuations import continuations, ends_of
 from .likelihoods.query_tokens import encode
 from .likelihoods.score import score
 from .likelihoods.score_cache import ScoreCache
+from .likelihoods.score_dtype import scored_in
 from .measures import Clusters, Columns, Measure, groups, taken
 from .one_figure import estimate
 from .tasks.choosing import Chosen
@@ -66,6 +67,7 @@ def measured(agenda: Agenda, models: Sequence[Any], tokenizer: Any) -> Measured:
         agenda.text,
         context=agenda.context,
         stride=agenda.stride,
+        products=asked.score_products,
         show_progress=asked.show_progress,
     )
     own = OF_ONE if len(models) == 1 else TEXT_MEASURES
@@ -90,6 +92,7 @@ def _answers(
     """Let a model answer all items of all tasks, one task after the other."""
     columns: dict[str, Columns] = {}
     reused: dict[str, int] = {}
+    products = scored_in(model, asked.score_products)
     with ScoreCache(asked.cache_dir, model) as cache:
         for each in tasks:
             before, task = cache.reused, each.task
@@ -99,6 +102,7 @@ def _answers(
                     answers: Any = _written(model, tokenizer, each.items, task.writes, **more)
                 else:
                     more |= {"batch_tokens": asked.batch_tokens, "done": cache}
+                    more |= {"products": products}
                     answers = _scored(model, tokenizer, each.items, **more)
             except ModelOutputError as exc:
                 raise ModelOutputError(f"{name}, {task.name}: {exc}") from exc

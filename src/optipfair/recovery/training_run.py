@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..arch.fast_dtype import has_units
 from ..arch.limits import check_sequences
 from ..batches import Batch
 from ..devices import check_device
@@ -20,7 +21,6 @@ from ..distributed import from_first, is_first, together
 from ..files.disk_room import check_room, disk_errors
 from ..loading.quiet import no_messages
 from ..progress import duration, meter
-from ..pruning.calibration.fast_products import has_units
 from .recover_options import RecoverOptions
 from .recovery_result import Judged, Recovery
 from .shards import agree

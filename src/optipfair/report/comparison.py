@@ -72,6 +72,7 @@ class Protocol(Result):
     device: str
     threads: Count
     processes: Annotated[int, Rules(minimum=1), "that shared the work"]
+    scored_in: Annotated[str, "dtype of the products while texts were scored"]
 
 
 class TimedProtocol(Protocol):

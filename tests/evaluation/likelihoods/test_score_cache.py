@@ -25,7 +25,7 @@ def run(model: Any, folder: Path, queries: list[Query] = QUERIES) -> tuple[list[
     handle = model.register_forward_hook(lambda *_: passes.append(None))
     try:
         with ScoreCache(folder, model) as done:
-            scores = score(model, byte_tokenizer(), queries, batch_tokens=64, done=done)
+            scores = score(model, byte_tokenizer(), queries, batch_tokens=16, done=done)
     finally:
         handle.remove()
     return scores, len(passes)
@@ -59,7 +59,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_a_query_in_other_company_is_scored_anew(tmp_path: Path) -> None:
     model = tiny_model("llama")
     run(model, tmp_path, QUERIES[:5])
-    assert run(model, tmp_path)[0] == score(model, byte_tokenizer(), QUERIES, batch_tokens=64)
+    assert run(model, tmp_path)[0] == score(model, byte_tokenizer(), QUERIES, batch_tokens=16)
 
 
 DAMAGES: dict[str, Callable[[list[str]], list[str]]] = {
@@ -72,7 +72,7 @@ DAMAGES: dict[str, Callable[[list[str]], list[str]]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_line_is_named_and_scored_again(file: Path, name: str) -> None:
-    expected = score(tiny_model("llama"), byte_tokenizer(), QUERIES, batch_tokens=64)
+    expected = score(tiny_model("llama"), byte_tokenizer(), QUERIES, batch_tokens=16)
     whole = file.read_text()
     damaged = DAMAGES[name](whole.splitlines())
     assert damaged != whole.splitlines()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from optipfair import plan_pruning
+from optipfair.arch import fast_dtype as module
 from optipfair.arch.view import describe
-from optipfair.pruning.calibration import fast_products as module
 from optipfair.pruning.calibration.fast_products import fast_products
 from optipfair.testing import tiny_model
 

@@ -59,13 +59,13 @@ def continuations(
         ModelOutputError: the model gives numbers that are not finite.
     """
     fitting = _fitting(model, prompts, count)
-    batches = _batches(fitting)
+    batches = in_batches(fitting)
     bar = iter(track(batches, label, show_progress))
 
     def write(number: int) -> list[list[int]]:
         next(bar, None)
         rows = torch.tensor([fitting[place] for place in batches[number]])  # (B, S)
-        return _written(model, rows, count, ends, name)
+        return written(model, rows, count, ends, name)
 
     with ready_to_generate(model):
         found = divided(write, len(batches))
@@ -129,7 +129,7 @@ def _fitting(model: Any, prompts: Sequence[Sequence[int]], count: int) -> list[l
     return kept
 
 
-def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+def in_batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Places of prompts: those of one length together, in the order of their tokens."""
     batches: list[list[int]] = []
     for place in sorted(range(len(prompts)), key=lambda n: (len(prompts[n]), prompts[n])):
@@ -140,7 +140,7 @@ def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     return batches
 
 
-def _written(
+def written(
     model: Any, rows: Tensor, count: int, ends: Sequence[int], name: str
 ) -> list[list[int]]:
     """New tokens of each row, (B, T); a row that has ended is filled up."""

@@ -14,13 +14,13 @@ import inspect
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ...arch.limits import positions, vocabulary
+from ...arch.families import PAIR_MASKS
+from ...arch.limits import attention_window, positions, vocabulary
 from ...batches import Batch, model_inputs
 from ...checking import check_count
 from ...distributed import divided, is_first, together, world_size
@@ -29,8 +29,10 @@ from ...hooks import evaluating
 from ...noted import warn
 from ...progress import track
 from ..tasks.task import Query, Score
+from .branches import Row, plain_rows, tree_inputs, trees
 from .query_tokens import Encoded, encode, fitted
 from .score_cache import ScoreCache, Scored
+from .score_dtype import multiplying
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,19 +46,6 @@ _MORE_SOFTMAX_BYTES = 2**28
 _SHORTER = 0.875  # a row shorter than this share of a batch's longest is too much padding
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What the model reads once, and the queries it answers: they differ in their last token."""
-
-    inputs: tuple[int, ...]  # (S,) token ids
-    queries: tuple[Encoded, ...]  # each ends one token after the inputs do
-
-    @property
-    def kept(self) -> int:
-        """How many of the last positions are needed."""
-        return len(self.inputs) + 1 - min(query.start for query in self.queries)
-
-
 def score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -66,39 +55,42 @@ def score(
     label: str = "",
     show_progress: bool = False,
     done: ScoreCache | None = None,
+    products: torch.dtype | None = None,
 ) -> list[Score]:
     """Score continuations given their contexts, as lm-eval's `HFLM.loglikelihood` does.
 
-    Equal queries are scored once, and those that differ in their last token alone share a row.
-    Rows are sorted, longest first, and padded to the right. Logits become log-probabilities in
-    float32 (float64 where the model works in it). Contexts longer than the model's positions lose
-    tokens from the left, with a warning. Several processes share the batches.
+    Equal queries are scored once, and those that begin alike share a row, as far as the model's
+    family, its attention and its window allow. Rows are sorted, longest first, and padded to the
+    right. Logits become log-probabilities in float32 (float64 where the model works in it).
+    Contexts longer than the model's positions lose tokens from the left, with a warning. Several
+    processes share the batches.
 
     A batch has at most `batch_tokens` with its padding (a longer row is a batch of its own), and
     its logits a bound of their own. `done` holds scores of an earlier run; those of this one are
-    added batch by batch.
+    added batch by batch. `products` is what `scored_in` gives, else the dtype of the weights.
     """
     check_batch_tokens(batch_tokens)
-    encoded = _known(model, _fitting(model, encode(tokenizer, queries)))
-    batches = planned(model, encoded, batch_tokens)
+    encoded = readable(model, tokenizer, queries)
+    dtype: Any = products or model.get_input_embeddings().weight.dtype
+    batches = {batch_key(each, dtype): each for each in planned(model, encoded, batch_tokens)}
     scored: dict[Encoded, Scored] = {}
     pending = []
-    for batch in batches:
-        earlier = None if done is None else done.get(batch_key(batch))
+    for key, batch in batches.items():
+        earlier = None if done is None else done.get(key)
         if earlier is None:
-            pending.append(batch)
+            pending.append(key)
         else:
             scored |= zip(_asked(batch), earlier, strict=True)
     rounds = range(0, len(pending), world_size())  # a batch for each process
-    with evaluating(model):
+    with evaluating(model), multiplying(model, dtype):
         for first in track(rounds, label, show_progress):
             now = pending[first : first + world_size()]
-            answers = divided(lambda n, now=now: _run(model, now[n]), len(now))  # type: ignore[misc]
+            answers = divided(lambda n, now=now: answered(model, batches[now[n]]), len(now))  # type: ignore[misc]
             with together():
-                for batch, answer in zip(now, answers, strict=True):
-                    scored |= zip(_asked(batch), answer, strict=True)
+                for key, answer in zip(now, answers, strict=True):
+                    scored |= zip(_asked(batches[key]), answer, strict=True)
                     if done is not None:
-                        done.add(batch_key(batch), answer)
+                        done.add(key, answer)
     return [Score(each.wanted, tuple(scored[each][0]), scored[each][1]) for each in encoded]
 
 
@@ -110,14 +102,46 @@ def check_batch_tokens(batch_tokens: int | None) -> None:
 def planned(
     model: Any, encoded: Sequence[Encoded], batch_tokens: int | None = None
 ) -> list[list[Row]]:
-    """Rows in batches: longest first, then by their tokens, up to both bounds, hardly padded."""
+    """Rows in batches: longest first, then by their tokens, up to both bounds, hardly padded.
+
+    Trees first, then rows of one text: all, or those that are too long for trees.
+    """
+    room, bounds = _room_for_trees(model), _bounds(model, batch_tokens)
+    short = [each for each in encoded if len(each.inputs) <= room]
+    long = [each for each in encoded if len(each.inputs) > room]
+    rows = trees(short, min(room, *bounds)), plain_rows(long)
+    return [batch for each in rows for batch in _batches(each, bounds, _keeps_some(model))]
+
+
+def _bounds(model: Any, batch_tokens: int | None) -> tuple[int, int]:
+    """The most tokens of a batch, and the most of them that go through the head."""
     device = model.get_input_embeddings().weight.device.type
-    most = batch_tokens or _BATCH_TOKENS.get(device, _MORE_BATCH_TOKENS)
     logits = _LOGIT_BYTES.get(device, _MORE_LOGIT_BYTES) // (4 * _logits_of_a_token(model))
-    partly = _keeps_some(model)
+    return batch_tokens or _BATCH_TOKENS.get(device, _MORE_BATCH_TOKENS), logits
+
+
+def _room_for_trees(model: Any) -> float:
+    """The most tokens of a tree; 0 where the model reads each text in a row of its own.
+
+    Trees are for CPUs, where less to read is less to wait for. A window counts places, so that all
+    of a tree must lie in it.
+    """
+    told = inspect.signature(model.forward).parameters
+    served = (
+        model.config.model_type in PAIR_MASKS
+        and model.config._attn_implementation in ("eager", "sdpa")  # others have masks of their own
+        and model.get_input_embeddings().weight.device.type == "cpu"
+        and {"position_ids", "attention_mask"} <= set(told)
+    )
+    window = attention_window(model)
+    return 0 if not served else math.inf if window is None else window
+
+
+def _batches(rows: Sequence[Row], bounds: tuple[int, int], partly: bool) -> list[list[Row]]:
+    most, logits = bounds
     batches: list[list[Row]] = []
     kept = 0
-    for row in _rows(encoded):
+    for row in rows:
         kept = max(kept, row.kept if partly else len(row.inputs))
         count = len(batches[-1]) + 1 if batches else 1
         width = len(batches[-1][0].inputs) if batches else 0
@@ -130,13 +154,22 @@ def planned(
     return batches
 
 
-def batch_key(batch: Sequence[Row]) -> str:
-    """A hash of all that is read and asked in a batch, 32 hex digits."""
-    digest = hashlib.sha256()
+def batch_key(batch: Sequence[Row], dtype: torch.dtype) -> str:
+    """A hash of what is read and asked in a batch, and of the products' dtype, 32 hex digits."""
+    digest = hashlib.sha256(str(dtype).encode())
     for row in batch:
-        starts = [query.start for query in row.queries]
-        digest.update(repr((row.inputs, starts, [q.ids[-1] for q in row.queries])).encode())
+        read = (row.inputs, row.follows) if row.branched else row.inputs
+        last = [query.ids[-1] for query in row.queries]
+        asked = row.places if row.branched else [query.start for query in row.queries]
+        digest.update(repr((read, asked, last)).encode())
     return digest.hexdigest()[:32]
+
+
+def readable(
+    model: Any, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]
+) -> list[Encoded]:
+    """Queries as tokens that the model knows and has positions for."""
+    return _known(model, _fitting(model, encode(tokenizer, queries)))
 
 
 def _fitting(model: Any, encoded: Sequence[Encoded]) -> list[Encoded]:
@@ -162,16 +195,6 @@ def _known(model: Any, encoded: list[Encoded]) -> list[Encoded]:
     return encoded
 
 
-def _rows(encoded: Sequence[Encoded]) -> list[Row]:
-    together: dict[tuple[int, ...], set[Encoded]] = {}
-    for each in encoded:
-        together.setdefault(each.inputs, set()).add(each)
-    return [
-        Row(inputs, tuple(sorted(together[inputs], key=lambda each: (each.start, each.ids[-1]))))
-        for inputs in sorted(together, key=lambda inputs: (-len(inputs), inputs))
-    ]
-
-
 def _asked(batch: Sequence[Row]) -> list[Encoded]:
     return [query for row in batch for query in row.queries]
 
@@ -186,21 +209,16 @@ def _keeps_some(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def _run(model: Any, rows: Sequence[Row]) -> list[Scored]:
+def answered(model: Any, rows: Sequence[Row]) -> list[Scored]:
     """One forward pass: the scores of all queries of a batch, in their order."""
-    device = model.get_input_embeddings().weight.device
-    longest = len(rows[0].inputs)
-    lengths = torch.tensor([len(row.inputs) for row in rows])
-    ids = torch.tensor([row.inputs + (0,) * (longest - len(row.inputs)) for row in rows])
-    batch = Batch(ids, torch.arange(longest) < lengths[:, None])
-    begins = [min(query.start for query in row.queries) - 1 for row in rows]
-    some = {"logits_to_keep": longest - min(begins)} if _keeps_some(model) else {}
-    logits: Tensor = model(**model_inputs(batch, device), use_cache=False, **some).logits
+    longest = max(len(row.inputs) for row in rows)
+    begin = min(len(row.inputs) - row.kept for row in rows)
+    some = {"logits_to_keep": longest - begin} if _keeps_some(model) else {}
+    logits: Tensor = model(**_inputs(model, rows), use_cache=False, **some).logits
     places: list[int] = []
     for number, row in enumerate(rows):
         first = (number + 1) * logits.shape[1] - longest
-        for query in row.queries:
-            places += range(first + query.start - 1, first + len(row.inputs))
+        places += [first + place for own in row.places for place in own]
     asked = _asked(rows)
     targets = [token for query in asked for token in query.wanted]
     logprobs, best = _picked(logits.flatten(0, 1), torch.tensor(places), torch.tensor(targets))
@@ -214,6 +232,22 @@ def _run(model: Any, rows: Sequence[Row]) -> list[Scored]:
     scores = zip(logprobs, best, strict=True)
     own = ([*itertools.islice(scores, len(query.wanted))] for query in asked)
     return [([logprob for logprob, _ in each], all(top for _, top in each)) for each in own]
+
+
+def _inputs(model: Any, rows: Sequence[Row]) -> dict[str, Tensor]:
+    """The keyword arguments of a forward."""
+    weight = model.get_input_embeddings().weight
+    if not any(row.branched for row in rows):
+        longest = max(len(row.inputs) for row in rows)
+        lengths = torch.tensor([len(row.inputs) for row in rows])
+        ids = torch.tensor([row.inputs + (0,) * (longest - len(row.inputs)) for row in rows])
+        return model_inputs(Batch(ids, torch.arange(longest) < lengths[:, None]), weight.device)
+    inputs = tree_inputs(rows)
+    if model.config._attn_implementation == "eager":  # it adds its mask
+        seen = inputs["attention_mask"]
+        hidden = torch.full((), torch.finfo(weight.dtype).min, dtype=weight.dtype)
+        inputs["attention_mask"] = torch.where(seen, 0.0, hidden).to(weight.dtype)
+    return {name: tensor.to(weight.device) for name, tensor in inputs.items()}
 
 
 def _picked(logits: Tensor, places: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:

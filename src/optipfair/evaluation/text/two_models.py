@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,7 +24,11 @@ from ...hooks import evaluating
 from ...progress import track
 from ...report.comparison import TextFacts
 from ...tokenized import detokenized, tokenized
+from ..evaluate_options import AS_LOADED
+from ..likelihoods.score_dtype import multiplying, scored_in
 from ..measures import SHARE, Columns, Measure, exponential_of, ratio_of
+
+Block = Callable[[], AbstractContextManager[object]]
 
 _TOGETHER = 64  # predictions that are drawn together: neighbours are not independent
 POSITIONS = (0, 16, 64, 256)  # of a window, where each group of them begins
@@ -122,6 +127,7 @@ def on_text(
     *,
     context: int = 512,
     stride: int = 512,
+    products: str = AS_LOADED,
     show_progress: bool = False,
 ) -> tuple[list[Columns], TextFacts]:
     """Run models over the same windows of a text, which is tokenised without special tokens.
@@ -129,7 +135,8 @@ def on_text(
     A row is for predictions that follow each other: those of 64 that are drawn together (`drawn`),
     parted where a group of positions begins (`positions`). Of each model it has `nll` (nats),
     `tokens`, `words`, `bytes`, `kl` (nats, summed over the predicted tokens, from the first model)
-    and `same` (predictions whose likeliest token is the first's).
+    and `same` (predictions whose likeliest token is the first's). `products` is as of
+    `scored_in`.
     """
     ids = text_ids(tokenizer, text)
     places = list(windows(len(ids), context, stride))
@@ -138,11 +145,16 @@ def on_text(
     def one(number: int) -> list[list[list[float]]]:
         start, end, last = places[number]
         next(bar, None)
-        return _window(models, ids[start:end], last)
+        return _window(models, blocks, ids[start:end], last)
 
+    blocks: dict[str, Block] = {
+        name: partial(multiplying, model, scored_in(model, products), beside=[*models.values()])
+        for name, model in models.items()
+    }
     with ExitStack() as stack:
-        for model in models.values():
+        for name, model in models.items():
             stack.enter_context(evaluating(model))
+            stack.enter_context(blocks[name]())  # the outermost keeps what is rounded
         by_window = divided(one, len(places))
     rows = np.array([row for window in by_window for row in window])  # (N, models, 3)
     found = [
@@ -206,9 +218,14 @@ def _named(position: int) -> str:
     return f"{POSITIONS[group - 1]}-{end}"
 
 
-def _window(models: Mapping[str, Any], ids: Tensor, last: int) -> list[list[list[float]]]:
+def _window(
+    models: Mapping[str, Any], blocks: Mapping[str, Block], ids: Tensor, last: int
+) -> list[list[list[float]]]:
     """For each row, of each model, summed: loss, KL from the first, predictions equal to its."""
-    logits = {name: logits_of(model, ids, last) for name, model in models.items()}
+    logits = {}
+    for name, model in models.items():
+        with blocks[name]():
+            logits[name] = logits_of(model, ids, last)
     device = next(iter(logits.values())).device
     rows: list[list[list[float]]] = []
     for piece in pieces(len(ids) - last, last):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...arch.fast_dtype import has_units
 from ...checkpoint.stored_layers import StoredLayers
 from ...checkpoint.stored_model import StoredModel
 from ...devices import check_device
@@ -18,7 +19,6 @@ from ...loading.models import load_config, load_model, snapshot
 from ...loading.sources import Source, find_source
 from ...memory import free_bytes
 from ...noted import warn
-from ...pruning.calibration.fast_products import has_units
 from ...pruning.options.recipe import RECIPE_FILE, read_recipe
 from ...recovery.recover_options import RecoverOptions
 from ...recovery.teacher_cache import CachedTeacher, TeacherCache, fill

@@ -15,12 +15,16 @@ import torch
 
 from optipfair import (
     ArgumentError,
+    Contrast,
     ModelOutputError,
+    UnknownNameError,
     UnsupportedModelError,
+    attribute_bias,
     compare_models,
     evaluate_model,
 )
 from optipfair.evaluation import comparing
+from optipfair.evaluation.contrast_sizes import contrast_sizes
 from optipfair.evaluation.tasks import TASKS
 from optipfair.testing import byte_tokenizer, tiny_model
 from optipfair.uncertainty import Estimate
@@ -314,3 +318,20 @@ def test_two_processes_give_the_same_comparison(tmp_path: Path, data: Path) -> N
             "comparison.json", "measures.csv", "report.html",
         ]  # fmt: skip
     assert json.loads((tmp_path / "report/comparison.json").read_text()) == first["comparison"]
+
+
+def test_contrasts_are_compared_where_they_are_asked_for() -> None:
+    words = (("nurse", "maid", "nun"), ("pilot", "miner", "king"))
+    contrast = Contrast("mine", ("The {word} said",), words, ((" she",), (" he",)))
+    pair = [tiny_model("llama", seed=seed) for seed in (0, 1)]
+    (found,) = contrast_sizes(pair, byte_tokenizer(), [contrast])
+    alone = [attribute_bias(each, byte_tokenizer(), contrast)[0] for each in pair]
+    sizes = [each.behaviour.value for each in alone]
+    assert [found.original.value, found.pruned.value] == sizes
+    assert found.original.low is not None and len(found.pruned.parts) == 5
+
+
+def test_a_contrast_that_is_not_known_is_refused_before_anything_is_scored() -> None:
+    pair = [tiny_model("llama", seed=seed) for seed in (0, 1)]
+    with pytest.raises(UnknownNameError, match="Did you mean 'race-blame'"):
+        compare_models(*pair, byte_tokenizer(), contrasts=["race-blam"])

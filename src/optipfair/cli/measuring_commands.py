@@ -73,6 +73,7 @@ def print_verdicts(result: CompareRun) -> None:
 
 
 def _print_comparison(result: CompareRun) -> None:
+    from ..report.contrast_table import CONTRAST_HEADER, contrast_rows
     from ..report.tables import (
         FLIP_HEADER,
         GENERATION_HEADER,
@@ -87,6 +88,7 @@ def _print_comparison(result: CompareRun) -> None:
     tables: list[tuple[str, Sequence[str], list[list[str]]]] = [
         ("Changed answers", FLIP_HEADER, flip_rows(result.comparison)),
         ("Generation", GENERATION_HEADER, generation_rows(result.comparison)),
+        ("Contrasts", CONTRAST_HEADER, contrast_rows(result.comparison)),
     ]
     for title, header, rows in tables:
         if rows:

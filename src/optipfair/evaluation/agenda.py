@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..bias.contrasts.contrast_files import find_contrasts
 from ..checking import check_count, whole_number
 from ..errors import ArgumentError, UnknownNameError
 from ..files.text_rows import read_texts
@@ -160,6 +161,8 @@ def _check_options(asked: EvaluateOptions) -> None:
         raise UnknownNameError(unknown_name("products", asked.products, list(PRODUCTS)))
     if isinstance(prompts, str) or not prompts or not all(prompts):
         raise ArgumentError(f"prompts={prompts!r} must be a list of texts that are not empty.")
+    if asked.contrasts:
+        find_contrasts(asked.contrasts)
     if asked.output_dir is not None:
         check_report_folder(asked.output_dir)
 

@@ -33,6 +33,7 @@ from ..report.report_files import write_comparison_report
 from ..tokenized import detokenized
 from ..uncertainty import bootstrap_bounds
 from .agenda import Agenda, make_agenda, prompts_of
+from .contrast_sizes import contrast_sizes
 from .control import beside_control
 from .evaluate_options import EvaluateOptions
 from .evaluating import model_facts, protocol_of, task_facts
@@ -143,6 +144,7 @@ def compare_by(
         limits=list(LIMITS),
         generation=generation,
         training=agenda.training,
+        contrasts=contrast_sizes(models, tokenizer, asked.contrasts) if asked.contrasts else [],
     )
     folder = asked.output_dir
     if folder is not None:

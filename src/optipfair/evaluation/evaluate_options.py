@@ -93,6 +93,12 @@ class EvaluateOptions:
     num_runs: int = _comparing(5, "Timed runs of each prompt and model.")
     speed: bool = _comparing(True, "Whether to time both models.")
     layers: bool = _comparing(True, "Whether to look into the layers.")
+    contrasts: Sequence[str] = _comparing(
+        (),
+        "Contrasts whose size in both models is compared, with the parts of the layers that make "
+        "them, such as gender-occupation, or .json files; with commas between them.",
+        metavar="NAME|FILE,...",
+    )
     generation: bool = _comparing(
         True,
         "Whether both models write on from beginnings of the text, and finish calculations where "

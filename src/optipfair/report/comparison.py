@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from ..results import Count, Probability, Result, Rules
@@ -293,6 +294,31 @@ class Layers(Result):
     pruned: list[LayerExcess]
 
 
+class PartOfContrast(Result):
+    """How much of a contrast one part of a layer makes, to first order, in nats."""
+
+    layer: Count
+    component: Annotated[str, "mlp or attention"]
+    effect: float
+
+
+class ContrastOfOne(Result):
+    """How large a contrast is in one model, in nats; above 0 it follows the stereotype."""
+
+    value: float
+    low: float | None
+    high: float | None
+    parts: Annotated[list[PartOfContrast], "the largest"]
+
+
+class ContrastOfTwo(Result):
+    """One contrast in both models."""
+
+    contrast: str
+    original: ContrastOfOne
+    pruned: ContrastOfOne
+
+
 class LeftOut(Result):
     """What was not measured, and why."""
 
@@ -347,6 +373,7 @@ class Comparison(Result):
     limits: list[str]
     generation: Generation | None = None
     training: Training | None = None
+    contrasts: list[ContrastOfTwo] = field(default_factory=list)
 
 
 class Evaluation(Result):

@@ -164,11 +164,22 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
         yield from _training_rows(comparison.training)
     if comparison.speed:
         yield from _speed_rows(comparison.speed)
+    yield from _contrast_cells(comparison)
     for model, layers in (comparison.layers or {}).items():
         for each in layers:
             place = ("layers", f"layer {each.layer}", model)
             yield from _of(place, each, layer="", depth="share of all layers")
             yield _row(place, "excess", each.excess, "", low=each.low, high=each.high)
+
+
+def _contrast_cells(comparison: Comparison) -> Iterator[Row]:
+    for each in comparison.contrasts:
+        for model in _MODELS:
+            place, found = ("contrasts", each.contrast, model), each[model]
+            yield _row(place, "size", found.value, "nats", low=found.low, high=found.high)
+            for part in found.parts:
+                name = f"{each.contrast}: layer {part.layer}, {part.component}"
+                yield _row(("contrasts", name, model), "effect", part.effect, "nats")
 
 
 _PROTOCOL = {

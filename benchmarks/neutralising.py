@@ -2,6 +2,7 @@
 
     python benchmarks/neutralising.py --model demo --contrasts gender-occupation
     python benchmarks/neutralising.py --model FOLDER --seeds 0 1 2
+    python benchmarks/neutralising.py --each
 
 One model in several states: as it is, changed by `neutralise`, and a control: the same with as many
 neutral words in the place of the contrast's, an edit as hard (`neutralise` itself prints a change
@@ -35,6 +36,7 @@ from optipfair.evaluation.changes import compare
 from optipfair.evaluation.likelihoods.score import score
 from optipfair.evaluation.tasks import TASKS
 from optipfair.evaluation.tasks.task import Query
+from optipfair.neutralising.neutralise_options import NeutraliseOptions
 from optipfair.neutralising.neutralising import neutralise
 
 SETS: dict[str, tuple[str, ...]] = {  # task → the measures that are printed
@@ -142,16 +144,33 @@ def _shown(value: float | None, *, sign: bool = False) -> str:
     return "none" if value is None else f"{value:{'+' if sign else ''}.4f}"
 
 
+def of_each(model: Any, tokenizer: Any, weights: Any, options: dict[str, Any]) -> None:
+    """Each contrast taken out by itself, on words and templates that the change did not see."""
+    columns = ("strength", "KL", "size", "after", "random", "spread", "after", "less %")
+    print(f"  {'held-back words':22}" + "".join(f"{name:>10}" for name in columns))
+    for contrast in CONTRASTS.values():
+        model.load_state_dict(weights)
+        found = neutralise(model, tokenizer, contrast, **options)
+        (each,) = found.contrasts
+        values = (found.strength, found.divergence, each.held_back_before, each.held_back_after)
+        values += (each.random_after, each.spread_before, each.spread_after)
+        less = 100 * (1 - each.spread_after / each.spread_before)
+        shown = "".join(f"{value:10.4f}" for value in values)
+        print(f"  {contrast.name:22}{shown}{less:10.1f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help="folder, or demo")
     parser.add_argument("--contrasts", nargs="+", default=["gender-occupation"], choices=CONTRASTS)
     parser.add_argument("--tasks", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--each", action="store_true", help="every shipped contrast by itself, "
+                        "judged on its held-back words and templates alone")  # fmt: skip
     parser.add_argument("--controls", action="store_true", help="the two controls too")
     parser.add_argument("--layers", nargs="+", type=int)
     parser.add_argument("--samples", type=int, default=32, help="calibration sequences")
-    parser.add_argument("--max-divergence", type=float, default=0.01)
+    parser.add_argument("--max-divergence", type=float, default=NeutraliseOptions.max_divergence)
     parser.add_argument("--items", type=int, help="of each data set at most")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="judged of each text")
     parser.add_argument("--lambada", type=int, default=ITEMS, help="items of LAMBADA")
@@ -159,13 +178,16 @@ def main() -> None:
     tokenizer: Any = load_tokenizer(asked.model)
     model: Any = load_model(asked.model, dtype="float32")
     weights = copy.deepcopy(model.state_dict())
-    before = state_of(model, tokenizer, asked)
-    print("\n".join(lines("as it is", before, before)), flush=True)
     options: dict[str, Any] = {
         "calibration_samples": asked.samples,
         "layers": asked.layers,
         "max_divergence": asked.max_divergence,
     }
+    if asked.each:
+        of_each(model, tokenizer, weights, options)
+        return
+    before = state_of(model, tokenizer, asked)
+    print("\n".join(lines("as it is", before, before)), flush=True)
 
     def measure(name: str, contrasts: list[Contrast], seed: int) -> Any:
         model.load_state_dict(weights)

@@ -225,7 +225,7 @@ def test_the_edited_words_are_marked() -> None:
 
 def test_every_table_has_a_caption_and_headers_with_a_scope() -> None:
     page = Page(comparison_page(ordinary()))
-    assert len(page.all("caption")) == len(page.all("table")) == 8
+    assert len(page.all("caption")) == len(page.all("table")) == 9
     assert {each["scope"] for each in page.all("th")} == {"col", "row"}
     for each in page.all("svg"):
         if each.get("role") == "img":
@@ -323,6 +323,13 @@ def test_the_page_shows_how_the_pruned_model_was_trained() -> None:
     assert "204,800 tokens" in said and "fell from 0.290 to 0.210" in said
     assert "204,800 tokens: 0.2100" in said  # of the last mark on the curve
     assert "training" not in {each["id"] for each in Page(comparison_page(bare())).all("section")}
+
+
+def test_contrasts_have_a_section_where_they_were_asked_for() -> None:
+    page = comparison_page(ordinary())
+    assert 'id="contrasts"' in page and "layer 12 mlp" in page
+    assert "gender-&lt;b&gt;occupation" in page
+    assert 'id="contrasts"' not in comparison_page(bare())
 
 
 def test_the_page_says_where_training_did_not_help() -> None:

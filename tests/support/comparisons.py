@@ -236,6 +236,13 @@ def ordinary() -> dict[str, Any]:
             "judged": [{"tokens": 0, "loss": 0.29}, {"tokens": 204_800, "loss": 0.21}],
             "training": [{"tokens": 2048 * n, "loss": 0.3 - n / 1000} for n in range(1, 101)],
         },
+        "contrasts": [
+            {
+                "contrast": "gender-<b>occupation",
+                "original": contrast_size(1.83, 0.4),
+                "pruned": contrast_size(1.21, None),
+            }
+        ],
         "layers": {
             "original": layers(30, 0.02),
             "pruned": layers(27, 0.026),
@@ -257,7 +264,7 @@ def ordinary() -> dict[str, Any]:
 def bare() -> dict[str, Any]:
     """A comparison in which nothing was measured."""
     found = ordinary()
-    for name in ("measures", "flips", "tasks", "samples", "left_out", "limits"):
+    for name in ("measures", "flips", "tasks", "samples", "left_out", "limits", "contrasts"):
         found[name] = []
     found |= dict.fromkeys(("text", "speed", "layers", "generation", "training"))
     for verdict in found["verdicts"]:
@@ -402,6 +409,16 @@ def speed() -> dict[str, Any]:
             for batch in (1, 4, 16)
             for length in (32, 256)
         ],
+    }
+
+
+def contrast_size(value: float, half: float | None) -> dict[str, Any]:
+    """How large a contrast is in one model, and what makes it."""
+    return {
+        "value": value,
+        "low": None if half is None else value - half,
+        "high": None if half is None else value + half,
+        "parts": [{"layer": 12, "component": "mlp", "effect": 0.31}],
     }
 
 

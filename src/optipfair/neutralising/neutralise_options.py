@@ -41,7 +41,7 @@ class NeutraliseOptions:
         "[what judges best on held-back words]",
     )
     max_divergence: float = _what(
-        0.01, "Most KL divergence from the model as it came on held-back text, in nats a token."
+        0.0005, "Most KL divergence from the model as it came on held-back text, in nats a token."
     )
     seed: int = _running(0, "Seed of the draw of text, and of the random change beside it.")
     show_progress: bool = _running(False, "Whether to show a bar.", flag=None)

@@ -179,7 +179,7 @@ def _contrast_cells(comparison: Comparison) -> Iterator[Row]:
             yield _row(place, "size", found.value, "nats", low=found.low, high=found.high)
             for part in found.parts:
                 name = f"{each.contrast}: layer {part.layer}, {part.component}"
-                yield _row(("contrasts", name, model), "effect", part.effect, "nats")
+                yield from _of(("contrasts", name, model), part, layer="", effect="nats")
 
 
 _PROTOCOL = {

@@ -61,7 +61,7 @@ def judged(
         found = evaluate_model(model, tokenizer, tasks=tasks, text=short.name, **options)
     values = {each["id"]: each["value"] for each in found["measures"]}
     perplexities = {
-        name: _perplexity(model, tokenizer, text, tokens) for name, text in texts().items()
+        name: perplexity_of(model, tokenizer, text, tokens) for name, text in texts().items()
     }
     perplexities["lambada"] = values["lambada.perplexity"]
     return Kept(
@@ -96,7 +96,8 @@ def held_back_rows() -> Iterator[dict[str, str]]:
             yield rows[place]
 
 
-def _perplexity(model: Any, tokenizer: Any, text: str, tokens: int) -> float:
+def perplexity_of(model: Any, tokenizer: Any, text: str, tokens: int = TOKENS) -> float:
+    """Of the first tokens of a text, in windows side by side."""
     ids = tokenizer(text, verbose=False)["input_ids"][:tokens]
     whole = tokenizer.decode(ids)
     return perplexity(model, tokenizer, whole, context=_CONTEXT, stride=_CONTEXT).value

@@ -58,6 +58,7 @@ def test_without_a_folder_only_the_table_comes(
     ]
     printed = " ".join(out.split())
     assert "how differently two words are represented" in printed
+    assert "no measure of bias: harmless differences of words raise it too" in printed
     assert "race, size: one distinct swap is too few for an interval; 5 are needed." in printed
     assert "all: two distinct swaps are too few" in printed
     assert "all: 1 of 3 pairs without controls, left out of all figures." in printed

@@ -38,7 +38,8 @@ def neuron_bias_scores(
     Of a pair, a neuron's difference is the mean over the aligned tokens of |a - b|, times the L2
     norm of its down column, where a and b are what the neuron gives in either prompt. The mean of
     the same over the pair's controls is taken off, and the pairs are averaged. So 0 means no
-    more than for neutral words; less than 0 is possible.
+    more than for neutral words; less than 0 is possible. It says how differently words are
+    represented: harmless differences raise it as a planted bias does (benchmarks/bias_validity.py).
 
     Every prompt runs once, and the memory does not grow with the number of pairs.
 

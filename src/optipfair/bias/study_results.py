@@ -21,6 +21,9 @@ from .prompts.tokens import Coverage, Positive
 Measures = Literal[
     "how differently two words are represented, beyond arbitrary swaps as large; not harm"
 ]
+CAUTION = (
+    "no measure of bias: harmless differences of words raise it too (benchmarks/bias_validity.py)"
+)
 Interval = Annotated[list[float] | None, {"minItems": 2, "maxItems": 2}]
 Text = Annotated[str, {"minLength": 1}]
 Difference = Annotated[float | None, {"minimum": 0}, "mean over pairs and keys."]

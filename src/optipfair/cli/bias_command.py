@@ -76,13 +76,15 @@ def _print(result: BiasRun) -> None:
 
 def summary_table(model: str, summary: Summary) -> Table:
     """One row per category and one for all pairs."""
+    from ..bias.study_results import CAUTION
+
     header = ("", "pairs", "swaps", "difference", "controls", "excess", "95 % interval", "p")
     rows = []
     for name, row in _rows(summary).items():
         numbers = map(_number, (row["difference"], row["control"], row["excess"]))
         end = _interval(row["interval"]), _p(row["p_value"])
         rows.append([name, str(row["pairs"]), str(row["swaps"]), *numbers, *end])
-    title = f"{model}: how differently two words are represented (relative difference)"
+    title = f"{model}: how differently two words are represented (relative difference); {CAUTION}"
     return title, header, rows
 
 

@@ -82,6 +82,7 @@ def test_a_study_is_drawn_with_its_counts_and_what_it_says(
     for figure in figures.values():
         written = " ".join(texts(figure).split())
         assert "How differently two words are represented" in written
+        assert "no measure of bias" in written
         assert f"{overall['pairs']} pairs, {overall['swaps']} distinct swaps" in written
     assert (overall["interval"] is not None) == enough
     by_layer = " ".join(texts(figures["summary_by_layer"]).split())

@@ -21,7 +21,7 @@ from ...registry import unknown_name
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
 _LABEL = 32  # characters of a token's label
-_TITLE_LINES = 3
+_TITLE_LINES = 4
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..activations.capture import Comparison
 from ..activations.layer_keys import LayerKey, read_key
 from ..study import Study
 from ..study_comparison import excess_by_layer, find_shared
-from ..study_results import BiasMetrics, OfKey
+from ..study_results import CAUTION, BiasMetrics, OfKey
 from ..swap_means import mean_of_swaps
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def summary_figures(numbers: BiasMetrics, style: Style) -> Iterator[tuple[str, F
     overall, model = numbers.summary.overall, numbers.model.name
     if overall.excess is None:
         return
-    says = "How differently two words are represented, beyond neutral swaps as large"
+    says = f"How differently two words are represented, beyond neutral swaps as large\n{CAUTION}"
     counts = f"mean of {overall.pairs} pairs, {_swaps(overall.swaps)}"
     missing = (overall.undefined or {}).get("interval", "")
     title = f"{says}\n{model}: {counts}" + f"\nno interval: {missing}" * bool(missing)

@@ -21,7 +21,7 @@ from optipfair import (
     neutralise,
     neutralise_checkpoint,
 )
-from optipfair.neutralising import changes, neutralising
+from optipfair.neutralising import neutralising, weight_changes
 from optipfair.testing import byte_tokenizer, tiny_model
 
 # So few words that the same ones change and judge: what is learned from them must show.
@@ -111,7 +111,7 @@ def test_whatever_ends_it_the_model_is_as_it_was(
     after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama")
-    before, calls, find = values(model), [], changes.least_change
+    before, calls, find = values(model), [], weight_changes.least_change
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -119,7 +119,7 @@ def test_whatever_ends_it_the_model_is_as_it_was(
             raise KeyboardInterrupt
         return find(*arguments)
 
-    monkeypatch.setattr(changes, "least_change", failing)
+    monkeypatch.setattr(weight_changes, "least_change", failing)
     with pytest.raises(KeyboardInterrupt):
         neutralise(model, byte_tokenizer(), FEW, **OPTIONS)
     assert same(values(model), before)

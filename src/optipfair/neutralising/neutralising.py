@@ -27,9 +27,9 @@ from ..option_fields import checked_keywords, taking
 from ..pruning.calibration.activations import read_batches
 from ..pruning.calibration.calibration_texts import CalibrationText
 from ..pruning.calibration.text_cost import Cost, cost_of, final_states
-from .changes import Changes, find_changes
 from .neutralisation import ChangedLayer, ContrastChange, Neutralisation, Tried
 from .neutralise_options import NeutraliseOptions
+from .weight_changes import Changes, find_changes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -124,6 +124,7 @@ def lines(name: str, found: Judged, base: Judged, items: Mapping[str, list[Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=list(JUDGED), choices=JUDGED)
     parser.add_argument(
         "--items", type=int, default=400, help="of each data set, evenly spaced [400]"
     )

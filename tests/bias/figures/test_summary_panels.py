@@ -43,7 +43,7 @@ def test_each_component_has_its_line_and_its_band() -> None:
     figure = by_layer(lines, title="All of it")
     axes = [axis for axis in figure.axes if axis.get_visible()]
     for axis, line in zip(axes, lines.values(), strict=True):
-        drawn = [each for each in axis.get_lines() if each.get_label() == "mean excess"]
+        drawn = [each for each in axis.get_lines() if each.get_label() == "mean"]
         assert list(drawn[0].get_ydata()) == line.values
         assert bool(axis.collections) == (line.band is not None)
     assert "95 % interval" in texts(figure) and "All of it" in texts(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from optipfair import (
     neutralise,
     neutralise_checkpoint,
 )
+from optipfair.arch.view import describe
+from optipfair.bias.contrasts.contrast_prompts import prompts_of
+from optipfair.bias.contrasts.tracing import behaviours
 from optipfair.neutralising import neutralising, weight_changes
 from optipfair.testing import byte_tokenizer, tiny_model
 
@@ -93,6 +97,19 @@ def test_several_contrasts_are_taken_out_together() -> None:
     assert [each.name for each in found.contrasts] == ["few", "second"]
     for each in found.contrasts:
         assert each.spread_after < 0.5 * each.spread_before
+
+
+def test_answers_to_kept_texts_stay_nearer_to_what_they_were() -> None:
+    kept = ("A maid said", "The pilots said", "My miner said")
+    moved = {}
+    for contrast in (FEW, replace(FEW, kept=kept)):
+        model = tiny_model("llama")
+        view = describe(model)
+        asked = prompts_of([replace(FEW, kept=kept)], model, byte_tokenizer(), kept=True)[8:]
+        before = behaviours(view, asked)
+        neutralise(model, byte_tokenizer(), contrast, strength=1.0, **OPTIONS)
+        moved[contrast.kept] = float((behaviours(view, asked) - before).abs().mean())
+    assert moved[kept] < 0.7 * moved[()]
 
 
 def test_batches_of_ones_own_are_taken() -> None:

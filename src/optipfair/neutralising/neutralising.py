@@ -249,7 +249,7 @@ def _sides(contrasts: Sequence[Contrast], model: Any, tokenizer: Any) -> list[_S
         sides.append(
             _Sides(
                 contrast.name,
-                prompts_of([own], model, tokenizer),
+                prompts_of([own], model, tokenizer, kept=True),
                 prompts_of([held_back], model, tokenizer),
             )
         )

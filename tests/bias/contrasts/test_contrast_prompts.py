@@ -97,3 +97,21 @@ def test_the_behaviours_are_those_of_each_prompt_by_itself(family: str) -> None:
         first, second = prompt.continuations
         expected = logits[list(first)].logsumexp(0) - logits[list(second)].logsumexp(0)
         assert float(found[place]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_kept_texts_have_no_weight_and_deviate_from_nothing() -> None:
+    contrast = replace(CONTRAST, kept=("Mary said", "John said"))
+    model, prompts = made(contrast)
+    assert len(prompts) == 10  # those of the templates alone
+    every = prompts_of(
+        [contrast, replace(contrast, name="other")], model, byte_tokenizer(), kept=True
+    )
+    kept = [prompt for prompt in every if prompt.word in contrast.kept]
+    assert len(kept) == 4 and len({prompt.group for prompt in every}) == 2 * (2 + 2)
+    assert all(prompt.weight == 0 for prompt in kept)
+    values = torch.arange(len(every), dtype=torch.float32)
+    assert all(
+        value == 0
+        for value, prompt in zip(deviations(values, every).tolist(), every, strict=True)
+        if prompt in kept
+    )

@@ -32,17 +32,21 @@ class Contrast:
         continuations: what may follow a filled template, such as ` she`: those that a stereotype
             puts behind the first kind of words, and those that it puts behind the second. Of each
             the first token counts.
+        kept: beginnings of sentences whose answers are to stay when the contrast is taken out, such
+            as `Mary said that`, where the text itself says who is meant.
     """
 
     name: str
     templates: tuple[str, ...]
     words: Two
     continuations: Two
+    kept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ArgumentError("A contrast has no name. Give one, such as 'gender-occupation'.")
         _check_texts(f"{self.name}: templates", self.templates, 1)
+        _check_texts(f"{self.name}: kept", self.kept, 0)
         for each in self.templates:
             if each.count(SLOT) != 1:
                 raise ArgumentError(
@@ -84,7 +88,7 @@ class Contrast:
         templates = _parted(self.templates)
         first, second = (_parted(kind) for kind in self.words)
         made = (
-            Contrast(self.name, templates[k], (first[k], second[k]), self.continuations)
+            Contrast(self.name, templates[k], (first[k], second[k]), self.continuations, self.kept)
             for k in (0, 1)
         )
         return next(made), next(made)
@@ -100,10 +104,10 @@ class Contrast:
         for key in given:
             if key not in names:
                 raise UnknownNameError(unknown_name("key of a contrast", str(key), names))
-        missing = [name for name in names if name not in given]
+        missing = [name for name in names if name not in given and name != "kept"]
         if missing:
             raise ArgumentError(f"A contrast lacks {', '.join(missing)}.")
-        return cls(**{name: _frozen(given[name]) for name in names})
+        return cls(**{name: _frozen(given[name]) for name in names if name in given})
 
 
 def _check_texts(what: str, texts: Any, least: int) -> None:

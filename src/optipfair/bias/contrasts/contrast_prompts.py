@@ -47,11 +47,14 @@ class Prompt:
     compared: int = 1
 
 
-def prompts_of(contrasts: Sequence[Contrast], model: Any, tokenizer: Any) -> list[Prompt]:
+def prompts_of(
+    contrasts: Sequence[Contrast], model: Any, tokenizer: Any, *, kept: bool = False
+) -> list[Prompt]:
     """All prompts of some contrasts, template after template.
 
     The weights of each template's prompts sum to 0: 1 over the words of the first kind and -1 over
-    those of the second, over all templates of all contrasts.
+    those of the second, over all templates of all contrasts. With `kept`, texts whose answers are
+    to stay follow: each is a group by itself, so that it deviates from nothing, and has no weight.
     """
     templates = sum(len(each.templates) for each in contrasts)
     found: list[Prompt] = []
@@ -64,6 +67,10 @@ def prompts_of(contrasts: Sequence[Contrast], model: Any, tokenizer: Any) -> lis
             weight = (1 if kind == 0 else -1) / (sizes[kind] * templates)
             found.append(Prompt(ids, first_group + number, kind, word, after, weight))
         first_group += len(contrast.templates)
+        for text in contrast.kept if kept else ():
+            ids, after = _with_continuations(contrast, text, model, tokenizer)
+            found.append(Prompt(ids, first_group, 0, text, after, 0.0))
+            first_group += 1
     return list(_with_shared_ends(found))
 
 

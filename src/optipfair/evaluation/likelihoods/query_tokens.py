@@ -85,7 +85,7 @@ def first_token(tokenizer: PreTrainedTokenizerBase, query: Query) -> str | None:
     (encoded,) = encode(tokenizer, [query])
     first = encoded.ids[0]
     special = first == prefix_token(tokenizer) or first in tokenizer.all_special_ids
-    return str(tokenizer.convert_ids_to_tokens(first)) if special else None
+    return detokenized(tokenizer, [first]) if special else None
 
 
 def _split(query: Query) -> tuple[str, str]:

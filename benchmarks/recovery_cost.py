@@ -44,7 +44,11 @@ def seconds_of(work: Callable[[], None], count: int) -> float:
 
 
 def bare(model: Any, original: Any, count: int) -> tuple[float, float]:
-    """Seconds of the original's forward, and of the model's forward and backward."""
+    """Seconds of the original's forward, and of the model's forward and backward.
+
+    Embeddings get no gradient, as inside `recover`.
+    """
+    model.get_input_embeddings().requires_grad_(False)
     ids = torch.randint(0, 49_000, (ROWS, LENGTH))
 
     def answer() -> None:
@@ -57,7 +61,9 @@ def bare(model: Any, original: Any, count: int) -> tuple[float, float]:
             logits.float().logsumexp(dim=-1).mean().backward()
         model.zero_grad()
 
-    return seconds_of(answer, count), seconds_of(learn, count)
+    found = seconds_of(answer, count), seconds_of(learn, count)
+    model.get_input_embeddings().requires_grad_(True)
+    return found
 
 
 def of_steps(optimizer: str, model: Any, original: Any, tokenizer: Any, count: int) -> float:
@@ -72,7 +78,12 @@ def of_steps(optimizer: str, model: Any, original: Any, tokenizer: Any, count: i
     RecoveryTrainer.training_step = timed  # type: ignore[method-assign]
     tokens = (count + 2) * ROWS * LENGTH
     asked = RecoverOptions(
-        tokens=tokens, length=LENGTH, device="cpu", checks=1, optimizer=optimizer
+        tokens=tokens,
+        length=LENGTH,
+        batch_size=ROWS,
+        device="cpu",
+        checks=1,
+        optimizer=optimizer,
     )
     rows = read_text(asked, tokenizer, lambda: original)
     train(asked, model, LiveTeacher(original), rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,11 @@ from optipfair.testing import TINY_FAMILIES, tiny_model
 pytestmark = pytest.mark.filterwarnings("ignore:The kept width of experts")
 
 
+def scored(pruning_type: str) -> dict[str, Any]:
+    """What chooses experts without data."""
+    return {"expert_selection_method": "NORM"} if pruning_type == "EXPERTS" else {}
+
+
 def analyzed(folder: Path, family: str) -> Analysis:
     tiny_model(family).save_pretrained(folder)
     return analyze_model(folder)
@@ -38,6 +44,7 @@ def test_savings_are_what_pruning_then_removes(tmp_path: Path, family: str) -> N
             saving.pruning_type,
             pruning_percentage=None if saving.pruning_type == "DEPTH" else saving.percentage,
             depth_pruning_percentage=saving.percentage if saving.pruning_type == "DEPTH" else None,
+            **scored(saving.pruning_type),
             show_progress=False,
             return_stats=True,
         )
@@ -46,8 +53,15 @@ def test_savings_are_what_pruning_then_removes(tmp_path: Path, family: str) -> N
         assert saving.percentage_reduction == pytest.approx(statistics["percentage_reduction"])
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3_moe", "falcon"])
-@pytest.mark.parametrize("pruning_type", ["MLP_GLU", "DEPTH"])
+SAVED = [
+    (family, kind)
+    for family in ("llama", "gpt2", "gemma2", "qwen3_moe", "falcon")
+    for kind in ("MLP_GLU", "DEPTH", "EXPERTS")
+    if kind != "EXPERTS" or family == "qwen3_moe"
+]
+
+
+@pytest.mark.parametrize(("family", "pruning_type"), SAVED)
 def test_saved_bytes_are_those_of_the_written_file(
     tmp_path: Path, family: str, pruning_type: str
 ) -> None:
@@ -55,7 +69,9 @@ def test_saved_bytes_are_those_of_the_written_file(
     saving = next(
         row for row in analysis.savings if (row.pruning_type, row.percentage) == (pruning_type, 50)
     )
-    prune_checkpoint(tmp_path / "model", tmp_path / "out", pruning_type, pruning_percentage=50)
+    more = scored(pruning_type)
+    source, target = tmp_path / "model", tmp_path / "out"
+    prune_checkpoint(source, target, pruning_type, pruning_percentage=50, **more)
     assert saving.bytes == open_checkpoint(tmp_path / "out").nbytes
 
 
@@ -134,13 +150,18 @@ def test_a_single_layer_cannot_be_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["llama", "bloom", "opt", "mixtral"])
 def test_what_is_said_to_be_possible_is_what_pruning_does(tmp_path: Path, family: str) -> None:
     analysis = analyzed(tmp_path, family)
+    assert ("EXPERTS" in analysis.refusals) == (family == "mixtral")
+
+    def prune(model: Any, kind: str) -> None:
+        prune_model(model, kind, pruning_percentage=50, show_progress=False, **scored(kind))
+
     for pruning_type, reason in analysis.refusals.items():
         model = tiny_model(family)
         if reason:
             with pytest.raises(UnsupportedModelError):
-                prune_model(model, pruning_type, pruning_percentage=50, show_progress=False)
+                prune(model, pruning_type)
         else:
-            prune_model(model, pruning_type, pruning_percentage=50, show_progress=False)
+            prune(model, pruning_type)
 
 
 def test_no_weight_is_read(llama_copy: Path) -> None:

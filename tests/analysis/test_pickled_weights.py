@@ -51,8 +51,9 @@ def pickle_weights(folder: Path, change: Change, shards: int, **form: Any) -> No
 
 def outcome(folder: Path, kind: str, percentage: float) -> tuple[int, int] | str:
     try:
+        more = {"expert_selection_method": "NORM"} if kind == "EXPERTS" else {}
         result = prune_checkpoint(
-            folder, pruning_type=kind, pruning_percentage=percentage, dry_run=True
+            folder, pruning_type=kind, pruning_percentage=percentage, dry_run=True, **more
         )
     except OptiPFairError as exc:
         return str(exc)
@@ -72,7 +73,8 @@ def test_they_are_promised_what_pruning_does(
         tiny_model(family).save_pretrained(folder)
     pickle_weights(folder, change, shards, **form)
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
-    expected = {kind: outcome(folder, kind, 50) for kind in ("MLP_GLU", "DEPTH")}
+    kinds = ("MLP_GLU", "DEPTH", *(["EXPERTS"] if member == "experts" else []))
+    expected = {kind: outcome(folder, kind, 50) for kind in kinds}
     try:
         analysis = analyze_model(folder)
     except OptiPFairError as exc:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optipfair import ArgumentError, UnknownNameError, plan_pruning, prune_model
-from optipfair.arch.attention import by_attention
+from optipfair.arch.units.attention import by_attention
 from optipfair.arch.view import describe
 from optipfair.pruning import decision
 from optipfair.pruning.cut.surgery import apply_plan

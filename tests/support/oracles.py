@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from optipfair import PruningPlan, get_model_layers
-from optipfair.arch.attention import by_attention
 from optipfair.arch.slots import zero_
+from optipfair.arch.units.attention import by_attention
+from optipfair.arch.units.experts import by_experts
 from optipfair.arch.view import describe
 
 
@@ -74,8 +77,8 @@ def with_zeroed_neurons(model: Any, plan: PruningPlan) -> Any:
 def with_zeroed_heads(model: Any, plan: PruningPlan) -> Any:
     """A copy in which nothing comes out of the heads that a plan removes."""
     zeroed = copy.deepcopy(model)
-    assert plan.attention_unit is not None
-    view = by_attention(describe(zeroed), plan.attention_unit)
+    assert plan.unit is not None
+    view = by_attention(describe(zeroed), plan.unit)
     for cut in plan.width_cuts:
         (attention,) = view.layers[cut.layer].mlps
         down = attention.tensors[attention.spec.down].data  # (H, heads * head_dim)
@@ -121,3 +124,52 @@ def greedy(model: Any, token_ids: Tensor, *, cache: bool) -> list[list[int]]:
         use_cache=cache,
     )
     return generated.tolist()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def masked_experts(model: Any, plan: PruningPlan) -> Iterator[Any]:
+    """A copy whose routers cannot choose the experts that a plan removes.
+
+    What a router's weight gives for them is minus infinity, before anything is normalized or
+    chosen, and so is a bias that is added to it.
+    """
+    masked = copy.deepcopy(model)
+    rows: list[tuple[Tensor, Tensor]] = []  # a router's weight, and the rows that go
+    layers = {layer.index: layer for layer in by_experts(describe(masked)).layers}
+    for cut in plan.width_cuts:
+        (experts,) = layers[cut.layer].mlps
+        gone = torch.tensor(sorted(set(range(cut.width)) - set(cut.keep[0])))
+        for slot, tensor in experts.tensors.items():
+            if slot.module == experts.spec.down.module:
+                continue
+            if tensor.squeeze().dim() == 2:
+                rows.append((tensor.detach(), gone))
+            elif "bias" in slot.name:
+                tensor.data.index_fill_(slot.axis, gone, -torch.inf)
+    with _MaskedRows(rows) as mode:
+        yield masked
+    assert mode.seen == len(rows), "every router must have been masked"
+
+
+class _MaskedRows(TorchFunctionMode):
+    """What linear maps of some weights give in some rows is minus infinity."""
+
+    def __init__(self, rows: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.rows, self.found = rows, set[int]()
+
+    @property
+    def seen(self) -> int:
+        return len(self.found)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear:
+            weight = args[1]
+            for number, (of, gone) in enumerate(self.rows):
+                if weight.shape == of.shape and torch.equal(weight.float(), of.float()):
+                    self.found.add(number)
+                    return output.index_fill(-1, gone, -torch.inf)
+        return output

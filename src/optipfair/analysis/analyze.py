@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..pruning.request.solving import Sizes
 from .contents import Contents, parameters_by_part, read_contents, removed
 
 SAVINGS_PERCENTAGES = (10, 20, 30, 40, 50)
-KINDS = ("MLP_GLU", "DEPTH")
+KINDS = ("MLP_GLU", "DEPTH", "EXPERTS")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def ask(contents: Contents, pruning_type: str) -> tuple[list[Saving], str]:
     of the layers a whole kind of layer may go, and a config may take only some widths.
     """
     try:
+        contents = contents.seen_by(pruning_type)
         weights = contents.weights(pruning_type)
     except UnsupportedModelError as refusal:
         return [], str(refusal)
@@ -55,17 +56,22 @@ def ask(contents: Contents, pruning_type: str) -> tuple[list[Saving], str]:
             reasons.append(str(refusal))
             continue
         possible = True
-        if percentage is not None:
+        if percentage is not None and not plan.empty:
             rows.append(_saving(contents, plan, percentage, removed(weights, plan)))
     return rows, "" if possible else reasons[0]
 
 
 def _requests(pruning_type: str) -> Iterator[tuple[int | None, PruningRequest]]:
-    """A request for each percentage; for depth first the least that can go, which is no row."""
+    """A request for each percentage; for depth first the least that can go, which is no row.
+
+    A percentage that removes nothing is no row either.
+    """
     if pruning_type == "DEPTH":
         yield None, check_request(PruneOptions(pruning_type=pruning_type, num_layers_to_remove=1))
     for percentage in SAVINGS_PERCENTAGES:
-        options = PruneOptions(pruning_type=pruning_type, pruning_percentage=percentage)
+        options = PruneOptions(pruning_type, pruning_percentage=percentage)
+        if pruning_type == "EXPERTS":  # which ones go does not matter here
+            options = replace(options, expert_selection_method="NORM")
         yield percentage, check_request(options)
 
 
@@ -82,8 +88,10 @@ def _saving(contents: Contents, plan: PruningPlan, percentage: int, gone_bytes: 
     total = sum(portion.size for portion in contents.parameters)
     gone = removed(contents.parameters, plan)
     widths = sorted({f"{cut.mlp} {cut.kept}" for cut in plan.width_cuts})
+    if plan.unit == "expert":
+        widths = sorted({f"{cut.kept} of {cut.width} experts" for cut in plan.width_cuts})
     return Saving(
-        pruning_type="DEPTH" if plan.drop_layers else "MLP_GLU",
+        pruning_type=str(plan.request["pruning_type"]),
         percentage=percentage,
         kept=f"{len(plan.keep_layers)} layers" if plan.drop_layers else ", ".join(widths),
         parameters=total - gone,
@@ -96,7 +104,8 @@ def _saving(contents: Contents, plan: PruningPlan, percentage: int, gone_bytes: 
 class Analysis:
     """What a model is made of.
 
-    `refusals` holds, for `MLP_GLU` and `DEPTH`, why it is not possible; empty where it is.
+    `refusals` holds, for `MLP_GLU`, `DEPTH` and where there are experts `EXPERTS`, why it is not
+    possible; empty where it is.
     """
 
     source: str
@@ -141,7 +150,8 @@ def analyze_model(model_path: str | Path, *, trust_remote_code: bool = False) ->
     """
     source = find_source(model_path)
     contents = read_contents(source, trust_remote_code=trust_remote_code)
-    answers = {kind: ask(contents, kind) for kind in KINDS}
+    kinds = KINDS if any(mlp.experts for mlp in contents.view.mlps) else KINDS[:2]
+    answers = {kind: ask(contents, kind) for kind in kinds}
     view = contents.view
     stated = _whole_numbers(view.text_config)
     heads, hidden = stated("num_attention_heads"), stated("hidden_size")

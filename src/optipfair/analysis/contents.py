@@ -5,9 +5,11 @@ Bytes come from the headers of its files; where it has none, from its dtype.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,8 +18,10 @@ import torch
 from torch import nn
 
 from ..arch.twin import build_on_meta
+from ..arch.units.experts import by_experts
 from ..arch.view import ModelView, describe
 from ..checkpoint.pickled import SameBytes, write_headers
+from ..checkpoint.stored_experts import predicting_experts, without_experts_of_predicting
 from ..checkpoint.stored_model import StoredModel
 from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import Checkpoint, open_checkpoint, pickled_files, same_bytes
@@ -49,6 +53,17 @@ class Contents:
     dtypes: list[str]  # of all weights
     stored: StoredModel | None = None  # where they lie; None where the files do not say
     why_not: str = ""  # why nothing of it can be pruned; empty where that depends
+
+    def seen_by(self, pruning_type: str) -> Contents:
+        """The same with what a pruning type cuts in the place of neurons."""
+        if pruning_type != "EXPERTS":
+            return self
+        view = by_experts(self.view)
+        stored = self.stored
+        if stored is not None:
+            stored = copy.copy(stored)
+            stored.view = view
+        return replace(self, view=view, parameters=_of_twin(view), stored=stored)
 
     def weights(self, pruning_type: str) -> Sequence[Portion]:
         """The bytes of each tensor."""
@@ -117,10 +132,15 @@ def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
         for mlp in (stored.view.mlps if with_neurons else ())
         for name in stored.pieces(mlp)
     }
+    last = stored.view.mlps[-1] if with_neurons and stored.view.mlps else None
+    routed, stays = last is not None and last.spec.routed, False
+    if last is not None and routed:
+        mlps |= {n: last.key for own in predicting_experts(stored, last).values() for n in own}
+        stays = not without_experts_of_predicting(stored, last)
     portions, counted = [], set(range(len(stored.view.layers)))
     for name, info in stored.tensors.items():
         layers = frozenset(counted & {stored.layer_of(name)})
-        further, over = stored.predicts_further(name), stored.is_left_over(name)
+        further, over = stored.predicts_further(name) and not stays, stored.is_left_over(name)
         portions.append(Portion(info.nbytes, layers, mlps.get(name), further, over))
     return portions
 
@@ -129,15 +149,15 @@ def removed(portions: Iterable[Portion], plan: PruningPlan) -> int:
     """How much goes with the layers and neurons that a plan removes."""
     keep = set(plan.keep_layers)
     shares = {(cut.layer, cut.mlp): (cut.width - cut.kept, cut.width) for cut in plan.width_cuts}
-    gone = 0
+    gone = Fraction(0)
     for portion in portions:
         with_cuts = portion.goes or (portion.goes_with_widths and plan.width_cuts)
         if with_cuts or (portion.layers and not portion.layers & keep):
             gone += portion.size
         elif portion.mlp in shares:
             neurons, width = shares[portion.mlp]
-            gone += portion.size // width * neurons
-    return gone
+            gone += Fraction(portion.size * neurons, width)
+    return int(gone)
 
 
 def parameters_by_part(view: ModelView) -> dict[str, int]:

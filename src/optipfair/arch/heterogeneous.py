@@ -59,9 +59,13 @@ def allow_reading(text_config: Any) -> None:
 def shared_value(text_config: Any, name: str) -> Any:
     """A field's value for the layers that do not override it, None where it is missing.
 
-    On a config whose layers differ, reading the attribute itself raises.
+    A field of a part of the config has the part's name and a dot before its own. On a config whose
+    layers differ, reading the attribute itself raises.
     """
-    return getattr(with_overrides(text_config, {}, {}), name, None)
+    found: Any = with_overrides(text_config, {}, {})
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def base_config(model_class: type[nn.Module], config: Any) -> Any:

@@ -119,6 +119,8 @@ def _marks(mlp: MLPView, slot: TensorSlot, tensor: Tensor) -> Tensor:
 
     Two, since some releases drop an axis of length one on the way.
     """
+    if mlp.spec.routed:
+        return _marks_of_experts(mlp, slot, tensor)
     experts = mlp.experts or 1
     units = torch.arange(mlp.width * slot.blocks * experts)
     by_block = units.view(experts, slot.blocks, mlp.width)
@@ -135,3 +137,16 @@ def _marks(mlp: MLPView, slot: TensorSlot, tensor: Tensor) -> Tensor:
         return marks
     hidden = ({tensor.dim() - 2, tensor.dim() - 1} - {slot.axis}).pop()
     return marks.repeat_interleave(2, dim=hidden)
+
+
+def _marks_of_experts(mlp: MLPView, slot: TensorSlot, tensor: Tensor) -> Tensor:
+    """The number of the expert at each place, -1 where what stands there is of none.
+
+    Four wide along the other axes, so that gate and up can be parted.
+    """
+    numbers = torch.arange(mlp.width).repeat_interleave(slot.rows)
+    marks = torch.cat([numbers, numbers.new_full((slot.tail,), -1)])
+    shape = [1] * tensor.dim()
+    shape[slot.axis] = len(marks)
+    wide = [size if size > 1 or axis == slot.axis else 4 for axis, size in enumerate(shape)]
+    return marks.reshape(shape).expand(wide).contiguous()

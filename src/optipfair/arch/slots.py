@@ -18,7 +18,7 @@ _CHUNK_ROWS = 64
 
 def width(tensor: Tensor, slot: TensorSlot) -> int:
     """Number of neurons `I` along the slot's axis."""
-    return int(tensor.shape[slot.axis]) // slot.rows
+    return (int(tensor.shape[slot.axis]) - slot.tail) // slot.rows
 
 
 def read(tensor: Tensor, slot: TensorSlot) -> dict[str, Tensor]:
@@ -49,6 +49,9 @@ def take(tensor: Tensor, slot: TensorSlot, keep: Tensor) -> Tensor:
             out[expert] = take(tensor[expert], inner, kept)
         return out
     index = _stored_index(tensor, slot, keep)
+    if slot.tail:
+        size = tensor.shape[slot.axis]
+        index = torch.cat([index, torch.arange(size - slot.tail, size, device=index.device)])
     is_half = tensor.is_floating_point() and tensor.element_size() == 2
     if slot.axis == 1 and tensor.dim() == 2 and is_half and tensor.device.type == "cpu":
         return _take_half_columns(tensor, index)

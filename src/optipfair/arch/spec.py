@@ -19,7 +19,9 @@ Role = Literal[
     "gate", "up", "gate+up", "down", "bias", "query", "key", "value", "query+key+value", "other"
 ]
 
-ATTENTION_UNITS = {"group": "kv_groups", "head": "query_heads"}  # what a unit is → its spec's name
+# What is cut in the place of neurons, and what its spec is called.
+ATTENTION_UNITS = {"group": "kv_groups", "head": "query_heads"}
+UNITS = {**ATTENTION_UNITS, "expert": "routed_experts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class TensorSlot:
     interleaved: bool = False
     # where a unit is more than one row (the heads of attention), how many it takes in each block
     parts: tuple[int, ...] = ()
+    # positions along `axis` behind all neurons or units, which stay whatever goes
+    tail: int = 0
 
     @property
     def rows(self) -> int:
@@ -66,6 +70,7 @@ class MLPSpec:
     # other config fields that follow the width, each with its factor
     more_keys: tuple[tuple[str, Fraction], ...] = ()
     explicit: tuple[tuple[str, int], ...] = ()  # config fields to write out, with their values
+    routed: bool = False  # whether a unit of it is a whole expert with its row of the router
 
     @property
     def keys(self) -> dict[str, Fraction]:

@@ -88,12 +88,13 @@ def changed_config(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def apply_config(text_config: Any, changes: Mapping[str, Any]) -> None:
-    """Set the fields, in place."""
+    """Set the fields, in place; `part.field` is a field of a config within it."""
     for name, value in changes.items():
         if name == heterogeneous.FIELD:
             heterogeneous.set_overrides(text_config, value)
         else:
-            setattr(text_config, name, value)
+            path, _, own = name.rpartition(".")
+            setattr(getattr(text_config, path) if path else text_config, own, value)
 
 
 def config_refusal(config: Any, changes: Mapping[str, Any]) -> str:

@@ -251,10 +251,11 @@ def find_mlp(index: int, layer: nn.Module, spec: MLPSpec) -> MLPView | None:
 
 
 def _parameter(layer: nn.Module, name: str) -> nn.Parameter | None:
-    try:
-        return layer.get_parameter(name)
-    except AttributeError:
-        return None
+    """A parameter; or a buffer, which is cut like one."""
+    owner: Any = layer
+    for part in name.split("."):
+        owner = getattr(owner, part, None)
+    return owner if isinstance(owner, Tensor) else None  # type: ignore[return-value]
 
 
 def check_finite(mlp: MLPView, roles: set[str]) -> None:

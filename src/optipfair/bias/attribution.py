@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..arch.attention import by_attention
+from ..arch.units.attention import by_attention
 from ..arch.view import MLPView, ModelView, describe
 from ..checking import check_count
 from ..errors import UnsupportedModelError

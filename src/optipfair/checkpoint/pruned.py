@@ -32,7 +32,8 @@ from .rewrite import (
     PieceCut,
     StoredValues,
     as_dtype,
-    cut_tensors,
+    cuts_of,
+    leaves_out_predictions,
     rewritten,
     rows_of_piece,
     write_config,
@@ -119,7 +120,14 @@ def prepare(
 
 def _leave_out_further_predictions(stored: StoredModel, plan: PruningPlan, config: Any) -> None:
     """Layers that predict further tokens are not cut, and would not fit beside narrower ones."""
-    if not plan.width_cuts or not any(map(stored.predicts_further, stored.tensors)):
+    if not any(map(stored.predicts_further, stored.tensors)):
+        return
+    if not leaves_out_predictions(stored, plan):
+        if plan.unit == "expert":
+            warn(
+                "The layers that predict the tokens after the next one keep as many experts, those "
+                "of the largest weights, since no text can be run through them here."
+            )
         return
     for field in fields_of_predictions(config):
         setattr(config, field, 0)
@@ -145,22 +153,26 @@ def _account(
     stored: StoredModel, plan: PruningPlan, outputs: Sequence[OutputTensor]
 ) -> dict[str, int]:
     """Count what becomes of each tensor of the checkpoint; one that would be lost is refused."""
+    cuts = cuts_of(stored, plan)
     written = {output.source.name for output in outputs}
+    experts = set(cuts.gone) - written
     gone = {name for name in stored.tensors if stored.layer_of(name) in plan.drop_layers}
-    further = {name for name in stored.tensors if stored.predicts_further(name)} - written - gone
+    further = {name for name in stored.tensors if stored.predicts_further(name)}
+    further = further - written - gone - experts
     over = {name for name in stored.tensors if stored.is_left_over(name)}
-    lost = sorted(stored.tensors.keys() - written - gone - further - over)
+    lost = sorted(stored.tensors.keys() - written - gone - further - over - experts)
     if lost:
         raise UnsupportedModelError(
             f"{len(lost)} tensors of the checkpoint would be lost ({', '.join(lost[:3])}). Please "
             "report this with the model's name."
         )
-    cut = written & cut_tensors(stored, plan).keys()
+    cut = written & cuts.pieces.keys()
     return {
         "source": len(stored.tensors),
         "copied": len(written - cut),
         "cut": len(cut),
         "removed_with_layers": len(gone - written),
+        "removed_with_experts": len(experts - gone),
         "removed_predicting_further": len(further),
         "removed_past_the_last_layer": len(over),
     }
@@ -170,9 +182,14 @@ def check_weights(
     stored: StoredModel, show_progress: bool, plan: PruningPlan | None = None
 ) -> None:
     """Refuse NaN and Inf in tensors that a plan cuts, or in any of the checkpoint without one."""
-    names = list(stored.tensors) if plan is None else sorted(cut_tensors(stored, plan))
+    names = list(stored.tensors) if plan is None else sorted(_touched(stored, plan))
     for name in track(names, "checking", show_progress, unit="tensor"):
         check_finite_tensor(stored.tensors[name])
+
+
+def _touched(stored: StoredModel, plan: PruningPlan) -> set[str]:
+    cuts = cuts_of(stored, plan)
+    return {*cuts.pieces, *cuts.renamed}
 
 
 def write_checkpoint(
@@ -214,7 +231,7 @@ def _wrong_values(
     stored: StoredModel, plan: PruningPlan, new: NewCheckpoint, written: Mapping[str, TensorInfo]
 ) -> list[str]:
     """Of one cut or replaced tensor of each layer, those that do not hold what they should."""
-    cuts = cut_tensors(stored, plan)
+    cuts = cuts_of(stored, plan).pieces
     by_layer: dict[int | None, list[OutputTensor]] = {}
     for tensor in new.tensors:
         if tensor.source.name in cuts or tensor.source.name in new.replaced.names:

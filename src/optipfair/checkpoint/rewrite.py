@@ -28,6 +28,12 @@ from ..files.safetensors_writer import OutputTensor
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.calibration.holding import Key
 from ..pruning.cut.plan import PruningPlan, WidthCut
+from .stored_experts import (
+    kept_of_predicting,
+    predicting_experts,
+    renumbered,
+    without_experts_of_predicting,
+)
 from .stored_model import Piece, StoredModel, item_size, kept_in_float32
 
 _CHUNK_BYTES = 2**20
@@ -46,6 +52,15 @@ class PieceCut:
 
     piece: Piece
     keep: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What a plan does to the neurons and units that tensors hold."""
+
+    pieces: Mapping[str, tuple[PieceCut, ...]]  # tensors of which a part stays
+    gone: Collection[str]  # tensors of units that go
+    renamed: Mapping[str, str]  # tensors of units that stay, under their new number
 
 
 class StoredValues:
@@ -97,19 +112,21 @@ def rewritten(
     The plan fits the model, and the guard has proved it. The dtype is that of all floats, `auto`
     where each tensor keeps its own.
     """
-    cuts = cut_tensors(stored, plan)
+    cuts = cuts_of(stored, plan)
     renamed, gone = stored.renamed(plan.keep_layers, new), set(plan.drop_layers)
+    without_predictions = leaves_out_predictions(stored, plan)
     outputs = []
     by_place = sorted(stored.tensors.values(), key=lambda info: (info.file.name, info.start))
     for info in by_place:
         name = info.name
         layer = stored.layer_of(name)
-        if layer in gone or stored.is_left_over(name):
+        if layer in gone or stored.is_left_over(name) or name in cuts.gone:
             continue
-        if plan.width_cuts and stored.predicts_further(name):
+        if without_predictions and stored.predicts_further(name):
             continue
-        new_name = name if layer is None else renamed(name, layer)
-        own, new_dtype = cuts.get(name, ()), _new_dtype(info, dtype, new)
+        new_name = cuts.renamed.get(name, name)
+        new_name = new_name if layer is None else renamed(new_name, layer)
+        own, new_dtype = cuts.pieces.get(name, ()), _new_dtype(info, dtype, new)
         chunks = None
         if name in replaced.names:
             chunks = partial(replaced.chunks, name, new_dtype)
@@ -120,21 +137,52 @@ def rewritten(
     return outputs
 
 
-def cut_tensors(stored: StoredModel, plan: PruningPlan) -> dict[str, tuple[PieceCut, ...]]:
-    """Name → the cuts of its pieces, in file order."""
-    mlps = {(mlp.layer, mlp.spec.name): mlp for mlp in stored.view.mlps}
-    return {
-        name: tuple(PieceCut(piece, _positions(piece, cut)) for piece in pieces)
-        for cut in plan.width_cuts
-        for name, pieces in stored.pieces(mlps[cut.layer, cut.mlp]).items()
-    }
+def cuts_of(stored: StoredModel, plan: PruningPlan) -> Cuts:
+    """What a plan does to each tensor that it cuts, pieces in file order."""
+    mlps = {mlp.key: mlp for mlp in stored.view.mlps}
+    parts: dict[str, tuple[PieceCut, ...]] = {}
+    gone: set[str] = set()
+    renamed: dict[str, str] = {}
+
+    def add(cut: WidthCut, pieces: Mapping[str, Sequence[Piece]]) -> None:
+        for name, own in pieces.items():
+            cuts = tuple(PieceCut(piece, _positions(piece, cut)) for piece in own)
+            if not own[0].whole:
+                parts[name] = cuts
+            elif not len(cuts[0].keep):
+                gone.add(name)
+
+    for cut in plan.width_cuts:
+        pieces = stored.pieces(mlps[cut.key])
+        add(cut, pieces)
+        if plan.unit == "expert":
+            renamed |= renumbered(pieces, cut.keep[0])
+    if plan.unit == "expert":
+        cut = plan.width_cuts[-1]
+        experts = mlps[cut.key]
+        for further in predicting_experts(stored, experts).values():
+            kept = kept_of_predicting(experts, further, cut.kept)
+            add(cut.keeping((kept,)), further)
+            renamed |= renumbered(further, kept)
+    return Cuts(parts, gone, renamed)
+
+
+def leaves_out_predictions(stored: StoredModel, plan: PruningPlan) -> bool:
+    """Whether layers that predict further tokens would not fit the model as it will be.
+
+    They are not cut with neurons or heads. With experts they are, where theirs are found.
+    """
+    if not plan.width_cuts or plan.unit != "expert":
+        return bool(plan.width_cuts)
+    experts = next(mlp for mlp in stored.view.mlps if mlp.key == plan.width_cuts[-1].key)
+    return without_experts_of_predicting(stored, experts)
 
 
 def _positions(piece: Piece, cut: WidthCut) -> NDArray[np.int64]:
-    """Where the kept neurons lie along the piece's axis."""
+    """Where the kept neurons lie along the piece's axis, and what is of none of them."""
     kept = np.zeros(cut.width, dtype=bool)
     kept[list(cut.keep[piece.expert])] = True
-    return np.flatnonzero(kept[piece.neurons % cut.width])
+    return np.flatnonzero((piece.neurons < 0) | kept[piece.neurons % cut.width])
 
 
 def _new_dtype(info: TensorInfo, dtype: str, model: Any) -> str:
@@ -148,8 +196,7 @@ def _new_dtype(info: TensorInfo, dtype: str, model: Any) -> str:
 def _new_shape(info: TensorInfo, cuts: Sequence[PieceCut]) -> tuple[int, ...]:
     shape = list(info.shape)
     if cuts:
-        axis = cuts[0].piece.axis + len(shape) - len(cuts[0].piece.shape)
-        shape[axis] = len(cuts[0].keep)
+        shape[cuts[0].piece.stored_axis] = len(cuts[0].keep)
     return tuple(shape)
 
 

@@ -14,10 +14,12 @@ from ..arch.view import MLPView
 from ..batches import Batch
 from ..distributed import together
 from ..pruning.calibration.holding import Holding
+from ..pruning.calibration.routing import routing_by_layers
 from ..pruning.calibration.stream import LIVE, Batches, capture
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.decision import Means, decide
-from ..pruning.importance.criteria import WEIGHTS
+from ..pruning.importance.criteria import NOTHING, WEIGHTS
+from ..pruning.importance.expert_scores import ExpertScore
 from ..pruning.importance.given_scores import NeuronScores
 from ..pruning.importance.mlp_scores import hybrid_by_layers
 from ..pruning.layers.influence import by_influence, influence_by_layers
@@ -25,6 +27,7 @@ from ..pruning.layers.strategies import LAYER_STRATEGIES, MODEL, Chosen
 from ..pruning.planning import Scores, random_scores
 from ..pruning.request.pruning_request import PruningRequest
 from .pruned import stored_sizes
+from .stored_experts import stored_squares
 from .stored_layers import NeedsModelError, StoredLayers
 from .stored_model import StoredModel
 from .stored_rows import check_finite_mlp, score_stored_mlps
@@ -52,7 +55,7 @@ def decide_stored(
         _refuse_what_needs_the_model(request)
         with together():
             place = device or torch.device("cpu")
-            layers = StoredLayers(stored, place, dtype, request.attention_unit)
+            layers = StoredLayers(stored, place, dtype, request.unit)
     on_disk = _OnDisk(stored, request, layers, holding, show_progress)
     means = Means(
         sizes,
@@ -92,11 +95,32 @@ class _OnDisk:
             return None
         if isinstance(criterion, NeuronScores):
             return partial(self._checked, criterion.of)
-        if batches is not None and criterion.accepts_data and self.request.attention_unit is None:
+        if isinstance(criterion, ExpertScore):
+            return self._of_experts(criterion, batches)
+        if batches is not None and criterion.accepts_data and self.request.unit is None:
             return partial(self._hybrid, batches)
         if criterion.needs == WEIGHTS:
             return partial(score_stored_mlps, self.stored, criterion)
         return partial(self._checked, partial(random_scores, self.request.seed))  # without data
+
+    def _of_experts(self, score: ExpertScore, batches: Iterable[Batch] | None) -> Scores:
+        if score.needs == NOTHING:
+            return partial(self._checked, partial(random_scores, self.request.seed))
+        if score.needs == WEIGHTS:
+            return lambda layers: (
+                score.function(stored_squares(self.stored, each)).float() for each in layers
+            )
+        assert batches is not None  # `check_request` has seen to it
+        return partial(self._by_routing, score, batches)
+
+    def _by_routing(
+        self, score: ExpertScore, batches: Iterable[Batch], layers: Sequence[MLPView]
+    ) -> Iterator[Tensor]:
+        keys = [each.key for each in layers]
+        stream = self._entering(batches)
+        found = routing_by_layers(stream, keys, show_progress=self.show_progress)
+        by_key = {key: score.function(routing).float().cpu() for key, routing in found.items()}
+        return self._checked(lambda experts: by_key[experts.key], layers)
 
     def _checked(
         self, scores: Callable[[MLPView], Tensor], mlps: Sequence[MLPView]

@@ -48,14 +48,14 @@ class StoredLayers:
         stored: StoredModel,
         device: torch.device,
         dtype: str = "auto",
-        attention_unit: str | None = None,
+        unit: str | None = None,
     ) -> None:
         """Read what stands around the layers, which will run on `device` in `dtype`: `auto` for
         that of the checkpoint, as loading chooses it.
         """
         self._stored, self._device = stored, device
         kind = _working_dtype(stored, dtype)
-        self.view: ModelView = seen_by(describe(_built(stored, kind)), attention_unit)
+        self.view: ModelView = seen_by(describe(_built(stored, kind)), unit)
         self._model: Any = self.view.model
         self._wide = kept_in_float32(self._model, str(kind).removeprefix("torch."))
         self._read_surroundings()

@@ -12,7 +12,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arch.attention import by_attention
 from ..arch.saved import layers_head, names_in_files, probe, saved_form, saved_shapes
 from ..arch.spec import TensorSlot
 from ..arch.twin import build_on_meta, why_not_on_disk
@@ -35,7 +34,7 @@ from ..files.safetensors_reader import (
     read_config,
     same_bytes,
 )
-from ..pruning.cut.checks import check_config_unquantized, no_plain_number
+from ..pruning.cut.checks import check_config_unquantized, no_plain_number, seen_by
 from .past_layers import fields_of_predictions, is_named_so, predicting_layers
 from .pickled import SameBytes
 from .side_files import check_plain
@@ -53,7 +52,13 @@ class Piece:
     offset: int  # where it begins in the file, in bytes
     shape: tuple[int, ...]  # (rows, columns) or (rows,)
     axis: int  # the one along which the neurons lie
-    neurons: NDArray[np.int64]  # for each position along `axis` its `neuron + I * block`
+    neurons: NDArray[np.int64]  # for each position along `axis` its `neuron + I * block`, or -1
+    stored_axis: int  # the same axis of the tensor as it is stored, where that has more of them
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tensor holds one unit and nothing else, and stays or goes with it."""
+        return self.axis == 0 and len(self.neurons) == 1 and self.shape[0] == 1
 
 
 class StoredModel:
@@ -76,10 +81,9 @@ class StoredModel:
         check_plain(folder, self.tensors.keys() - self.expected.keys())
         self._check_tensors(config)
 
-    def seen_by(self, attention_unit: str | None) -> None:
-        """From now on the view has attention in the place of MLPs, where that is pruned."""
-        if attention_unit is not None:
-            self.view = by_attention(self.view, attention_unit)
+    def seen_by(self, unit: str | None) -> None:
+        """From now on the view has units of heads or experts in the place of MLPs, if these go."""
+        self.view = seen_by(self.view, unit)
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -173,7 +177,8 @@ class StoredModel:
     def pieces(self, mlp: MLPView) -> dict[str, list[Piece]]:
         """An MLP's neurons in the files: name → one piece or one for each expert, in file order."""
         places = probe(self.view, mlp, self.saved)
-        return {name: _pieces(mlp, *place, self.tensors[name]) for name, place in places.items()}
+        split = _of_experts if mlp.spec.routed else partial(_pieces, mlp)
+        return {name: split(*place, self.tensors[name]) for name, place in places.items()}
 
     def _check_tensors(self, config: Any) -> None:
         self._check_plain_numbers()
@@ -258,8 +263,25 @@ def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> 
                 f"{info.name} is stored in a form that cannot be cut by rows."
             )
         start = info.start + number * size
-        pieces.append(Piece(info, expert, slot, start, tuple(inner), axis, flat % per_expert))
+        of_stored = axis + len(shape) - len(inner)
+        pieces.append(
+            Piece(info, expert, slot, start, tuple(inner), axis, flat % per_expert, of_stored)
+        )
     return pieces
+
+
+def _of_experts(slot: TensorSlot, marks: Tensor, info: TensorInfo) -> list[Piece]:
+    """A stored tensor that holds the slices of all experts, or is that of one."""
+    numbers, size = marks.numpy(), info.numel
+    if numbers.min() == numbers.max() >= 0:
+        return [Piece(info, 0, slot, info.start, (1, size), 0, numbers.reshape(-1)[:1], 0)]
+    for axis, length in enumerate(info.shape):
+        along = np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1)
+        if len(along) == length and bool((along == along[:, :1]).all()) and axis < 2:
+            shape = (length, size // length) if axis == 0 else info.shape
+            if len(shape) == 2:
+                return [Piece(info, 0, slot, info.start, shape, axis, along[:, 0], axis)]
+    raise UnsupportedModelError(f"{info.name} is stored in a form that no expert can be cut from.")
 
 
 def item_size(dtype: str) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..analysis import Analysis
 
 _ALWAYS_THERE = ("cpu", "auto")
+_LABELS = {"MLP_GLU": "Width", "DEPTH": "Depth", "EXPERTS": "Experts"}
 
 
 @click.command()
@@ -50,7 +51,8 @@ def _print(analysis: Analysis) -> None:
         for part, count in analysis.parts.items()
     ]
     print_table("Parameters by part", ["", "parameters", "share"], parts)
-    for kind, label in (("MLP_GLU", "Width (MLP_GLU)"), ("DEPTH", "Depth (DEPTH)")):
+    for kind in analysis.refusals:
+        label = f"{_LABELS[kind]} ({kind})"
         rows = [
             (f"{row.percentage:g} %", row.kept, f"{row.parameters:,}", size(row.bytes),
              change(row.percentage_reduction, 1))

@@ -26,6 +26,7 @@ from ..pruning.calibration.stream import capture, run_layer
 from ..pruning.compensation.by_layers import decide_by_layers
 from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
+from ..pruning.importance.expert_scores import ExpertScore
 from ..pruning.layers.strategies import LAYER_STRATEGIES
 from ..pruning.planning import plan_counts
 from ..pruning.request.pruning_request import PruningRequest
@@ -80,7 +81,7 @@ def estimated(
     """
     try:
         with unheard():
-            layers = StoredLayers(stored, device, dtype, request.attention_unit)
+            layers = StoredLayers(stored, device, dtype, request.unit)
             return _Timed(layers, request, batches, dtype).estimate(stored)
     except OptiPFairError:  # what is wrong is said where it is needed
         return None
@@ -105,6 +106,9 @@ class _Timed:
         run_layer(module, stream.hidden[0], arguments)  # the first is slow
         running = _time(lambda: run_layer(module, stream.hidden[0], arguments))[0]
         each, beside = self._of_choosing_layers(count, running)
+        if request.unit == "expert" and isinstance(request.criterion, ExpertScore):
+            # The layer's own forward, and what each chosen expert adds once more.
+            each += 2 * count * running if request.criterion.needs_data else 0.0
         if request.width is not None and request.by_layers:
             sizes = stored_sizes(stored, self.dtype, 5 * 10**9)
             plan = plan_counts(stored.view, _choosing_last(request), sizes, with_data=True)
@@ -112,7 +116,10 @@ class _Timed:
             cut = len({c.layer for c in plan.width_cuts})
             each, beside = each + cut * of_batch, beside + cut * of_layer
         if request.compensate and request.depth is not None:
-            each += count * 2 * running  # up to each block, and through what is put in its place
+            # Up to the layer before the last block, wherever that is; through it three times
+            # more, and through the block.
+            gone = count // 4 if request.depth.open else request.depth.number(count)
+            each += (count / 2 + gone + 3) * running
         held = max(1, 4096 // self.batches[0].input_ids.numel())
         beside += count * _HELD_BACK * (reading + held * running) + 2 * count * reading
         tokens = sum(batch.input_ids.numel() for batch in self.batches)

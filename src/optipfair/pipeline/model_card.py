@@ -16,7 +16,14 @@ from ..visible import visible
 if TYPE_CHECKING:  # it needs torch, which takes seconds to import
     from ..pruning.calibration.text_cost import Cost
 
+_CUT = {  # what was cut → its tag, and what it is called
+    None: ("width-pruning", "Neurons"),
+    "group": ("attention-pruning", "Heads"),
+    "head": ("attention-pruning", "Heads"),
+    "expert": ("expert-pruning", "Experts"),
+}
 _UNITS = {
+    "routed_experts": "experts in each layer that has some",
     "kv_groups": "key/value groups, with their query heads, in each layer's attention",
     "query_heads": "query heads in each layer's attention",
 }
@@ -63,8 +70,7 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    width = "attention-pruning" if plan.attention_unit else "width-pruning"
-    kinds = [width] if plan.width_cuts else []
+    kinds = [_CUT[plan.unit][0]] if plan.width_cuts else []
     kinds += ["depth-pruning"] if plan.drop_layers else []
     data = ModelCardData(
         base_model=base.hub_id,
@@ -160,9 +166,10 @@ def what_was_done(plan: PruningPlan) -> str:
         for (mlp, width), counts in sorted(kept.items())
     ]
     if plan.width_cuts:
-        method = plan.request.get("neuron_selection_method", "?")
+        by = "expert_selection_method" if plan.unit == "expert" else "neuron_selection_method"
+        method = plan.request.get(by, "?")
         data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"
-        what = "Heads" if plan.attention_unit else "Neurons"
+        what = _CUT[plan.unit][1]
         scores = plan.request.get("scores_digest")
         source = f"scores of the caller's ({scores})" if scores else f"{method}, from {data}"
         lines.append(f"{what} were chosen by {source}.")
@@ -204,6 +211,9 @@ def figures(statistics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if "original_layer_count" in statistics:
         before, after = statistics["original_layer_count"], statistics["final_layer_count"]
         rows.append(("decoder layers", str(before), str(after)))
+    if "original_experts" in statistics:
+        before, after = statistics["original_experts"], statistics["pruned_experts"]
+        rows.append(("experts in a layer", str(before), str(after)))
     if statistics.get("original_expansion_rate") is not None:
         before, after = statistics["original_expansion_rate"], statistics["expansion_rate"]
         rows.append(("MLP width, % of hidden size", f"{before:.1f}", f"{after:.1f}"))

@@ -176,7 +176,7 @@ def decide_run(
     """
     show = options.show_progress
     with data.reading():
-        stored.seen_by(todo.attention_unit)
+        stored.seen_by(todo.unit)
         depth = todo.depth if isinstance(todo, PruningRequest) else None
         if depth is not None and not depth.open:
             depth.number(len(stored.view.layers))  # refused before text is read

@@ -85,7 +85,8 @@ def prune_model(
     """
     checked_keywords(prune_model, more)
     _check_places(dataloader, show_progress=show_progress, return_stats=return_stats)
-    targets = (expansion_rate, more.get("target_params"), more.get("target_size"))
+    others = ("target_params", "target_size", "num_experts_to_remove", "experts_to_keep")
+    targets = (expansion_rate, *(more.get(name) for name in others))
     options = PruneOptions(
         pruning_type=pruning_type,
         neuron_selection_method=neuron_selection_method,

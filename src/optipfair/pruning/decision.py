@@ -75,7 +75,7 @@ def decide(
     """
     if means is None:
         check_cuttable(view)
-        view = seen_by(view, request.attention_unit)
+        view = seen_by(view, request.unit)
         means = Means.of_live(view, show_progress)
         if stored_bytes is not None:
             means = replace(means, sizes=replace(means.sizes, bytes=stored_bytes))

@@ -14,15 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arch.attention import check_count
+from ..arch.units.attention import check_count
+from ..arch.units.experts import check_experts_left
 from ..arch.view import MLPView, ModelView, check_finite
 from ..checking import check_layer_indices
 from ..errors import ArgumentError
 from ..noted import warn
 from ..progress import track
+from .calibration.routing import routing_of_model
 from .cut.checks import check_sharing, identity
 from .cut.plan import PruningPlan, WidthCut
 from .importance.criteria import NOTHING, WEIGHTS, Criterion, random_choice
+from .importance.expert_scores import ExpertScore
+from .importance.expert_weights import squares_by_expert
 from .importance.given_scores import NeuronScores, check_scores_fit
 from .importance.mlp_scores import hybrid_scorer, score_mlp
 from .importance.selection import select_units
@@ -50,7 +54,7 @@ def plan_counts(
 ) -> PruningPlan:
     """Decide which layers stay, and how many neurons of every MLP."""
     if request.width is not None:
-        if request.attention_unit is None:
+        if request.unit is None:
             check_width_is_prunable(view.spec, view.mlps)
         check_sharing(view)
         _chosen(view, request.width, tuple(range(len(view.layers))))  # before it is weighed
@@ -64,14 +68,17 @@ def plan_counts(
         chosen = _chosen(view, solution.width, keep)
         _warn_about_weights_only(request, chosen, data=with_data)
         counts = _kept_counts(view, solution.width, chosen)
-        for count in sorted(set(counts)) if request.attention_unit is not None else ():
+        for count in sorted(set(counts)) if request.unit is not None else ():
+            check_experts_left(view, count) if request.unit == "expert" else None
             check_count(view, count)
         narrower = [(m, count) for m, count in zip(chosen, counts, strict=True) if count < m.width]
         if isinstance(request.criterion, NeuronScores):
             check_scores_fit(request.criterion, view, [mlp for mlp, _ in narrower])
         cuts = tuple(WidthCut(m.layer, m.spec.name, m.width, count=n) for m, n in narrower)
-    hybrid = request.attention_unit is None and getattr(request.criterion, "accepts_data", False)
-    record = _record(request, solution, data_driven=with_data and (request.by_layers or hybrid))
+    given = request.criterion
+    reads = request.unit is None and getattr(given, "accepts_data", False)
+    reads = reads or (isinstance(given, ExpertScore) and given.needs_data)
+    record = _record(request, solution, data_driven=with_data and (request.by_layers or reads))
     plan = PruningPlan(view.spec.model_type, len(view.layers), keep, cuts, record)
     if plan.empty:
         warn("Nothing was removed: the target keeps everything. Give a larger share to remove.")
@@ -106,11 +113,30 @@ def scorer(
     if isinstance(criterion, NeuronScores):
         return partial(_finite_and, criterion.of)
     assert criterion is not None
+    if isinstance(criterion, ExpertScore):
+        return _expert_scorer(view, criterion, request.seed, batches, show_progress)
     if criterion.needs == NOTHING:
         return partial(_finite_and, partial(random_scores, request.seed))
-    if batches is not None and criterion.accepts_data and request.attention_unit is None:
+    if batches is not None and criterion.accepts_data and request.unit is None:
         return hybrid_scorer(view, batches, show_progress)
     return partial(score_mlp, criterion=criterion)
+
+
+def _expert_scorer(
+    view: ModelView,
+    score: ExpertScore,
+    seed: int,
+    batches: Iterable[object] | None,
+    show_progress: bool,
+) -> Callable[[MLPView], Tensor]:
+    """What scores the routed experts of a layer, (E,)."""
+    if score.needs == NOTHING:
+        return partial(_finite_and, partial(random_scores, seed))
+    if score.needs == WEIGHTS:
+        return lambda experts: score.function(squares_by_expert(experts)).float()
+    assert batches is not None  # `check_request` has seen to it
+    found = routing_of_model(view, batches, show_progress=show_progress)
+    return partial(_finite_and, lambda experts: score.function(found[experts.key]).float())
 
 
 def _finite_and(scores: Callable[[MLPView], Tensor], mlp: MLPView) -> Tensor:
@@ -130,10 +156,19 @@ def random_scores(seed: int, mlp: MLPView) -> Tensor:
 def _record(request: PruningRequest, solution: Solution, *, data_driven: bool) -> dict[str, Any]:
     """What was asked for and what it came to, for the plan and the model card."""
     record: dict[str, Any] = {"pruning_type": request.kind}
-    if request.attention_unit is not None:
-        record["attention_unit"] = request.attention_unit
+    if request.kind == "ATTENTION":
+        record["attention_unit"] = request.unit
     given = request.criterion
-    if request.width is not None and given is not None:
+    if request.width is not None and isinstance(given, ExpertScore):
+        record |= {
+            "expert_selection_method": given.name,
+            "data_driven": data_driven,
+            **({"seed": request.seed} if given.name == "RANDOM" else {}),
+            "pruning_percentage": request.width.percentage,
+            "num_experts_to_remove": request.width.remove,
+            "experts_to_keep": request.width.keep,
+        }
+    elif request.width is not None and given is not None:
         layers = request.width.layers
         record |= {
             "neuron_selection_method": given.name,

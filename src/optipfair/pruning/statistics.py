@@ -25,6 +25,7 @@ class ModelSummary:
         widths: MLP name → neurons in each layer that has it.
         expansion_rate: width of the first kind of MLP in percent of the hidden size (the mean,
             where layers differ), None without one.
+        experts: routed experts of a layer (the most, where layers differ), None without any.
     """
 
     parameters: int
@@ -32,6 +33,7 @@ class ModelSummary:
     layers: int | None
     widths: dict[str, list[int]]
     expansion_rate: float | None
+    experts: int | None = None
 
 
 def summarize(model: nn.Module) -> ModelSummary:
@@ -58,7 +60,8 @@ def summarize(model: nn.Module) -> ModelSummary:
         widths.setdefault(mlp.spec.name, []).append(mlp.width)
     first = [mlp for mlp in view.mlps if mlp.spec.name == view.mlps[0].spec.name]
     rate = sum(mlp.expansion_rate for mlp in first) / len(first) if first else None
-    return ModelSummary(total, size, len(view.layers), widths, rate)
+    experts = max((mlp.experts for mlp in view.mlps if mlp.experts), default=None)
+    return ModelSummary(total, size, len(view.layers), widths, rate, experts)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -84,7 +87,8 @@ def get_pruning_statistics(
         `percentage_reduction`, `expansion_rate` (percent, after; None without an MLP),
         `original_bytes`, `pruned_bytes`, and where the layers are known
         `original_layer_count`, `final_layer_count`, `layers_removed`,
-        `layer_reduction_percentage`.
+        `layer_reduction_percentage`, and where there are routed experts `original_experts` and
+        `pruned_experts`, the number in a layer.
     """
     before, after = (
         model if isinstance(model, ModelSummary) else summarize(model)
@@ -106,6 +110,8 @@ def get_pruning_statistics(
             "layers_removed": before.layers - after.layers,
             "layer_reduction_percentage": _percentage(before.layers, after.layers),
         }
+    if before.experts is not None and after.experts is not None:
+        statistics |= {"original_experts": before.experts, "pruned_experts": after.experts}
     return statistics
 
 

@@ -15,7 +15,7 @@ DATA, TRAINING, RUNNING = "data", "training", "running"
 TRAINED: Registry[None] = Registry("part to train")
 SCHEDULES: Registry[None] = Registry("schedule")
 OPTIMIZERS: Registry[None] = Registry("optimizer")
-for _name in ("all", "layers", "mlp"):
+for _name in ("all", "layers", "mlp", "routers"):
     TRAINED.add(_name, None)
 for _name in ("cosine", "linear", "constant"):
     SCHEDULES.add(_name, None)
@@ -50,8 +50,8 @@ class RecoverOptions:
     seed: int = _data(0, "Seed of the order of the text.")
     train: str = _training(
         "layers",
-        "What is trained: all weights, those of the decoder layers and the last norm, or those of "
-        "the MLPs.",
+        "What is trained: all weights, those of the decoder layers and the last norm, those of the "
+        "MLPs, or only the routers of a mixture of experts.",
         allowed=lambda: tuple(TRAINED),
     )
     lora: int | None = _training(
@@ -69,7 +69,9 @@ class RecoverOptions:
         "else by AdamW.",
         allowed=lambda: tuple(OPTIMIZERS),
     )
-    learning_rate: float | None = _training(None, "Highest learning rate. [2e-4; with LoRA 1e-3]")
+    learning_rate: float | None = _training(
+        None, "Highest learning rate. [2e-4; with LoRA or routers 1e-3]"
+    )
     schedule: str = _training(
         "cosine", "How the learning rate falls after warming up.", allowed=lambda: tuple(SCHEDULES)
     )

@@ -13,7 +13,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..arch.view import describe
+from ..arch.units.experts import by_experts
+from ..arch.view import ModelView, describe
 from ..distributed import is_first_here, rank, together
 from ..errors import ArgumentError
 from .recover_options import RecoverOptions
@@ -92,9 +93,21 @@ def _parts(model: Any, named: str) -> list[nn.Parameter]:
     view = describe(model)
     if named == "mlp":
         return [each for mlp in view.mlps for each in mlp.tensors.values()]
+    if named == "routers":
+        return _routers(view)
     tables = [model.get_input_embeddings(), model.get_output_embeddings()]
     apart = {id(each) for table in tables if table is not None for each in table.parameters()}
     return [each for each in model.parameters() if id(each) not in apart]
+
+
+def _routers(view: ModelView) -> list[nn.Parameter]:
+    """What the routers choose by, and weigh with."""
+    found: list[nn.Parameter | None] = []
+    for experts in by_experts(view).mlps:
+        modules = {slot.module for slot in experts.tensors} - {experts.spec.down.module}
+        for path in sorted(modules):
+            found += experts.owner.get_submodule(path)._parameters.values()
+    return [each for each in found if each is not None]
 
 
 def _whole(model: Any, folder: Path) -> Trained:

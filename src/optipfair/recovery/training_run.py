@@ -37,7 +37,7 @@ from .trainer import (
 )
 from .training_rows import TrainingRows
 
-_RATE, _LORA_RATE = 2e-4, 1e-3
+_RATE, _FEW_RATE = 2e-4, 1e-3  # where all is trained, and where adapters or routers are
 _CHECKPOINTS = "checkpoints"
 _SHARES = (0.75, 0.5, 0.25)  # of the way that training went, which are judged at its end
 _LARGEST = 700.0  # exp of more is no float
@@ -58,7 +58,8 @@ def train(
     device = check_device(asked.device)
     sequences = [row["input_ids"][None] for row in rows.everything]
     check_sequences(model, [Batch(ids, torch.ones_like(ids).bool()) for ids in sequences])
-    rate = asked.learning_rate or (_RATE if asked.lora is None else _LORA_RATE)
+    few = asked.lora is not None or asked.train == "routers"
+    rate = asked.learning_rate or (_FEW_RATE if few else _RATE)
     tokens = sum(row["input_ids"].numel() for row in rows.train)
     with ExitStack() as stack:
         stack.enter_context(disk_errors())

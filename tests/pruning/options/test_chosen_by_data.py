@@ -16,6 +16,7 @@ AMOUNT: dict[str, dict[str, Any]] = {
     "ATTENTION": {"pruning_percentage": 50},
     "DEPTH": {"num_layers_to_remove": 2},
     "BOTH": {"pruning_percentage": 20, "num_layers_to_remove": 2},
+    "EXPERTS": {"num_experts_to_remove": 2},
 }
 BY_WEIGHTS: list[dict[str, Any]] = [
     {"calibration": "none"},
@@ -105,8 +106,24 @@ def test_every_kind_of_pruning_is_then_what_the_preset_asks_for(kind: str) -> No
     chosen = chosen_by_data(asked)
     for name, value in presets.quality.by_type[kind].items():
         assert chosen[name] == value
-    assert check_request(PruneOptions(**chosen)).by_layers
+    assert check_request(PruneOptions(**chosen)).by_layers == (kind != "EXPERTS")
     assert chosen.keys() - asked.keys() <= HOW_TO_CHOOSE | {"nearest_multiple"}
+
+
+def test_layers_with_experts_are_chosen_by_data_and_not_fitted() -> None:
+    asked = {"pruning_type": "BOTH", "num_layers_to_remove": 2, "experts_to_keep": 6}
+    chosen = chosen_by_data(asked)
+    assert chosen == asked | {
+        "calibration": "builtin",
+        "expert_selection_method": "REAP",
+        "layer_selection_method": "auto",
+    }
+    assert check_request(PruneOptions(**chosen)).unit == "expert"
+
+
+def test_a_static_score_of_experts_means_no_text() -> None:
+    asked = {"pruning_type": "EXPERTS", "experts_to_keep": 6, "expert_selection_method": "NORM"}
+    assert chosen_by_data(asked) == asked
 
 
 @pytest.mark.parametrize("kind", list(PRUNING_TYPES))
@@ -115,7 +132,8 @@ def test_where_data_cannot_choose_weights_do(kind: str) -> None:
     of_text = {"calibration_samples": 8, "calibration_length": 32, "evaluate": False}
     given = asked | of_text
     *before, last = instead_of_data(given, chosen_by_data(given))
-    assert last == asked | {"evaluate": False}
+    score = {"expert_selection_method": "NORM"} if kind == "EXPERTS" else {}
+    assert last == asked | score | {"evaluate": False}
     chosen, by_layers = chosen_by_data(given), {"layer_selection_method": "block_influence"}
     assert before == {
         "DEPTH": [

@@ -2,7 +2,8 @@
 their outputs are worth.
 
 A projection is a down projection of an MLP, or the output projection of an attention
-(`arch.attention.by_attention`). Nothing in the model changes, and no parameter gets a gradient.
+(`arch.units.attention.by_attention`). Nothing in the model changes, and no parameter gets a
+gradient.
 
 Axes: `N` prompts, `B` prompts of a batch, `S` sequence, `I` inputs of a projection, `H` hidden.
 """

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ...arch.attention import by_attention
+from ...arch.units.attention import by_attention
+from ...arch.units.experts import by_experts
 from ...arch.view import MLPView, ModelView
 from ...errors import ArgumentError, UnsupportedModelError
 from ..calibration.holding import Key, Replacements, peek
@@ -18,9 +19,11 @@ _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _QUANTIZATIONS = ("quantization_config", "compression_config", "quantization")  # fields
 
 
-def seen_by(view: ModelView, attention_unit: str | None) -> ModelView:
-    """The view as a pruning sees it: by its attention where that is pruned, else by its MLPs."""
-    return view if attention_unit is None else by_attention(view, attention_unit)
+def seen_by(view: ModelView, unit: str | None) -> ModelView:
+    """The view as a pruning sees it: by units of heads or experts where these go, else by MLPs."""
+    if unit is None:
+        return view
+    return by_experts(view) if unit == "expert" else by_attention(view, unit)
 
 
 def check_cuttable(view: ModelView) -> None:
@@ -123,7 +126,7 @@ def _misfits(view: ModelView, plan: PruningPlan) -> Iterator[str]:
 def _cut_misfits(mlp: MLPView, cut: WidthCut) -> Iterator[str]:
     where, sets, groups = f"{cut.mlp} of layer {cut.layer}", mlp.experts or 1, mlp.spec.groups
     if mlp.width != cut.width:
-        yield f"The plan cuts {where} from {cut.width} neurons; the model has {mlp.width} there."
+        yield f"The plan cuts {where}, {cut.width} as it says; the model has {mlp.width} there."
     if cut.count is not None:
         yield (
             f"The plan says how many neurons of {where} stay, not which. Give what plan_pruning "
@@ -151,7 +154,7 @@ def _replacement_misfits(
     for mlp in view.mlps:
         for slot, tensor in mlp.tensors.items() if mlp.layer in plan.keep_layers else ():
             shape = list(tensor.shape)
-            shape[slot.axis] = slot.rows * kept.get(mlp.key, mlp.width)
+            shape[slot.axis] = slot.rows * kept.get(mlp.key, mlp.width) + slot.tail
             shapes[*mlp.key, slot.name] = tuple(shape)
         if mlp.down_bias is not None and mlp.key in kept:
             shapes[*mlp.key, mlp.spec.down_bias] = tuple(mlp.down_bias.shape)

@@ -172,7 +172,7 @@ def _cut_shapes(view: ModelView, plan: PruningPlan) -> dict[str, tuple[int, ...]
         prefix = f"{view.layers_path}.{plan.keep_layers.index(cut.layer)}"
         for slot, tensor in mlp.tensors.items():
             shape = list(tensor.shape)
-            shape[slot.axis] = slot.rows * cut.kept
+            shape[slot.axis] = slot.rows * cut.kept + slot.tail
             shapes[f"{prefix}.{slot.name}"] = tuple(shape)
     return shapes
 
@@ -183,6 +183,8 @@ def _counted(view: ModelView, plan: PruningPlan) -> Iterator[tuple[int, int]]:
         rows = {slot.rows for slot in mlp.tensors if slot.parts}
         for count in {1, 2, *rows}:  # 2: fused gate and up
             yield count * cut.width, count * cut.kept
+        for tail in {slot.tail for slot in mlp.tensors if slot.tail}:
+            yield cut.width + tail, cut.kept + tail
         for factor in mlp.spec.keys.values():
             yield int(cut.width / factor), int(cut.kept / factor)
         yield cut.width // mlp.spec.groups, cut.kept // mlp.spec.groups

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...arch.spec import ATTENTION_UNITS
+from ...arch.spec import UNITS
 from ...errors import ArgumentError
 from ...files.foreign import read_text, reading
 
@@ -93,10 +93,10 @@ class PruningPlan:
         return tuple(i for i in range(self.num_layers) if i not in kept)
 
     @property
-    def attention_unit(self) -> str | None:
-        """What a unit of attention is in its cuts, `group` or `head`; None where it cuts MLPs."""
+    def unit(self) -> str | None:
+        """What is cut in the place of neurons (`group`, `head`, `expert`); None where they are."""
         names = {cut.mlp for cut in self.width_cuts}
-        return next((unit for unit, name in ATTENTION_UNITS.items() if name in names), None)
+        return next((unit for unit, name in UNITS.items() if name in names), None)
 
     @property
     def empty(self) -> bool:

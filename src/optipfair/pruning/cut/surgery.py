@@ -68,7 +68,7 @@ def apply_plan(
         check_complete(plan)
     else:
         plan = replace(plan, replacements=replacements)
-    view = seen_by(describe(model), plan.attention_unit)
+    view = seen_by(describe(model), plan.unit)
     check_plan_fits(view, plan)
     check_cuttable(view)
     check_sharing(view)
@@ -130,7 +130,7 @@ def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Re
     for change in rewrite.attributes:
         if change.module.startswith(prefix) and change.name != "layer_idx":
             _set_attribute(copied.get_submodule(change.module[len(prefix) :]), change)
-    for module in copied.modules() if plan.attention_unit else ():
+    for module in copied.modules() if plan.unit else ():
         config = vars(module).get("config")  # a copy of its own, which some forwards read
         for name in rewrite.config:
             if hasattr(config, name):

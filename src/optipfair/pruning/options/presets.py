@@ -18,6 +18,7 @@ from ...errors import ArgumentError
 from ...option_fields import declared
 from ...registry import Registry
 from ..importance.criteria import CRITERIA
+from ..importance.expert_scores import EXPERT_SCORES
 from ..layers.strategies import ranks_layers
 from .prune_options import PRUNING_TYPES, TEXT, WIDTH_MULTIPLE, PruneOptions
 
@@ -56,7 +57,7 @@ quality = Preset(
     "quality",
     "quality keeps most of the model: AUTO chooses neurons and compensates, and those that stay "
     "are trained; with DEPTH or BOTH the layers that are missed least go, and the layers before "
-    "them make up for them. It needs calibration data.",
+    "them make up for them; with EXPERTS the experts that add least. It needs calibration data.",
     {
         "MLP_GLU": {"neuron_selection_method": "AUTO", "reconstruct": True},
         "ATTENTION": {"neuron_selection_method": "AUTO"},
@@ -66,6 +67,7 @@ quality = Preset(
             "reconstruct": True,
         },
         "DEPTH": {"layer_selection_method": "auto", "compensate": True},
+        "EXPERTS": {"expert_selection_method": "REAP"},
     },
 )
 
@@ -97,13 +99,13 @@ def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
     kind = _kind(asked)
     if _without_data(kind, asked):
         return dict(asked)
-    choices = {"calibration": BUILTIN_TEXT, **quality.by_type[kind]}
+    choices = {"calibration": BUILTIN_TEXT, **_by_preset(kind, asked)}
     if asked.get("layer_indices") is not None:
         choices.pop("layer_selection_method", None)
     rounded = asked.get("expansion_divisor") is not None
-    if kind in ("MLP_GLU", "BOTH") and not rounded:
+    if kind in ("MLP_GLU", "BOTH") and not rounded and not _with_experts(asked):
         choices["nearest_multiple"] = WIDTH_MULTIPLE
-    if not _fits(asked):
+    if not _fits(asked) or _with_experts(asked):
         choices.pop("reconstruct", None)
     return {**choices, **asked}
 
@@ -123,8 +125,23 @@ def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list
         ways += [by_layers, *({**by_layers, "compensate": False} for _ in ways)]
     if "calibration" in chosen and "calibration" not in asked and not _needs_data(asked):
         of_text = declared(PruneOptions, TEXT).keys() - {"evaluate"}
-        ways.append({name: value for name, value in asked.items() if name not in of_text})
+        without = {name: value for name, value in asked.items() if name not in of_text}
+        if _kind(asked) == "EXPERTS" or _with_experts(asked):
+            without["expert_selection_method"] = "NORM"
+        ways.append(without)
     return ways
+
+
+def _by_preset(kind: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What `quality` sets; with a number of experts, layers go with these."""
+    if kind == "BOTH" and _with_experts(asked):
+        layers = {"layer_selection_method": quality.by_type[kind]["layer_selection_method"]}
+        return {**quality.by_type["EXPERTS"], **layers}
+    return dict(quality.by_type[kind])
+
+
+def _with_experts(asked: Mapping[str, Any]) -> bool:
+    return any(asked.get(name) is not None for name in ("num_experts_to_remove", "experts_to_keep"))
 
 
 def _fits(asked: Mapping[str, Any]) -> bool:
@@ -142,6 +159,9 @@ def _without_data(kind: str, asked: Mapping[str, Any]) -> bool:
     """Whether weights alone are asked for, or a static method, which says what it reads."""
     method = asked.get("neuron_selection_method")
     if method is not None and not CRITERIA[method].needs_data:
+        return True
+    score = asked.get("expert_selection_method")
+    if score is not None and not EXPERT_SCORES[score].needs_data:
         return True
     if kind == "DEPTH" and asked.get("compensate") is False and _names_layers(asked):
         return True
@@ -164,6 +184,8 @@ def _needs_data(asked: Mapping[str, Any]) -> bool:
     """Whether one of the options cannot be had without data."""
     method = asked.get("neuron_selection_method")
     by_method = method is not None and CRITERIA[method].needs_data
+    score = asked.get("expert_selection_method")
+    by_method = by_method or (score is not None and EXPERT_SCORES[score].needs_data)
     by_loss = asked.get("layer_widths", "uniform") != "uniform"
     flags = asked.get("compensate") or asked.get("sequential")
     return by_method or by_loss or bool(flags) or _ranks(asked)

@@ -12,12 +12,17 @@ from ...checking import BUILTIN_TEXT, DTYPES, NO_TEXT
 from ...option_fields import declared, in_usual_case, option
 from ...registry import Registry
 from ..importance.criteria import CRITERIA
+from ..importance.expert_scores import EXPERT_SCORES
 from ..layers.strategies import LAYER_STRATEGIES
 
 TARGET, CHOICE, TEXT, WORK = "target", "choice", "calibration", "work"
 
 # Names and numbers that options may have, where no registry of functions holds them.
 DEFAULT_PERCENTAGE = 10
+USUAL_PERCENTAGES = {
+    **dict.fromkeys(("MLP_GLU", "ATTENTION"), DEFAULT_PERCENTAGE),
+    "EXPERTS": 25,
+}
 USUAL_MINUTES = 30  # of calibration that a run plans at most, unasked
 EXPANSION_DIVISORS = (32, 64, 128, 256)
 VERIFY = ("fast", "full", "none")
@@ -26,6 +31,7 @@ WIDTH_MULTIPLE = 32  # what quantized blocks and fast kernels take
 HOW_TO_CHOOSE = frozenset(
     {
         *("neuron_selection_method", "layer_selection_method", "layer_widths"),
+        "expert_selection_method",
         *("compensate", "reconstruct", "sequential", "calibration"),
     }
 )
@@ -35,6 +41,7 @@ PRUNING_TYPES.add("MLP_GLU", "Remove neurons of the MLPs (width).")
 PRUNING_TYPES.add("DEPTH", "Remove whole decoder layers.")
 PRUNING_TYPES.add("BOTH", "Remove layers, and neurons of the layers that stay.")
 PRUNING_TYPES.add("ATTENTION", "Remove key/value groups with their query heads, or query heads.")
+PRUNING_TYPES.add("EXPERTS", "Remove whole experts of a mixture of experts.")
 
 LAYER_WIDTHS: Registry[str] = Registry("layer_widths")
 LAYER_WIDTHS.add("uniform", "The same share of every layer, which loads everywhere.")
@@ -54,14 +61,16 @@ class PruneOptions:
 
     pruning_type: str = _target(
         "MLP_GLU",
-        "What to remove: MLP neurons (MLP_GLU), decoder layers (DEPTH), both (BOTH), or attention "
-        "heads (ATTENTION).",
+        "What to remove: MLP neurons (MLP_GLU), decoder layers (DEPTH), both (BOTH; with a number "
+        "of experts: layers and experts), attention heads (ATTENTION), or experts of a mixture of "
+        "experts (EXPERTS).",
         allowed=PRUNING_TYPES.names,
     )
     pruning_percentage: float | None = _target(
         None,
         "Share to remove, from 0 to 100: of the neurons, with DEPTH of the layers, with ATTENTION "
-        "of the heads. MLP_GLU and ATTENTION remove 10 % where nothing says how much.",
+        "of the heads, with EXPERTS of the experts. MLP_GLU and ATTENTION remove 10 %, EXPERTS "
+        "25 %, where nothing says how much.",
         metavar="PERCENT",
     )
     expansion_rate: float | None = _target(
@@ -80,6 +89,14 @@ class PruneOptions:
         unasked=f"{WIDTH_MULTIPLE} where data choose neurons",
     )
     num_layers_to_remove: int | None = _target(None, "How many layers to remove.", metavar="NUM")
+    num_experts_to_remove: int | None = _target(
+        None,
+        "How many of its routed experts each layer loses.",
+        metavar="NUM",
+    )
+    experts_to_keep: int | None = _target(
+        None, "How many of its routed experts each layer keeps, instead.", metavar="NUM"
+    )
     layer_indices: Sequence[int] | None = _target(
         None,
         "The layers to remove, or with MLP_GLU the layers whose neurons go, for example 2,5,8.",
@@ -125,6 +142,14 @@ class PruneOptions:
         "the layers of block_influence, whichever are missed less (auto).",
         allowed=LAYER_STRATEGIES.names,
         unasked="auto, without text last",
+    )
+    expert_selection_method: str = _choice(
+        "REAP",
+        "What scores routed experts. By calibration data: the mean size of what an expert adds "
+        "for the tokens that are routed to it (REAP), how many are (FREQUENCY), or the sum of "
+        "their gates (GATE_SUM). NORM looks at weights alone; RANDOM is to compare with.",
+        allowed=EXPERT_SCORES.names,
+        unasked="REAP, without text NORM",
     )
     layer_widths: str = _choice(
         "uniform",
@@ -238,12 +263,15 @@ class PruneOptions:
             object.__setattr__(self, "calibration", None)
 
     def with_usual_target(self) -> PruneOptions:
-        """Width and attention pruning remove 10 % where nothing says how much."""
-        targets = (self.pruning_percentage, self.expansion_rate)
-        said = any(value is not None for value in (*targets, self.target_params, self.target_size))
-        if said or self.pruning_type not in ("MLP_GLU", "ATTENTION"):
+        """Neurons, heads and experts go by a usual share where nothing says how much."""
+        usual = USUAL_PERCENTAGES.get(self.pruning_type)
+        targets = (
+            *(self.pruning_percentage, self.expansion_rate, self.target_params, self.target_size),
+            *(self.num_experts_to_remove, self.experts_to_keep),
+        )
+        if usual is None or any(value is not None for value in targets):
             return self
-        return replace(self, pruning_percentage=DEFAULT_PERCENTAGE)
+        return replace(self, pruning_percentage=usual)
 
     def not_default(self, *sections: str) -> dict[str, Any]:
         """The options of these sections, of all if none is named, that are not as usual."""

@@ -11,6 +11,7 @@ from ...checking import check_flag, check_seed, read_scores
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
 from ..importance.criteria import CRITERIA, WEIGHTS, Criterion
+from ..importance.expert_scores import EXPERT_SCORES, ExpertScore
 from ..importance.given_scores import NeuronScores
 from ..layers.strategies import ranked_names, ranks_layers
 from ..options.prune_options import LAYER_WIDTHS, PRUNING_TYPES, PruneOptions
@@ -30,11 +31,19 @@ _OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selectio
 _DEPTH_TARGETS = ("num_layers_to_remove", "layer_indices", "depth_pruning_percentage")
 _OF_MLPS = ("expansion_rate", "expansion_divisor", "nearest_multiple", "layer_indices")
 _OF_ATTENTION = ("ATTENTION", ("attention_unit",))
+_EXPERT_TARGETS = ("num_experts_to_remove", "experts_to_keep")
+_OF_EXPERTS = ("EXPERTS", (*_EXPERT_TARGETS, "expert_selection_method"))
+_FITTED = ("compensate", "reconstruct", "layer_widths")
 _FOREIGN: dict[str, list[tuple[str, tuple[str, ...]]]] = {  # type → options of another
-    "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION],
-    "DEPTH": [("MLP_GLU", _OF_WIDTH), _OF_ATTENTION],
+    "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION, _OF_EXPERTS],
+    "DEPTH": [("MLP_GLU", _OF_WIDTH), _OF_ATTENTION, _OF_EXPERTS],
     "BOTH": [_OF_ATTENTION],
-    "ATTENTION": [("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS)],
+    "ATTENTION": [("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS), _OF_EXPERTS],
+    "EXPERTS": [
+        ("BOTH", _OF_DEPTH),
+        ("MLP_GLU", (*_OF_WIDTH, "layer_indices", *_FITTED)),
+        _OF_ATTENTION,
+    ],
 }
 _WITH_DEPTH = ("DEPTH", "BOTH")
 _OF_NEURONS = ("MLP_GLU", "BOTH")
@@ -45,19 +54,19 @@ class PruningRequest:
     """A pruning as it was asked for, checked; the options are explained where they are declared.
 
     In depth pruning there is neither width nor criterion, in width pruning no depth; where a budget
-    decides they are open. Where attention is pruned, `width` says how many of its units stay.
+    decides they are open. Where heads or experts go, `width` says how many of these units stay.
     """
 
-    kind: str  # `MLP_GLU`, `DEPTH`, `BOTH` or `ATTENTION`
+    kind: str  # `MLP_GLU`, `DEPTH`, `BOTH`, `ATTENTION` or `EXPERTS`
     width: WidthTarget | None = None
-    criterion: Criterion | NeuronScores | None = None
+    criterion: Criterion | ExpertScore | NeuronScores | None = None
     depth: DepthRequest | None = None
     budget: Budget | None = None
     compensate: bool = False
     sequential: bool = False
     reconstruct: bool = False
     seed: int = 0
-    attention_unit: str | None = None  # None where MLPs are pruned
+    unit: str | None = None  # `group`, `head` or `expert`; None where neurons go
     layer_widths: str = "uniform"
 
     @property
@@ -81,21 +90,24 @@ def check_request(
     A dataloader takes the place of calibration text, the caller's scores that of a criterion.
     """
     kind = PRUNING_TYPES.canonical(options.pruning_type)
+    unit = _unit(kind, options)
     budget = read_budget(options.target_params, options.target_size)
     data = None if dataloader is None else "dataloader"  # as the caller named it
     if options.calibration is not None:
         data = f"calibration={options.calibration!r}"
     _check_ranking(kind, options.layer_selection_method, data)
     _refuse_other_types(kind, options)
-    if neuron_scores is not None and kind not in _OF_NEURONS:
+    if neuron_scores is not None and (kind not in _OF_NEURONS or unit is not None):
         raise ArgumentError(
             f"neuron_scores do not go with pruning_type={kind!r}. Leave them out, or use "
             "pruning_type='MLP_GLU'."
         )
     compensate = check_flag("compensate", options.compensate, default=False)
-    criterion: Criterion | NeuronScores | None = None
+    criterion: Criterion | ExpertScore | NeuronScores | None = None
     if neuron_scores is not None:
         criterion = _given_scores(neuron_scores, options.neuron_selection_method)
+    elif unit == "expert":
+        criterion = _expert_score(options.expert_selection_method, data)
     elif kind != "DEPTH":
         criterion = _criterion(options.neuron_selection_method, data, compensate)
     _check_data(kind, options, criterion, data, compensate)
@@ -110,7 +122,7 @@ def check_request(
         sequential=check_flag("sequential", options.sequential, default=True),
         reconstruct=check_flag("reconstruct", options.reconstruct, default=False),
         seed=check_seed(options.seed),
-        attention_unit=_attention_unit(options.attention_unit) if kind == "ATTENTION" else None,
+        unit=unit,
         layer_widths=LAYER_WIDTHS.canonical(options.layer_widths),
     )
     method = options.neuron_selection_method if neuron_scores is None else NeuronScores.name
@@ -139,10 +151,20 @@ def _check_ranking(kind: str, layer_selection_method: str, data: str | None) -> 
 
 def _refuse_other_types(kind: str, options: PruneOptions) -> None:
     """Each pruning type takes its own options and no other's; `BOTH` takes those of two."""
-    for other, names in _FOREIGN[kind]:
+    foreign = _FOREIGN[kind]
+    if kind == "BOTH":  # layers, and either neurons or experts
+        with_experts = any(getattr(options, name) is not None for name in _EXPERT_TARGETS)
+        neurons = ("pruning_percentage", *_OF_WIDTH, *_FITTED)
+        foreign = [*foreign, ("BOTH", neurons) if with_experts else _OF_EXPERTS]
+    for other, names in foreign:
         given = {name: getattr(options, name) for name in names if name in options.not_default()}
         if given:
             listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
+            if other == kind:
+                raise ArgumentError(
+                    f"{listed} does not go with a number of experts: layers go either with neurons "
+                    "or with experts. Prune experts first, and the neurons of the result after."
+                )
             raise ArgumentError(
                 f"{listed} does not go with pruning_type={kind!r}. Leave it out, or use "
                 f"pruning_type={other!r}."
@@ -169,10 +191,20 @@ def _criterion(name: str, data: str | None, compensate: bool) -> Criterion:
     return entry
 
 
+def _expert_score(name: str, data: str | None) -> ExpertScore:
+    entry = EXPERT_SCORES[name]
+    if data is None and entry.needs_data:
+        raise ArgumentError(
+            f"expert_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use "
+            "'NORM', which looks at weights alone."
+        )
+    return entry
+
+
 def _check_data(
     kind: str,
     options: PruneOptions,
-    criterion: Criterion | NeuronScores | None,
+    criterion: Criterion | ExpertScore | NeuronScores | None,
     data: str | None,
     compensate: bool,
 ) -> None:
@@ -186,12 +218,21 @@ def _check_data(
 
 
 def _unread_by(
-    kind: str, options: PruneOptions, criterion: Criterion | NeuronScores | None
+    kind: str, options: PruneOptions, criterion: Criterion | ExpertScore | NeuronScores | None
 ) -> str | None:
     """What does not read calibration data, and what would; None where it is read."""
     method, layers_by = options.neuron_selection_method, options.layer_selection_method
     if kind in _WITH_DEPTH and ranks_layers(layers_by) and not isinstance(criterion, Criterion):
         return None
+    if isinstance(criterion, ExpertScore):
+        by = f"expert_selection_method={criterion.name!r}, which needs none"
+        return None if criterion.needs_data else f"{by}. Choose experts by 'REAP'"
+    return _unread_by_neurons(kind, method, layers_by, criterion)
+
+
+def _unread_by_neurons(
+    kind: str, method: str, layers_by: str, criterion: Criterion | NeuronScores | None
+) -> str | None:
     if criterion is None:
         return (
             f"layer_selection_method={layers_by!r}, which needs no data. Choose layers by "
@@ -224,6 +265,8 @@ def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarg
         options.expansion_divisor,
         options.layer_indices if kind == "MLP_GLU" else None,
         nearest_multiple=options.nearest_multiple,
+        num_experts_to_remove=options.num_experts_to_remove,
+        experts_to_keep=options.experts_to_keep,
         budget=budget,
     )
 
@@ -256,12 +299,22 @@ def _check_depth_target(options: PruneOptions) -> None:
     targets = {name: getattr(options, name) for name in _DEPTH_TARGETS}
     if any(value is not None for value in targets.values()):
         return
-    width = "pruning_percentage" if options.expansion_rate is None else "expansion_rate"
+    names = (*_EXPERT_TARGETS, "expansion_rate", "pruning_percentage")
+    width = next((name for name in names if getattr(options, name) is not None), names[-1])
     flags = ", ".join(f"{name} (--{name.replace('_', '-')})" for name in targets)
     raise ArgumentError(
-        f"No depth target is given: with pruning_type='BOTH', {width} says how many neurons go. "
+        f"No depth target is given: with pruning_type='BOTH', {width} says how many "
+        f"{'experts' if width in _EXPERT_TARGETS else 'neurons'} go. "
         f"Say how many layers go too, by one of {flags}."
     )
+
+
+def _unit(kind: str, options: PruneOptions) -> str | None:
+    """What goes in the place of neurons."""
+    if kind == "ATTENTION":
+        return _attention_unit(options.attention_unit)
+    with_experts = any(getattr(options, name) is not None for name in _EXPERT_TARGETS)
+    return "expert" if kind == "EXPERTS" or (kind == "BOTH" and with_experts) else None
 
 
 def _attention_unit(value: object) -> str:

@@ -41,6 +41,9 @@ def check_width_is_prunable(spec: ArchSpec, mlps: Sequence[MLPView]) -> None:
 
 def kept_width(spec: ArchSpec, mlp: MLPView, target: WidthTarget) -> int:
     """How many neurons of an MLP stay; MLPs that one config field governs are rounded alike."""
+    units = target.units_kept(mlp.width)
+    if units is not None:
+        return units
     factor = mlp.spec.width_factor * mlp.spec.groups
     field = int(mlp.width / factor)  # the value of the config field, or the size of a group
     return int(factor * target.kept(field, mlp.hidden_size, width_multiple(spec, mlp.spec)))
@@ -48,6 +51,9 @@ def kept_width(spec: ArchSpec, mlp: MLPView, target: WidthTarget) -> int:
 
 def exact_width(mlp: MLPView, target: WidthTarget) -> int:
     """The same before anything is rounded to a multiple."""
+    units = target.units_kept(mlp.width)
+    if units is not None:
+        return units
     groups = mlp.spec.groups
     return groups * target.exact_kept(mlp.width // groups, mlp.hidden_size)
 

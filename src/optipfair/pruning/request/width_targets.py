@@ -15,7 +15,9 @@ from .shares import check_percentage, finite_number, refuse_beside_budget, remov
 
 @dataclass(frozen=True)
 class WidthTarget:
-    """How many neurons stay: a share to remove, a rate to reach, or a share to keep; else open."""
+    """How many neurons or units stay: by a share to remove, a rate to reach, a share to keep, or a
+    number of units to remove or to keep; else open.
+    """
 
     percentage: float | None  # to remove
     expansion_rate: float | None  # width in percent of the hidden size
@@ -23,6 +25,23 @@ class WidthTarget:
     nearest: int | None = None  # or to the nearest multiple of this, where the width is one
     layers: tuple[int, ...] | None = None  # whose neurons go, None for all
     share: Fraction | None = None  # to keep, as a budget has set it
+    remove: int | None = None  # units, of each layer
+    keep: int | None = None  # or so many to keep
+
+    def units_kept(self, width: int) -> int | None:
+        """How many of so many units stay, where the target says it by a number; else None."""
+        if self.share is not None or (self.remove is None and self.keep is None):
+            return None
+        kept = width - self.remove if self.remove is not None else self.keep or 0
+        if kept > width or kept < 1:
+            name = "experts_to_keep" if self.remove is None else "num_experts_to_remove"
+            value = self.keep if self.remove is None else self.remove
+            most = f"1 to {width}" if self.remove is None else f"0 to {width - 1}"
+            raise ArgumentError(
+                f"{name}={value} is not possible: each layer has {width} experts, so it can be "
+                f"{most}."
+            )
+        return kept
 
     def exact_kept(self, width: int, hidden_size: int) -> int:
         """The kept width before rounding to a multiple; more than `width` if the rate is above.
@@ -123,12 +142,37 @@ def width_target(
     layer_indices: object = None,
     *,
     nearest_multiple: object = None,
+    num_experts_to_remove: object = None,
+    experts_to_keep: object = None,
     budget: Budget | None = None,
 ) -> WidthTarget:
-    """Check a width target. Exactly one of the first two, or a budget, must be given."""
+    """Check a width target. Exactly one of the first two, a number of experts, or a budget, must be
+    given.
+    """
+    of_experts = {
+        "num_experts_to_remove": num_experts_to_remove,
+        "experts_to_keep": experts_to_keep,
+    }
     refuse_beside_budget(
-        budget, {"pruning_percentage": pruning_percentage, "expansion_rate": expansion_rate}
+        budget,
+        {
+            "pruning_percentage": pruning_percentage,
+            "expansion_rate": expansion_rate,
+            **of_experts,
+        },
     )
+    counts = {name: value for name, value in of_experts.items() if value is not None}
+    if counts:
+        if len(counts) > 1 or pruning_percentage is not None:
+            also = {} if pruning_percentage is None else {"pruning_percentage": pruning_percentage}
+            listed = " and ".join(f"{name}={value!r}" for name, value in {**counts, **also}.items())
+            raise ArgumentError(f"{listed} are mutually exclusive. Give one of them.")
+        return WidthTarget(
+            None,
+            None,
+            remove=_whole("num_experts_to_remove", num_experts_to_remove),
+            keep=_whole("experts_to_keep", experts_to_keep),
+        )
     if pruning_percentage is not None and expansion_rate is not None:
         raise ArgumentError(
             f"pruning_percentage={pruning_percentage!r} and expansion_rate={expansion_rate!r} "
@@ -147,7 +191,8 @@ def width_target(
         alone = f"expansion_divisor={divisor} cannot be used alone. " if divisor else ""
         raise ArgumentError(
             f"{alone}Nothing says how much to prune of each MLP. Must specify pruning_percentage "
-            "(for example 20), expansion_rate (for example 140), target_params or target_size."
+            "(for example 20), expansion_rate (for example 140), target_params or target_size; of "
+            "experts, num_experts_to_remove or experts_to_keep."
         )
     layers = percentage = rate = None
     if layer_indices is not None:
@@ -157,6 +202,15 @@ def width_target(
     if expansion_rate is not None:
         rate = check_expansion_rate(expansion_rate)
     return WidthTarget(percentage, rate, divisor, nearest, layers)
+
+
+def _whole(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    number = whole_number(value)
+    if number is None or number < 0:
+        raise ArgumentError(f"{name}={value!r} is no number of experts. Give a whole number.")
+    return number
 
 
 def check_expansion_rate(value: object) -> float:

@@ -17,11 +17,11 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UnsupportedModelError
-from . import heterogeneous
-from .spec import ATTENTION_UNITS, MLPSpec, Role, TensorSlot
-from .twin import build_twin, config_refusal
-from .view import LayerView, ModelView, find_mlp
+from ...errors import UnsupportedModelError
+from .. import heterogeneous
+from ..spec import ATTENTION_UNITS, MLPSpec, Role, TensorSlot
+from ..twin import build_twin, config_refusal
+from ..view import LayerView, ModelView, find_mlp
 
 _INTO: tuple[tuple[tuple[str, Role], ...], ...] = (
     (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")),

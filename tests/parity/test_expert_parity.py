@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,39 +12,23 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optipfair import PruningPlan, apply_plan, plan_pruning, prune_checkpoint, prune_model
-from optipfair.errors import UnsupportedModelError
 from optipfair.loading.quiet import quiet_transformers
 from optipfair.testing import tiny_model
 from optipfair.testing.toys import UNBUILDABLE
+from support.expert_walk import SWITCHES, served_or_refused
 from support.oracles import greedy, masked_experts
-from support.walk import (
-    IDS,
-    MODEL_TYPES,
-    generated,
-    logits,
-    same_tensors,
-    save_and_reload,
-    skip_without_toy,
-)
+from support.walk import IDS, MODEL_TYPES, OK, THIS_RELEASE, same_tensors, skip_without_toy
 
 # Fused and apart on disk; a shared expert, dense layers, biases, sigmoid scores with a bias of
 # their own, groups, scales of experts.
 FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "gemma4_text", "olmoe"]
 families = pytest.mark.parametrize("family", FAMILIES)
 pytestmark = pytest.mark.filterwarnings("ignore:No calibration token was routed")
-
-
-def stirred(model: Any) -> Any:
-    """The same model without tensors that hold one value only, as some routers and biases do."""
-    generator = torch.Generator().manual_seed(1)
-    for tensor in model.state_dict().values():
-        if tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.max()).all()):
-            tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
-    return model
 
 
 def toy(family: str) -> Any:
@@ -128,6 +113,13 @@ def assert_same_files(first: Path, second: Path) -> None:
     assert configs[0] == configs[1]
 
 
+TABLE = Path(__file__).parents[2] / "docs" / "expert-families.md"
+ROWS = re.findall(r"^\| `(\w+)` \| (yes|no) \|", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
+DOCUMENTED = dict(ROWS)
+# What is served depends on the release; the table is of one.
+OF_RELEASE = Version(re.findall(r", transformers ([\d.]+),", TABLE.read_text("utf-8"))[0])
+
+
 def every_type() -> list[Any]:
     """All model types that transformers builds; slow, since the others stand for them."""
     return [
@@ -141,27 +133,9 @@ def every_type() -> list[Any]:
 @pytest.mark.parametrize("model_type", every_type())
 def test_every_model_type_is_pruned_right_or_refused(model_type: str) -> None:
     skip_without_toy(model_type)
-    assert_served_or_refused(model_type)
-
-
-def assert_served_or_refused(model_type: str) -> str:
-    model = stirred(tiny_model(model_type))
-    victim = copy.deepcopy(model)
-    try:
-        plan = plan_pruning(victim, **ask(num_experts_to_remove=1))
-        apply_plan(victim, plan)
-    except UnsupportedModelError as refusal:
-        assert same_tensors(victim, model), "a refused call changed the model"
-        return str(refusal)
-    pruned = logits(victim)
-    with masked_experts(model, plan) as masked:
-        expected = logits(masked)
-    torch.testing.assert_close(pruned, expected, atol=1e-5, rtol=0)
-    reloaded = save_and_reload(victim)
-    torch.testing.assert_close(logits(reloaded), pruned, atol=1e-5, rtol=0)
-    assert generated(victim) == generated(reloaded)
-    assert (generated(model) is None) == (generated(victim) is None)
-    return "ok"
+    found = served_or_refused(tiny_model(model_type, **SWITCHES.get(model_type, {})))
+    if OF_RELEASE == THIS_RELEASE:
+        assert (found == OK) == (DOCUMENTED.get(model_type) == "yes"), found
 
 
 def test_layers_that_stay_dense_and_shared_experts_are_left_alone() -> None:

@@ -27,11 +27,18 @@ WIDTH: dict[str, Any] = {"pruning_percentage": 25}
 DEPTH: dict[str, Any] = {"pruning_type": "DEPTH", "layer_indices": [1]}
 HEADS: dict[str, Any] = {"pruning_type": "ATTENTION", "pruning_percentage": 50}
 WITHOUT_MLP = ("mamba-2",)
-WITHOUT_HEADS = ("mamba-2", "falcon-h1", "pythia", "phi-3-longrope")
+WITHOUT_HEADS = ("mamba-2", "falcon-h1", "pythia", "phi-3-longrope", "deepseek-v3")
+WITH_EXPERTS = ("qwen3-moe", "mixtral", "gpt-oss", "deepseek-v3")
+EXPERTS: dict[str, Any] = {
+    "pruning_type": "EXPERTS",
+    "pruning_percentage": 50,
+    "expert_selection_method": "NORM",
+}
 CUTS = {
     **{f"{toy}-width": (toy, WIDTH) for toy in TOYS if toy not in WITHOUT_MLP},
     **{f"{toy}-heads": (toy, HEADS) for toy in TOYS if toy not in WITHOUT_HEADS},
     **{f"{toy}-depth": (toy, DEPTH) for toy in TOYS},
+    **{f"{toy}-experts": (toy, EXPERTS) for toy in WITH_EXPERTS},
 }
 IDS = torch.randint(0, 250, (2, 40), generator=torch.Generator().manual_seed(0))
 

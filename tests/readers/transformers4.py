@@ -111,6 +111,39 @@ TOYS: dict[str, tuple[str, dict[str, Any]]] = {
             "moe_intermediate_size": 48,
         },
     ),
+    "mixtral": (
+        "mixtral",
+        {**GROUPED, "rope_theta": 1000000.0, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "gpt-oss": (
+        "gpt_oss",
+        {
+            **HEADS,
+            "rope_theta": 150000.0,
+            "rope_scaling": {**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+            "sliding_window": 8,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "deepseek-v3": (
+        "deepseek_v3",
+        {
+            **SIZES,
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": 48,
+            "n_routed_experts": 8,
+            "n_group": 2,
+            "topk_group": 1,
+            "num_experts_per_tok": 2,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 24,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 16,
+        },
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from optipfair import (
     DataError,
     ModelOutputError,
     UnknownNameError,
+    UnsupportedModelError,
     prune_model,
     recover,
 )
@@ -51,6 +52,27 @@ def values(model: Any) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_only_routers_move_where_only_they_are_trained() -> None:
+    original = tiny_model("deepseek_v3", n_routed_experts=8, num_experts_per_tok=4)
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.mul_(4)
+    asked: dict[str, Any] = {"expert_selection_method": "RANDOM", "experts_to_keep": 4}
+    student = prune_model(copy.deepcopy(original), "EXPERTS", **asked, show_progress=False)
+    before = values(student)
+    found = recover(student, original, train="routers", **OPTIONS)
+    moved = {name for name, each in values(student).items() if not torch.equal(each, before[name])}
+    routers = {f"model.layers.{layer}.mlp.gate.weight" for layer in range(1, 4)}
+    assert found.helped and found.after < found.before
+    assert moved and moved <= routers
+
+
+def test_a_model_without_experts_has_no_routers_to_train() -> None:
+    original, student = pair()
+    with pytest.raises(UnsupportedModelError, match="it has no routed experts"):
+        recover(student, original, train="routers", **OPTIONS)
 
 
 def test_the_divergence_falls_and_the_figures_say_so() -> None:

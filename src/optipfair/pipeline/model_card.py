@@ -168,7 +168,8 @@ def what_was_done(plan: PruningPlan) -> str:
     if plan.width_cuts:
         by = "expert_selection_method" if plan.unit == "expert" else "neuron_selection_method"
         method = plan.request.get(by, "?")
-        data = "weights and calibration data" if plan.request.get("data_driven") else "weights only"
+        data = "calibration data" if plan.unit == "expert" else "weights and calibration data"
+        data = data if plan.request.get("data_driven") else "weights only"
         what = _CUT[plan.unit][1]
         scores = plan.request.get("scores_digest")
         source = f"scores of the caller's ({scores})" if scores else f"{method}, from {data}"

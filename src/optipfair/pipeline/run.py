@@ -43,6 +43,7 @@ from ..pruning.calibration.text_cost import Cost, cost_of, final_states
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.cut.surgery import apply_plan
 from ..pruning.decision import decide
+from ..pruning.planning import check_units_left
 from ..pruning.request.pruning_request import PruningRequest
 from ..pruning.statistics import get_pruning_statistics, summarize
 from .data import Data, Say
@@ -180,6 +181,8 @@ def decide_run(
         depth = todo.depth if isinstance(todo, PruningRequest) else None
         if depth is not None and not depth.open:
             depth.number(len(stored.view.layers))  # refused before text is read
+        if isinstance(todo, PruningRequest) and todo.unit and todo.width and not todo.budget:
+            check_units_left(stored.view, todo, todo.width)
         code = options.trust_remote_code
         data = data.settled(stored, options.device)
         drawn = data.drawn(stored, partial(_loaded, stored, options), say, trust_remote_code=code)

@@ -68,9 +68,8 @@ def plan_counts(
         chosen = _chosen(view, solution.width, keep)
         _warn_about_weights_only(request, chosen, data=with_data)
         counts = _kept_counts(view, solution.width, chosen)
-        for count in sorted(set(counts)) if request.unit is not None else ():
-            check_experts_left(view, count) if request.unit == "expert" else None
-            check_count(view, count)
+        if request.unit is not None:
+            check_units_left(view, request, solution.width)
         narrower = [(m, count) for m, count in zip(chosen, counts, strict=True) if count < m.width]
         if isinstance(request.criterion, NeuronScores):
             check_scores_fit(request.criterion, view, [mlp for mlp, _ in narrower])
@@ -83,6 +82,14 @@ def plan_counts(
     if plan.empty:
         warn("Nothing was removed: the target keeps everything. Give a larger share to remove.")
     return plan
+
+
+def check_units_left(view: ModelView, request: PruningRequest, target: WidthTarget) -> None:
+    """Refuse a number of units to stay that the model cannot do with."""
+    for count in sorted({kept_width(view.spec, mlp, target) for mlp in view.mlps}):
+        if request.unit == "expert":
+            check_experts_left(view, count)
+        check_count(view, count)
 
 
 def choose_neurons(

@@ -121,6 +121,11 @@ def test_layers_with_experts_are_chosen_by_data_and_not_fitted() -> None:
     assert check_request(PruneOptions(**chosen)).unit == "expert"
 
 
+def test_without_text_experts_are_chosen_by_their_weights() -> None:
+    asked = {"pruning_type": "EXPERTS", "experts_to_keep": 6, "calibration": "none"}
+    assert chosen_by_data(asked) == asked | {"expert_selection_method": "NORM"}
+
+
 def test_a_static_score_of_experts_means_no_text() -> None:
     asked = {"pruning_type": "EXPERTS", "experts_to_keep": 6, "expert_selection_method": "NORM"}
     assert chosen_by_data(asked) == asked

@@ -77,6 +77,7 @@ quality_and_recovery = Preset(
     {kind: {**chosen, "recover": True} for kind, chosen in quality.by_type.items()},
 )
 
+_BY_WEIGHTS = {"expert_selection_method": "NORM"}
 ONE_AT_A_TIME = "block_influence"  # chooses layers without the whole model in memory
 
 PRESETS: Registry[Preset] = Registry("preset")
@@ -98,7 +99,7 @@ def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     kind = _kind(asked)
     if _without_data(kind, asked):
-        return dict(asked)
+        return {**(_BY_WEIGHTS if _of_experts(asked) else {}), **asked}
     choices = {"calibration": BUILTIN_TEXT, **_by_preset(kind, asked)}
     if asked.get("layer_indices") is not None:
         choices.pop("layer_selection_method", None)
@@ -126,9 +127,7 @@ def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list
     if "calibration" in chosen and "calibration" not in asked and not _needs_data(asked):
         of_text = declared(PruneOptions, TEXT).keys() - {"evaluate"}
         without = {name: value for name, value in asked.items() if name not in of_text}
-        if _kind(asked) == "EXPERTS" or _with_experts(asked):
-            without["expert_selection_method"] = "NORM"
-        ways.append(without)
+        ways.append({**without, **(_BY_WEIGHTS if _of_experts(asked) else {})})
     return ways
 
 
@@ -138,6 +137,10 @@ def _by_preset(kind: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         layers = {"layer_selection_method": quality.by_type[kind]["layer_selection_method"]}
         return {**quality.by_type["EXPERTS"], **layers}
     return dict(quality.by_type[kind])
+
+
+def _of_experts(asked: Mapping[str, Any]) -> bool:
+    return _kind(asked) == "EXPERTS" or _with_experts(asked)
 
 
 def _with_experts(asked: Mapping[str, Any]) -> bool:

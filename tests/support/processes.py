@@ -53,6 +53,8 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
             "layer_indices": [1],
         },
     ),
+    "whole experts": ("mixtral", 3, {"pruning_type": "EXPERTS", "experts_to_keep": 3}),
+    "whole experts, one batch": ("mixtral", 1, {"pruning_type": "EXPERTS", "experts_to_keep": 2}),
     "replaced, one batch": ("gpt2", 1, {"layer_indices": [1, 2], "compensate": True}),
 }
 METHODS = ("block_influence", "angular", "perplexity", "block_perplexity", "auto")

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -105,7 +105,8 @@ class _Timed:
         arguments = stream.arguments[0][middle.index]
         run_layer(module, stream.hidden[0], arguments)  # the first is slow
         running = _time(lambda: run_layer(module, stream.hidden[0], arguments))[0]
-        each, beside = self._of_choosing_layers(count, running)
+        head = self._head() * running
+        each, beside = self._of_choosing_layers(count, running, head)
         if request.unit == "expert" and isinstance(request.criterion, ExpertScore):
             # The layer's own forward, and what each chosen expert adds once more.
             each += 2 * count * running if request.criterion.needs_data else 0.0
@@ -122,6 +123,7 @@ class _Timed:
             each += (count / 2 + gone + 3) * running
         held = max(1, 4096 // self.batches[0].input_ids.numel())
         beside += count * _HELD_BACK * (reading + held * running) + 2 * count * reading
+        beside += _HELD_BACK * held * head
         tokens = sum(batch.input_ids.numel() for batch in self.batches)
         hidden = tokens * stream.hidden[0].shape[-1] * stream.hidden[0].element_size()
         return Estimate(
@@ -132,15 +134,23 @@ class _Timed:
             _most_bytes() + hidden,
         )
 
-    def _of_choosing_layers(self, count: int, running: float) -> tuple[float, float]:
+    def _head(self) -> float:
+        """How many layers the head is worth: by what is multiplied with each token."""
+        model: Any = self.layers.view.model
+        layers = self.layers.view.layers
+        own = sum(each.numel() for each in layers[len(layers) // 2].module.parameters())
+        return float(model.get_input_embeddings().weight.numel() / max(own, 1))
+
+    def _of_choosing_layers(self, count: int, running: float, head: float) -> tuple[float, float]:
         """Seconds for each batch, and beside, that the choice of layers takes."""
         depth = self.request.depth
         if depth is None or depth.indices is not None:
             return 0.0, 0.0
         ranked = LAYER_STRATEGIES[depth.method]
         tokens = self.batches[0].input_ids.numel()
+        a_loss = count / 2 * running + head  # through the layers behind one that goes
         return ranked.passes * count * running, (
-            ranked.removals * count**2 / 2 * running * _SAMPLED / tokens
+            ranked.removals * count * a_loss * _SAMPLED / tokens
         )
 
     def _of_width(self, stored: StoredModel, plan: PruningPlan) -> tuple[float, float]:

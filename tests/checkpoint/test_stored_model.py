@@ -22,7 +22,8 @@ from optipfair import (
     load_model,
     prune_checkpoint,
 )
-from optipfair.checkpoint.stored_model import StoredModel, item_size
+from optipfair.checkpoint.pieces import item_size
+from optipfair.checkpoint.stored_model import StoredModel
 from optipfair.files.safetensors_reader import INDEX_FILE, SINGLE_FILE, open_checkpoint
 from optipfair.loading.models import load_config, snapshot
 from optipfair.loading.quiet import quiet_transformers

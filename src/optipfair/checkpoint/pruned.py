@@ -28,6 +28,7 @@ from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.request.solving import Sizes
 from .past_layers import fields_of_predictions
+from .pieces import item_size
 from .rewrite import (
     PieceCut,
     StoredValues,
@@ -36,11 +37,11 @@ from .rewrite import (
     leaves_out_predictions,
     rewritten,
     rows_of_piece,
-    write_config,
 )
 from .side_files import SideFiles, side_files
-from .stored_model import StoredModel, item_size
+from .stored_model import StoredModel
 from .stored_rows import check_finite_tensor
+from .written_config import write_config
 
 _VERIFIERS = 2
 _VERIFY_BYTES = 2 * 2**20

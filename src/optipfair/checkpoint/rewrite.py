@@ -1,20 +1,17 @@
-"""A plan carried out on files: tensors that go, are renamed, cut or replaced; the planned fields.
+"""A plan carried out on files: tensors that go, are renamed, cut or replaced.
 
 Deciding what to write and writing it are apart: `rewritten` only reads headers; the bytes flow
-when the writer asks for them. Fields of `config.json` keep the spelling that they have in the
-source, and so does everything that the plan does not touch, whether transformers knows it or not.
+when the writer asks for them.
 
-Axes: rows and columns of one piece (`stored_model.py`); `k` kept positions.
+Axes: rows and columns of one piece (`pieces.py`); `k` kept positions.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,27 +20,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import VerificationError
-from ..files.safetensors_reader import TensorInfo, read_config, read_into
+from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.safetensors_writer import OutputTensor
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.calibration.holding import Key
 from ..pruning.cut.plan import PruningPlan, WidthCut
+from .pieces import Piece, item_size
 from .stored_experts import (
     kept_of_predicting,
     predicting_experts,
     renumbered,
     without_experts_of_predicting,
 )
-from .stored_model import Piece, StoredModel, item_size, kept_in_float32
+from .stored_model import StoredModel, kept_in_float32
 
 _CHUNK_BYTES = 2**20
 _STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_DTYPES = ("dtype", "torch_dtype")  # its names in the configs of this and of earlier releases
-_ABSENT = object()
 _KEPT = 2  # layers' tensors in memory while they are written, whose experts are apart on disk
-
-
-Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -260,61 +253,3 @@ def _check(stored: StoredModel, outputs: list[OutputTensor], new: Any) -> None:
             f"{', '.join([*wrong, *sorted(lost)][:3])}. Nothing was written. Please report this "
             "with the model's name."
         )
-
-
-def write_config(source: Path, old: Any, new: Any, folder: Path, dtype: str = "auto") -> None:
-    """Write the config of a pruned model: that in the folder `source`, with what is new.
-
-    `old` and `new` are the configs before and after as transformers reads them, all of them or
-    their text part; `dtype` is that of all floats, `auto` where they keep theirs.
-    """
-    fields = read_config(source)
-    in_order = list(fields) == sorted(fields)  # as transformers writes them
-    before, after = (json.loads(each.to_json_string(use_diff=False)) for each in (old, new))
-    _change(_part(fields, old), old, before, after)
-    for part in _parts(fields) if dtype != "auto" else ():
-        named = [name for name in _DTYPES if name in part]
-        part.update(dict.fromkeys(named or (_DTYPES[:1] if part is fields else ()), dtype))
-    text = json.dumps(fields, indent=2, ensure_ascii=False, sort_keys=in_order) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-
-
-def _part(fields: Fields, config: Any) -> Fields:
-    """The part of the source's fields that a config is of: all of them, or its text part."""
-    if fields["model_type"] == config.model_type:
-        return fields
-    named = [part for part in _parts(fields) if part.get("model_type") == config.model_type]
-    text = [part for key in ("text_config", "llm_config") if (part := fields.get(key))]
-    return next(iter([*named, *text]), fields)
-
-
-def _parts(fields: Fields) -> Iterator[Fields]:
-    """The fields and those of the configs within them."""
-    yield fields
-    for key, value in fields.items():
-        if key.endswith("_config") and isinstance(value, dict):
-            yield from _parts(value)
-
-
-def _change(fields: Fields, config: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Set in place what differs from `old` to `new`, and take out what is gone."""
-    parts = set(getattr(config, "sub_configs", None) or ())
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
-        if before == after or key in ("transformers_version", *_DTYPES):
-            continue
-        if key in parts and isinstance(before, dict) and isinstance(after, dict):
-            inner = fields[key] if isinstance(fields.get(key), dict) else fields
-            _change(inner, getattr(config, key), before, after)
-        elif after is _ABSENT:
-            for name in _spellings(config, key, fields):
-                fields.pop(name, None)
-        else:
-            fields.update(dict.fromkeys(_spellings(config, key, fields), after))
-
-
-def _spellings(config: Any, key: str, fields: Fields) -> list[str]:
-    """The names under which the source holds a field; its own where it does not."""
-    known = getattr(config, "attribute_map", None) or {}
-    aliases = [alias for alias, name in known.items() if name == key]
-    return [name for name in (key, *aliases) if name in fields] or [key]

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..arch.view import MLPView
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.importance.selection import select_units
-from .stored_model import Piece, StoredModel, item_size
+from .pieces import Piece, item_size
+from .stored_model import StoredModel
 from .stored_rows import CHUNK_BYTES, check_finite_tensor, read_elements
 
 Pieces = Mapping[str, list[Piece]]

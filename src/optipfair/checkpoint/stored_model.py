@@ -11,22 +11,17 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arch.saved import layers_head, names_in_files, probe, saved_form, saved_shapes
-from ..arch.spec import TensorSlot
 from ..arch.twin import build_on_meta, why_not_on_disk
 from ..arch.view import MLPView, ModelView, describe
 from ..errors import CheckpointError, UnsupportedModelError
 from ..files.safetensors_reader import (
-    DTYPE_BITS,
     Checkpoint,
     TensorInfo,
     incomplete,
@@ -37,28 +32,10 @@ from ..files.safetensors_reader import (
 from ..pruning.cut.checks import check_config_unquantized, no_plain_number, seen_by
 from .past_layers import fields_of_predictions, is_named_so, predicting_layers
 from .pickled import SameBytes
+from .pieces import Piece, pieces_of
 from .side_files import check_plain
 
 _PLAIN = ("F64", "F32", "F16", "BF16")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The neurons of one expert (or of the dense MLP) in one stored tensor."""
-
-    info: TensorInfo  # the tensor
-    expert: int  # 0 in a dense MLP
-    slot: TensorSlot  # the tensor in memory that it belongs to
-    offset: int  # where it begins in the file, in bytes
-    shape: tuple[int, ...]  # (rows, columns) or (rows,)
-    axis: int  # the one along which the neurons lie
-    neurons: NDArray[np.int64]  # for each position along `axis` its `neuron + I * block`, or -1
-    stored_axis: int  # the same axis of the tensor as it is stored, where that has more of them
-
-    @property
-    def whole(self) -> bool:
-        """Whether the tensor holds one unit and nothing else, and stays or goes with it."""
-        return self.axis == 0 and len(self.neurons) == 1 and self.shape[0] == 1
 
 
 class StoredModel:
@@ -177,8 +154,7 @@ class StoredModel:
     def pieces(self, mlp: MLPView) -> dict[str, list[Piece]]:
         """An MLP's neurons in the files: name → one piece or one for each expert, in file order."""
         places = probe(self.view, mlp, self.saved)
-        split = _of_experts if mlp.spec.routed else partial(_pieces, mlp)
-        return {name: split(*place, self.tensors[name]) for name, place in places.items()}
+        return {name: pieces_of(mlp, *place, self.tensors[name]) for name, place in places.items()}
 
     def _check_tensors(self, config: Any) -> None:
         self._check_plain_numbers()
@@ -242,54 +218,6 @@ class StoredModel:
         for group in groups.values():
             if len(group) > 1:
                 yield {live: set(self._untied({live: tensor})) for live, tensor in group.items()}
-
-
-def _pieces(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -> list[Piece]:
-    """Split a stored tensor by experts, or refuse a form that cannot be cut piece by piece."""
-    shape = info.shape
-    per_expert = mlp.width * slot.blocks
-    stacked = mlp.spec.experts and len(shape) == len(mlp.tensors[slot].shape)
-    parts = list(marks) if stacked else [marks]
-    inner = shape[1:] if stacked else shape
-    size = info.nbytes // len(parts)
-    pieces = []
-    for number, part in enumerate(parts):
-        by_rows = part.dim() == 1 or bool((part == part[:, :1]).all())  # else by columns
-        axis = 0 if by_rows else 1
-        flat = (part if part.dim() == 1 else part.select(1 - axis, 0)).numpy()
-        expert = int(flat[0]) // per_expert
-        if len(flat) != inner[axis] or np.any(flat // per_expert != expert):
-            raise UnsupportedModelError(
-                f"{info.name} is stored in a form that cannot be cut by rows."
-            )
-        start = info.start + number * size
-        of_stored = axis + len(shape) - len(inner)
-        pieces.append(
-            Piece(info, expert, slot, start, tuple(inner), axis, flat % per_expert, of_stored)
-        )
-    return pieces
-
-
-def _of_experts(slot: TensorSlot, marks: Tensor, info: TensorInfo) -> list[Piece]:
-    """A stored tensor that holds the slices of all experts, or is that of one."""
-    numbers, size = marks.numpy(), info.numel
-    if numbers.min() == numbers.max() >= 0:
-        return [Piece(info, 0, slot, info.start, (1, size), 0, numbers.reshape(-1)[:1], 0)]
-    for axis, length in enumerate(info.shape):
-        along = np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1)
-        if len(along) == length and bool((along == along[:, :1]).all()) and axis < 2:
-            shape = (length, size // length) if axis == 0 else info.shape
-            if len(shape) == 2:
-                return [Piece(info, 0, slot, info.start, shape, axis, along[:, 0], axis)]
-    raise UnsupportedModelError(f"{info.name} is stored in a form that no expert can be cut from.")
-
-
-def item_size(dtype: str) -> int:
-    """Bytes of one element; elements that are no whole bytes, or unknown, are refused."""
-    bits = DTYPE_BITS.get(dtype, 0)
-    if bits == 0 or bits % 8:
-        raise UnsupportedModelError(f"Tensors of dtype {dtype!r} cannot be cut.")
-    return bits // 8
 
 
 def kept_in_float32(model: Any, dtype: str) -> set[str]:

@@ -21,7 +21,8 @@ from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.torch_dtypes import TORCH_DTYPES
 from ..pruning.importance.criteria import Criterion
 from ..pruning.importance.mlp_scores import overflow, score_all
-from .stored_model import Piece, StoredModel, item_size
+from .pieces import Piece, item_size
+from .stored_model import StoredModel
 
 _READERS = 2
 _ONLY_CUT = ("down", "bias", "other")  # roles in which no score shows NaN or Inf

@@ -13,39 +13,15 @@ from ...registry import unknown_name
 from ..importance.criteria import CRITERIA, WEIGHTS, Criterion
 from ..importance.expert_scores import EXPERT_SCORES, ExpertScore
 from ..importance.given_scores import NeuronScores
-from ..layers.strategies import ranked_names, ranks_layers
+from ..layers.strategies import ranks_layers
 from ..options.prune_options import LAYER_WIDTHS, PRUNING_TYPES, PruneOptions
 from .budget import Budget, read_budget
+from .data_use import GIVE_DATA, WITH_DEPTH, check_data
 from .depth_targets import DepthRequest, depth_request
+from .option_owners import EXPERT_TARGETS, refuse_other_types, removes_experts
 from .width_targets import WidthTarget, width_target
 
-_GIVE_DATA = "Give a dataloader (calibration text on the command line: --calibration)"
-_OF_WIDTH = (
-    "neuron_selection_method",
-    "expansion_rate",
-    "expansion_divisor",
-    "nearest_multiple",
-    "sequential",
-)
-_OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method")
 _DEPTH_TARGETS = ("num_layers_to_remove", "layer_indices", "depth_pruning_percentage")
-_OF_MLPS = ("expansion_rate", "expansion_divisor", "nearest_multiple", "layer_indices")
-_OF_ATTENTION = ("ATTENTION", ("attention_unit",))
-_EXPERT_TARGETS = ("num_experts_to_remove", "experts_to_keep")
-_OF_EXPERTS = ("EXPERTS", (*_EXPERT_TARGETS, "expert_selection_method"))
-_FITTED = ("compensate", "reconstruct", "layer_widths")
-_FOREIGN: dict[str, list[tuple[str, tuple[str, ...]]]] = {  # type → options of another
-    "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION, _OF_EXPERTS],
-    "DEPTH": [("MLP_GLU", _OF_WIDTH), _OF_ATTENTION, _OF_EXPERTS],
-    "BOTH": [_OF_ATTENTION],
-    "ATTENTION": [("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS), _OF_EXPERTS],
-    "EXPERTS": [
-        ("BOTH", _OF_DEPTH),
-        ("MLP_GLU", (*_OF_WIDTH, "layer_indices", *_FITTED)),
-        _OF_ATTENTION,
-    ],
-}
-_WITH_DEPTH = ("DEPTH", "BOTH")
 _OF_NEURONS = ("MLP_GLU", "BOTH")
 
 
@@ -96,7 +72,7 @@ def check_request(
     if options.calibration is not None:
         data = f"calibration={options.calibration!r}"
     _check_ranking(kind, options.layer_selection_method, data)
-    _refuse_other_types(kind, options)
+    refuse_other_types(kind, options)
     if neuron_scores is not None and (kind not in _OF_NEURONS or unit is not None):
         raise ArgumentError(
             f"neuron_scores do not go with pruning_type={kind!r}. Leave them out, or use "
@@ -110,7 +86,7 @@ def check_request(
         criterion = _expert_score(options.expert_selection_method, data)
     elif kind != "DEPTH":
         criterion = _criterion(options.neuron_selection_method, data, compensate)
-    _check_data(kind, options, criterion, data, compensate)
+    check_data(kind, options, criterion, data, compensate)
     compensates = isinstance(criterion, Criterion) and criterion.compensates
     request = PruningRequest(
         kind,
@@ -141,34 +117,12 @@ def check_request(
 
 
 def _check_ranking(kind: str, layer_selection_method: str, data: str | None) -> None:
-    ranked = kind in _WITH_DEPTH and ranks_layers(layer_selection_method)
+    ranked = kind in WITH_DEPTH and ranks_layers(layer_selection_method)
     if ranked and data is None:
         raise ArgumentError(
             f"layer_selection_method={layer_selection_method!r} needs calibration data. "
-            f"{_GIVE_DATA}, or use 'last' or 'first'."
+            f"{GIVE_DATA}, or use 'last' or 'first'."
         )
-
-
-def _refuse_other_types(kind: str, options: PruneOptions) -> None:
-    """Each pruning type takes its own options and no other's; `BOTH` takes those of two."""
-    foreign = _FOREIGN[kind]
-    if kind == "BOTH":  # layers, and either neurons or experts
-        with_experts = any(getattr(options, name) is not None for name in _EXPERT_TARGETS)
-        neurons = ("pruning_percentage", *_OF_WIDTH, *_FITTED)
-        foreign = [*foreign, ("BOTH", neurons) if with_experts else _OF_EXPERTS]
-    for other, names in foreign:
-        given = {name: getattr(options, name) for name in names if name in options.not_default()}
-        if given:
-            listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
-            if other == kind:
-                raise ArgumentError(
-                    f"{listed} does not go with a number of experts: layers go either with neurons "
-                    "or with experts. Prune experts first, and the neurons of the result after."
-                )
-            raise ArgumentError(
-                f"{listed} does not go with pruning_type={kind!r}. Leave it out, or use "
-                f"pruning_type={other!r}."
-            )
 
 
 def _given_scores(scores: object, method: str) -> NeuronScores:
@@ -185,7 +139,7 @@ def _criterion(name: str, data: str | None, compensate: bool) -> Criterion:
     entry = CRITERIA[name]
     if data is None and (entry.needs_data or (compensate and entry.needs != WEIGHTS)):
         raise ArgumentError(
-            f"neuron_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use a "
+            f"neuron_selection_method={name!r} needs calibration data. {GIVE_DATA}, or use a "
             "static method such as 'MAW'."
         )
     return entry
@@ -195,65 +149,10 @@ def _expert_score(name: str, data: str | None) -> ExpertScore:
     entry = EXPERT_SCORES[name]
     if data is None and entry.needs_data:
         raise ArgumentError(
-            f"expert_selection_method={name!r} needs calibration data. {_GIVE_DATA}, or use "
+            f"expert_selection_method={name!r} needs calibration data. {GIVE_DATA}, or use "
             "'NORM', which looks at weights alone."
         )
     return entry
-
-
-def _check_data(
-    kind: str,
-    options: PruneOptions,
-    criterion: Criterion | ExpertScore | NeuronScores | None,
-    data: str | None,
-    compensate: bool,
-) -> None:
-    """Calibration data must be there where something is fitted to it, and only where it is read."""
-    if compensate and data is None:
-        raise ArgumentError(f"compensate=True needs calibration data. {_GIVE_DATA}.")
-    unread = None if compensate else _unread_by(kind, options, criterion)
-    if data is not None and unread is not None:
-        name = data.partition("=")[0]
-        raise ArgumentError(f"{data} does not go with {unread}, or leave the {name} out.")
-
-
-def _unread_by(
-    kind: str, options: PruneOptions, criterion: Criterion | ExpertScore | NeuronScores | None
-) -> str | None:
-    """What does not read calibration data, and what would; None where it is read."""
-    method, layers_by = options.neuron_selection_method, options.layer_selection_method
-    if kind in _WITH_DEPTH and ranks_layers(layers_by) and not isinstance(criterion, Criterion):
-        return None
-    if isinstance(criterion, ExpertScore):
-        by = f"expert_selection_method={criterion.name!r}, which needs none"
-        return None if criterion.needs_data else f"{by}. Choose experts by 'REAP'"
-    return _unread_by_neurons(kind, method, layers_by, criterion)
-
-
-def _unread_by_neurons(
-    kind: str, method: str, layers_by: str, criterion: Criterion | NeuronScores | None
-) -> str | None:
-    if criterion is None:
-        return (
-            f"layer_selection_method={layers_by!r}, which needs no data. Choose layers by "
-            f"{', '.join(map(repr, ranked_names()))}, give compensate=True"
-        )
-    if isinstance(criterion, NeuronScores):
-        return (
-            "neuron_scores, which say which neurons stay. Give compensate=True, so that these make "
-            "up for the others"
-        )
-    if criterion.needs == WEIGHTS and kind == "ATTENTION":
-        return (
-            f"neuron_selection_method={method!r} in attention pruning: the static methods have no "
-            "data-driven form there. Use 'AUTO', give compensate=True"
-        )
-    if criterion.needs == WEIGHTS and not criterion.accepts_data:
-        return (
-            f"neuron_selection_method={method!r}: of the static methods only 'MAW' (PPM) has a "
-            "data-driven form. Use 'AUTO' or 'MAW', give compensate=True"
-        )
-    return None
 
 
 def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarget | None:
@@ -272,7 +171,7 @@ def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarg
 
 
 def _depth(kind: str, options: PruneOptions, budget: Budget | None) -> DepthRequest | None:
-    if kind not in _WITH_DEPTH:
+    if kind not in WITH_DEPTH:
         return None
     share, other = options.depth_pruning_percentage, options.pruning_percentage
     if kind == "DEPTH" and other is not None:  # there it is a share of layers too
@@ -299,12 +198,12 @@ def _check_depth_target(options: PruneOptions) -> None:
     targets = {name: getattr(options, name) for name in _DEPTH_TARGETS}
     if any(value is not None for value in targets.values()):
         return
-    names = (*_EXPERT_TARGETS, "expansion_rate", "pruning_percentage")
+    names = (*EXPERT_TARGETS, "expansion_rate", "pruning_percentage")
     width = next((name for name in names if getattr(options, name) is not None), names[-1])
     flags = ", ".join(f"{name} (--{name.replace('_', '-')})" for name in targets)
     raise ArgumentError(
         f"No depth target is given: with pruning_type='BOTH', {width} says how many "
-        f"{'experts' if width in _EXPERT_TARGETS else 'neurons'} go. "
+        f"{'experts' if width in EXPERT_TARGETS else 'neurons'} go. "
         f"Say how many layers go too, by one of {flags}."
     )
 
@@ -313,8 +212,7 @@ def _unit(kind: str, options: PruneOptions) -> str | None:
     """What goes in the place of neurons."""
     if kind == "ATTENTION":
         return _attention_unit(options.attention_unit)
-    with_experts = any(getattr(options, name) is not None for name in _EXPERT_TARGETS)
-    return "expert" if kind == "EXPERTS" or (kind == "BOTH" and with_experts) else None
+    return "expert" if removes_experts(kind, options) else None
 
 
 def _attention_unit(value: object) -> str:
@@ -335,14 +233,14 @@ def _check_layer_widths(request: PruningRequest, method: str, data: str | None) 
         raise ArgumentError(
             f"layer_widths={request.layer_widths!r} goes layer by layer through calibration data, "
             f"which neuron_selection_method={method!r} does not. Use 'AUTO' or give "
-            f"compensate=True.{f' {_GIVE_DATA}.' if data is None else ''}"
+            f"compensate=True.{f' {GIVE_DATA}.' if data is None else ''}"
         )
 
 
 def _not_sequential(method: str, data: str | None) -> str:
     """Layers come one after the other only where a pass over them decides."""
     if data is None:
-        return f"sequential=True needs calibration data. {_GIVE_DATA}, or leave sequential out."
+        return f"sequential=True needs calibration data. {GIVE_DATA}, or leave sequential out."
     return (
         f"sequential=True does not go with neuron_selection_method={method!r}, which scores all "
         "layers of the model as it is. Use a method that goes layer by layer, such as 'AUTO', give "

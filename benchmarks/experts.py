@@ -187,7 +187,7 @@ def ratio(found: Mapping[str, float], dense: Mapping[str, float]) -> float:
 def ways(kept: int, total: int) -> dict[str, dict[str, Any]]:
     """What chooses → keywords of `prune_model`."""
     asked: dict[str, dict[str, Any]] = {}
-    for method in ("REAP", "FREQUENCY", "GATE_SUM", "NORM"):
+    for method in ("REAP", "ADDED", "FREQUENCY", "GATE_SUM", "NORM"):
         asked[method] = {"expert_selection_method": method}
     for seed in range(5):
         asked[f"RANDOM, seed {seed}"] = {"expert_selection_method": "RANDOM", "seed": seed}
@@ -199,10 +199,16 @@ def ways(kept: int, total: int) -> dict[str, dict[str, Any]]:
         **asked["neurons of experts, MAW"],
         "neuron_selection_method": "AUTO",
     }
+    layers = SIZES["num_hidden_layers"] * (total - kept) // total
+    asked["layers, auto"] = {
+        "pruning_type": "DEPTH",
+        "num_layers_to_remove": layers,
+        "layer_selection_method": "auto",
+    }
     return asked
 
 
-READS = ("REAP", "FREQUENCY", "GATE_SUM", "AUTO")
+READS = ("REAP", "ADDED", "FREQUENCY", "GATE_SUM", "AUTO", "auto")
 
 
 def main() -> None:
@@ -211,6 +217,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20, help="of training")
     parser.add_argument("--recover", action="store_true", help="train each result's routers too")
     parser.add_argument("--tokens", default="200k", help="to train routers on")
+    parser.add_argument("--rate", type=float, help="to train them at")
     parser.add_argument("--calibration", default="builtin", help="text to score on")
     parser.add_argument("--only", nargs="+", help="rows, by what their names begin with")
     asked = parser.parse_args()
@@ -273,6 +280,7 @@ def row(
                 tokenizer=tokenizer,
                 train="routers",
                 tokens=asked.tokens,
+                learning_rate=asked.rate,
                 length=CONTEXT,
                 device="cpu",
             )

@@ -98,10 +98,11 @@ def peak() -> float:
 def with_answers(folder: Path, answers: Path) -> float:
     """The peak of a process that learns from answers that are there."""
     work = (
-        "import sys, resource, torch; from optipfair import recover_checkpoint; "
+        "import sys; from optipfair import recover_checkpoint; "
         "recover_checkpoint(sys.argv[1], sys.argv[2], 'demo', tokens=16384, length=512, checks=1, "
         "device='cpu', cache_teacher=sys.argv[3]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+        # Not ru_maxrss, which begins at what the parent holds.
+        "print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1e6)"
     )
     command = [sys.executable, "-c", work, str(folder), str(folder) + "-healed", str(answers)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -225,6 +225,17 @@ def test_layers_and_experts_go_together(logits_of: Callable[..., Tensor]) -> Non
     assert torch.equal(logits_of(one), logits_of(two))
 
 
+def test_a_config_that_asks_for_router_logits_is_calibrated_on_all_the_same() -> None:
+    asked: dict[str, Any] = {"layer_selection_method": "auto"}
+    with_logits = toy("mixtral")
+    with_logits.config.output_router_logits = True
+    plans = [
+        plan_pruning(model, "DEPTH", num_layers_to_remove=1, dataloader=DATA, **asked)
+        for model in (toy("mixtral"), with_logits)
+    ]
+    assert plans[0].drop_layers == plans[1].drop_layers
+
+
 def test_a_budget_keeps_the_most_experts_that_fit() -> None:
     model = toy("qwen3_moe")
     half = prune_model(copy.deepcopy(model), **ask(), show_progress=False)

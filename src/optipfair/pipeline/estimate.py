@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..arch.view import LayerView
 from ..batches import Batch
 from ..checkpoint.pruned import stored_sizes
 from ..checkpoint.stored_layers import StoredLayers
@@ -120,7 +121,7 @@ class _Timed:
             # Up to the layer before the last block, wherever that is; through it three times
             # more, and through the block.
             gone = count // 4 if request.depth.open else request.depth.number(count)
-            each += (count / 2 + gone + 3) * running
+            each += (count / 2 + gone + 3) * running + self._of_moments(middle)
         held = max(1, 4096 // self.batches[0].input_ids.numel())
         beside += count * _HELD_BACK * (reading + held * running) + 2 * count * reading
         beside += _HELD_BACK * held * head
@@ -133,6 +134,20 @@ class _Timed:
             self.batches[0].input_ids.shape[1],
             _most_bytes() + hidden,
         )
+
+    def _of_moments(self, layer: LayerView) -> float:
+        """Seconds for each batch of what the layer before a block is fitted by."""
+        if not layer.mlps:
+            return 0.0
+        inputs = torch.randn(self.batches[0].input_ids.numel(), layer.mlps[0].down_inputs)
+        outputs = torch.randn(len(inputs), layer.mlps[0].hidden_size)
+
+        def products() -> None:
+            for other in (inputs, outputs):
+                (other.T @ inputs).double()
+
+        products()  # the first is slow
+        return _time(products)[0]
 
     def _head(self) -> float:
         """How many layers the head is worth: by what is multiplied with each token."""

@@ -180,6 +180,8 @@ def forward(view: ModelView, batch: Batch, model: Any = None) -> Any:
         each.kind in _ANYTHING for each in accepted.values()
     )  # as wrappers of decoders do
     extra = {"use_cache": False} if "use_cache" in accepted or hands_on else {}
+    if "output_router_logits" in accepted:  # what a config may ask for, for a loss of training
+        extra["output_router_logits"] = False
     embeddings: Any = view.model.get_input_embeddings()
     return base(**model_inputs(batch, embeddings.weight.device), **extra)
 

@@ -78,6 +78,12 @@ def summed_gate(routing: Routing) -> Tensor:
     return routing.gates
 
 
+@expert_score("ADDED")
+def summed_output(routing: Routing) -> Tensor:
+    """The sum over an expert's tokens of gate times L2 norm of its output: what it adds in all."""
+    return routing.added
+
+
 @expert_score("NORM", needs=WEIGHTS)
 def norm_of_weights(squares: Tensor) -> Tensor:
     """L2 norm of all weights of an expert."""

@@ -146,8 +146,8 @@ class PruneOptions:
     expert_selection_method: str = _choice(
         "REAP",
         "What scores routed experts. By calibration data: the mean size of what an expert adds "
-        "for the tokens that are routed to it (REAP), how many are (FREQUENCY), or the sum of "
-        "their gates (GATE_SUM). NORM looks at weights alone; RANDOM is to compare with.",
+        "for the tokens that are routed to it (REAP), what it adds in all (ADDED), how many tokens "
+        "are (FREQUENCY), or the sum of their gates (GATE_SUM). NORM looks at weights alone; RANDOM is to compare with.",
         allowed=EXPERT_SCORES.names,
         unasked="REAP, without text NORM",
     )

@@ -147,7 +147,8 @@ class PruneOptions:
         "REAP",
         "What scores routed experts. By calibration data: the mean size of what an expert adds "
         "for the tokens that are routed to it (REAP), what it adds in all (ADDED), how many tokens "
-        "are (FREQUENCY), or the sum of their gates (GATE_SUM). NORM looks at weights alone; RANDOM is to compare with.",
+        "are (FREQUENCY), or the sum of their gates (GATE_SUM). NORM looks at weights alone; "
+        "RANDOM is to compare with.",
         allowed=EXPERT_SCORES.names,
         unasked="REAP, without text NORM",
     )

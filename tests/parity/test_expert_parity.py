@@ -236,6 +236,20 @@ def test_a_config_that_asks_for_router_logits_is_calibrated_on_all_the_same() ->
     assert plans[0].drop_layers == plans[1].drop_layers
 
 
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen2_moe"])
+def test_layers_and_experts_go_from_disk_as_in_memory(family: str, tmp_path: Path) -> None:
+    model = toy(family)
+    asked = {**ask(), "pruning_type": "BOTH", "layer_indices": [1]}
+    with quiet_transformers():
+        model.save_pretrained(tmp_path / "model")
+    result = prune_checkpoint(tmp_path / "model", tmp_path / "streamed", **asked)
+    assert result.streamed
+    prune_model(model, **asked, show_progress=False)
+    with quiet_transformers():
+        model.save_pretrained(tmp_path / "saved")
+    assert_same_files(tmp_path / "streamed", tmp_path / "saved")
+
+
 def test_a_budget_keeps_the_most_experts_that_fit() -> None:
     model = toy("qwen3_moe")
     half = prune_model(copy.deepcopy(model), **ask(), show_progress=False)
@@ -243,6 +257,48 @@ def test_a_budget_keeps_the_most_experts_that_fit() -> None:
     for target, kept in ((limit, 4), (limit - 1, 3)):
         plan = plan_pruning(model, **ask("NORM", target_params=target))
         assert {(cut.width, cut.kept) for cut in plan.width_cuts} == {(8, kept)}
+
+
+def test_a_budget_in_bytes_fits_from_disk_too(tmp_path: Path) -> None:
+    model = toy("deepseek_v3")  # its routers have a buffer
+    with quiet_transformers():
+        model.save_pretrained(tmp_path / "model")
+    prune_checkpoint(tmp_path / "model", tmp_path / "half", **ask())
+    limit = (tmp_path / "half" / "model.safetensors").stat().st_size
+    result = prune_checkpoint(
+        tmp_path / "model", tmp_path / "fits", **ask("NORM", target_size=limit + 8000)
+    )
+    assert {cut.kept for cut in result.plan.width_cuts} == {4}
+    assert (tmp_path / "fits" / "model.safetensors").stat().st_size <= limit + 8000
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda cuts: [{**cut, "keep": ["3"]} for cut in cuts], "each token is routed to 2"),
+        (lambda cuts: [{**cuts[0], "keep": ["0-5"]}, *cuts[1:]], "4, 6 experts in different"),
+        (lambda cuts: cuts[1:], "4, 8 experts in different layers"),
+        (lambda cuts: [{**cut, "width": 16} for cut in cuts], "from 16; the model has 8 there"),
+    ],
+)
+def test_a_plan_that_no_router_could_follow_is_refused(
+    change: Callable[[Any], Any], reason: str, refused: Callable[..., Any]
+) -> None:
+    model = toy("mixtral")
+    written = json.loads(plan_pruning(model, **ask()).to_json())
+    plan = PruningPlan.from_json(
+        json.dumps({**written, "width_cuts": change(written["width_cuts"])})
+    )
+    with refused(model, reason):
+        apply_plan(model, plan)
+
+
+def test_a_plan_is_carried_out_once(refused: Callable[..., Any]) -> None:
+    model = toy("mixtral")
+    plan = plan_pruning(model, **ask())
+    apply_plan(model, plan)
+    with refused(model, "from 8; the model has 4 there"):
+        apply_plan(model, plan)
 
 
 def test_a_plan_of_experts_is_carried_out_from_its_file(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Portion:
     mlp: tuple[int, str] | None  # layer and name of the MLP whose neurons it holds, if it does
     goes_with_widths: bool = False  # of layers that predict further tokens
     goes: bool = False  # of layers that the config does not count
+    stays: int = 0  # what of it is of no neuron or unit
 
 
 @dataclass(frozen=True)
@@ -119,29 +120,39 @@ def _of_twin(view: ModelView, item_bytes: int = 1) -> list[Portion]:
     for layer in view.layers:
         for parameter in layer.module.parameters():
             layers[id(parameter)].add(layer.index)
-    mlps = {id(t): (mlp.layer, mlp.spec.name) for mlp in view.mlps for t in mlp.tensors.values()}
-    return [
-        Portion(each.numel() * item_bytes, frozenset(layers[id(each)]), mlps.get(id(each)))
-        for each in view.model.parameters()
-    ]
+    mlps = {
+        id(tensor): (mlp.key, slot.tail * tensor.numel() // tensor.shape[slot.axis])
+        for mlp in view.mlps
+        for slot, tensor in mlp.tensors.items()
+    }
+    portions = []
+    for each in view.model.parameters():
+        key, stays = mlps.get(id(each), (None, 0))
+        size, held_by = each.numel() * item_bytes, frozenset(layers[id(each)])
+        portions.append(Portion(size, held_by, key, stays=stays * item_bytes))
+    return portions
 
 
 def _of_files(stored: StoredModel, *, with_neurons: bool) -> list[Portion]:
-    mlps = {
-        name: (mlp.layer, mlp.spec.name)
-        for mlp in (stored.view.mlps if with_neurons else ())
-        for name in stored.pieces(mlp)
-    }
+    mlps: dict[str, tuple[int, str]] = {}
+    fixed: dict[str, int] = {}
+    for mlp in stored.view.mlps if with_neurons else ():
+        for name, pieces in stored.pieces(mlp).items():
+            mlps[name] = mlp.key
+            of_none = sum(int((piece.neurons < 0).sum()) for piece in pieces)
+            places = sum(len(piece.neurons) for piece in pieces)
+            fixed[name] = stored.tensors[name].nbytes * of_none // places
     last = stored.view.mlps[-1] if with_neurons and stored.view.mlps else None
-    routed, stays = last is not None and last.spec.routed, False
-    if last is not None and routed:
+    cut_too = False  # whether layers that predict further tokens are cut, not left out
+    if last is not None and last.spec.routed:
         mlps |= {n: last.key for own in predicting_experts(stored, last).values() for n in own}
-        stays = not without_experts_of_predicting(stored, last)
+        cut_too = not without_experts_of_predicting(stored, last)
     portions, counted = [], set(range(len(stored.view.layers)))
     for name, info in stored.tensors.items():
         layers = frozenset(counted & {stored.layer_of(name)})
-        further, over = stored.predicts_further(name) and not stays, stored.is_left_over(name)
-        portions.append(Portion(info.nbytes, layers, mlps.get(name), further, over))
+        further, over = stored.predicts_further(name) and not cut_too, stored.is_left_over(name)
+        stays = fixed.get(name, 0)
+        portions.append(Portion(info.nbytes, layers, mlps.get(name), further, over, stays))
     return portions
 
 
@@ -156,7 +167,7 @@ def removed(portions: Iterable[Portion], plan: PruningPlan) -> int:
             gone += portion.size
         elif portion.mlp in shares:
             neurons, width = shares[portion.mlp]
-            gone += Fraction(portion.size * neurons, width)
+            gone += Fraction((portion.size - portion.stays) * neurons, width)
     return int(gone)
 
 

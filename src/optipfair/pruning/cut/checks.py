@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...arch.units.attention import by_attention
-from ...arch.units.experts import by_experts
+from ...arch.units.experts import by_experts, routing
 from ...arch.view import MLPView, ModelView
 from ...errors import ArgumentError, UnsupportedModelError
 from ..calibration.holding import Key, Replacements, peek
@@ -97,7 +97,7 @@ def identity(mlp: MLPView) -> tuple[int, ...]:
 
 def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
     """Refuse a plan, or replaced tensors of it, that were made for another model."""
-    for problem in _misfits(view, plan):
+    for problem in (*_misfits(view, plan), *_expert_misfits(view, plan)):
         raise ArgumentError(problem)
     check_shared_cuts(view, plan)
     for problem in _replacement_misfits(view, plan, plan.replacements or {}):
@@ -123,10 +123,25 @@ def _misfits(view: ModelView, plan: PruningPlan) -> Iterator[str]:
         yield from _cut_misfits(mlps.pop(cut.key), cut)
 
 
+def _expert_misfits(view: ModelView, plan: PruningPlan) -> Iterator[str]:
+    """Numbers of experts that a router, or a config with one number for all layers, cannot have."""
+    routed = (mlp for mlp in view.mlps if mlp.spec.routed and mlp.layer in plan.keep_layers)
+    counts = {mlp.key: mlp.width for mlp in routed}
+    counts |= {cut.key: cut.kept for cut in plan.width_cuts if cut.key in counts}
+    if len(set(counts.values())) > 1:
+        yield (
+            f"The plan keeps {', '.join(map(str, sorted(set(counts.values()))))} experts in "
+            "different layers, and a config states one number. Keep as many in each."
+        )
+    for kept in set(counts.values()):
+        if reason := routing(view).why_not(kept):
+            yield f"The plan keeps {kept} experts of each layer, but {reason}. Keep more."
+
+
 def _cut_misfits(mlp: MLPView, cut: WidthCut) -> Iterator[str]:
     where, sets, groups = f"{cut.mlp} of layer {cut.layer}", mlp.experts or 1, mlp.spec.groups
     if mlp.width != cut.width:
-        yield f"The plan cuts {where}, {cut.width} as it says; the model has {mlp.width} there."
+        yield f"The plan cuts {where} from {cut.width}; the model has {mlp.width} there."
     if cut.count is not None:
         yield (
             f"The plan says how many neurons of {where} stay, not which. Give what plan_pruning "

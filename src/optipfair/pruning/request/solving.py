@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...arch.spec import ArchSpec, MLPSpec
 from ...arch.view import ModelView
@@ -171,8 +171,10 @@ class _Scale:
         for mlp in self.view.mlps:
             if mlp.layer in stay and (target.layers is None or mlp.layer in target.layers):
                 kept = kept_width(self.view.spec, mlp, target)
-                for tensor in mlp.tensors.values():
-                    cut[id(tensor)] = self._weight(tensor) // mlp.width * (mlp.width - kept)
+                for slot, tensor in mlp.tensors.items():
+                    if isinstance(tensor, nn.Parameter):  # a buffer is not weighed
+                        unit = self._weight(tensor) * slot.rows // tensor.shape[slot.axis]
+                        cut[id(tensor)] = unit * (mlp.width - kept)
         return self.total - gone - sum(cut.values())
 
     def _weight(self, tensor: Tensor) -> int:

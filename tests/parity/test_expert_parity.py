@@ -190,6 +190,7 @@ def test_the_same_number_stays_in_each_group_of_a_router() -> None:
         ("mixtral", {"experts_to_keep": 4, "expansion_rate": 100}, "does not go with pruning_type"),
         ("mixtral", {"experts_to_keep": 4, "compensate": True}, "does not go with pruning_type"),
         ("mixtral", {"experts_to_keep": 4, "num_layers_to_remove": 1}, "use pruning_type='BOTH'"),
+        ("mixtral", {"pruning_percentage": None}, "Nothing says how many experts go"),
         ("llama", {"experts_to_keep": 4}, "it has no routed experts"),
         ("jetmoe", {"experts_to_keep": 3}, "have experts of their own"),
         ("deepseek_v4", {"experts_to_keep": 3}, "tid2eid of layer 0 says by number which experts"),

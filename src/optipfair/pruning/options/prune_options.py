@@ -19,10 +19,6 @@ TARGET, CHOICE, TEXT, WORK = "target", "choice", "calibration", "work"
 
 # Names and numbers that options may have, where no registry of functions holds them.
 DEFAULT_PERCENTAGE = 10
-USUAL_PERCENTAGES = {
-    **dict.fromkeys(("MLP_GLU", "ATTENTION"), DEFAULT_PERCENTAGE),
-    "EXPERTS": 25,
-}
 USUAL_MINUTES = 30  # of calibration that a run plans at most, unasked
 EXPANSION_DIVISORS = (32, 64, 128, 256)
 VERIFY = ("fast", "full", "none")
@@ -69,8 +65,8 @@ class PruneOptions:
     pruning_percentage: float | None = _target(
         None,
         "Share to remove, from 0 to 100: of the neurons, with DEPTH of the layers, with ATTENTION "
-        "of the heads, with EXPERTS of the experts. MLP_GLU and ATTENTION remove 10 %, EXPERTS "
-        "25 %, where nothing says how much.",
+        "of the heads, with EXPERTS of the experts. MLP_GLU and ATTENTION remove 10 % where "
+        "nothing says how much.",
         metavar="PERCENT",
     )
     expansion_rate: float | None = _target(
@@ -264,15 +260,12 @@ class PruneOptions:
             object.__setattr__(self, "calibration", None)
 
     def with_usual_target(self) -> PruneOptions:
-        """Neurons, heads and experts go by a usual share where nothing says how much."""
-        usual = USUAL_PERCENTAGES.get(self.pruning_type)
-        targets = (
-            *(self.pruning_percentage, self.expansion_rate, self.target_params, self.target_size),
-            *(self.num_experts_to_remove, self.experts_to_keep),
-        )
-        if usual is None or any(value is not None for value in targets):
+        """Width and attention pruning remove 10 % where nothing says how much."""
+        targets = (self.pruning_percentage, self.expansion_rate)
+        said = any(value is not None for value in (*targets, self.target_params, self.target_size))
+        if said or self.pruning_type not in ("MLP_GLU", "ATTENTION"):
             return self
-        return replace(self, pruning_percentage=usual)
+        return replace(self, pruning_percentage=DEFAULT_PERCENTAGE)
 
     def not_default(self, *sections: str) -> dict[str, Any]:
         """The options of these sections, of all if none is named, that are not as usual."""

@@ -158,6 +158,12 @@ def _expert_score(name: str, data: str | None) -> ExpertScore:
 def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarget | None:
     if kind == "DEPTH":
         return None
+    amounts = (options.pruning_percentage, *(getattr(options, name) for name in EXPERT_TARGETS))
+    if kind == "EXPERTS" and budget is None and all(each is None for each in amounts):
+        raise ArgumentError(
+            "Nothing says how many experts go. Give num_experts_to_remove, experts_to_keep, "
+            "pruning_percentage, target_params or target_size."
+        )
     return width_target(
         options.pruning_percentage,
         options.expansion_rate,

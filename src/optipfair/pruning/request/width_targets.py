@@ -191,8 +191,7 @@ def width_target(
         alone = f"expansion_divisor={divisor} cannot be used alone. " if divisor else ""
         raise ArgumentError(
             f"{alone}Nothing says how much to prune of each MLP. Must specify pruning_percentage "
-            "(for example 20), expansion_rate (for example 140), target_params or target_size; of "
-            "experts, num_experts_to_remove or experts_to_keep."
+            "(for example 20), expansion_rate (for example 140), target_params or target_size."
         )
     layers = percentage = rate = None
     if layer_indices is not None:

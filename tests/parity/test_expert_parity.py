@@ -279,7 +279,7 @@ def test_a_budget_in_bytes_fits_from_disk_too(tmp_path: Path) -> None:
         (lambda cuts: [{**cut, "keep": ["3"]} for cut in cuts], "each token is routed to 2"),
         (lambda cuts: [{**cuts[0], "keep": ["0-5"]}, *cuts[1:]], "4, 6 experts in different"),
         (lambda cuts: cuts[1:], "4, 8 experts in different layers"),
-        (lambda cuts: [{**cut, "width": 16} for cut in cuts], "from 16; the model has 8 there"),
+        (lambda cuts: [{**cut, "width": 16} for cut in cuts], "from 16 experts; the model has 8"),
     ],
 )
 def test_a_plan_that_no_router_could_follow_is_refused(
@@ -298,7 +298,7 @@ def test_a_plan_is_carried_out_once(refused: Callable[..., Any]) -> None:
     model = toy("mixtral")
     plan = plan_pruning(model, **ask())
     apply_plan(model, plan)
-    with refused(model, "from 8; the model has 4 there"):
+    with refused(model, "from 8 experts; the model has 4"):
         apply_plan(model, plan)
 
 

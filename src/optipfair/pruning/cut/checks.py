@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def identity(mlp: MLPView) -> tuple[int, ...]:
 
 def check_plan_fits(view: ModelView, plan: PruningPlan) -> None:
     """Refuse a plan, or replaced tensors of it, that were made for another model."""
-    for problem in (*_misfits(view, plan), *_expert_misfits(view, plan)):
+    for problem in chain(_misfits(view, plan), _expert_misfits(view, plan)):
         raise ArgumentError(problem)
     check_shared_cuts(view, plan)
     for problem in _replacement_misfits(view, plan, plan.replacements or {}):
@@ -141,7 +142,8 @@ def _expert_misfits(view: ModelView, plan: PruningPlan) -> Iterator[str]:
 def _cut_misfits(mlp: MLPView, cut: WidthCut) -> Iterator[str]:
     where, sets, groups = f"{cut.mlp} of layer {cut.layer}", mlp.experts or 1, mlp.spec.groups
     if mlp.width != cut.width:
-        yield f"The plan cuts {where} from {cut.width}; the model has {mlp.width} there."
+        what = "experts" if mlp.spec.routed else "neurons"
+        yield f"The plan cuts {where} from {cut.width} {what}; the model has {mlp.width} there."
     if cut.count is not None:
         yield (
             f"The plan says how many neurons of {where} stay, not which. Give what plan_pruning "

@@ -61,7 +61,7 @@ def expert_score(
 def router_weighted_activation(routing: Routing) -> Tensor:
     """Mean over an expert's tokens of gate times L2 norm of its output; 0 where it has none.
 
-    Source: REAP (arXiv 2510.13999), equation 9.
+    Source: REAP (arXiv 2510.13999).
     """
     return routing.added / routing.tokens.clamp_min(1)
 

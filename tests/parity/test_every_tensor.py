@@ -108,6 +108,7 @@ def test_nothing_of_the_source_is_lost(tmp_path: Path, family: str, way: str) ->
         "copied": len(copied),
         "cut": len(cut),
         "removed_with_layers": len(gone),
+        "removed_with_experts": 0,
         "removed_predicting_further": len(further),
         "removed_past_the_last_layer": 0,
     }

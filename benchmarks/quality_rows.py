@@ -38,6 +38,7 @@ TABLES = {
     "calibration": Table("AUTO, calibrated on one text or another", PERCENT, True),
     "methods": Table("what scores neurons", PERCENT),
     "depth": Table("layers, and the layer before them fitted to make up for them", COUNT),
+    "blocks": Table("attentions and MLPs of single layers, and the block before them", COUNT),
     "equal": Table("as many parameters as so many layers have, AUTO", COUNT),
     "widths": Table("AUTO, the same share of every layer or shares by loss", PERCENT),
     "tokens": Table("AUTO, by the number of calibration sequences", PERCENT),
@@ -99,6 +100,7 @@ def all_rows() -> Iterator[Row]:
     yield from calibration_rows()
     yield from method_rows()
     yield from depth_rows()
+    yield from block_rows()
     yield from equal_rows()
     yield from width_rows()
     yield from token_rows()
@@ -138,6 +140,13 @@ def depth_rows() -> Iterator[Row]:
             if method != "first":  # before which there is no layer to be fitted
                 fitted = layers(count, method, compensate=True)
                 yield Row("depth", f"{method} + replacement", count, (fitted,))
+
+
+def block_rows() -> Iterator[Row]:
+    for count in LAYERS:
+        for kind in ("any", "attention", "mlp"):
+            step = {"pruning_type": "BLOCKS", "num_blocks_to_remove": count, "block_kind": kind}
+            yield Row("blocks", f"{kind}, made up for", count, ({**step, "compensate": True},))
 
 
 def equal_rows() -> Iterator[Row]:

@@ -15,7 +15,7 @@ WIDTH = [
         r"Unknown .*'PPN'\. Did you mean 'PP?O?[NM]'.*Available: .*L2, MAW, .*PON",
     ),
     (["--method", ""], "Available: .*L2, MAW, .*PON, PPM, .*VOW"),
-    (["--pruning-type", "DEPHT"], r"'DEPHT'.* mean 'DEPTH' .*Available: ATTENTION, BOTH, "),
+    (["--pruning-type", "DEPHT"], r"'DEPHT'.* mean 'DEPTH' .*Available: ATTENTION, BLOCKS, BOTH, "),
     (["--pruning-type", "mlp_glue"], "Did you mean 'MLP_GLU'"),
     (["--attention-unit", "head"], "attention_unit='head' does not go with.*'ATTENTION'"),
     (["--pruning-type", "ATTENTION", "--attention-unit", "heads"], "Did you mean 'head'"),

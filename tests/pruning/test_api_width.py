@@ -190,7 +190,7 @@ def test_a_divisor_larger_than_the_width_is_refused(refused: Callable[..., Any])
         ({"neuron_selection_method": None}, "Available: ACT, .*L2"),
         ({"pruning_type": "MLP_GUL"}, "'MLP_GUL'.*Did you mean 'MLP_GLU'"),
         ({"pruning_type": "depths"}, "Did you mean 'DEPTH'"),
-        ({"pruning_type": None}, "Available: ATTENTION, BOTH, DEPTH, EXPERTS, MLP_GLU"),
+        ({"pruning_type": None}, "Available: ATTENTION, BLOCKS, BOTH, DEPTH, EXPERTS, MLP_GLU"),
     ],
     ids=str,
 )

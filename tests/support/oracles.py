@@ -77,8 +77,8 @@ def with_zeroed_neurons(model: Any, plan: PruningPlan) -> Any:
 def with_zeroed_heads(model: Any, plan: PruningPlan) -> Any:
     """A copy in which nothing comes out of the heads that a plan removes."""
     zeroed = copy.deepcopy(model)
-    assert plan.unit is not None
-    view = by_attention(describe(zeroed), plan.unit)
+    (unit,) = plan.units
+    view = by_attention(describe(zeroed), unit)
     for cut in plan.width_cuts:
         (attention,) = view.layers[cut.layer].mlps
         down = attention.tensors[attention.spec.down].data  # (H, heads * head_dim)

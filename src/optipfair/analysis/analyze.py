@@ -88,7 +88,7 @@ def _saving(contents: Contents, plan: PruningPlan, percentage: int, gone_bytes: 
     total = sum(portion.size for portion in contents.parameters)
     gone = removed(contents.parameters, plan)
     widths = sorted({f"{cut.mlp} {cut.kept}" for cut in plan.width_cuts})
-    if plan.unit == "expert":
+    if "expert" in plan.units:
         widths = sorted({f"{cut.kept} of {cut.width} experts" for cut in plan.width_cuts})
     return Saving(
         pruning_type=str(plan.request["pruning_type"]),

@@ -3,16 +3,21 @@
 `per_layer_config` maps a layer's number to the fields in which it differs. In transformers 5.23
 few model classes read it; the others refuse to be built from such a config. Here they are built
 all the same: once for each distinct set of overrides, and each layer is taken from the model that
-was built for it.
+was built for it. Its entry `skip` names the parts that a layer is without; no class reads it, and
+attention is taken out here.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+from .attention_form import ATTENTION, SKIP, attentions_in, without_heads
 
 FIELD = "per_layer_config"
 Overrides = Mapping[int, Mapping[str, Any]]
@@ -22,6 +27,12 @@ def overrides(text_config: Any) -> dict[int, dict[str, Any]]:
     """The fields in which each layer differs from the rest of its config; empty if none does."""
     found = text_config.to_dict().get(FIELD) or {}
     return {int(layer): dict(fields) for layer, fields in found.items()}
+
+
+def lacks_parts(text_config: Any) -> bool:
+    """Whether some layers are without attention, or with an MLP of no neurons."""
+    fields = overrides(text_config).values()
+    return any(each.get(SKIP) or 0 in each.values() for each in fields)
 
 
 def with_overrides(config: Any, by_layer: Overrides, fields: Mapping[str, Any]) -> Any:
@@ -70,7 +81,7 @@ def shared_value(text_config: Any, name: str) -> Any:
 
 def base_config(model_class: type[nn.Module], config: Any) -> Any:
     """The config without the overrides that the class itself does not follow."""
-    by_layer = overrides(config.get_text_config())
+    by_layer = _without_skip(overrides(config.get_text_config()))
     return with_overrides(config, _followed(model_class, config, by_layer), {})
 
 
@@ -85,19 +96,53 @@ def class_for(model_class: type[nn.Module], config: Any) -> Any:
     """The class to build or load a model of `config` with: its own, or one that follows the
     overrides in its stead. Afterwards `model.__class__` can be set to the model's own class.
     """
-    by_layer = overrides(config.get_text_config())
+    every = overrides(config.get_text_config())
+    by_layer = _without_skip(every)
     followed = _followed(model_class, config, by_layer)
-    if followed == by_layer:
+    if followed == every:
         return model_class
-    if any("skip" in fields for fields in by_layer.values()):
-        raise ValueError(f"{model_class.__name__} cannot leave out parts of a layer ('skip')")
+    _check_skipped(model_class, every)
 
     def initialize(self: nn.Module, config: Any, *args: Any, **kwargs: Any) -> None:
-        model_class.__init__(self, with_overrides(config, followed, {}), *args, **kwargs)
-        _graft(self, model_class, config, followed)
+        with _empty_tensors_are_meant():
+            model_class.__init__(self, with_overrides(config, followed, {}), *args, **kwargs)
+            _graft(self, model_class, with_overrides(config, by_layer, {}), followed)
+        _take_out_attention(self, every)
+        set_overrides(_text_config(self), every)
 
     own = {"__init__": initialize, "__module__": model_class.__module__}
     return type(model_class.__name__, (model_class,), own)
+
+
+@contextmanager
+def _empty_tensors_are_meant() -> Iterator[None]:
+    """torch warns where a projection is made without outputs, as those of an MLP that is gone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        yield
+
+
+def _without_skip(by_layer: Overrides) -> dict[int, dict[str, Any]]:
+    return _only(by_layer, {name for fields in by_layer.values() for name in fields} - {SKIP})
+
+
+def _check_skipped(model_class: type[nn.Module], by_layer: Overrides) -> None:
+    known = {(ATTENTION,), ()}
+    for layer, fields in by_layer.items():
+        if tuple(fields.get(SKIP) or ()) not in known:
+            raise ValueError(
+                f"layer {layer} of this {model_class.__name__} is without {fields[SKIP]}; only "
+                f"{[ATTENTION]} can be left out (an MLP by intermediate_size 0)"
+            )
+
+
+def _take_out_attention(model: nn.Module, by_layer: Overrides) -> None:
+    """Take the heads out of the layers that are said to be without attention."""
+    gone = [layer for layer, fields in by_layer.items() if ATTENTION in (fields.get(SKIP) or ())]
+    for _, layers in _layer_lists(model) if gone else ():
+        for index in gone:
+            for path in attentions_in(layers[index]):
+                without_heads(layers[index].get_submodule(path))
 
 
 def _graft(
@@ -120,7 +165,6 @@ def _graft(
         other = dict(_layer_lists(variants[key]))
         for path, layers in _layer_lists(model):
             layers[index] = other[path][index]
-    set_overrides(_text_config(model), by_layer)
 
 
 def _followed(

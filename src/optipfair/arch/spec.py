@@ -19,9 +19,12 @@ Role = Literal[
     "gate", "up", "gate+up", "down", "bias", "query", "key", "value", "query+key+value", "other"
 ]
 
-# What is cut in the place of neurons, and what its spec is called.
+Block = tuple[int, str]  # the `attention` or the `mlp` of a layer: the layer, and which
+
+# What is cut, and in the place of neurons what its spec is called.
+NEURON = "neuron"
 ATTENTION_UNITS = {"group": "kv_groups", "head": "query_heads"}
-UNITS = {**ATTENTION_UNITS, "expert": "routed_experts"}
+UNITS = {**ATTENTION_UNITS, "expert": "routed_experts", "attention": "attention"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -132,6 +132,13 @@ def describe(model: PreTrainedModel) -> ModelView:
     return ModelView(model, spec, path, container, layers, listed)
 
 
+def beside(first: ModelView, second: ModelView) -> ModelView:
+    """A model seen in two ways at once: what each finds in a layer."""
+    pairs = zip(first.layers, second.layers, strict=True)
+    layers = tuple(replace(one, mlps=(*one.mlps, *other.mlps)) for one, other in pairs)
+    return replace(first, layers=layers)
+
+
 def _check_is_model(model: object) -> None:
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UnsupportedModelError(
@@ -141,6 +148,8 @@ def _check_is_model(model: object) -> None:
 
 
 def _check_is_whole(model: nn.Module) -> None:
+    if heterogeneous.lacks_parts(_text_config(model)):
+        return
     held = {name: each for name, each in model.named_parameters() if not each.is_meta}
     empty = next((name for name, each in held.items() if each.numel() == 0), None)
     if empty is not None:
@@ -247,6 +256,8 @@ def find_mlp(index: int, layer: nn.Module, spec: MLPSpec) -> MLPView | None:
             tensors[slot] = parameter
         elif not slot.optional:
             return None
+    if tensors[spec.down].shape[spec.down.axis] == 0:  # all of it is gone
+        return None
     return MLPView(index, spec, layer, tensors)
 
 
@@ -273,6 +284,8 @@ def not_finite(name: str) -> str:
 
 
 def is_finite(tensor: Tensor) -> bool:
+    if tensor.numel() == 0:
+        return True
     # aminmax keeps NaN and Inf and reads once, without the temporary that isfinite() makes.
     low, high = torch.aminmax(tensor)
     return bool(torch.isfinite(low) & torch.isfinite(high))

@@ -52,6 +52,8 @@ def pieces_of(mlp: MLPView, slot: TensorSlot, marks: Tensor, info: TensorInfo) -
     pieces = []
     for number, part in enumerate(parts):
         by_rows = part.dim() == 1 or bool((part == part[:, :1]).all())  # else by columns
+        if by_rows and part.dim() == 2 and bool((part == part[:1]).all()):  # one unit, all of it
+            by_rows = slot.axis == 0
         axis = 0 if by_rows else 1
         flat = (part if part.dim() == 1 else part.select(1 - axis, 0)).numpy()
         expert = int(flat[0]) // per_expert

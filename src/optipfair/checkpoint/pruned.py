@@ -124,7 +124,7 @@ def _leave_out_further_predictions(stored: StoredModel, plan: PruningPlan, confi
     if not any(map(stored.predicts_further, stored.tensors)):
         return
     if not leaves_out_predictions(stored, plan):
-        if plan.unit == "expert":
+        if "expert" in plan.units:
             warn(
                 "The layers that predict the tokens after the next one keep as many experts, those "
                 "of the largest weights, since no text can be run through them here."

@@ -148,9 +148,9 @@ def cuts_of(stored: StoredModel, plan: PruningPlan) -> Cuts:
     for cut in plan.width_cuts:
         pieces = stored.pieces(mlps[cut.key])
         add(cut, pieces)
-        if plan.unit == "expert":
+        if "expert" in plan.units:
             renamed |= renumbered(pieces, cut.keep[0])
-    if plan.unit == "expert":
+    if "expert" in plan.units:
         cut = plan.width_cuts[-1]
         experts = mlps[cut.key]
         for further in predicting_experts(stored, experts).values():
@@ -165,7 +165,7 @@ def leaves_out_predictions(stored: StoredModel, plan: PruningPlan) -> bool:
 
     They are not cut with neurons or heads. With experts they are, where theirs are found.
     """
-    if not plan.width_cuts or plan.unit != "expert":
+    if not plan.width_cuts or "expert" not in plan.units:
         return bool(plan.width_cuts)
     experts = next(mlp for mlp in stored.view.mlps if mlp.key == plan.width_cuts[-1].key)
     return without_experts_of_predicting(stored, experts)

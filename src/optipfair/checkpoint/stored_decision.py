@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ def decide_stored(
         _refuse_what_needs_the_model(request)
         with together():
             place = device or torch.device("cpu")
-            layers = StoredLayers(stored, place, dtype, request.unit)
+            layers = StoredLayers(stored, place, dtype, request.units)
     on_disk = _OnDisk(stored, request, layers, holding, show_progress)
     means = Means(
         sizes,
@@ -63,6 +63,7 @@ def decide_stored(
         LIVE if layers is None else layers.source,
         on_disk.scores,
         on_disk.chosen,
+        _no_blocks,
     )
     return decide(
         stored.view, request, dataloader, means=means, holding=holding, show_progress=show_progress
@@ -71,12 +72,18 @@ def decide_stored(
 
 def _refuse_what_needs_the_model(request: PruningRequest) -> None:
     depth = request.depth
+    if request.blocks is not None:
+        _no_blocks((), ())
     if request.layer_widths == "by_loss":
         raise NeedsModelError("layers lose neurons by what each costs the model")
     if depth is None or depth.indices is not None:
         return
     if LAYER_STRATEGIES[depth.method].needs == MODEL:
         raise NeedsModelError(f"layers are chosen by {depth.method!r}")
+
+
+def _no_blocks(_kinds: Sequence[str], _batches: Iterable[Batch]) -> NoReturn:
+    raise NeedsModelError("blocks are chosen by the loss of the whole model")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -48,14 +48,14 @@ class StoredLayers:
         stored: StoredModel,
         device: torch.device,
         dtype: str = "auto",
-        unit: str | None = None,
+        units: Collection[str] = (),
     ) -> None:
         """Read what stands around the layers, which will run on `device` in `dtype`: `auto` for
         that of the checkpoint, as loading chooses it.
         """
         self._stored, self._device = stored, device
         kind = _working_dtype(stored, dtype)
-        self.view: ModelView = seen_by(describe(_built(stored, kind)), unit)
+        self.view: ModelView = seen_by(describe(_built(stored, kind)), units)
         self._model: Any = self.view.model
         self._wide = kept_in_float32(self._model, str(kind).removeprefix("torch."))
         self._read_surroundings()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,9 @@ class StoredModel:
         check_plain(folder, self.tensors.keys() - self.expected.keys())
         self._check_tensors(config)
 
-    def seen_by(self, unit: str | None) -> None:
-        """From now on the view has units of heads or experts in the place of MLPs, if these go."""
-        self.view = seen_by(self.view, unit)
+    def seen_by(self, units: Collection[str]) -> None:
+        """From now on the view has what a pruning cuts, of heads, experts and MLPs."""
+        self.view = seen_by(self.view, units)
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:

@@ -170,9 +170,12 @@ def _write_tensor(file: int, position: int, tensor: OutputTensor, report: Report
 
 
 def _write_at(file: int, position: int, data: memoryview) -> None:
-    while data:
-        done = os.pwrite(file, data, position)
-        data, position = data[done:], position + done
+    if not data.nbytes:
+        return
+    left = data.cast("B")  # bytes, whatever the shape: a write may stop anywhere
+    while left:
+        done = os.pwrite(file, left, position)
+        left, position = left[done:], position + done
 
 
 def _copy(file: int, position: int, source: TensorInfo, report: Report) -> None:

@@ -28,14 +28,16 @@ from ..pruning.compensation.by_layers import decide_by_layers
 from ..pruning.cut.guard import prove
 from ..pruning.cut.plan import PruningPlan
 from ..pruning.importance.expert_scores import ExpertScore
+from ..pruning.layers.block_loss import blocks_of
 from ..pruning.layers.strategies import LAYER_STRATEGIES
 from ..pruning.planning import plan_counts
+from ..pruning.request.block_targets import BlockRequest
 from ..pruning.request.pruning_request import PruningRequest
 
 _FEW, _MORE = 1, 3  # batches that a layer is timed on
 _HELD_BACK = 2  # passes over held-back text: with the layers as they were, and as they are
 _SAMPLED = 2048  # tokens that layers are removed for, one after the other (`removal_loss`)
-
+_OF_A_BUDGET = 8  # the share of the blocks that go, where a budget says how many
 
 T = TypeVar("T")
 
@@ -82,7 +84,7 @@ def estimated(
     """
     try:
         with unheard():
-            layers = StoredLayers(stored, device, dtype, request.unit)
+            layers = StoredLayers(stored, device, dtype, request.units)
             return _Timed(layers, request, batches, dtype).estimate(stored)
     except OptiPFairError:  # what is wrong is said where it is needed
         return None
@@ -108,6 +110,10 @@ class _Timed:
         running = _time(lambda: run_layer(module, stream.hidden[0], arguments))[0]
         head = self._head() * running
         each, beside = self._of_choosing_layers(count, running, head)
+        if request.blocks is not None:
+            # Each layer once as it is, and those near a block that goes in parts.
+            beside += self._of_choosing_blocks(request.blocks, running, head)
+            each += 2 * count * running if request.compensate else 0.0
         if request.unit == "expert" and isinstance(request.criterion, ExpertScore):
             # The layer's own forward, and what each chosen expert adds once more.
             each += 2 * count * running if request.criterion.needs_data else 0.0
@@ -167,6 +173,16 @@ class _Timed:
         return ranked.passes * count * running, (
             ranked.removals * count * a_loss * _SAMPLED / tokens
         )
+
+    def _of_choosing_blocks(self, blocks: BlockRequest, running: float, head: float) -> float:
+        """Seconds for the choice of blocks: each that is left is left out, for each that goes."""
+        if blocks.named is not None:
+            return 0.0
+        view = self.layers.view
+        there = sum(block[1] in blocks.kinds for block in blocks_of(view))
+        number = blocks.number(there) or there // _OF_A_BUDGET
+        a_loss = len(view.layers) / 2 * running + head
+        return number * there * a_loss * _SAMPLED / self.batches[0].input_ids.numel()
 
     def _of_width(self, stored: StoredModel, plan: PruningPlan) -> tuple[float, float]:
         """Seconds for each batch, and beside, that one layer takes when its neurons are chosen."""

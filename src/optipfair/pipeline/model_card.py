@@ -17,10 +17,11 @@ if TYPE_CHECKING:  # it needs torch, which takes seconds to import
     from ..pruning.calibration.text_cost import Cost
 
 _CUT = {  # what was cut → its tag, and what it is called
-    None: ("width-pruning", "Neurons"),
+    "neuron": ("width-pruning", "Neurons"),
     "group": ("attention-pruning", "Heads"),
     "head": ("attention-pruning", "Heads"),
     "expert": ("expert-pruning", "Experts"),
+    "block": ("block-pruning", "Blocks"),
 }
 _UNITS = {
     "routed_experts": "experts in each layer that has some",
@@ -70,7 +71,7 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    kinds = [_CUT[plan.unit][0]] if plan.width_cuts else []
+    kinds = [_cut(plan)[0]] if plan.width_cuts else []
     kinds += ["depth-pruning"] if plan.drop_layers else []
     data = ModelCardData(
         base_model=base.hub_id,
@@ -122,8 +123,8 @@ def _how_to_load(name: str, layers_differ: bool) -> list[str]:
         ]
         return ["```python", *lines, "```"]
     return [
-        "Its layers differ in width (`per_layer_config`), which plain transformers refuses to load",
-        "for most model classes:",
+        "Its layers differ (`per_layer_config`), which plain transformers refuses to load for most",
+        "model classes:",
         "",
         "```python",
         "from optipfair import load_model",
@@ -153,10 +154,19 @@ def what_was_done(plan: PruningPlan) -> str:
             f"Removed {len(plan.drop_layers)} of {plan.num_layers} decoder layers ({listed})."
         )
     made_up_for = bool(plan.request.get("compensate"))
-    if made_up_for and plan.request.get("replaced_blocks"):
+    if made_up_for and plan.drop_layers and plan.request.get("replaced_blocks"):
         lines.append("The layer before each removed block makes up for it, by least squares.")
+    gone = [cut for cut in plan.width_cuts if not cut.kept]
+    for name, what in (("attention", "attention"), ("", "MLP")):
+        layers = sorted({c.layer for c in gone if (c.mlp == "attention") == bool(name)})
+        if layers:
+            listed = ", ".join(map(str, layers))
+            of = f"{len(layers)} layers ({listed})" if len(layers) > 1 else f"layer {listed}"
+            lines.append(f"Removed the {what} of {of}.")
+    if made_up_for and gone:
+        lines.append("The block before each removed one makes up for it, by least squares.")
     kept: dict[tuple[str, int], set[int]] = {}
-    for cut in plan.width_cuts:
+    for cut in (each for each in plan.width_cuts if each.kept):
         kept.setdefault((cut.mlp, cut.width), set()).add(cut.kept)
     by_width = plan.request.get("pruning_type") == "MLP_GLU"
     chosen = plan.request.get("layer_indices") if by_width else None
@@ -165,12 +175,15 @@ def what_was_done(plan: PruningPlan) -> str:
         f"Kept {_counts(counts)} of {width} {_UNITS.get(mlp) or _neurons(mlp)}{where}."
         for (mlp, width), counts in sorted(kept.items())
     ]
-    if plan.width_cuts:
-        by = "expert_selection_method" if plan.unit == "expert" else "neuron_selection_method"
+    if gone and plan.request.get("data_driven"):
+        lines.append("They are those without which calibration text stays likeliest.")
+    if kept:
+        experts = "expert" in plan.units
+        by = "expert_selection_method" if experts else "neuron_selection_method"
         method = plan.request.get(by, "?")
-        data = "calibration data" if plan.unit == "expert" else "weights and calibration data"
+        data = "calibration data" if experts else "weights and calibration data"
         data = data if plan.request.get("data_driven") else "weights only"
-        what = _CUT[plan.unit][1]
+        what = _cut(plan)[1]
         scores = plan.request.get("scores_digest")
         source = f"scores of the caller's ({scores})" if scores else f"{method}, from {data}"
         lines.append(f"{what} were chosen by {source}.")
@@ -180,6 +193,13 @@ def what_was_done(plan: PruningPlan) -> str:
             then = ", and were then trained" if trained else ""
             lines.append(f"Kept {what.lower()} make up for lost ones, by least squares{then}.")
     return " ".join(lines) or "Nothing was removed."
+
+
+def _cut(plan: PruningPlan) -> tuple[str, str]:
+    """The tag of what was cut, and what it is called."""
+    if any(not cut.kept for cut in plan.width_cuts):
+        return _CUT["block"]
+    return next(named for unit, named in _CUT.items() if unit in plan.units)
 
 
 def _neurons(mlp: str) -> str:

@@ -36,6 +36,7 @@ from ..loading.sources import find_source
 from ..memory import free_bytes
 from ..noted import warn
 from ..progress import duration
+from ..pruning.block_planning import check_blocks
 from ..pruning.calibration.calibration_texts import CalibrationText, Drawn
 from ..pruning.calibration.holding import Holding
 from ..pruning.calibration.stream import NotByLayersError
@@ -102,7 +103,7 @@ class Run:
 
     @property
     def layers_differ(self) -> bool:
-        """Whether the layers of the result differ in width."""
+        """Whether the layers of the result differ, in width or in what they have."""
         return bool(overrides(self.new.twin.config.get_text_config()))
 
     @cached_property
@@ -177,12 +178,14 @@ def decide_run(
     """
     show = options.show_progress
     with data.reading():
-        stored.seen_by(todo.unit)
+        stored.seen_by(todo.units)
         depth = todo.depth if isinstance(todo, PruningRequest) else None
         if depth is not None and not depth.open:
             depth.number(len(stored.view.layers))  # refused before text is read
         if isinstance(todo, PruningRequest) and todo.unit and todo.width and not todo.budget:
             check_units_left(stored.view, todo, todo.width)
+        if isinstance(todo, PruningRequest) and todo.blocks is not None:
+            check_blocks(stored.view, todo.blocks)
         code = options.trust_remote_code
         data = data.settled(stored, options.device)
         drawn = data.drawn(stored, partial(_loaded, stored, options), say, trust_remote_code=code)

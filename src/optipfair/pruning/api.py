@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_OTHER_TARGETS = (
+    *("target_params", "target_size", "num_experts_to_remove", "experts_to_keep"),
+    *("num_blocks_to_remove", "blocks"),
+)
+
+
 @taking(PruneOptions, TARGET, CHOICE)
 def prune_model(
     model: PreTrainedModel,
@@ -85,8 +91,7 @@ def prune_model(
     """
     checked_keywords(prune_model, more)
     _check_places(dataloader, show_progress=show_progress, return_stats=return_stats)
-    others = ("target_params", "target_size", "num_experts_to_remove", "experts_to_keep")
-    targets = (expansion_rate, *(more.get(name) for name in others))
+    targets = (expansion_rate, *(more.get(name) for name in _OTHER_TARGETS))
     options = PruneOptions(
         pruning_type=pruning_type,
         neuron_selection_method=neuron_selection_method,

@@ -11,20 +11,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from ..arch.spec import Block
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import from_first
 from ..errors import UnsupportedModelError
 from ..noted import warn
+from .block_planning import check_blocks, plan_blocks
 from .calibration.activations import own_batches
 from .calibration.holding import Holding
 from .calibration.stream import LIVE, LayerSource, Variety, capture, copied_layer
 from .compensation.blocks import replace_blocks, with_replaced
 from .compensation.by_layers import decide_by_layers
-from .cut.checks import check_cuttable, check_shared_cuts, seen_by
+from .compensation.lone_blocks import make_up_for_blocks
+from .cut.checks import check_cuttable, check_shared_cuts, check_sharing, seen_by
 from .cut.guard import Rewrite, cut_mlps, prove
 from .cut.plan import PruningPlan, WidthCut
 from .cut.surgery import cut_copy
+from .layers.block_loss import choosing_blocks, kind_of
 from .layers.removal_loss import TextLoss
 from .layers.strategies import LAYER_STRATEGIES, Chosen, ranks_layers
 from .planning import TRAINED_WIDTH, Scores, choose_neurons, plan_counts, scorer, widest
@@ -36,8 +40,8 @@ from .request.solving import Share, Sizes, allocate, width_multiple
 class Means:
     """What a decision draws on beside the structure of the model.
 
-    `scores` and `chosen` are given the data: what scores MLPs, None for the view's own tensors, and
-    what a strategy that ranks layers chooses.
+    The last three are given the data: what scores MLPs, None for the view's own tensors; what a
+    strategy that ranks layers chooses; and what blocks of some kinds go first.
     """
 
     sizes: Sizes
@@ -45,6 +49,7 @@ class Means:
     source: LayerSource  # of its layers
     scores: Callable[[Iterable[Batch] | None], Scores | None]
     chosen: Callable[[str, Iterable[Batch]], Chosen]
+    blocks: Callable[[Sequence[str], Iterable[Batch]], Callable[[int], Sequence[Block]]]
 
     @classmethod
     def of_live(cls, view: ModelView, show_progress: bool) -> Means:
@@ -54,7 +59,10 @@ class Means:
             choose: Chosen = LAYER_STRATEGIES[method].function(view, batches, show_progress)
             return choose
 
-        return cls(Sizes.of_model(view), view, LIVE, lambda batches: None, chosen)
+        def blocks(kinds: Sequence[str], batches: Iterable[Batch]) -> Any:
+            return choosing_blocks(view, batches, kinds, show_progress)
+
+        return cls(Sizes.of_model(view), view, LIVE, lambda batches: None, chosen, blocks)
 
 
 def decide(
@@ -75,13 +83,15 @@ def decide(
     """
     if means is None:
         check_cuttable(view)
-        view = seen_by(view, request.unit)
+        view = seen_by(view, request.units)
         means = Means.of_live(view, show_progress)
         if stored_bytes is not None:
             means = replace(means, sizes=replace(means.sizes, bytes=stored_bytes))
     batches = None
     if dataloader is not None:
         batches = dataloader if isinstance(dataloader, Reread) else Reread(dataloader)
+    if request.blocks is not None:
+        check_blocks(means.running, request.blocks)
     request = _ranked(request, batches, means)
     return _Decision(view, request, batches, means, holding or Holding(), show_progress).made()
 
@@ -99,7 +109,7 @@ class _Decision:
 
     def made(self) -> tuple[PruningPlan, Rewrite | None]:
         view, request, data = self.view, self.request, self.batches is not None
-        plan = self._agreed(plan_counts(view, request, self.means.sizes, with_data=data))
+        plan = self._agreed(self._counted(with_data=data))
         if plan.empty:
             return plan, None
         if self.batches is not None:
@@ -113,13 +123,20 @@ class _Decision:
         plan = self._scored(plan)
         return self._by_layers(plan, rewrite) if request.by_layers else plan, rewrite
 
+    def _counted(self, *, with_data: bool) -> PruningPlan:
+        """How much of each layer stays."""
+        if self.request.blocks is not None:
+            check_sharing(self.view)
+            return plan_blocks(self.view, self.request, self.means.sizes)
+        return plan_counts(self.view, self.request, self.means.sizes, with_data=with_data)
+
     def _agreed(self, plan: PruningPlan) -> PruningPlan:
         """The first process's plan, where processes share data."""
         return plan if self.batches is None else from_first(plan)
 
     def _scored(self, plan: PruningPlan) -> PruningPlan:
         """Choose the neurons by their scores, unless a pass over the layers decides them."""
-        if not plan.width_cuts or self.request.decided_by_layers:
+        if all(cut.keep for cut in plan.width_cuts) or self.request.decided_by_layers:
             return plan
         scores = self.means.scores(self.batches)
         if scores is None:
@@ -156,6 +173,12 @@ class _Decision:
         source, request, show = self.means.source, self.request, self.show_progress
         entering = partial(capture, self.means.running, self._data, holding=self.holding)
         replaced = self.holding.replaced()
+        if request.blocks is not None:
+            gone = {(cut.layer, kind_of(cut.mlp)) for cut in plan.width_cuts}
+            stream = entering(source=source)
+            errors = make_up_for_blocks(stream, gone, replaced=replaced, show_progress=show)
+            record = {**plan.request, "compensate": True, "replaced_blocks": errors}
+            return replace(plan, request=record, replacements=replaced)
         if request.compensate and plan.drop_layers:
             errors = replace_blocks(
                 entering(source=source),
@@ -218,8 +241,11 @@ def _with_kept(plan: PruningPlan, kept: Sequence[int]) -> PruningPlan:
 
 
 def _ranked(request: PruningRequest, batches: Reread | None, means: Means) -> PruningRequest:
-    """Give a depth request that ranks the layers on data what its strategy chooses."""
-    depth = request.depth
+    """Give a request that ranks layers, or blocks, on data what these choose."""
+    depth, blocks = request.depth, request.blocks
+    if blocks is not None and blocks.named is None:
+        assert batches is not None  # `check_request` has seen to it
+        return replace(request, blocks=replace(blocks, chosen=means.blocks(blocks.kinds, batches)))
     if depth is None or depth.indices is not None or not ranks_layers(depth.method):
         return request
     assert batches is not None  # `check_request` has seen to it

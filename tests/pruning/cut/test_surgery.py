@@ -269,7 +269,6 @@ MALFORMED = {
     "negative neuron": all_layers(((-1, 0, 1),)),
     "repeated neuron": all_layers(((0, 1, 1),)),
     "unsorted neurons": all_layers(((1, 0, 2),)),
-    "no neuron": all_layers(((),)),
     "no kept set": all_layers(()),
     "two kept sets": all_layers((GOOD, GOOD)),
     "unknown mlp": all_layers((GOOD,), "experts"),

@@ -17,6 +17,7 @@ AMOUNT: dict[str, dict[str, Any]] = {
     "DEPTH": {"num_layers_to_remove": 2},
     "BOTH": {"pruning_percentage": 20, "num_layers_to_remove": 2},
     "EXPERTS": {"num_experts_to_remove": 2},
+    "BLOCKS": {"blocks": ["attention.1", "mlp.2"]},
 }
 BY_WEIGHTS: list[dict[str, Any]] = [
     {"calibration": "none"},
@@ -147,6 +148,7 @@ def test_where_data_cannot_choose_weights_do(kind: str) -> None:
             chosen | by_layers | {"compensate": False},
         ],
         "BOTH": [chosen | by_layers],
+        "BLOCKS": [chosen | {"compensate": False}],
     }.get(kind, [])
     assert not check_request(PruneOptions(**last)).by_layers
 

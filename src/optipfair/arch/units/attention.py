@@ -19,15 +19,11 @@ from torch import nn
 
 from ...errors import UnsupportedModelError
 from .. import heterogeneous
+from ..attention_form import attentions_in, has_heads, projections
 from ..spec import ATTENTION_UNITS, MLPSpec, Role, TensorSlot
 from ..twin import build_twin, config_refusal
 from ..view import LayerView, ModelView, find_mlp
 
-_INTO: tuple[tuple[tuple[str, Role], ...], ...] = (
-    (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")),
-    (("qkv_proj", "query+key+value"),),
-)
-_OUT = ("o_proj", "out_proj", "dense")
 _HEADS, _KEY_VALUE_HEADS, _HEAD_DIM = "num_attention_heads", "num_key_value_heads", "head_dim"
 
 
@@ -133,26 +129,11 @@ def _check_units(config: Any, heads: _Heads, unit: str) -> None:
 
 def _attention_of(layer: LayerView) -> str | None:
     """Path of the attention module below a layer, None in a layer without one."""
-    found = [path for path, module in layer.module.named_modules() if path and _projections(module)]
+    found = attentions_in(layer.module)
     if len(found) > 1:
         raise _RefusedError(f"layer {layer.index} has several attentions ({', '.join(found)})")
-    return found[0] if found else None
-
-
-def _projections(module: nn.Module) -> dict[str, Role]:
-    """The projections of an attention module with their roles; empty for other modules."""
-    out = next((name for name in _OUT if _is_matrix(module, name)), None)
-    for names in _INTO:
-        present: dict[str, Role] = {name: role for name, role in names if _is_matrix(module, name)}
-        if out is not None and len(present) == len(names):
-            return {**present, out: "down"}
-    return {}
-
-
-def _is_matrix(module: nn.Module, name: str) -> bool:
-    child = module._modules.get(name)
-    weight = None if child is None else child._parameters.get("weight")
-    return weight is not None and weight.dim() == 2
+    there = [path for path in found if has_heads(layer.module.get_submodule(path))]
+    return there[0] if there else None
 
 
 def _head_dim(view: ModelView, found: Mapping[int, str], heads: _Heads) -> int:
@@ -161,7 +142,7 @@ def _head_dim(view: ModelView, found: Mapping[int, str], heads: _Heads) -> int:
         return heads.head_dim
     index, path = next(iter(found.items()))
     attention = view.layers[index].module.get_submodule(path)
-    name = next(name for name, role in _projections(attention).items() if role == "down")
+    name = next(name for name, role in projections(attention).items() if role == "down")
     return int(attention.get_parameter(f"{name}.weight").shape[1]) // heads.heads
 
 
@@ -225,7 +206,7 @@ def _slots(
 ) -> Iterator[TensorSlot]:
     """The tensors of a layer that follow the heads."""
     attention = layer.module.get_submodule(path)
-    roles = {f"{path}.{name}": role for name, role in _projections(attention).items()}
+    roles = {f"{path}.{name}": role for name, role in projections(attention).items()}
     _check_projections(roles, unit, changed)
     _check_rest(attention, path, roles, changed, head_dim)
     units, smaller = (heads.groups, kept) if unit == "group" else (heads.heads, kept * heads.groups)

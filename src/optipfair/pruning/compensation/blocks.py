@@ -30,6 +30,7 @@ from ..calibration.moments import HELD_BACK, Moments
 from ..calibration.stream import Batches, LayerSource, mapped, run_layer
 from ..cut.plan import runs
 from ..cut.surgery import own_mlp
+from ..layers.block_loss import silenced
 from .least_squares import fit_kept
 
 _LINEAR = 1e-3  # relative; float32 rounding is far below, a norm far above
@@ -76,7 +77,10 @@ def replace_blocks(
             with together():
                 copied = stream.source.copied(layer)
             if layer.index in anchors:
-                errors.append(_fit(anchors[layer.index], copied, stream, replaced))
+                anchor = anchors[layer.index]
+                with together():
+                    onward = _behind_block(anchor, copied, stream)
+                errors.append(fit_anchor(anchor, copied, stream, onward, replaced))
             with together():
                 for number, hidden in enumerate(stream.hidden):
                     arguments = stream.arguments[number][layer.index]
@@ -99,15 +103,20 @@ def with_replaced(source: LayerSource, replaced: Replacements) -> LayerSource:
     return replace(source, copied=copied)
 
 
-def _fit(
-    anchor: Anchor, layer: nn.Module, stream: Batches, replaced: MutableMapping[Key, Tensor]
+def fit_anchor(
+    anchor: Anchor,
+    layer: nn.Module,
+    stream: Batches,
+    onward: HiddenStates,
+    replaced: MutableMapping[Key, Tensor],
 ) -> dict[str, Any]:
-    """Find the new down projection, set it in the layer's copy, and say how well it does."""
+    """Find the new down projection, set it in the layer's copy, and say how well it does.
+
+    `onward` is what should come of the layer, for each batch (B, S, H).
+    """
     mlp = own_mlp(anchor.mlp, layer)
     weight = mlp.tensors[mlp.spec.down]
     old = read(weight, mlp.spec.down)["down"].T.float()  # (H, I)
-    with together():
-        onward = _behind_block(anchor, layer, stream)
     moments = _block_moments(anchor, mlp, layer, stream, onward, old)
     every = torch.arange(old.shape[1], device=old.device)
     fit = in_first(lambda: fit_kept(old, every, *moments).to_be_sent())
@@ -242,15 +251,19 @@ def _why_not(view: ModelView, mlp: MLPView | None, index: int, drop: Sequence[in
     return None
 
 
-def additive_scale(stream: Batches, mlp: MLPView) -> float | None:
+def additive_scale(stream: Batches, mlp: MLPView, silent: Sequence[MLPView] = ()) -> float | None:
     """The factor between a change of the MLP's outputs and that of its layer's; None if it varies.
 
-    Found by changing the weights of a copy, in float32, on the first batch. The states in `stream`
-    may be those that enter any layer up to this one.
+    Found by changing the weights of a copy, in float32, on the first batch, in which what is
+    `silent` gives nothing. The states in `stream` may be those that enter any layer up to this one.
     """
     copied = stream.source.copied(stream.view.layers[mlp.layer]).float()
-    own = own_mlp(mlp, copied)
-    hidden, arguments = mapped((stream.hidden[0], stream.arguments[0][mlp.layer]), _wide)
+    with silenced((own_mlp(each, copied) for each in silent), bias=False):
+        return _scale(stream, own_mlp(mlp, copied), copied)
+
+
+def _scale(stream: Batches, own: MLPView, copied: nn.Module) -> float | None:
+    hidden, arguments = mapped((stream.hidden[0], stream.arguments[0][own.layer]), _wide)
     inputs, before = _run_seeing(own, copied, hidden, arguments, stream.masks[0])
     down = read(own.tensors[own.spec.down], own.spec.down)["down"]  # (I, H), a view
     generator = torch.Generator().manual_seed(0)
@@ -261,7 +274,7 @@ def additive_scale(stream: Batches, mlp: MLPView) -> float | None:
     _, after = _run_seeing(own, copied, hidden, arguments, stream.masks[0])
     wanted, seen = (inputs @ change).double(), (after - before).double()  # (T, H)
     if not bool(seen.isfinite().all()):
-        raise not_finite_on_data(f"activations of layer {mlp.layer}")
+        raise not_finite_on_data(f"activations of layer {own.layer}")
     scale = float((wanted * seen).sum() / wanted.square().sum().clamp_min(1e-30))
     misses = (seen - scale * wanted).norm(dim=1) / seen.norm(dim=1).clamp_min(1e-30)
     return scale if scale != 0 and float(misses.quantile(0.95)) < _LINEAR else None

@@ -198,7 +198,7 @@ def _kept(
     """The neurons that a calibrated criterion keeps, (k,), or those that are planned already."""
     criterion, device = request.criterion, mlp.tensors[mlp.spec.down].device
     if not isinstance(criterion, Criterion) or not criterion.needs_data:
-        return torch.tensor(cut.keep[expert], device=device)
+        return torch.tensor(cut.keep[expert], device=device, dtype=torch.long)
     roles = ("down",) if mlp.spec.down.rows > 1 or mlp.spec.groups > 1 else ("down", "gate", "up")
     matrices = {role: matrix for role, matrix in mlp.matrices().items() if role in roles}
     weights = Weights(

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 
+from ...arch.spec import ATTENTION_UNITS, NEURON
 from ...arch.units.attention import by_attention
 from ...arch.units.experts import by_experts, routing
-from ...arch.view import MLPView, ModelView
+from ...arch.units.whole_attention import by_whole_attention
+from ...arch.view import MLPView, ModelView, beside
 from ...errors import ArgumentError, UnsupportedModelError
 from ..calibration.holding import Key, Replacements, peek
 from .plan import PruningPlan, WidthCut
 
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_SEEN: Mapping[str, Callable[[ModelView], ModelView]] = {
+    "expert": by_experts,
+    "attention": by_whole_attention,
+    **{unit: partial(by_attention, unit=unit) for unit in ATTENTION_UNITS},
+}
 _QUANTIZATIONS = ("quantization_config", "compression_config", "quantization")  # fields
 
 
-def seen_by(view: ModelView, unit: str | None) -> ModelView:
-    """The view as a pruning sees it: by units of heads or experts where these go, else by MLPs."""
-    if unit is None:
-        return view
-    return by_experts(view) if unit == "expert" else by_attention(view, unit)
+def seen_by(view: ModelView, units: Collection[str]) -> ModelView:
+    """The view as a pruning sees it: what it cuts of heads or experts, and of MLPs if these too."""
+    seen = view if NEURON in units or not units else None
+    for unit in sorted({*units} - {NEURON}):
+        own = _SEEN[unit](view)
+        seen = own if seen is None else beside(seen, own)
+    assert seen is not None
+    return seen
 
 
 def check_cuttable(view: ModelView) -> None:
@@ -152,7 +163,7 @@ def _cut_misfits(mlp: MLPView, cut: WidthCut) -> Iterator[str]:
     if len(cut.keep) != sets:
         yield f"The plan has {len(cut.keep)} kept sets for {where}; {sets} are needed."
     lengths = {len(keep) for keep in cut.keep}
-    if lengths == {0} or len(lengths) > 1:
+    if len(lengths) > 1 or (0 in lengths and not _may_go(mlp)):
         yield f"The plan keeps {sorted(lengths)} neurons in {where}."
     if not all(_increasing(keep, mlp.width) for keep in cut.keep):
         yield f"The plan's kept neurons of {where} are no increasing numbers below {mlp.width}."
@@ -160,6 +171,11 @@ def _cut_misfits(mlp: MLPView, cut: WidthCut) -> Iterator[str]:
     counts = [in_group[group] for group in range(groups)]
     if groups > 1 and (0 in counts or len(set(counts)) > 1):
         yield f"The plan keeps {counts} of {where}; the same number must stay in every group."
+
+
+def _may_go(mlp: MLPView) -> bool:
+    """Whether a layer can be without it: a dense MLP, or the whole attention."""
+    return not (mlp.spec.experts or mlp.spec.routed or mlp.spec.name in ATTENTION_UNITS.values())
 
 
 def _replacement_misfits(

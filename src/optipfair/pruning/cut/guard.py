@@ -15,7 +15,9 @@ from typing import Any
 from torch import nn
 
 from ...arch import heterogeneous
+from ...arch.attention_form import ATTENTION, SKIP
 from ...arch.config_rules import config_after_depth
+from ...arch.spec import UNITS
 from ...arch.twin import AttributeChange, TwinDifference, build_twin, compare_twins, tensor_shapes
 from ...arch.view import MLPView, ModelView
 from ...errors import UnsupportedModelError
@@ -85,8 +87,10 @@ def config_changes(view: ModelView, plan: PruningPlan) -> dict[str, Any]:
     for key, widths in _widths_by_key(view, plan).items():
         old = changes.get(key, heterogeneous.shared_value(view.text_config, key))
         changes[key] = _width_field(old, key, widths, by_layer)
-    for _, mlp in cut_mlps(view, plan):
+    for cut, mlp in cut_mlps(view, plan):
         changes |= dict(mlp.spec.explicit)
+        if mlp.spec.name == UNITS["attention"]:
+            by_layer[plan.keep_layers.index(cut.layer)][SKIP] = [ATTENTION]
     after = {layer: fields for layer, fields in by_layer.items() if fields}
     if before or after:
         # Last, since transformers checks the overrides against the fields that are set before.
@@ -126,11 +130,12 @@ def _width_field(
     """
     if isinstance(old, list | tuple):
         return [widths.get(layer, was) for layer, was in enumerate(old)]
-    common = Counter(widths.values()).most_common(1)[0][0]
-    for layer, fields in by_layer.items():
-        fields.pop(key, None)
-        if widths.get(layer, common) != common:
-            fields[key] = widths[layer]
+    left = [value for value in widths.values() if value] or [0]  # of layers with an MLP
+    common = Counter(left).most_common(1)[0][0]
+    for layer, value in widths.items():
+        by_layer[layer].pop(key, None)
+        if value != common:
+            by_layer[layer][key] = value
     return common
 
 

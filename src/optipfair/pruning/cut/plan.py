@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...arch.spec import UNITS
+from ...arch.spec import NEURON, UNITS
 from ...errors import ArgumentError
 from ...files.foreign import read_text, reading
 
@@ -39,8 +39,8 @@ class WidthCut:
         layer: index of the layer in the model before pruning.
         mlp: name of the MLP in its family's spec.
         width: number of neurons before.
-        keep: sorted kept indices, one tuple, or one for each expert (all of one length); empty
-            while it is not decided which neurons stay.
+        keep: sorted kept indices, one tuple, or one for each expert (all of one length); no tuple
+            while it is not decided which neurons stay, an empty one where none does.
         count: how many stay then.
     """
 
@@ -93,10 +93,11 @@ class PruningPlan:
         return tuple(i for i in range(self.num_layers) if i not in kept)
 
     @property
-    def unit(self) -> str | None:
-        """What is cut in the place of neurons (`group`, `head`, `expert`); None where they are."""
-        names = {cut.mlp for cut in self.width_cuts}
-        return next((unit for unit, name in UNITS.items() if name in names), None)
+    def units(self) -> frozenset[str]:
+        """What is cut: `neuron`, `group`, `head`, `expert`, or a layer's whole `attention`."""
+        units = {name: unit for unit, name in UNITS.items()}
+        names = {cut.mlp for cut in self.width_cuts} | {mlp for _, mlp in self.replaced_blocks}
+        return frozenset(units.get(name, NEURON) for name in names)
 
     @property
     def empty(self) -> bool:
@@ -119,7 +120,8 @@ class PruningPlan:
     def lacks_replacements(self) -> bool:
         """Whether what stays makes up for what goes by tensors that the plan does not hold."""
         makes_up = bool(self.request.get("compensate"))
-        needed = makes_up and bool(self.width_cuts or self.replaced_blocks)
+        kept_parts = any(cut.kept for cut in self.width_cuts)
+        needed = makes_up and (kept_parts or bool(self.replaced_blocks))
         return needed and self.replacements is None
 
     def to_json(self) -> str:

@@ -139,7 +139,7 @@ def _opened(path: Path, plan: PruningPlan) -> Replacements:
             "(save_plan)."
         )
     of_mlps = {key[:2] for key in places}
-    cuts = {cut.key for cut in plan.width_cuts}
+    cuts = {cut.key for cut in plan.width_cuts if cut.kept}
     complete = cuts <= of_mlps <= cuts | plan.replaced_blocks  # not every block needs a tensor
     if metadata.get("sha256") != content or not complete:
         raise ArgumentError(f"{path} is not as it was written. {_WAY_OUT}.")

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ...arch.attention_form import let_pass
 from ...arch.heterogeneous import allow_reading
 from ...arch.slots import take, zero_
+from ...arch.spec import NEURON, UNITS
 from ...arch.twin import AttributeChange, apply_config
 from ...arch.view import LayerView, MLPView, ModelView, describe, find_mlp
 from ...errors import ArgumentError
@@ -68,7 +70,7 @@ def apply_plan(
         check_complete(plan)
     else:
         plan = replace(plan, replacements=replacements)
-    view = seen_by(describe(model), plan.unit)
+    view = seen_by(describe(model), plan.units)
     check_plan_fits(view, plan)
     check_cuttable(view)
     check_sharing(view)
@@ -130,7 +132,7 @@ def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Re
     for change in rewrite.attributes:
         if change.module.startswith(prefix) and change.name != "layer_idx":
             _set_attribute(copied.get_submodule(change.module[len(prefix) :]), change)
-    for module in copied.modules() if plan.unit else ():
+    for module in copied.modules() if plan.units - {NEURON} else ():
         config = vars(module).get("config")  # a copy of its own, which some forwards read
         for name in rewrite.config:
             if hasattr(config, name):
@@ -156,7 +158,7 @@ def _cut_mlp(mlp: MLPView, cut: WidthCut, done: set[int], replacements: Replacem
 
     Tensors that two MLPs share are cut once: `done` holds the identities of those already cut.
     """
-    keep = torch.tensor(cut.keep if mlp.spec.experts else cut.keep[0])
+    keep = torch.tensor(cut.keep if mlp.spec.experts else cut.keep[0], dtype=torch.long)
     replaced = {key[2]: replacements[key] for key in replacements if key[:2] == mlp.key}
     parameters = {slot: each for slot, each in mlp.tensors.items() if id(each) not in done}
     new = {
@@ -176,6 +178,8 @@ def _cut_mlp(mlp: MLPView, cut: WidthCut, done: set[int], replacements: Replacem
     bias = mlp.down_bias
     if bias is not None and mlp.spec.down_bias in replaced:
         _replace(bias, replaced[mlp.spec.down_bias].to(bias.device), bias.grad)
+    if mlp.spec.name == UNITS["attention"]:
+        let_pass(mlp.owner.get_submodule(mlp.spec.down.module.rpartition(".")[0]))
 
 
 def _replace(parameter: nn.Parameter, data: Tensor, gradient: Tensor | None) -> None:

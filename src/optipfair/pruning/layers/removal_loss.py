@@ -63,8 +63,8 @@ class TextLoss:
         loss = 0.0
         with together(), evaluating(self.view.model):
             for number in range(len(self.sample)):
-                loss += self._behind(number, left, self.stream.hidden[number])
-        return self._means([loss])[0]
+                loss += self.behind(number, left, self.stream.hidden[number])
+        return self.means([loss])[0]
 
     def without_each(self, gone: Sequence[int], count: int = 1) -> dict[int, float]:
         """The losses without each of the layers that are left, and without `gone`.
@@ -77,8 +77,8 @@ class TextLoss:
         label = f"removing layer {len(gone) + 1}" if count == 1 else f"removing {count} layers"
         with together(), evaluating(self.view.model):
             for number, index, hidden in self._entering(sums, label):
-                sums[index] += self._behind(number, left[left.index(index) + count :], hidden)
-        return dict(zip(sums, self._means(list(sums.values())), strict=True))
+                sums[index] += self.behind(number, left[left.index(index) + count :], hidden)
+        return dict(zip(sums, self.means(list(sums.values())), strict=True))
 
     def rises(
         self, changed: Collection[int], copied: Callable[[LayerView], nn.Module]
@@ -89,13 +89,13 @@ class TextLoss:
         with together(), evaluating(self.view.model):
             for number, index, hidden in self._entering(every, "weighing layers"):
                 if index == 0:
-                    sums[-1] += self._behind(number, every, hidden)
+                    sums[-1] += self.behind(number, every, hidden)
                 if index in sums:
                     module, arguments = copied(self.view.layers[index]), self.stream.arguments
                     after = run_layer(module, hidden, arguments[number][index])
-                    sums[index] += self._behind(number, every[index + 1 :], after)
+                    sums[index] += self.behind(number, every[index + 1 :], after)
         whole = sums.pop(-1)
-        rises = self._means([each - whole for each in sums.values()])
+        rises = self.means([each - whole for each in sums.values()])
         return dict(zip(sums, rises, strict=True))
 
     def _entering(self, layers: Iterable[int], label: str) -> Iterator[tuple[int, int, Tensor]]:
@@ -104,25 +104,25 @@ class TextLoss:
             hidden = self.stream.hidden[number]
             for index in layers:
                 yield number, index, hidden
-                hidden = self._through(number, [index], hidden)
+                hidden = self.through(number, [index], hidden)
 
-    def _through(self, number: int, layers: Sequence[int], hidden: Tensor) -> Tensor:
+    def through(self, number: int, layers: Sequence[int], hidden: Tensor) -> Tensor:
         """Run a batch's hidden states through some layers of the model."""
         for index in layers:
             module = self.view.layers[index].module
             hidden = run_layer(module, hidden, self.stream.arguments[number][index])
         return hidden
 
-    def _behind(self, number: int, layers: Sequence[int], hidden: Tensor) -> float:
+    def behind(self, number: int, layers: Sequence[int], hidden: Tensor) -> float:
         """The summed loss of a batch whose hidden states go through these layers last."""
-        batch, end = self.sample[number], self._through(number, layers, hidden)
+        batch, end = self.sample[number], self.through(number, layers, hidden)
         logits = logits_after(self.view, batch, end, self.stream.forms)
         real = batch.attention_mask[:, 1:].to(logits.device)
         wanted = batch.input_ids[:, 1:].to(logits.device)[real]
         losses = nn.functional.cross_entropy(logits[:, :-1][real].float(), wanted, reduction="none")
         return float(losses.double().sum())
 
-    def _means(self, sums: Sequence[float]) -> list[float]:
+    def means(self, sums: Sequence[float]) -> list[float]:
         """Summed losses divided by the predicted tokens, over all processes."""
         own = sum(int(batch.attention_mask[:, 1:].sum()) for batch in self.sample)
         predicted, *losses = total(own, *sums)

@@ -57,7 +57,8 @@ quality = Preset(
     "quality",
     "quality keeps most of the model: AUTO chooses neurons and compensates, and those that stay "
     "are trained; with DEPTH or BOTH the layers that are missed least go, and the layers before "
-    "them make up for them; with EXPERTS the experts that add least. It needs calibration data.",
+    "them make up for them; with EXPERTS the experts that add least; with BLOCKS the blocks that "
+    "are missed least, and the blocks before them make up for them. It needs calibration data.",
     {
         "MLP_GLU": {"neuron_selection_method": "AUTO", "reconstruct": True},
         "ATTENTION": {"neuron_selection_method": "AUTO"},
@@ -68,6 +69,7 @@ quality = Preset(
         },
         "DEPTH": {"layer_selection_method": "auto", "compensate": True},
         "EXPERTS": {"expert_selection_method": "REAP"},
+        "BLOCKS": {"compensate": True},
     },
 )
 
@@ -114,12 +116,13 @@ def chosen_by_data(asked: Mapping[str, Any]) -> dict[str, Any]:
 def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What to do where `chosen`, which was filled in, cannot be done; one after the other.
 
-    First, nothing makes up for the layers that data choose. Then they are chosen by a method that
-    needs one layer in memory at a time, made up for or not. Last, weights alone choose. Only what
-    was filled in is given up.
+    First, nothing makes up for the layers, or blocks, that data choose. Then layers are chosen by a
+    method that needs one of them in memory at a time, made up for or not. Last, weights alone
+    choose. Only what was filled in is given up.
     """
     ways = []
-    if chosen.get("compensate") and "compensate" not in asked and _ranks(chosen):
+    blocks = _kind(asked) == "BLOCKS"
+    if chosen.get("compensate") and "compensate" not in asked and (_ranks(chosen) or blocks):
         ways.append({**chosen, "compensate": False})
     if _ranks(chosen) and "layer_selection_method" not in asked:
         by_layers = {**chosen, "layer_selection_method": ONE_AT_A_TIME}
@@ -166,15 +169,16 @@ def _without_data(kind: str, asked: Mapping[str, Any]) -> bool:
     score = asked.get("expert_selection_method")
     if score is not None and not EXPERT_SCORES[score].needs_data:
         return True
-    if kind == "DEPTH" and asked.get("compensate") is False and _names_layers(asked):
+    if kind in ("DEPTH", "BLOCKS") and asked.get("compensate") is False and _names_layers(asked):
         return True
     return asked.get("calibration", BUILTIN_TEXT) in (None, NO_TEXT)
 
 
 def _names_layers(asked: Mapping[str, Any]) -> bool:
-    """Whether the layers to remove are named, by their indices or as the first or last ones."""
+    """Whether layers or blocks to remove are named, by their numbers or as the first or last."""
     method = asked.get("layer_selection_method")
-    return asked.get("layer_indices") is not None or not (method is None or ranks_layers(method))
+    named = any(asked.get(name) is not None for name in ("layer_indices", "blocks"))
+    return named or not (method is None or ranks_layers(method))
 
 
 def _ranks(options: Mapping[str, Any]) -> bool:
@@ -191,4 +195,6 @@ def _needs_data(asked: Mapping[str, Any]) -> bool:
     by_method = by_method or (score is not None and EXPERT_SCORES[score].needs_data)
     by_loss = asked.get("layer_widths", "uniform") != "uniform"
     flags = asked.get("compensate") or asked.get("sequential")
+    if _kind(asked) == "BLOCKS" and asked.get("blocks") is None:
+        return True
     return by_method or by_loss or bool(flags) or _ranks(asked)

@@ -38,6 +38,9 @@ PRUNING_TYPES.add("DEPTH", "Remove whole decoder layers.")
 PRUNING_TYPES.add("BOTH", "Remove layers, and neurons of the layers that stay.")
 PRUNING_TYPES.add("ATTENTION", "Remove key/value groups with their query heads, or query heads.")
 PRUNING_TYPES.add("EXPERTS", "Remove whole experts of a mixture of experts.")
+PRUNING_TYPES.add("BLOCKS", "Remove the attention, or the MLP, of single layers.")
+
+BLOCK_KINDS = ("any", "attention", "mlp")
 
 LAYER_WIDTHS: Registry[str] = Registry("layer_widths")
 LAYER_WIDTHS.add("uniform", "The same share of every layer, which loads everywhere.")
@@ -59,7 +62,7 @@ class PruneOptions:
         "MLP_GLU",
         "What to remove: MLP neurons (MLP_GLU), decoder layers (DEPTH), both (BOTH; with a number "
         "of experts: layers and experts), attention heads (ATTENTION), or experts of a mixture of "
-        "experts (EXPERTS).",
+        "experts (EXPERTS), or the attention or the MLP of single layers (BLOCKS).",
         allowed=PRUNING_TYPES.names,
     )
     pruning_percentage: float | None = _target(
@@ -93,6 +96,18 @@ class PruneOptions:
     experts_to_keep: int | None = _target(
         None, "How many of its routed experts each layer keeps, instead.", metavar="NUM"
     )
+    num_blocks_to_remove: int | None = _target(
+        None,
+        "How many blocks BLOCKS removes: the attention of a layer is one, its MLP another.",
+        metavar="NUM",
+    )
+    blocks: Sequence[str] | None = _target(
+        None,
+        "The blocks to remove, instead: attention or mlp, and the layer, for example "
+        "attention.3,mlp.20.",
+        metavar="KIND.I,...",
+    )
+    block_kind: str = _target("any", "Which blocks may go.", allowed=lambda: BLOCK_KINDS)
     layer_indices: Sequence[int] | None = _target(
         None,
         "The layers to remove, or with MLP_GLU the layers whose neurons go, for example 2,5,8.",

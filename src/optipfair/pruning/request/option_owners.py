@@ -16,17 +16,25 @@ _OF_DEPTH = ("num_layers_to_remove", "depth_pruning_percentage", "layer_selectio
 _OF_MLPS = ("expansion_rate", "expansion_divisor", "nearest_multiple", "layer_indices")
 _OF_ATTENTION = ("ATTENTION", ("attention_unit",))
 EXPERT_TARGETS = ("num_experts_to_remove", "experts_to_keep")
+_OF_BLOCKS = ("BLOCKS", ("num_blocks_to_remove", "blocks", "block_kind"))
 _OF_EXPERTS = ("EXPERTS", (*EXPERT_TARGETS, "expert_selection_method"))
 _FITTED = ("compensate", "reconstruct", "layer_widths")
 _FOREIGN: dict[str, list[tuple[str, tuple[str, ...]]]] = {  # type → options of another
-    "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION, _OF_EXPERTS],
-    "DEPTH": [("MLP_GLU", _OF_WIDTH), _OF_ATTENTION, _OF_EXPERTS],
-    "BOTH": [_OF_ATTENTION],
-    "ATTENTION": [("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS), _OF_EXPERTS],
+    "MLP_GLU": [("DEPTH", _OF_DEPTH), _OF_ATTENTION, _OF_EXPERTS, _OF_BLOCKS],
+    "DEPTH": [("MLP_GLU", _OF_WIDTH), _OF_ATTENTION, _OF_EXPERTS, _OF_BLOCKS],
+    "BOTH": [_OF_ATTENTION, _OF_BLOCKS],
+    "ATTENTION": [("DEPTH", _OF_DEPTH), ("MLP_GLU", _OF_MLPS), _OF_EXPERTS, _OF_BLOCKS],
+    "BLOCKS": [
+        ("DEPTH", _OF_DEPTH),
+        ("MLP_GLU", (*_OF_WIDTH, "layer_indices", "reconstruct", "layer_widths")),
+        _OF_ATTENTION,
+        _OF_EXPERTS,
+    ],
     "EXPERTS": [
         ("BOTH", _OF_DEPTH),
         ("MLP_GLU", (*_OF_WIDTH, "layer_indices", *_FITTED)),
         _OF_ATTENTION,
+        _OF_BLOCKS,
     ],
 }
 

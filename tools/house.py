@@ -30,7 +30,7 @@ FLOORS = (
         ["checkpoint", "evaluation", "recovery", "neutralising"],
     ),
     ("from a name to a folder; what pruning would save", ["pipeline", "analysis"]),
-    ("the demonstration", ["demo"]),
+    ("the demonstration; models for other engines", ["demo", "export"]),
     ("the command line", ["cli"]),
     ("names of the published package", ["compat"]),
 )

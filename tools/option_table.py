@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from optipfair.export.export_options import ExportOptions
 from optipfair.neutralising.neutralise_options import NeutraliseOptions
 from optipfair.option_fields import declared, flag_of
 from optipfair.pruning.options.prune_options import PruneOptions
@@ -17,6 +18,7 @@ PAGES: dict[Path, type] = {
     _DOCS / "command-line.md": PruneOptions,
     _DOCS / "recovery.md": RecoverOptions,
     _DOCS / "fairness.md": NeutraliseOptions,
+    _DOCS / "export.md": ExportOptions,
 }
 _BEGIN, _END = "<!-- options, by tools/option_table.py -->\n", "<!-- end of the options -->\n"
 

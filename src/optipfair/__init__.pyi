@@ -50,6 +50,8 @@ from .evaluation.speed.timing import (
     compare_models_inference as compare_models_inference,
     time_inference as time_inference,
 )
+from .export.export_options import ExportOptions as ExportOptions
+from .export.exporting import ExportResult as ExportResult, export_model as export_model
 from .loading.models import load_model as load_model
 from .loading.tokenizers import load_tokenizer as load_tokenizer
 from .neutralising.neutralisation import Neutralisation as Neutralisation

@@ -67,6 +67,12 @@ class StoredModel:
         """By the names in the files."""
         return self.checkpoint.tensors
 
+    @property
+    def by_saved_name(self) -> dict[str, TensorInfo]:
+        """The model's tensors by the names that transformers gives them when it saves them."""
+        own = {name: self._names.get(name, name) for name in saved_shapes(self.view.model)}
+        return {name: self.tensors[here] for name, here in own.items() if here in self.tensors}
+
     @cached_property
     def layers_head(self) -> str | None:
         """What stands before a layer's number in the names; None where they do not say it."""

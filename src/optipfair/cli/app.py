@@ -8,6 +8,7 @@ from .._version import __version__
 from .analyze_command import analyze, families
 from .bias_command import bias
 from .demo_command import demo
+from .export_command import export
 from .measuring_commands import compare, evaluate
 from .neutralise_command import neutralise
 from .prune_command import prune
@@ -33,6 +34,7 @@ app.add_command(analyze)
 app.add_command(prune)
 app.add_command(recover)
 app.add_command(neutralise)
+app.add_command(export)
 app.add_command(evaluate)
 app.add_command(compare)
 app.add_command(bias)

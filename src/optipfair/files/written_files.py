@@ -46,10 +46,10 @@ def check_replaceable(path: Path, target: Path, overwrite: bool) -> None:
         )
     if not target.is_dir() or not any(target.iterdir()):
         return
-    if not (target / "config.json").is_file():
+    if not (target / "config.json").is_file() and not any(target.glob("*.gguf")):
         raise OutputError(
-            f"The output folder {path} is not empty and holds no model (no config.json), so it is "
-            "never overwritten. Give another folder."
+            f"The output folder {path} is not empty and holds no model (no config.json, no .gguf "
+            "file), so it is never overwritten. Give another folder."
         )
     if not overwrite:
         raise OutputError(

@@ -159,6 +159,8 @@ class _Run:
             judged = {
                 strength: self._at(changes, strength, states) for strength in self._strengths()
             }
+            last = self._just_allowed(judged)
+            judged |= {} if last is None else {last: self._at(changes, last, states)}
             best = self._best(before, judged)
             random = self._at(changes.in_random_directions(asked.seed), best or 1.0, states)
         changes.make(best)
@@ -174,12 +176,25 @@ class _Run:
             divergence=max(after.cost.kl_divergence, 0.0),
             random_divergence=max(random.cost.kl_divergence, 0.0),
             tokens=after.cost.tokens,
-            tried=[self._tried(strength, found) for strength, found in judged.items()],
+            tried=[self._tried(strength, judged[strength]) for strength in sorted(judged)],
             seconds=time.perf_counter() - started,
         )
 
     def _strengths(self) -> tuple[float, ...]:
         return STRENGTHS if self.asked.strength is None else (self.asked.strength,)
+
+    def _just_allowed(self, judged: dict[float, _Judged]) -> float | None:
+        """A strength between the last allowed one and the first that costs too much, of as much
+        divergence as may be: it grows with the square of the strength.
+        """
+        limit, costs = self.asked.max_divergence, {s: j.cost for s, j in judged.items()}
+        over = [s for s in costs if costs[s].kl_divergence > limit]
+        if not over or self.asked.strength is not None or limit <= 0:
+            return None
+        first = min(over)
+        found = round(0.98 * first * math.sqrt(limit / costs[first].kl_divergence), 2)
+        below = max((strength for strength in costs if strength < first), default=0.0)
+        return found if below < found < first else None
 
     def _judged(self, states: Sequence[Tensor]) -> _Judged:
         """The model as it is, against the states that entered its head before."""

@@ -24,6 +24,7 @@ from ..files.safetensors_reader import INDEX_FILE, SINGLE_FILE, pickled_files
 from ..files.working_folder import working_folder
 from ..loading.models import load_model, snapshot
 from ..loading.quiet import quiet_transformers
+from ..loading.rope_fields import in_both_spellings
 from ..loading.sources import Source
 from ..loading.tokenizers import load_tokenizer
 from ..noted import warn
@@ -59,6 +60,9 @@ def _convert_gguf(source: Source, folder: Path, options: Options) -> None:
     tokenizer = _tokenizer(source, code)
     with quiet_transformers():
         model.save_pretrained(folder, max_shard_size=options.max_shard_bytes)
+        config = folder / "config.json"
+        fields = in_both_spellings(json.loads(config.read_text(encoding="utf-8")))
+        config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
 

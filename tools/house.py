@@ -27,7 +27,7 @@ FLOORS = (
     ("decide, then cut; what changes between two prompts", ["pruning", "bias"]),
     (
         "the same plan on disk; is it still good, fair, faster; what training gives back",
-        ["checkpoint", "evaluation", "recovery", "neutralising"],
+        ["checkpoint", "evaluation", "recovery", "neutralising", "search"],
     ),
     ("from a name to a folder; what pruning would save", ["pipeline", "analysis"]),
     ("the demonstration; models for other engines", ["demo", "export"]),

@@ -12,6 +12,7 @@ from optipfair.neutralising.neutralise_options import NeutraliseOptions
 from optipfair.option_fields import declared, flag_of
 from optipfair.pruning.options.prune_options import PruneOptions
 from optipfair.recovery.recover_options import RecoverOptions
+from optipfair.search.search_options import SearchOptions
 
 _DOCS = Path(__file__).parents[1] / "docs"
 PAGES: dict[Path, type] = {
@@ -19,6 +20,7 @@ PAGES: dict[Path, type] = {
     _DOCS / "recovery.md": RecoverOptions,
     _DOCS / "fairness.md": NeutraliseOptions,
     _DOCS / "export.md": ExportOptions,
+    _DOCS / "search.md": SearchOptions,
 }
 _BEGIN, _END = "<!-- options, by tools/option_table.py -->\n", "<!-- end of the options -->\n"
 

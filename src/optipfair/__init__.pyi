@@ -67,6 +67,9 @@ from .pipeline.healing.recover import (
     RecoverResult as RecoverResult,
     recover_checkpoint as recover_checkpoint,
 )
+from .search.search_options import SearchOptions as SearchOptions
+from .search.search_result import SearchResult as SearchResult
+from .search.searching import search_model as search_model
 from .pruning.api import (
     get_model_layers as get_model_layers,
     plan_pruning as plan_pruning,

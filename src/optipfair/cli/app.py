@@ -13,6 +13,7 @@ from .measuring_commands import compare, evaluate
 from .neutralise_command import neutralise
 from .prune_command import prune
 from .recover_command import recover
+from .search_command import search
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -31,6 +32,7 @@ def app() -> None:
 
 
 app.add_command(analyze)
+app.add_command(search)
 app.add_command(prune)
 app.add_command(recover)
 app.add_command(neutralise)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..arch.spec import Block
+from ..arch.spec import NEURON, Block
 from ..arch.view import MLPView, ModelView
 from ..batches import Batch
 from ..distributed import from_first
@@ -96,6 +96,28 @@ def decide(
     return _Decision(view, request, batches, means, holding or Holding(), show_progress).made()
 
 
+def decide_counts(
+    view: ModelView,
+    counts: PruningPlan,
+    request: PruningRequest,
+    dataloader: Iterable[Any],
+    *,
+    show_progress: bool = False,
+) -> tuple[PruningPlan, Rewrite]:
+    """Decide which neurons stay where a plan says how many, and which blocks go; all made up for.
+
+    The request says by what neurons are chosen. The model, in memory, is only read.
+    """
+    check_cuttable(view)
+    seen = seen_by(view, {NEURON, "attention"})
+    batches = dataloader if isinstance(dataloader, Reread) else Reread(dataloader)
+    means = Means.of_live(seen, show_progress)
+    todo = _Decision(seen, request, batches, means, Holding(), show_progress)
+    check_shared_cuts(seen, counts)
+    rewrite = prove(seen, counts)
+    return todo.by_layers(counts, rewrite), rewrite
+
+
 @dataclass(frozen=True)
 class _Decision:
     """What a decision works with, and its steps."""
@@ -121,7 +143,7 @@ class _Decision:
                 plan = self._with_widths_by_loss(plan)
         rewrite = prove(view, plan)  # the counts are known: refuse before the long work
         plan = self._scored(plan)
-        return self._by_layers(plan, rewrite) if request.by_layers else plan, rewrite
+        return self.by_layers(plan, rewrite) if request.by_layers else plan, rewrite
 
     def _counted(self, *, with_data: bool) -> PruningPlan:
         """How much of each layer stays."""
@@ -168,17 +190,18 @@ class _Decision:
         allocated = _with_kept(plan, allocate(shares, losses))
         return replace(allocated, request={**plan.request, **record})
 
-    def _by_layers(self, plan: PruningPlan, rewrite: Rewrite) -> PruningPlan:
+    def by_layers(self, plan: PruningPlan, rewrite: Rewrite) -> PruningPlan:
         """Go through the layers: make up for those that go, then decide the others' neurons."""
         source, request, show = self.means.source, self.request, self.show_progress
         entering = partial(capture, self.means.running, self._data, holding=self.holding)
         replaced = self.holding.replaced()
-        if request.blocks is not None:
-            gone = {(cut.layer, kind_of(cut.mlp)) for cut in plan.width_cuts}
+        gone = {(cut.layer, kind_of(cut.mlp)) for cut in plan.width_cuts if not cut.kept}
+        if request.compensate and gone:
             stream = entering(source=source)
             errors = make_up_for_blocks(stream, gone, replaced=replaced, show_progress=show)
             record = {**plan.request, "compensate": True, "replaced_blocks": errors}
-            return replace(plan, request=record, replacements=replaced)
+            plan = replace(plan, request=record, replacements=replaced)
+            source = with_replaced(source, replaced)
         if request.compensate and plan.drop_layers:
             errors = replace_blocks(
                 entering(source=source),
@@ -190,7 +213,7 @@ class _Decision:
             record = {**plan.request, "compensate": True, "replaced_blocks": errors}
             plan = replace(plan, request=record, replacements=replaced)
             source = with_replaced(source, replaced)
-        if not plan.width_cuts:
+        if not any(cut.kept for cut in plan.width_cuts):
             return plan
         stream = entering(source=source)
         return decide_by_layers(

@@ -8,7 +8,7 @@ Axes: `I` neurons, `H` hidden, `E` experts, `k` kept.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...arch.slots import rows_of
+from ...arch.spec import UNITS
 from ...arch.view import LayerView, MLPView, check_finite
 from ...distributed import divided, together, world_size
 from ...hooks import evaluating
@@ -34,6 +35,7 @@ from ..cut.plan import PruningPlan, WidthCut
 from ..cut.surgery import cut_copy, own_mlp
 from ..importance.criteria import MOMENTS, Criterion, Weights
 from ..importance.selection import select_neurons, select_units
+from ..layers.block_loss import silenced
 from ..request.pruning_request import PruningRequest
 from .least_squares import Fit, fit_kept
 from .reconstruction import Recorded, reconstructed
@@ -90,7 +92,22 @@ class _Pass:
         with together():
             copied = self.batches.source.copied(layer)
         cuts = {cut.key: cut for cut in self.plan.width_cuts if cut.layer == layer.index}
-        inputs = [self._watched(own_mlp(m, copied)) for m in layer.mlps if m.key in cuts]
+        gone = [key for key, cut in cuts.items() if not cut.kept]
+        self.cuts |= {key: cuts[key] for key in gone}
+        silent = [own_mlp(m, copied) for m in layer.mlps if m.key in gone]
+        todo = [m for m in layer.mlps if m.key in cuts and m.key not in gone]
+        with silenced(silent):
+            self._decide_rest(layer, copied, todo, cuts)
+
+    def _decide_rest(
+        self,
+        layer: LayerView,
+        copied: nn.Module,
+        todo: Sequence[MLPView],
+        cuts: Mapping[tuple[int, str], WidthCut],
+    ) -> None:
+        """Decide the MLPs of a layer that stay in part; those that go are silent."""
+        inputs = [self._watched(own_mlp(mlp, copied)) for mlp in todo]
         again = bool(inputs) and self.request.sequential
         watched = inputs if self._trains else []
         whole = [Recorded(each.mlp, self.batches.tokens) for each in watched]
@@ -100,7 +117,7 @@ class _Pass:
         for each in inputs:
             self._decide(each, cuts[each.mlp.key])
         if again:
-            own = tuple(self.cuts[key] for key in cuts)
+            own = tuple(self.cuts[mlp.key] for mlp in todo)
             decided = replace(self.plan, width_cuts=own, replacements=self.replaced)
             cut_copy(layer, copied, decided, self.rewrite)
             for recorded in whole:
@@ -172,6 +189,38 @@ class _Pass:
             for name, tensor in _stored(mlp, [fit.weight for fit in fits]).items():
                 self.replaced[*mlp.key, name] = tensor
             self.errors.append(_mean_error(mlp, fits))
+
+
+def widths_alone(
+    batches: Batches,
+    widths: Mapping[int, Sequence[int]],
+    request: PruningRequest,
+    *,
+    show_progress: bool = False,
+) -> Iterator[tuple[MLPView, int, Tensor, Tensor]]:
+    """Each of these widths of a layer's dense MLP, all other layers as they are.
+
+    Gives the MLP, how many neurons stay, which (k,), and the new down projection (H, k). `batches`
+    are used up.
+    """
+    view, tokens = batches.view, list[Tokens]()
+    with evaluating(view.model):
+        for layer in track(view.layers, "scoring widths", show_progress, unit="layer"):
+            mlps = [mlp for mlp in layer.mlps if mlp.spec.name != UNITS["attention"]]
+            inputs = [MLPInputs(mlp, moments=True) for mlp in mlps if layer.index in widths]
+            with collecting(inputs, tokens), fast_products(view):
+                for number, hidden in enumerate(batches.hidden):
+                    of_batch = Tokens.of(hidden, batches.masks[number], batches.firsts[number])
+                    tokens[:] = [replace(of_batch, roles=batches.roles(number))]
+                    arguments = batches.arguments[number][layer.index]
+                    batches.hidden[number] = run_layer(layer.module, hidden, arguments)
+            for each in inputs:
+                each.sum_over_processes()
+                for kept in widths[layer.index]:
+                    cut = WidthCut(layer.index, each.mlp.spec.name, each.mlp.width, count=kept)
+                    keep, fit = _decide_part(each, 0, cut, request)
+                    assert fit is not None  # the request compensates
+                    yield each.mlp, kept, torch.tensor(keep), fit.weight
 
 
 def _decide_part(

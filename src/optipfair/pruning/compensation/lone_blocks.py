@@ -48,6 +48,29 @@ def make_up_for_blocks(
         return _Pass(stream, set(gone), replaced, show_progress).made()
 
 
+def fits_alone(
+    stream: Batches, gone: Collection[Block], *, show_progress: bool = False
+) -> dict[Block, tuple[Key, Tensor]]:
+    """For each of these blocks, what would make up for it if it alone went.
+
+    Returns the projection out of the block before it: its key and its new weights. Blocks before
+    which there is none, or none that can, are left out. `stream` is used up.
+    """
+    found: dict[Block, tuple[Key, Tensor]] = {}
+    with evaluating(stream.view.model):
+        alone = _Pass(stream, set(), {}, show_progress)
+        for layer in track(stream.view.layers, "fitting blocks", show_progress, unit="layer"):
+            with together():
+                copied = stream.source.copied(layer)
+            for block in (each for each in alone.order if each[0] == layer.index):
+                following = alone.order[alone.order.index(block) + 1 :][:1]
+                wanted = [each for each in following if each in gone]
+                fit = alone.fit(block, copied, wanted)
+                if fit is not None:
+                    found[following[0]] = fit
+    return found
+
+
 @dataclass
 class _Pass:
     """A pass over the layers, block by block."""
@@ -99,6 +122,22 @@ class _Pass:
                 self.errors.append({**fitted, "blocks": [_named(each) for each in behind]})
             with silenced(self._own(block, layer) if block in self.gone else ()):
                 self._run(layer, block[0])
+
+    def fit(
+        self, block: Block, layer: nn.Module, behind: Sequence[Block]
+    ) -> tuple[Key, Tensor] | None:
+        """What a block would be for those behind it; the batches flow through it as it is."""
+        replaced: dict[Key, Tensor] = {}
+        with self._alone(block, layer):
+            anchor = self._anchor(block, behind) if behind else None
+            if anchor is not None:
+                down = own_mlp(anchor.mlp, layer).tensors[anchor.mlp.spec.down]
+                before = down.data
+                onward = self._onward(block, layer, behind)
+                fit_anchor(anchor, layer, self.stream, onward, replaced)
+                down.data = before
+            self._run(layer, block[0])
+        return next(iter(replaced.items()), None)
 
     def _anchor(self, block: Block, behind: Sequence[Block]) -> Anchor | None:
         """The projection that makes up for the blocks behind it; None, and a word, if none can."""

@@ -132,7 +132,7 @@ def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Re
     for change in rewrite.attributes:
         if change.module.startswith(prefix) and change.name != "layer_idx":
             _set_attribute(copied.get_submodule(change.module[len(prefix) :]), change)
-    for module in copied.modules() if plan.units - {NEURON} else ():
+    for module in copied.modules() if plan.units - {NEURON, "attention"} else ():
         config = vars(module).get("config")  # a copy of its own, which some forwards read
         for name in rewrite.config:
             if hasattr(config, name):

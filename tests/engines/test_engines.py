@@ -43,12 +43,11 @@ def test_a_toy_computes_the_same(engine: str, shape: str, tmp_path: Path, table:
 def test_other_families_compute_the_same(
     engine: str, family: str, tmp_path: Path, table: list[str]
 ) -> None:
-    window = {"sliding_window": None} if family == "mistral" else {}
     for shape in ("uniform", "odd widths"):
         if family == "qwen3" and shape == "odd widths" and engine != "transformers":
             continue  # refused, which the ordinary tests see
         place = tmp_path / shape.replace(" ", "-")
-        folder = toy_folder(place / "model", shape, family, **window)
+        folder = toy_folder(place / "model", shape, family)
         compare(engine, f"{family} toy, {shape}", folder, place, table)
 
 

@@ -114,8 +114,7 @@ def test_without_its_code_transformers_refuses_that_folder(tmp_path: Path) -> No
 def test_a_uniform_model_becomes_a_file_that_is_read_back(
     family: str, dtype: str, tmp_path: Path
 ) -> None:
-    window = {"sliding_window": None} if family == "mistral" else {}
-    folder = toy_folder(tmp_path / "model", "uniform", family, **window)
+    folder = toy_folder(tmp_path / "model", "uniform", family)
     export_model(folder, tmp_path / "out", to="llama.cpp", dtype=dtype)
     model: Any = load_model(folder)
     again: Any = load_model(tmp_path / "out" / "model.gguf", dtype="float32")
@@ -139,14 +138,14 @@ def test_a_deci_file_says_each_layer_as_its_tensors_are(shape: str, tmp_path: Pa
     groups = fields["deci.attention.head_count_kv"]
     assert heads[0] > 0 and all(width > 0 for width in widths)
     for index, (width, count, kept) in enumerate(zip(widths, heads, groups, strict=True)):
-        assert shapes[f"blk.{index}.ffn_down.weight"] == (64, width)
+        assert shapes[f"blk.{index}.ffn_down.weight"] == (128, width)
         if count and kept:
-            assert shapes[f"blk.{index}.attn_k.weight"] == (kept * 16, 64)
+            assert shapes[f"blk.{index}.attn_k.weight"] == (kept * 32, 128)
         else:
             assert f"blk.{index}.attn_q.weight" not in shapes
     weights = sum(tensor.n_bytes for tensor in reader.tensors)
     source = sum(t.numel() * 4 for t in load_file(folder / "model.safetensors").values())
-    assert weights <= source * 1.05 + 4 * 64 * 80  # what stands in for parts that are gone
+    assert weights <= source * 1.05 + 4 * 128 * 160  # what stands in for parts that are gone
 
 
 def test_the_tokenizer_of_a_file_is_that_of_the_folder(tmp_path: Path) -> None:
@@ -180,7 +179,7 @@ def test_llama_3_positions_are_written_as_factors(tmp_path: Path) -> None:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 256,
     }
-    folder = toy_folder(tmp_path / "model", "uniform", rope_parameters=rope)
+    folder = toy_folder(tmp_path / "model", "uniform", rope_parameters=rope, head_dim=16)
     export_model(folder, tmp_path / "out", to="llama.cpp", dtype="float32")
     again = load_model(tmp_path / "out" / "model.gguf", dtype="float32")
     torch.testing.assert_close(logits(again), logits(load_model(folder)), atol=1e-4, rtol=0)
@@ -215,7 +214,7 @@ def test_a_uniform_model_stays_as_it_is_but_for_what_mlx_reads(tmp_path: Path) -
         ("gemma2", "mlx", {}, "not built like Llama"),
         ("gemma2", "llama.cpp", {}, "pattern of the layers"),
         ("opt", "llama.cpp", {}, "is not written here"),
-        ("llama", "mlx", {"head_dim": 32}, "heads are of 32 numbers"),
+        ("llama", "mlx", {"head_dim": 64}, "heads are of 64 numbers"),
         ("llama", "vllm", {"hidden_act": "gelu"}, "activation is 'gelu'"),
         ("mistral", "vllm", {"sliding_window": 32}, "window of 32 tokens"),
         ("qwen2", "vllm", {}, "gone but for its bias"),

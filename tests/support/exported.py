@@ -27,13 +27,19 @@ SHAPES: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
     "last without MLP": ((1.0,), ("mlp.L",)),
 }
 SMALL: dict[str, Any] = {
-    "hidden_size": 64,
+    "hidden_size": 128,
     "intermediate_size": 160,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 16,
+    "head_dim": 32,  # the least that vLLM runs on a CPU
     "max_position_embeddings": 512,
     "vocab_size": 272,
+}
+# Toys attend to 16 tokens in some layers otherwise, which no engine's form for others says.
+ALL_TOKENS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {"use_sliding_window": False},
 }
 
 
@@ -58,7 +64,8 @@ def shaped(model: Any, shape: str) -> Any:
 
 def toy_folder(folder: Path, shape: str, family: str = "llama", **fields: Any) -> Path:
     """A toy in one of the `SHAPES` with its tokenizer, as a folder."""
-    return saved(shaped(tiny_model(family, **SMALL, **fields), shape), merging_tokenizer(), folder)
+    model = tiny_model(family, **{**SMALL, **ALL_TOKENS.get(family, {}), **fields})
+    return saved(shaped(model, shape), merging_tokenizer(), folder)
 
 
 def merging_tokenizer() -> Any:

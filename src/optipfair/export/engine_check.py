@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -163,6 +164,13 @@ def _prompts(tokenizer: Any, model: Any) -> list[list[int]]:
     return [[int(each) for each in tokenizer(text)["input_ids"]] for text in PROMPTS]
 
 
+def _what_failed(output: str) -> str:
+    """The line that names an error; some engines draw bars and warn behind it."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(\[\w+\]:\s+)?[\w.]+(Error|Exception):", line)]
+    return next(reversed(errors or lines), "it said nothing").rstrip(".")
+
+
 def _of_engine(engine: Engine, python: str, asked: dict[str, Any]) -> list[Any]:
     script = files("optipfair.export").joinpath("code", f"run_{engine.module}.py.txt")
     with TemporaryDirectory() as folder, as_file(script) as program:
@@ -176,10 +184,9 @@ def _of_engine(engine: Engine, python: str, asked: dict[str, Any]) -> list[Any]:
             env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
         )
         if done.returncode or not answer.is_file():
-            said = (done.stderr or done.stdout).strip().splitlines()
-            last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+            said = _what_failed(done.stderr or done.stdout)
             raise VerificationError(
-                f"{engine.name} did not run the model: {visible(last)[:400]}. Nothing was written."
+                f"{engine.name} did not run the model: {visible(said)[:400]}. Nothing was written."
             )
         found: list[Any] = json.loads(answer.read_text(encoding="utf-8"))
     return found

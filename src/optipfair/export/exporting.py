@@ -207,8 +207,10 @@ def _write_folder(
     shards = lay_out(outputs, _SHARD_BYTES)
     with meter(sum(each.nbytes for each in outputs), "writing", show_progress) as report:
         write_shards(folder, shards, report)
-    own = {"dtype": dtype} if dtype != "auto" else {}
-    (folder / "config.json").write_text(as_json({**fields, **own}), encoding="utf-8")
+    if dtype != "auto":
+        older = {"torch_dtype"}  # how transformers 4 calls it; where both are, they must not differ
+        fields = {**{n: each for n, each in fields.items() if n not in older}, "dtype": dtype}
+    (folder / "config.json").write_text(as_json(dict(fields)), encoding="utf-8")
     weights = {info.file.name for info in source.stored.tensors.values()}
     side_files(source.folder, weights).copy_to(folder)
 

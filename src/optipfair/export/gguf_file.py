@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..progress import track
 from .gguf_model import block_of, form_of, metadata, rope_factors, rows
 from .gguf_tokenizer import GgufTokenizer
 from .source import Source
-from .tensors import Made
+from .tensors import Made, in_dtype
 
 FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}  # llama.cpp's numbers
 
@@ -27,7 +29,16 @@ def write_gguf(
     import gguf
 
     form = form_of(source)
-    writer = gguf.GGUFWriter(path, form.architecture)
+    with closing(gguf.GGUFWriter(path, form.architecture)) as writer:
+        _write(writer, source, tokenizer, dtype, show_progress)
+
+
+def _write(
+    writer: Any, source: Source, tokenizer: GgufTokenizer, dtype: str, show_progress: bool
+) -> None:
+    import gguf
+
+    form = form_of(source)
     writer.add_name(source.folder.name)
     writer.add_file_type(FILE_TYPES[dtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -52,7 +63,6 @@ def write_gguf(
         writer.write_tensor_data(_values(row.made, _dtype_of(row.made, dtype)))
     if factors is not None:
         writer.write_tensor_data(factors)
-    writer.close()
 
 
 def _dtype_of(made: Made, dtype: str) -> str:
@@ -99,9 +109,10 @@ def _values(made: Made, dtype: str) -> NDArray[Any]:
     """The values of a tensor as they are stored."""
     import gguf
 
-    plain: NDArray[Any] = made.value().float().contiguous().numpy()
+    value = made.value().float().contiguous()
     if dtype in ("float32", "float16"):
-        return plain.astype(_numpy(dtype))
+        return in_dtype(value, getattr(torch, dtype), made.name).numpy()
+    plain: NDArray[Any] = value.numpy()
     found: NDArray[Any] = gguf.quants.quantize(plain, _ggml(dtype))
     return found.view(np.uint8)
 

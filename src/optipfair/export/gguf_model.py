@@ -24,6 +24,7 @@ from .llama_shaped import (
     rope,
     theta,
     why_not_llama_shaped,
+    why_not_plain,
     why_not_rope,
 )
 from .source import LayerShape, Source
@@ -40,13 +41,14 @@ class Form:
 
     architecture: str
     interleaved: bool = False  # whether it turns neighbouring positions of a head together
+    biases: bool = True  # whether projections may have biases
 
 
 FORMS: Mapping[str, Form] = {
     "llama": Form("llama", interleaved=True),
     "mistral": Form("llama", interleaved=True),
     "qwen2": Form("qwen2"),
-    "qwen3": Form("qwen3"),
+    "qwen3": Form("qwen3", biases=False),
 }
 
 
@@ -70,13 +72,22 @@ def why_not_gguf(source: Source) -> str:
             f"{source.family!r} is not written here ({', '.join(FORMS)} are); a model whose layers "
             "are alike is converted by convert_hf_to_gguf.py of llama.cpp"
         )
-    reason = why_not_rope(source, _ROPES)
-    if reason or source.uniform:
+    reason = why_not_rope(source, _ROPES) or why_not_plain(source)
+    if reason:
         return reason
+    if source.uniform:
+        return _why_no_biases(source)
     constant = next(constants_left(source), None)
     if constant is not None:
         return f"{constant[1]} of layer {constant[0]} is gone but for its bias"
     return why_not_llama_shaped(source)
+
+
+def _why_no_biases(source: Source) -> str:
+    found = next((name for name in source.tensors if name.endswith("_proj.bias")), None)
+    if found is None or FORMS[source.family].biases:
+        return ""
+    return f"it has {found}, which llama.cpp does not read of {source.family!r}"
 
 
 def form_of(source: Source) -> Form:

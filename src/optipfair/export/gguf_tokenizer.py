@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnsupportedModelError
-from ..files.foreign import read_json
+from ..errors import CheckpointError, UnsupportedModelError
+from ..files.foreign import read_json, reading
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # llama.cpp's kinds of tokens
 
@@ -54,6 +54,7 @@ def read_tokenizer(folder: Path, load: Callable[[], Any], vocabulary: int) -> Gg
     """The tokenizer of a folder, as transformers would `load` it; of so many tokens.
 
     Raises:
+        CheckpointError: the file is damaged.
         UnsupportedModelError: it is no byte-level BPE, or splits text as nothing here does.
     """
     path = folder / "tokenizer.json"
@@ -62,7 +63,11 @@ def read_tokenizer(folder: Path, load: Callable[[], Any], vocabulary: int) -> Gg
             "The model has no tokenizer.json, and a .gguf file holds its tokenizer. Load the "
             "tokenizer with AutoTokenizer, and save it into the folder."
         )
-    fields = read_json(path)
+    with reading(path, CheckpointError, "Restore or download it."):
+        return _as_gguf(read_json(path), load, vocabulary)
+
+
+def _as_gguf(fields: Any, load: Callable[[], Any], vocabulary: int) -> GgufTokenizer:
     model = fields["model"]
     if model.get("type") != "BPE" or model.get("byte_fallback"):
         raise UnsupportedModelError(

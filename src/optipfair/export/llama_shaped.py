@@ -33,6 +33,11 @@ def why_not_llama_shaped(source: Source) -> str:
             layer, own = name[len(head) + 1 :].split(".", 1)
             if own not in _LAYER:
                 return f"layer {layer} has {own}, which no such layer has"
+    return why_not_plain(source)
+
+
+def why_not_plain(source: Source) -> str:
+    """What of a model no entry of an engine's metadata says, so that it would be another model."""
     if source.shared("hidden_act") not in ("silu", "swish"):
         return f"its activation is {source.shared('hidden_act')!r}, not 'silu'"
     window = source.shared("sliding_window") if source.shared("use_sliding_window", True) else None

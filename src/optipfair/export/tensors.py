@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import UnsupportedModelError
 from ..files.safetensors_reader import TensorInfo, read_into
 from ..files.safetensors_writer import OutputTensor
 from ..files.torch_dtypes import TORCH_DTYPES
@@ -46,15 +47,33 @@ def read_tensor(info: TensorInfo) -> Tensor:
 
 def as_output(made: Made, dtype: str) -> OutputTensor:
     """For the writer of safetensors; the dtype is that of all floats, `auto` for their own."""
-    stored = made.source.dtype if dtype == "auto" else STORED[dtype]
+    is_float = made.source.dtype in TORCH_DTYPES
+    stored = STORED[dtype] if is_float and dtype != "auto" else made.source.dtype
     if made.change is None and stored == made.source.dtype:
         return OutputTensor(made.name, stored, made.shape, made.source)
 
     def chunks() -> Iterator[memoryview]:
-        value = made.value().to(TORCH_DTYPES[stored]).contiguous()
+        value = in_dtype(made.value(), TORCH_DTYPES[stored], made.name).contiguous()
         yield value.view(-1).view(torch.uint8).numpy().data
 
     return OutputTensor(made.name, stored, made.shape, made.source, chunks)
+
+
+def in_dtype(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """A tensor in another dtype, which must have room for its values.
+
+    Raises:
+        UnsupportedModelError: a finite value would become infinite.
+    """
+    if values.dtype == dtype:
+        return values
+    found = values.to(dtype)
+    if bool((found.isinf() & values.isfinite()).any()):
+        raise UnsupportedModelError(
+            f"{name} holds values up to {values.abs().max():.3g}, more than {dtype} does. Give "
+            "dtype bfloat16 or float32. Nothing was written."
+        )
+    return found
 
 
 def padded(size: int, axis: int) -> Change:

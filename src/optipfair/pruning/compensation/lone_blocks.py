@@ -80,6 +80,7 @@ class _Pass:
     replaced: MutableMapping[Key, Tensor]
     show_progress: bool
     errors: list[dict[str, Any]] = field(default_factory=list)
+    follow: dict[int, bool] = field(default_factory=dict)  # layers, by what was found of them
 
     def __post_init__(self) -> None:
         self.blocks: Mapping[Block, Sequence[MLPView]] = blocks_of(self.stream.view)
@@ -155,6 +156,11 @@ class _Pass:
 
     def _parts_follow(self, index: int) -> bool:
         """Whether a layer gives what its blocks give one after the other, on the first batch."""
+        if index not in self.follow:
+            self.follow[index] = self._found_to_follow(index)
+        return self.follow[index]
+
+    def _found_to_follow(self, index: int) -> bool:
         layer = self.stream.view.layers[index]
         copied, own = self.stream.source.copied(layer), [b for b in self.order if b[0] == index]
         arguments, hidden = self.stream.arguments[0][index], self.stream.hidden[0]
@@ -190,7 +196,7 @@ class _Pass:
                     for number, hidden in enumerate(onward):
                         arguments = self.stream.arguments[number][each[0]]
                         onward[number] = run_layer(module, hidden, arguments)
-            for each in behind:
+            for each in (b for b in behind if any(m.down_bias is not None for m in self.blocks[b])):
                 module = self._lent(each[0], block[0])
                 with self._alone(each, module), silenced(self._own(each, module)):
                     for number, hidden in enumerate(onward):

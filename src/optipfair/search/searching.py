@@ -183,15 +183,17 @@ class _Search:
     def score(self) -> None:
         """Score what is not scored yet; how long that takes is told after the first few."""
         todo = [choice for choice in self.choices if choice.name not in self.file.scores]
-        began = time.perf_counter()
-        done = 0
+        began, done = 0.0, 0
 
         def told(choice: Choice, score: float) -> None:
             nonlocal done, began
             self.file.add(choice.name, score)
-            done += 1
-            if done == _TIMED and self.say is not None:
-                each = (time.perf_counter() - began) / done
+            began, done = (
+                began or time.perf_counter(),
+                done + 1,
+            )  # from the first: it waits for fits
+            if done == _TIMED + 1 and self.say is not None:
+                each = (time.perf_counter() - began) / _TIMED
                 self.say(
                     f"{len(todo)} scores are to be found, which takes about "
                     f"{duration(each * len(todo))}. A search that is stopped goes on with "

@@ -28,6 +28,7 @@ from ..errors import ArgumentError, VerificationError
 from ..hooks import ready_to_generate
 from ..loading.models import load_model
 from ..loading.tokenizers import load_tokenizer
+from ..tokenized import tokenized
 from ..visible import visible
 from .targets import Engine
 
@@ -161,7 +162,7 @@ def _prompts(tokenizer: Any, model: Any) -> list[list[int]]:
     if tokenizer is None:
         size = int(model.config.get_text_config().vocab_size)
         return [[(7 * n + 13 * row) % size for n in range(6)] for row in range(len(PROMPTS))]
-    return [[int(each) for each in tokenizer(text)["input_ids"]] for text in PROMPTS]
+    return [[int(each) for each in tokenized(tokenizer, text)["input_ids"]] for text in PROMPTS]
 
 
 def _what_failed(output: str) -> str:

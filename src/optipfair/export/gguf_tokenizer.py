@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import CheckpointError, UnsupportedModelError
 from ..files.foreign import read_json, reading
+from ..tokenized import tokenized
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # llama.cpp's kinds of tokens
 
@@ -135,7 +136,7 @@ def _does(step: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def _adds_bos(tokenizer: Any) -> bool:
     """Whether a text begins with the token for that, unasked."""
-    found = tokenizer("a")["input_ids"]
+    found = tokenized(tokenizer, "a")["input_ids"]
     first = found[0] if found else None
     return first is not None and first == getattr(tokenizer, "bos_token_id", None)
 

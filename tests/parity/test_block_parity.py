@@ -272,9 +272,10 @@ def test_every_model_type_loses_a_block_right_or_is_refused(model_type: str) -> 
 def _lose(model: Any, kind: str) -> str:
     """Remove the first block of a kind that a model has, and hold it against what it was."""
     victim = copy.deepcopy(model)
-    ask: dict[str, Any] = {"pruning_type": "BLOCKS", "num_blocks_to_remove": 1, "block_kind": kind}
     try:
-        plan = plan_pruning(victim, **ask, dataloader=DATA[:1])
+        there = blocks_of(seen_by(describe(model), {"neuron"})) if kind == "mlp" else {}
+        named = [f"mlp.{layer}" for layer, _ in there] or [f"{kind}.0"]
+        plan = plan_pruning(victim, "BLOCKS", blocks=named[:1])
         apply_plan(victim, plan)
     except (UnsupportedModelError, ArgumentError) as refusal:
         assert same_tensors(victim, model), "a refused call changed the model"

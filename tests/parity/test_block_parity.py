@@ -28,6 +28,9 @@ from optipfair.errors import ArgumentError, CheckpointError, UnsupportedModelErr
 from optipfair.loading.quiet import quiet_transformers
 from optipfair.pruning.cut.checks import seen_by
 from optipfair.pruning.layers.block_loss import blocks_of
+from optipfair.pruning.options.presets import chosen_by_data, instead_of_data
+from optipfair.pruning.options.prune_options import PruneOptions
+from optipfair.pruning.request.pruning_request import check_request
 from optipfair.testing import tiny_model
 from optipfair.testing.toys import UNBUILDABLE
 from support.oracles import greedy
@@ -251,6 +254,15 @@ def test_experts_and_widths_that_no_config_holds_are_no_blocks() -> None:
     prune_model(mixtral, "BLOCKS", blocks=["attention.1"], show_progress=False)
     with pytest.raises(UnsupportedModelError, match="no attention or mlp"):
         prune_model(bloom, "BLOCKS", num_blocks_to_remove=1, dataloader=DATA, show_progress=False)
+
+
+def test_what_the_command_line_fills_in_fits_named_and_chosen_blocks() -> None:
+    for target in ({"blocks": ["mlp.1"]}, {"num_blocks_to_remove": 1}):
+        asked = {"pruning_type": "BLOCKS", **target}
+        chosen = chosen_by_data(asked)
+        assert chosen["compensate"] and chosen["calibration"] == "builtin"
+        for each in (chosen, *instead_of_data(asked, chosen)):
+            check_request(PruneOptions(**each))
 
 
 def test_options_of_blocks_belong_to_blocks() -> None:

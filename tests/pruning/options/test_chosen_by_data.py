@@ -148,7 +148,6 @@ def test_where_data_cannot_choose_weights_do(kind: str) -> None:
             chosen | by_layers | {"compensate": False},
         ],
         "BOTH": [chosen | by_layers],
-        "BLOCKS": [chosen | {"compensate": False}],
     }.get(kind, [])
     assert not check_request(PruneOptions(**last)).by_layers
 

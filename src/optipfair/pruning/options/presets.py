@@ -121,7 +121,7 @@ def instead_of_data(asked: Mapping[str, Any], chosen: Mapping[str, Any]) -> list
     choose. Only what was filled in is given up.
     """
     ways = []
-    blocks = _kind(asked) == "BLOCKS"
+    blocks = _kind(asked) == "BLOCKS" and asked.get("blocks") is None
     if chosen.get("compensate") and "compensate" not in asked and (_ranks(chosen) or blocks):
         ways.append({**chosen, "compensate": False})
     if _ranks(chosen) and "layer_selection_method" not in asked:

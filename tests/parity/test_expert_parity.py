@@ -383,3 +383,16 @@ def test_layers_that_predict_further_tokens_lose_experts_alike(family: str, tmp_
     )
     after = json.loads((tmp_path / "out" / "config.json").read_text())
     assert all(after[name] == value for name, value in fields.items())
+
+
+def test_how_many_are_chosen_may_be_listed_by_layer() -> None:
+    model = tiny_model("hunyuan_v1_moe", num_experts=8, moe_topk=[4, 4, 4, 4])
+    with pytest.raises(ValueError, match="each token is routed to 4"):
+        plan_pruning(model, **ask(experts_to_keep=3))
+
+
+def test_groups_of_a_mixer_are_no_groups_of_experts() -> None:
+    sizes = {"n_routed_experts": 8, "n_groups": 4, "n_group": 1, "num_experts_per_tok": 2}
+    model = tiny_model("nemotron_h", **sizes)
+    plan = plan_pruning(model, **ask())
+    assert {cut.kept for cut in plan.width_cuts} == {4}

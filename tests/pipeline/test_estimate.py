@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from optipfair import ArgumentError, PruningWarning, prune_checkpoint
+from optipfair.loading.quiet import quiet_transformers
 from optipfair.pipeline import estimate
 from optipfair.pipeline.estimate import Estimate
 from optipfair.progress import duration
@@ -130,3 +131,19 @@ def test_a_number_of_layers_that_a_model_has_not_is_refused_before_text_is_read(
     options = PruneOptions("DEPTH", num_layers_to_remove=4, calibration="builtin", compensate=True)
     with pytest.raises(ArgumentError, match="num_layers_to_remove=4 is outside"):
         prune_checkpoint(folder, folder.parent / "out", options=options)
+
+
+def test_a_model_whose_first_layer_is_of_another_kind_is_timed(tmp_path: Path) -> None:
+    """A dense layer before those with experts: a layer is cut as the plan says of it."""
+    with quiet_transformers():
+        tiny_model("deepseek_v3").save_pretrained(tmp_path / "model")
+        byte_tokenizer().save_pretrained(tmp_path / "model")
+    prune_checkpoint(
+        tmp_path / "model",
+        tmp_path / "out",
+        pruning_percentage=20,
+        neuron_selection_method="AUTO",
+        calibration="builtin",
+        calibration_samples=16,
+        calibration_length=32,
+    )

@@ -76,9 +76,20 @@ def routing(view: ModelView) -> Routing:
     """How the routers of a model choose."""
     fields = _whole_numbers(view.text_config)
     chosen = max((v for n, v in fields.items() if _CHOSEN.search(n)), default=1)
-    groups = max((v for n, v in fields.items() if _GROUPS.search(n)), default=1)
+    chosen = max([chosen, *_chosen_by_layer(view.text_config)])
+    # Where a field is of experts' groups, its plural is of something else (of a Mamba mixer).
+    named = {n for n in fields if _GROUPS.search(n)}
+    named -= {f"{n}s" for n in named}
+    groups = max((fields[n] for n in named), default=1)
     of = max((v for n, v in fields.items() if _CHOSEN_GROUPS.search(n)), default=groups)
     return Routing(chosen, groups, of) if groups > 1 else Routing(chosen)
+
+
+def _chosen_by_layer(config: Any) -> list[int]:
+    """How many experts each token is sent to, where the config lists it for each layer."""
+    stated = config.to_dict().items()
+    lists = [value for name, value in stated if isinstance(value, list) and _CHOSEN.search(name)]
+    return [each for value in lists for each in value if type(each) is int]
 
 
 def check_experts_left(view: ModelView, kept: int) -> None:

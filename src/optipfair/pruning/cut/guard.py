@@ -40,6 +40,7 @@ class Rewrite:
     twin: Any
     config: Mapping[str, Any]
     attributes: tuple[AttributeChange, ...]
+    numbers: Mapping[int, int]  # of each layer that stays, before → after
 
 
 def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
@@ -66,7 +67,8 @@ def prove(view: ModelView, plan: PruningPlan) -> Rewrite:
             f"would load as another model: {shown}."
         )
     attributes = tuple(c for c in difference.attributes if not _serves(c.name, gone))
-    return Rewrite(view, new, changes, attributes)
+    numbers = {old: number for number, old in enumerate(plan.keep_layers)}
+    return Rewrite(view, new, changes, attributes, numbers)
 
 
 def cut_mlps(view: ModelView, plan: PruningPlan) -> list[tuple[WidthCut, MLPView]]:

@@ -128,7 +128,7 @@ def cut_copy(layer: LayerView, copied: nn.Module, plan: PruningPlan, rewrite: Re
     for mlp in layer.mlps:
         if mlp.key in cuts:
             _cut_mlp(own_mlp(mlp, copied), cuts[mlp.key], done, plan.replacements or {})
-    prefix = f"{rewrite.view.layers_path}.{plan.keep_layers.index(layer.index)}."
+    prefix = f"{rewrite.view.layers_path}.{rewrite.numbers[layer.index]}."
     for change in rewrite.attributes:
         if change.module.startswith(prefix) and change.name != "layer_idx":
             _set_attribute(copied.get_submodule(change.module[len(prefix) :]), change)

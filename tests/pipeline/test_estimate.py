@@ -133,6 +133,7 @@ def test_a_number_of_layers_that_a_model_has_not_is_refused_before_text_is_read(
         prune_checkpoint(folder, folder.parent / "out", options=options)
 
 
+@pytest.mark.filterwarnings("ignore:The kept width of")
 def test_a_model_whose_first_layer_is_of_another_kind_is_timed(tmp_path: Path) -> None:
     """A dense layer before those with experts: a layer is cut as the plan says of it."""
     with quiet_transformers():
